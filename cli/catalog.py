@@ -1,0 +1,37 @@
+"""`hela-store catalog`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import echo_facts, echo_json
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+COUNTED = ("frames", "cells", "views", "committed", "runs", "prompts", "predictions")
+
+
+@click.group()
+def catalog() -> None:
+    """Look after catalog.duckdb, the index over a store's files."""
+
+
+@catalog.command()
+@store_option
+@json_option
+def rebuild(store: Store, as_json: bool) -> None:
+    """Make the catalog anew from the files of the store; needs neither data set nor encoder."""
+    from hela_store.catalog import query
+    from hela_store.catalog import rebuild as make_anew
+
+    make_anew(store.path)
+    counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in COUNTED)
+    rows = query(store.path, f"SELECT {counts}").to_pylist()[0]
+    if as_json:
+        echo_json(rows)
+    else:
+        echo_facts([(name, f"{count} rows") for name, count in rows.items()])

@@ -1,0 +1,56 @@
+"""`hela-store demo`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import STORES, json_option
+from .output import UNTRAINED, bars, echo_json, echo_table, note, relative
+
+if TYPE_CHECKING:
+    from hela_store import DemoReport
+
+COLUMNS = ("prompt", "cells", "image-free IoU", "zero-shot IoU", "tuned IoU", "zero-shot Dice", "tuned Dice")
+FIELDS = ("prompt", "n", "image_free_iou", "zero_shot_iou", "tuned_iou", "zero_shot_dice", "tuned_dice")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path(STORES, "demo"), show_default=True, metavar="DIR")
+@json_option
+def demo(out: Path, as_json: bool) -> None:
+    """Do the whole main job once on a drawn sequence, offline, in at most five minutes.
+
+    New, embed, finetune for boxes, points and masks, evaluate zero-shot against tuned, one SQL query. A second demo
+    keeps what the first finished; delete the folder to begin anew.
+    """
+    import hela_store as hs
+
+    report = hs.demo(out.absolute(), bars)
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        _echo(report, relative(Path(report.store)))
+
+
+def _echo(report: DemoReport, store: str) -> None:
+    if report.reused:
+        note(f"{report.reused} runs of an earlier demo were kept; delete {store} to begin anew")
+    click.echo("Test block, each decoder tuned for the prompt it is scored with:\n")
+    rows = [asdict(row) for row in report.rows]
+    echo_table(COLUMNS, [[row[field] for field in FIELDS] for row in rows])
+    if not report.trained:
+        note(UNTRAINED)
+    click.echo(f'\nhela-store sql -s {store} "{report.query}"\n')
+    echo_table(list(report.answer[0]), [list(row.values()) for row in report.answer])
+    click.echo(
+        f"\nEverything lies in {store}: store.toml (the recipe), data/ (the drawn frames), arrays.zarr, runs/, "
+        "catalog.duckdb.\nNext:\n"
+        f"  hela-store info -s {store}\n"
+        f'  hela-store sql -s {store} "SELECT * FROM cell_metrics ORDER BY iou LIMIT 10"\n'
+        "  hela-store new NAME --dataset DIR        # your own frames\n"
+        "  hela-store embed -s NAME && hela-store finetune -s NAME --prompt box && hela-store evaluate -s NAME"
+    )

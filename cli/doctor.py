@@ -1,0 +1,25 @@
+"""`hela-store doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .options import STORES, cache_dir, json_option
+from .output import echo_facts, echo_json
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say how this machine and installation are; exit code 1 where something will not work."""
+    import hela_store as hs
+
+    report = hs.doctor(Path.cwd() / STORES, cache_dir())
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        echo_facts(report.facts())
+    sys.exit(1 if report.problems else 0)

@@ -1,0 +1,73 @@
+"""`hela-store embed`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import cache_dir, device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json, note, note_untrained
+
+if TYPE_CHECKING:
+    from hela_store import EmbedReport, Store
+
+
+@click.command()
+@store_option
+@device_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Instead of the recipe's; makes embeddings of their own.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
+@click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
+@json_option
+def embed(
+    store: Store,
+    device: str,
+    precision: str | None,
+    limit: int | None,
+    batch: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
+    import hela_store as hs
+
+    note_untrained(store)
+    config = hs.EmbedConfig(
+        device=device, precision=precision, limit=limit, batch=batch, dry_run=dry_run, cache_dir=cache_dir()
+    )
+    report = hs.embed(store, config, bars)
+    for text in report.notes:
+        note(f"note: {text}")
+    if as_json:
+        echo_json(asdict(report))
+    else:
+        echo_facts(_facts(report, dry_run))
+
+
+def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
+    from hela_store.info import mebibytes
+
+    done = (
+        f"{report.done_before} done before" if dry_run else f"{report.done_before} done before, {report.done_now} now"
+    )
+    left = f"{report.left} left"
+    if report.left:
+        left += f", {mebibytes(report.bytes_left)}"
+        left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
+        left += "" if dry_run else "; run the same command again"
+    rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
+    if not dry_run and report.done_now and report.seconds is not None:
+        rows.append(("speed", f"{report.seconds / report.done_now:.2f} s a view"))
+    if report.blank:
+        few = ", ".join(report.blank[:5]) + (", ..." if len(report.blank) > 5 else "")
+        rows.append(
+            ("warning", f"{len(report.blank)} frames hold one value only ({few}); they are embedded all the same")
+        )
+    return rows

@@ -1,0 +1,85 @@
+"""`hela-store finetune`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import device_option, json_option, store_option
+from .output import bars, echo_json, echo_scores, note, note_untrained
+
+if TYPE_CHECKING:
+    from hela_store import FinetuneConfig, FinetuneResult, Store
+
+
+@click.command()
+@store_option
+@click.option(
+    "--prompt",
+    "prompts",
+    type=click.Choice(["box", "point", "mask"]),
+    multiple=True,
+    default=["box"],
+    show_default="box",
+    help="What the decoder is tuned for; several times: one run each.",
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 500]")
+@click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-4]")
+@click.option("--seed", type=int, help="Of batches and prompts. [default: 0]")
+@click.option(
+    "--preset",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="paper: Adam, lr 1e-5, one random cell a step, all of the embedding.",
+)
+@click.option("--cells", type=click.IntRange(1), metavar="N", help="Most cells of a view that learn at once.")
+@click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
+@click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps.")
+@click.option(
+    "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: an epoch]"
+)
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@device_option
+@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
+@json_option
+def finetune(store: Store, prompts: tuple[str, ...], preset: str, fresh: bool, as_json: bool, **choices: Any) -> None:
+    """Tune the mask decoder from the store, and say whether it helped."""
+    import hela_store as hs
+
+    note_untrained(store)
+    results = []
+    for prompt in dict.fromkeys(prompts):
+        results.append(hs.finetune(store, _config(prompt, preset, choices), resume=not fresh, progress=bars))
+        if not as_json:
+            _echo(results[-1])
+    if as_json:
+        found = [result.to_json() for result in results]
+        echo_json(found if len(found) > 1 else found[0])
+
+
+def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig:
+    from hela_store.finetune import FinetuneConfig, paper_preset
+
+    config = FinetuneConfig(prompt=prompt)
+    config = paper_preset(config) if preset == "paper" else config
+    return replace(config, **{name: value for name, value in choices.items() if value is not None})
+
+
+def _echo(result: FinetuneResult) -> None:
+    zero, tuned = result.zero_shot, result.tuned
+    free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
+    click.echo(f"run {result.run}, validation block, prompt {result.prompt}")
+    rows = [("image-free", free), ("zero-shot", zero.to_json()), ("tuned", tuned.to_json())]
+    hidden = ("image_free_iou", "image_free_dice")
+    echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
+    click.echo(
+        f"paired change of IoU per cell: mean {result.mean_change:+.4f}; better for {result.better:.0%}, "
+        f"worse for {result.worse:.0%} of the cells; best step {result.best_step}"
+    )
+    if result.is_worse:
+        note(
+            "WARNING: TUNING DID NOT HELP: no step beat the decoder it began with on validation, so that one was kept."
+        )

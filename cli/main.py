@@ -1,0 +1,83 @@
+"""The ``hela-store`` command: its group, and what every error becomes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from hela_store.errors import HelaError
+
+from .catalog import catalog
+from .demo import demo
+from .doctor import doctor
+from .embed import embed
+from .evaluate import evaluate
+from .finetune import finetune
+from .info import info
+from .new import new
+from .pretrain import pretrain
+from .sql import sql
+
+RESUMABLE = {"embed", "finetune", "demo", "pretrain"}
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group whose commands end with one line instead of a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order they are used."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become one line on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            again = (
+                "the same command again goes on from there"
+                if ctx.invoked_subcommand in RESUMABLE
+                else "nothing is kept"
+            )
+            _leave(f"stopped; {again}", INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except HelaError as error:
+            _fail(ctx, error, str(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            _fail(ctx, error, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except MemoryError as error:
+            _fail(ctx, error, "out of memory; close other programs, or give smaller --tile, --batch or --cells")
+        except Exception as error:
+            text = f"{type(error).__name__}: {error} (a bug in hela-store; `hela-store --traceback ...` shows where)"
+            _fail(ctx, error, text)
+
+
+def _fail(ctx: click.Context, error: BaseException, text: str) -> NoReturn:
+    if ctx.params.get("traceback"):
+        raise error
+    _leave(f"error: {text}", 1)
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    click.echo(" ".join(text.split()), err=True)
+    sys.exit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hela-store", prog_name="hela-store")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
+def main(traceback: bool) -> None:
+    """Encode microscopy frames with SAM once; tune, evaluate and query from disk ever after.
+
+    A store is a folder with a recipe, store.toml. `hela-store demo` walks through everything in a few minutes.
+    """
+
+
+for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, pretrain):
+    main.add_command(command)

@@ -1,0 +1,97 @@
+"""What commands share: which store, how results are printed, where checkpoints are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import platformdirs
+
+from hela_store.errors import StoreError
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+RECIPE_FILE = "store.toml"
+STORES = "stores"
+
+
+def find_store(where: str | None, folder: Path) -> Path:
+    """Return the folder of the store that is meant.
+
+    Parameters
+    ----------
+    where : str or None
+        A path, or a name under ``stores``; None looks for the nearest ``store.toml`` upward, then for the only store
+        under ``stores``.
+    folder : Path
+        Where the command runs.
+
+    Raises
+    ------
+    StoreError
+        There is no such store, or several and none is named.
+    """
+    have = {path.parent.name: path.parent for path in sorted((folder / STORES).glob(f"*/{RECIPE_FILE}"))}
+    listed = f"; there are: {', '.join(have)}" if have else "; make one with `hela-store new`"
+    if where is not None:
+        path = folder / Path(where).expanduser()
+        path = path.parent if path.name == RECIPE_FILE else path
+        if (path / RECIPE_FILE).is_file():
+            return path
+        if where in have:
+            return have[where]
+        raise StoreError(f"no store {where!r}, neither a folder with {RECIPE_FILE} nor a name under ./{STORES}{listed}")
+    for parent in (folder, *folder.parents):
+        if (parent / RECIPE_FILE).is_file():
+            return parent
+    if len(have) == 1:
+        return next(iter(have.values()))
+    found = "several stores" if have else "no store"
+    raise StoreError(f"{found} under {folder / STORES}{listed}" + ("; choose one with --store NAME" if have else ""))
+
+
+def new_folder(name: str, folder: Path) -> Path:
+    """Return where a new store goes: a name under ``stores``, a path where it has a slash."""
+    path = Path(name).expanduser()
+    return folder / path if "/" in name or path.is_absolute() else folder / STORES / name
+
+
+def cache_dir() -> Path:
+    """Return where official checkpoints are kept."""
+    return Path(platformdirs.user_cache_dir("hela-store"))
+
+
+def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:
+    import hela_store as hs
+
+    return hs.Store.open(find_store(value, Path.cwd()))
+
+
+def store_option(command: F) -> F:
+    """Give a command ``--store``; it gets the opened store."""
+    return click.option(
+        "--store",
+        "-s",
+        "store",
+        envvar="HELA_STORE",
+        show_envvar=True,
+        metavar="NAME|PATH",
+        callback=_open,
+        help="A store's folder, or its name under ./stores. [default: the nearest store.toml upward, else the only one "
+        "under ./stores]",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Give a command ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def device_option(command: F) -> F:
+    """Give a command ``--device``."""
+    help_text = "auto, cpu, cuda or mps; auto takes the best there is."
+    return click.option("--device", default="auto", show_default=True, metavar="NAME", help=help_text)(command)

@@ -1,0 +1,134 @@
+"""Results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+T = TypeVar("T")
+Cell = str | int | float | bool | None
+TERMINAL_ROWS = 500
+UNTRAINED = (
+    "note: the encoder is UNTRAINED (nano with random weights of a fixed seed): "
+    "scores show that everything works, not what SAM can do"
+)
+
+
+def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+    """Show a progress bar on stderr; a :class:`hela_store.progress.Progress`."""
+    terminal = sys.stderr.isatty()
+    # a log file gets a line now and then, not ten a second
+    shown = tqdm(
+        iterable, total=total, desc=what, file=sys.stderr, mininterval=0.2 if terminal else 10, dynamic_ncols=terminal
+    )
+    yield from shown
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    click.echo(text, err=True)
+
+
+def note_untrained(store: Store) -> None:
+    """Say that the store's encoder has learnt nothing, where that is so."""
+    from hela_store.info import is_trained
+
+    if not is_trained(store):
+        note(UNTRAINED)
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: NaN and infinities become null, dates and paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return str(value)
+
+
+def echo_json(value: Any) -> None:
+    """Print a result as JSON."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Print lines of (what, value), the values aligned."""
+    width = max(len(what) for what, _ in facts)
+    for what, value in facts:
+        click.echo(f"{what:<{width}}  {value}")
+
+
+def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table: drawn on a terminal (the first 500 rows), plain and aligned elsewhere."""
+    numeric = [all(isinstance(row[i], int | float | Decimal | None) for row in rows) for i in range(len(columns))]
+    if not sys.stdout.isatty():
+        _echo_plain(columns, [[_text(value) for value in row] for row in rows], numeric)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+    for row in rows[:TERMINAL_ROWS]:
+        table.add_row(*(escape(_text(value)) for value in row))
+    Console().print(table)
+    if len(rows) > TERMINAL_ROWS:
+        note(f"{len(rows) - TERMINAL_ROWS} more rows; --csv, --json or --parquet has them all")
+
+
+def _echo_plain(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = (f"{v:>{w}}" if right else f"{v:<{w}}" for v, w, right in zip(row, widths, numeric, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.5g}"
+    if isinstance(value, list | tuple | Mapping):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return str(value)
+
+
+def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Print score rows; ``title`` heads their names."""
+    names = {
+        "n": "n",
+        "mean_iou": "mean IoU",
+        "mean_dice": "mean Dice",
+        "empty": "empty",
+        "image_free_iou": "image-free IoU",
+        "skill": "skill",
+        "prompt_iou": "prompt's IoU",
+    }
+    found = list(rows)
+    keys = [key for key in names if any(row.get(key) is not None for _, row in found)]
+    echo_table([title, *(names[key] for key in keys)], [[name, *(row.get(key) for key in keys)] for name, row in found])
+
+
+def relative(path: Path) -> str:
+    """Return a path as short as the user would write it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

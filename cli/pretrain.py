@@ -1,0 +1,26 @@
+"""`hela-store pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .output import bars, note
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where state and weights go."
+)
+@click.option(
+    "--dsb2018", type=click.Path(path_type=Path), metavar="DIR", help="Stills of DSB 2018 to learn from as well."
+)
+@click.option("--steps", type=click.IntRange(1), default=4500, show_default=True, help="Optimiser steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and batches.")
+def pretrain(out: Path, dsb2018: Path | None, steps: int, seed: int) -> None:
+    """Train nano, the small SAM, from nothing; the same command goes on where it stopped."""
+    from hela_store.pretrain.train import PretrainConfig, pretrain
+
+    weights = pretrain(dsb2018, out, PretrainConfig(steps=steps, seed=seed), bars, note)
+    click.echo(weights)

@@ -1,0 +1,48 @@
+"""`hela-store sql`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import echo_json, echo_table, note
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.command()
+@store_option
+@click.argument("query")
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print the result as CSV.")
+@click.option(
+    "--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write the result into a Parquet file."
+)
+def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | None) -> None:
+    """Run one SELECT over the catalog, read-only.
+
+    Tables: frames, cells, views, committed, runs, prompts, predictions; cell_metrics joins them all.
+    """
+    from hela_store.catalog import query as run_query
+    from hela_store.files import write_parquet
+
+    if as_json + as_csv + (parquet is not None) > 1:
+        raise click.UsageError("--json, --csv and --parquet exclude each other")
+    found = run_query(store.path, query)
+    if parquet is not None:
+        write_parquet(parquet.absolute(), found)
+        note(f"{found.num_rows} rows in {parquet}")
+    elif as_json:
+        echo_json(found.to_pylist())
+    else:
+        rows = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+        if as_csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows([found.column_names, *rows])
+        else:
+            echo_table(found.column_names, rows)

@@ -1,0 +1,322 @@
+"""The store's arrays: ``arrays.zarr``, Zarr v3, one chunk per frame and one per embedding.
+
+Written with plain zarr-python, whose local store renames finished files into place; a rename is not durable by itself,
+so every write here also syncs the chunk and its folder. Metadata is never consolidated: after a resize the old length
+would be shown in silence. Chunk keys are joined by ``.``, so an array is one flat folder.
+
+Layout::
+
+    frames/<group>/{image,label,valid}        (frame, row, col)     any uint/float, int32, bool
+    embeddings/<key>/embedding                (view, channel, y, x) float16 or float32, fill NaN
+    embeddings/<key>/{view,frame,tile,variant}  (view)              string, string, int32, int32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
+from zarr.storage import LocalStore
+
+from .codecs import parse_codec
+from .errors import StoreError
+from .files import explain_os_errors, fsync_path
+from .geometry import Rect
+from .types import BoolArray, FloatArray, LabelArray
+
+EMBEDDING_SHAPE = (256, 64, 64)
+COORDINATES = ("view", "frame", "tile", "variant")
+COORDINATE_CHUNK = 4096
+SEPARATOR = DefaultChunkKeyEncoding(separator=".")
+EMBEDDING_DIMS = ("view", "channel", "y", "x")
+FRAME_DIMS = ("frame", "row", "col")
+
+
+class Arrays:
+    """What is in ``<store>/arrays.zarr``.
+
+    Parameters
+    ----------
+    path : Path
+        The ``arrays.zarr`` folder; made by the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._open: dict[tuple[str, str], zarr.Array[Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_open": {}}
+
+    # frames
+
+    def add_frame_group(self, group: str, frames: int, shape_rc: tuple[int, int], dtype: npt.DTypeLike) -> None:
+        """Make or extend the arrays of frames of one size.
+
+        Parameters
+        ----------
+        group : str
+            Name under ``frames/``.
+        frames : int
+            How many frames it must have room for, counted from its first; never shrinks.
+        shape_rc : (int, int)
+            Rows and columns, px.
+        dtype : dtype of the images
+
+        Raises
+        ------
+        StoreError
+            The group exists with another size or dtype; no space, no permission.
+        """
+        for name, kind in (("image", np.dtype(dtype)), ("label", np.dtype("int32")), ("valid", np.dtype("bool"))):
+            codec = BloscCodec(typesize=kind.itemsize, cname="zstd", clevel=3, shuffle="shuffle")
+            self._create(
+                f"frames/{group}/{name}",
+                shape=(frames, *shape_rc),
+                chunks=(1, *shape_rc),
+                dtype=kind,
+                fill_value=kind.type(0),
+                compressors=(codec,),
+                dimension_names=FRAME_DIMS,
+            )
+
+    def write_frame(
+        self, group: str, row: int, image: npt.NDArray[Any], label: LabelArray | None, valid: BoolArray
+    ) -> None:
+        """Write one frame durably.
+
+        Parameters
+        ----------
+        group, row : str, int
+            Where: the group and the index in it.
+        image : (row, col), dtype of the group
+        label : int32, (row, col), or None (reads as all 0)
+        valid : bool, (row, col)
+
+        Raises
+        ------
+        StoreError
+            Shape, dtype or row do not fit the group; no space, no permission.
+        """
+        parts: dict[str, npt.NDArray[Any] | None] = {"image": image, "label": label, "valid": valid}
+        for name, part in parts.items():
+            if part is not None:
+                self._write(f"frames/{group}/{name}", row, part)
+
+    def image(self, group: str, row: int, rect: Rect | None = None) -> npt.NDArray[Any]:
+        """Return a frame's image, or the part of it in ``rect`` (x0, y0, width, height px), (row, col)."""
+        return self._read_frame(group, "image", row, rect)
+
+    def label(self, group: str, row: int, rect: Rect | None = None) -> LabelArray:
+        """Return a frame's labels, int32, (row, col), as :meth:`image`."""
+        return self._read_frame(group, "label", row, rect)
+
+    def valid(self, group: str, row: int, rect: Rect | None = None) -> BoolArray:
+        """Return where a frame's labels say something, bool, (row, col), as :meth:`image`."""
+        return self._read_frame(group, "valid", row, rect)
+
+    def frame_array(self, group: str, name: str) -> zarr.Array[Any]:
+        """Return the Zarr array of ``"image"``, ``"label"`` or ``"valid"`` of a group, read-only."""
+        return self._array(f"frames/{group}/{name}", rows=0)
+
+    def _read_frame(self, group: str, name: str, row: int, rect: Rect | None) -> npt.NDArray[Any]:
+        whole = self._read(f"frames/{group}/{name}", row)
+        if rect is None:
+            return whole
+        x0, y0, width, height = rect
+        return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+
+    # embeddings
+
+    def create_embeddings(self, key: str, rows: int, dtype: str, codec: str) -> None:
+        """Make or extend the embeddings of one encoder key; only the planner calls this.
+
+        Parameters
+        ----------
+        key : str
+            Encoder key.
+        rows : int
+            How many views the array must have room for; never shrinks.
+        dtype : str
+            ``"float16"`` or ``"float32"``.
+        codec : str
+            As in the recipe (:func:`hela_store.codecs.parse_codec`); an array that exists keeps its own.
+
+        Raises
+        ------
+        RecipeError
+            Unknown codec.
+        StoreError
+            The array exists with another dtype; no space, no permission.
+        """
+        parsed = parse_codec(codec, dtype)
+        kind = np.dtype(dtype)
+        self._create(
+            f"embeddings/{key}/embedding",
+            shape=(rows, *EMBEDDING_SHAPE),
+            chunks=(1, *EMBEDDING_SHAPE),
+            dtype=kind,
+            fill_value=float("nan"),
+            compressors=parsed.compress(kind.itemsize),
+            dimension_names=EMBEDDING_DIMS,
+            attributes={"codec": codec},
+        )
+
+    def write_coordinates(self, key: str, columns: dict[str, Sequence[str] | Sequence[int]]) -> None:
+        """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers)."""
+        for name in COORDINATES:
+            text = name in ("view", "frame")
+            values = np.asarray(columns[name], dtype=object if text else np.int32)
+            where = f"embeddings/{key}/{name}"
+            self._create(
+                where,
+                shape=values.shape,
+                chunks=(COORDINATE_CHUNK,),
+                dtype="string" if text else np.dtype("int32"),
+                fill_value="" if text else -1,
+                compressors="auto",
+                dimension_names=("view",),
+            )
+            array = self._array(where, rows=len(values), mode="r+")
+            if np.asarray(array[: len(values)]).tolist() == values.tolist():
+                continue
+            with explain_os_errors(f"writing {self.path / where}"):
+                array[: len(values)] = values
+                _sync_folder(self.path / where)
+
+    def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Write one embedding; its chunk is durable on return.
+
+        Parameters
+        ----------
+        key, row : str, int
+            Encoder key, and the view's row in the plan.
+        array : float, (256, 64, 64), CHW
+
+        Returns
+        -------
+        float16 or float32, (256, 64, 64), CHW
+            What was stored: in the array's dtype, rounded as its codec says.
+
+        Raises
+        ------
+        StoreError
+            Wrong shape, values that are not finite in the stored dtype, a row the planner did not make; no space,
+            no permission.
+        """
+        name = f"embeddings/{key}/embedding"
+        target = self._array(name, rows=row + 1, mode="r+")
+        if array.shape != EMBEDDING_SHAPE:
+            raise StoreError(f"an embedding of shape {array.shape} cannot be stored, expected {EMBEDDING_SHAPE}")
+        with np.errstate(over="ignore"):
+            values = array.astype(target.dtype)
+        if not np.isfinite(values).all():
+            worst = float(np.abs(array.astype(np.float64)).max())
+            raise StoreError(
+                f"row {row} of {key} has values that {target.dtype} cannot hold (largest {worst:.6g}, limit "
+                f'{np.finfo(target.dtype).max:.6g}); set arrays.dtype = "float32" in store.toml'
+            )
+        stored = parse_codec(str(target.attrs["codec"]), str(target.dtype)).prepare(values)
+        self._write(name, row, stored)
+        return stored
+
+    def embedding(self, key: str, row: int) -> FloatArray:
+        """Return one embedding as stored, (256, 64, 64), CHW; NaN where it was never written.
+
+        Raises
+        ------
+        StoreError
+            No such array or row, or a damaged chunk.
+        """
+        return self._read(f"embeddings/{key}/embedding", row)
+
+    def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:
+        """Return the Zarr array (view, channel, y, x) of a key with at least ``rows`` rows, read-only."""
+        return self._array(f"embeddings/{key}/embedding", rows=rows)
+
+    def embedding_keys(self) -> list[str]:
+        """Return the encoder keys there are embeddings of, sorted."""
+        return sorted(p.parent.parent.name for p in self.path.glob("embeddings/*/embedding/zarr.json"))
+
+    def chunk_path(self, key: str, row: int) -> Path:
+        """Return the file that holds one embedding."""
+        return self.path / "embeddings" / key / "embedding" / f"c.{row}.0.0.0"
+
+    # zarr
+
+    def _array(self, name: str, *, rows: int, mode: str = "r") -> zarr.Array[Any]:
+        array = self._open.get((name, mode))
+        if array is None or array.shape[0] < rows:
+            if not (self.path / name / "zarr.json").exists():
+                raise StoreError(f"no array {name} in {self.path}; run `hela-store embed` first")
+            store = LocalStore(self.path, read_only=mode == "r")
+            try:
+                # an all-zero image, or a chunk equal to the fill value, must still become a file
+                with zarr.config.set({"array.write_empty_chunks": True}):
+                    array = zarr.open_array(store, path=name, mode=mode)
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(f"{self.path / name} is damaged: {error}") from error
+            self._open[name, mode] = array
+        if array.shape[0] < rows:
+            raise StoreError(f"{name} has {array.shape[0]} rows, expected at least {rows}; run `hela-store embed`")
+        return array
+
+    def _create(self, name: str, *, shape: tuple[int, ...], **options: Any) -> None:
+        with explain_os_errors(f"writing {self.path / name}"):
+            if not (self.path / name / "zarr.json").exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                root = zarr.open_group(LocalStore(self.path), mode="a", use_consolidated=False)
+                root.create_array(name, shape=shape, chunk_key_encoding=SEPARATOR, overwrite=False, **options)
+                self._sync_upward(name)
+                return
+            array = self._array(name, rows=0, mode="r+")
+            if array.shape[1:] != shape[1:] or array.dtype != _numpy_dtype(options["dtype"]):
+                raise StoreError(
+                    f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {options['dtype']} {shape[1:]}"
+                )
+            if array.shape[0] < shape[0]:
+                array.resize(shape)
+                self._open.clear()
+                self._sync_upward(name)
+
+    def _write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
+        array = self._array(name, rows=row + 1, mode="r+")
+        if values.shape != array.shape[1:] or not np.can_cast(values.dtype, array.dtype, "same_kind"):
+            raise StoreError(f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {values.dtype} {values.shape}")
+        with explain_os_errors(f"writing {self.path / name}"):
+            array[row] = values
+            folder = self.path / name
+            fsync_path(folder / ".".join(["c", str(row), *("0" for _ in values.shape)]))
+            fsync_path(folder)
+
+    def _read(self, name: str, row: int) -> npt.NDArray[Any]:
+        array = self._array(name, rows=row + 1)
+        try:
+            return np.asarray(array[row])
+        except (ValueError, RuntimeError, EOFError) as error:
+            raise StoreError(f"row {row} of {self.path / name} is damaged: {error}") from error
+
+    def _sync_upward(self, name: str) -> None:
+        folder = self.path / name
+        while folder != self.path.parent:
+            if (folder / "zarr.json").exists():
+                fsync_path(folder / "zarr.json")
+            fsync_path(folder)
+            folder = folder.parent
+        fsync_path(folder)
+
+
+def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    return np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)
+
+
+def _sync_folder(folder: Path) -> None:
+    for file in folder.iterdir():
+        fsync_path(file)
+    fsync_path(folder)

@@ -1,0 +1,72 @@
+"""What a reader knows of a frame before it reads it, and the checks both readers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DatasetError
+from .pixels import Plane, probe, read_header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One frame's files: its image plane and its label planes by kind (``ST``, ``GT``, ``masks``)."""
+
+    sequence: str
+    name: str
+    time: int
+    image: Plane
+    labels: dict[str, Plane]
+
+
+def list_folder(path: Path) -> list[Path]:
+    """Return a folder's content, sorted by name; hidden files are left out.
+
+    Raises
+    ------
+    DatasetError
+        It is missing, no folder, or cannot be read.
+    """
+    try:
+        return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such folder; check --dataset and --sequence") from None
+    except NotADirectoryError:
+        raise DatasetError(f"{path} is a file, expected a folder") from None
+    except PermissionError:
+        raise DatasetError(f"{path}: no permission to read it; change its rights or copy it") from None
+
+
+def probe_label(path: Path, axis: str = "") -> list[Plane]:
+    """Return the planes of a label file from its header alone.
+
+    With ``axis`` any single long axis counts the frames: label stacks are seldom saved with the axes of their images.
+
+    Raises
+    ------
+    DatasetError
+        As :func:`~hela_store.datasets.pixels.probe`, or it holds floats.
+    """
+    header = read_header(path)
+    if "S" in header.axes and header.shape[header.axes.index("S")] > 1:
+        raise DatasetError(
+            f"{path}: a colour image ({header.describe()}) where a label image is meant; save one whole number a cell"
+        )
+    long = [name for name, n in zip(header.axes, header.shape, strict=True) if name not in "YXS" and n > 1]
+    planes = probe(path, long[0] if axis and len(long) == 1 else axis, header=header)
+    if header.dtype.kind not in "uib":
+        raise DatasetError(
+            f"{path}: a label image of {header.dtype}, expected whole numbers (0 background, one number a cell); "
+            "save it as uint16"
+        )
+    return planes
+
+
+def check_mask_size(image: Plane, mask: Plane) -> None:
+    """Raise DatasetError where mask and frame differ in size."""
+    if mask.shape != image.shape:
+        raise DatasetError(
+            f"{mask.path}: mask of {mask.shape[0]} x {mask.shape[1]} px (rows x cols), its frame {image.path.name} has "
+            f"{image.shape[0]} x {image.shape[1]}; export both at the same size"
+        )

@@ -1,0 +1,277 @@
+"""Ingest, plan, encode, commit: what is missing and nothing else.
+
+A batch is committed in this order: chunks, their folder, then the ledger entry. A process that is killed in between
+leaves at most chunks that nobody believes in, and the next one encodes that batch again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .codecs import parse_codec
+from .errors import RecipeError, StoreError
+from .files import explain_os_errors
+from .geometry import tile_rectangles
+from .ledger import Entry, view_digest
+from .lock import embed_lock
+from .plan import build_plan, make_plan
+from .progress import Progress, silent
+from .store import Store
+from .work import Frames, View, Work, done_of, unique_views, work_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from .sam.checkpoints import LoadedSam
+
+SIZE_SAMPLE = 32
+LEFTOVERS = ("arrays.zarr/**/*.partial", "plan/.*.parquet.*", "ingest/.*.parquet.*", "ledger/*/.*.jsonl.*")
+"""Temporary files of a process that was killed while writing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """How to embed; what to embed is in the recipe.
+
+    Attributes
+    ----------
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    precision : str or None
+        Instead of the recipe's; embeddings then get a key of their own.
+    limit : int or None
+        Stop after this many views.
+    batch : int or None
+        Views encoded together; None is 1 on the CPU, where more is no faster, and 4 elsewhere. On the CPU the first
+        embed of a key decides it for good, because it changes the last bits of the values.
+    dry_run : bool
+        Write nothing and encode nothing; say what there is to do.
+    cache_dir : Path or None
+        Where official checkpoints are fetched to.
+    """
+
+    device: str = "auto"
+    precision: str | None = None
+    limit: int | None = None
+    batch: int | None = None
+    dry_run: bool = False
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecipeError(f"{name} is {value}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedReport:
+    """What an embed did, or a dry run would do.
+
+    Attributes
+    ----------
+    key : str
+        Encoder key.
+    planned, done_before, done_now, left : int
+        Views of the plan, committed before, committed now, still to do.
+    seconds : float or None
+        Spent encoding and writing; of a dry run what is expected for the views left, None where nothing is known yet.
+    bytes_left : int
+        Expected on disk for the views left; before the first embed an upper bound.
+    blank : tuple of str
+        Frames that hold one value only; they are embedded all the same.
+    notes : tuple of str
+        What a user should know: an untrained encoder, another torch than the first embed's.
+    """
+
+    key: str
+    planned: int
+    done_before: int
+    done_now: int
+    left: int
+    seconds: float | None
+    bytes_left: int
+    blank: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = silent) -> EmbedReport:
+    """Ingest new frames, plan their views, encode and commit what is missing, and bring the catalog up to date.
+
+    Running it again does what is left. A keyboard interrupt is raised again once the batch being written is committed;
+    a batch still being encoded is abandoned.
+
+    Raises
+    ------
+    DatasetError, RecipeError, CheckpointError
+        The data, the recipe or the weights cannot be used; nothing was encoded.
+    StoreError
+        Another process embeds into this store, a frame changed since it was ingested, no space, no permission.
+    """
+    config = config or EmbedConfig()
+    if config.precision is not None:
+        encoder = replace(store.recipe.encoder, precision=config.precision)  # type: ignore[arg-type]
+        store = Store(store.path, replace(store.recipe, encoder=encoder))
+    parse_codec(store.recipe.arrays.codec, store.recipe.arrays.dtype)
+    if config.dry_run:
+        return _dry_run(store, progress)
+    from . import catalog
+    from .ingest import ingest
+
+    with embed_lock(store.path):
+        _sweep(store.path)
+        ingest(store, progress)
+        views = unique_views(make_plan(store, progress))
+        _make_room(store)
+        report = _embed_views(store, views, config, progress)
+    catalog.index(store.path)
+    return report
+
+
+def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
+    from .encoder_record import has_decoder, prepare, threads, write_record
+    from .sam.checkpoints import UNTRAINED, load_sam_encoder
+    from .sam.encoder import pick_device
+
+    committed = done_of(store, views)
+    device = pick_device(config.device)
+    notes: tuple[str, ...] = ()
+    done, seconds = 0, 0.0
+    if len(committed) < len(views) or not has_decoder(store):
+        sam = load_sam_encoder(
+            store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress
+        )
+        record, notes = prepare(store, sam, device, config.batch)
+        if sam.sha256 == UNTRAINED:
+            notes = ("nano is untrained: its weights are random, from a fixed seed", *notes)
+        work = work_of(views, committed, record.batch, config.limit)
+        start = time.monotonic()
+        with threads(record.threads), contextlib.closing(_commit_all(store, sam, work)) as commits:
+            done = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="embed"))
+        seconds = time.monotonic() - start
+        if done:
+            write_record(store, replace(record, seconds_per_view=seconds / done))
+    return EmbedReport(
+        key=store.key,
+        planned=len(views),
+        done_before=len(committed),
+        done_now=done,
+        left=len(views) - len(committed) - done,
+        seconds=seconds,
+        bytes_left=_bytes_each(store) * (len(views) - len(committed) - done),
+        blank=_blank(store),
+        notes=notes,
+    )
+
+
+def _commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None, None]:
+    """Encode group by group and commit what is to do of each; yield the id of each view that was committed."""
+    from .sam.encoder import encode
+
+    frames, ledger, precision = Frames(store), store.ledger(), store.recipe.encoder.precision
+    for group, todo in work:
+        embeddings = encode(sam.encoder, np.stack([frames.pixels(view) for view in group]), precision)
+        found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
+        with _uninterrupted():
+            ledger.commit([_write(store, view, found[view["view"]]) for view in todo])
+        yield from (view["view"] for view in todo)
+
+
+def _write(store: Store, view: View, embedding: torch.Tensor) -> Entry:
+    stored = store.arrays.write_embedding(store.key, view["row"], embedding.numpy())
+    back = store.arrays.embedding(store.key, view["row"])
+    if back.tobytes() != stored.tobytes():
+        raise StoreError(f"row {view['row']} of {store.key} reads back other than it was written; check the disk")
+    return Entry(view=view["view"], row=view["row"], sha256=view_digest(view["view"], back))
+
+
+def _make_room(store: Store) -> None:
+    """Give the key's array a row for every view of every plan, and say beside it which is which."""
+    rows: dict[int, View] = {}
+    for plan in store.all_plans():
+        for view in plan.select(["view", "frame", "tile", "variant", "row"]).to_pylist():
+            rows.setdefault(view["row"], view)
+    arrays, lost = store.recipe.arrays, {"view": "", "frame": "", "tile": -1, "variant": -1}
+    every = [rows.get(row, lost) for row in range(max(rows) + 1)]
+    store.arrays.create_embeddings(store.key, len(every), arrays.dtype, arrays.codec)
+    store.arrays.write_coordinates(store.key, {name: [view[name] for view in every] for name in lost})
+
+
+def _sweep(path: Path) -> None:
+    with explain_os_errors(f"clearing leftovers in {path}"):
+        for pattern in LEFTOVERS:
+            for leftover in path.glob(pattern):
+                leftover.unlink(missing_ok=True)
+
+
+def _dry_run(store: Store, progress: Progress) -> EmbedReport:
+    from .datasets import open_dataset
+    from .encoder_record import read_record
+
+    views, ingested = [], set()
+    if any((store.path / "ingest").glob("frames-*.parquet")):
+        planned = store.plan_path().exists()
+        views = unique_views(store.views_table() if planned else build_plan(store, progress))
+        ingested = set(store.frames_table()["frame"].to_pylist())
+    tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
+    new = sum(
+        len(tile_rectangles(entry.image.shape, tile, overlap))
+        for entry in open_dataset(store.recipe.dataset, store.path).entries
+        if f"{entry.sequence}/{entry.name}" not in ingested
+    )
+    done = len(done_of(store, views))
+    record = read_record(store)
+    each = record.seconds_per_view if record else None
+    left = len(views) + new - done
+    return EmbedReport(
+        key=store.key,
+        planned=len(views) + new,
+        done_before=done,
+        done_now=0,
+        left=left,
+        seconds=None if each is None else each * left,
+        bytes_left=_bytes_each(store) * left,
+        blank=_blank(store) if ingested else (),
+    )
+
+
+def _bytes_each(store: Store) -> int:
+    rows = list(store.committed().values())[-SIZE_SAMPLE:]
+    sizes = [path.stat().st_size for row in rows if (path := store.arrays.chunk_path(store.key, row)).exists()]
+    if sizes:
+        return sum(sizes) // len(sizes)
+    return 256 * 64 * 64 * np.dtype(store.recipe.arrays.dtype).itemsize
+
+
+def _blank(store: Store) -> tuple[str, ...]:
+    frames = store.frames_table()
+    return tuple(frames.filter(frames["is_blank"])["frame"].to_pylist())
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a keyboard interrupt wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        if callable(before):
+            before(*held[0])
+        else:
+            raise KeyboardInterrupt

@@ -1,0 +1,175 @@
+"""``encoders/<key>/``: the decoder that belongs to the embeddings, and under which conditions the first were made.
+
+``encoder.json`` pins what the bits of an embedding depend on beyond the recipe: torch, thread count, batch. Later
+processes adopt the thread count and the batch, so that a resumed job gives the bytes of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import CheckpointError, StoreError
+from .files import fsync_path, write_atomic
+from .sam.decoder import load_decoder, save_decoder
+
+if TYPE_CHECKING:
+    from .sam.checkpoints import LoadedSam
+    from .store import Store
+
+GPU_BATCH = 4
+RECORD_FILE = "encoder.json"
+DECODER_FILE = "decoder.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecord:
+    """How the first embed of an encoder key ran.
+
+    Attributes
+    ----------
+    architecture, sha256, precision : str
+        Of the encoder; ``sha256`` of its weights file.
+    device : str
+        Kind: ``"cpu"``, ``"cuda"``, ``"mps"``.
+    processor, torch : str
+        Name of the processor (or GPU) with its vector instructions, and version of torch.
+    threads, batch : int
+        Threads within an operation; views encoded together.
+    created : str
+        UTC, ISO 8601.
+    seconds_per_view : float or None
+        Of the last embed that encoded any.
+    """
+
+    architecture: str
+    sha256: str
+    precision: str
+    device: str
+    processor: str
+    torch: str
+    threads: int
+    batch: int
+    created: str
+    seconds_per_view: float | None = None
+
+
+def read_record(store: Store) -> EncoderRecord | None:
+    """Return the record of the recipe's encoder key, None before the first embed.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
+    """
+    path = store.encoder_folder() / RECORD_FILE
+    try:
+        return EncoderRecord(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error}); restore it, or make a new store") from None
+
+
+def write_record(store: Store, record: EncoderRecord) -> None:
+    """Write a record durably."""
+    folder = store.encoder_folder()
+    write_atomic(folder / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
+    for parent in (folder.parent, store.path):
+        fsync_path(parent)
+
+
+def has_decoder(store: Store) -> bool:
+    """Whether the decoder of the recipe's encoder key is there and whole."""
+    try:
+        load_decoder(store.encoder_folder() / DECODER_FILE)
+    except CheckpointError:
+        return False
+    return True
+
+
+def prepare(
+    store: Store, sam: LoadedSam, device: torch.device, batch: int | None
+) -> tuple[EncoderRecord, tuple[str, ...]]:
+    """Write the decoder, and the record of the first embed or compare with it.
+
+    Returns
+    -------
+    EncoderRecord
+        To run by.
+    tuple of str
+        In what this run differs from the first.
+
+    Raises
+    ------
+    StoreError
+        The embeddings there are come from other weights, or on the CPU from another batch.
+    """
+    now = EncoderRecord(
+        architecture=sam.architecture,
+        sha256=sam.sha256,
+        precision=store.recipe.encoder.precision,
+        device=device.type,
+        processor=_processor(device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        batch=batch or (1 if device.type == "cpu" else GPU_BATCH),
+        created=datetime.now(UTC).isoformat("T", "seconds"),
+    )
+    first = read_record(store)
+    if first is None:
+        _write_decoder(store, sam)
+        write_record(store, now)
+        return now, ()
+    if first.sha256 != sam.sha256:
+        raise StoreError(
+            f"the embeddings under {store.key} were made with weights {first.sha256[:12]}, now they are "
+            f"{sam.sha256[:12]}; set encoder.sha256 in store.toml, which gives them a key of their own"
+        )
+    if not has_decoder(store):
+        _write_decoder(store, sam)
+    same = device.type == first.device
+    if same and device.type == "cpu" and batch not in (None, first.batch):
+        raise StoreError(
+            f"the embeddings under {store.key} are made in batches of {first.batch}, which decides their last bits, "
+            f"not of {batch}; leave the batch out"
+        )
+    adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
+    return adopted, _differences(first, now)
+
+
+def _write_decoder(store: Store, sam: LoadedSam) -> None:
+    save_decoder(store.encoder_folder() / DECODER_FILE, sam.decoder, sam.architecture)
+
+
+def _differences(first: EncoderRecord, now: EncoderRecord) -> tuple[str, ...]:
+    names = [name for name in ("device", "processor", "torch") if getattr(first, name) != getattr(now, name)]
+    return tuple(
+        f"{name} is {getattr(now, name)}, the first embeddings were made with {getattr(first, name)}: equal within "
+        "rounding, not bit by bit"
+        for name in names
+    )
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch with this many threads within an operation, then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,43 @@
+"""Every error this package raises on purpose.
+
+All derive from :class:`HelaError`; the command line turns one into a single line on stderr and exit code 1. Each also
+derives from the builtin a Python caller would expect, and survives pickling, because workers send them home.
+"""
+
+from __future__ import annotations
+
+
+class HelaError(Exception):
+    """Base of all errors raised on purpose; its text says what was found, what was expected and the way out."""
+
+
+class RecipeError(HelaError, ValueError):
+    """A recipe (``store.toml``) or a run configuration holds an unknown key or an impossible value."""
+
+
+class DatasetError(HelaError, ValueError):
+    """The frames or labels on disk cannot be used as they are."""
+
+
+class CheckpointError(HelaError, ValueError):
+    """A weights file is not what it was taken for."""
+
+
+class StoreError(HelaError, RuntimeError):
+    """The store on disk is missing, damaged, locked, or made by a newer version."""
+
+
+class SplitError(HelaError, ValueError):
+    """A split is empty, overlaps another, or names frames that do not exist."""
+
+
+class PromptError(HelaError, ValueError):
+    """A prompt is unknown or cannot be made for this cell."""
+
+
+class RunError(HelaError, RuntimeError):
+    """A run is unknown, damaged, or does not fit the store it is used with."""
+
+
+class QueryError(HelaError, ValueError):
+    """SQL that fails, writes, or reaches outside the catalog."""

@@ -1,0 +1,267 @@
+"""Score every cell of a block: one immutable run of prompts, predictions and metrics.
+
+The decoder's weights are the only ones loaded; embeddings come from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from . import catalog
+from .errors import PromptError, RecipeError, RunError
+from .metrics import skill
+from .own_prompts import OwnPrompts, own_questions, read_own_prompts
+from .predict import DEFAULT_WINDOW, check_window
+from .progress import Progress, silent
+from .runs import RunInfo, load_run, new_run
+from .sam.decoder import SamDecoder, load_decoder
+from .sam.encoder import pick_device
+from .scoring import (
+    PREDICTION_SCHEMA,
+    PROMPT_SCHEMA,
+    FrameCells,
+    Question,
+    Score,
+    answer,
+    frame_cells,
+    labelled_frames,
+    median_training_radius,
+    prediction_row,
+    prompt_row,
+    truth_questions,
+)
+from .store import Store
+from .types import HEADLINE_PROMPTS, PROMPT_KINDS
+
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is scored.
+
+    Attributes
+    ----------
+    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
+    prompts : kinds drawn from the truth; none where own prompts are given
+    prompt_seeds : how many draws of each kind a cell gets
+    prompt_table : own boxes or points, Parquet or CSV, see :func:`hela_store.user_prompts.read_prompt_table`
+    prompt_masks : folder of own label images, matched to cells by overlap
+    window : positions along each side that a prompt reads at least; None for the encoder's default
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    split: str = "test"
+    prompts: tuple[str, ...] = HEADLINE_PROMPTS
+    prompt_seeds: int = 3
+    prompt_table: Path | None = None
+    prompt_masks: Path | None = None
+    window: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise RecipeError(f"split is {self.split!r}, expected one of {', '.join(SPLITS)}")
+        for kind in self.prompts:
+            if kind not in PROMPT_KINDS:
+                raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+        if not 1 <= self.prompt_seeds <= 100:
+            raise RecipeError(f"prompt_seeds is {self.prompt_seeds}, expected 1 to 100")
+        if self.window is not None:
+            check_window(self.window)
+
+
+class HasRun(Protocol):
+    """Anything that names a run, such as the result of a fine-tuning."""
+
+    @property
+    def run(self) -> str:
+        """Run id."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScore:
+    """Means over the cells and seeds of one prompt kind.
+
+    Attributes
+    ----------
+    n : predictions scored
+    mean_iou, mean_dice : empty predictions count as 0
+    empty : share of empty predictions
+    image_free_iou, image_free_dice : of the answers that do not look at the image, to the same prompts
+    skill : ``(IoU - IoU_free) / (1 - IoU_free)``
+    prompt_iou : mean IoU of mask prompts themselves; None for other kinds
+    """
+
+    n: int
+    mean_iou: float
+    mean_dice: float
+    empty: float
+    image_free_iou: float
+    image_free_dice: float
+    skill: float
+    prompt_iou: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, without ``prompt_iou`` where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult:
+    """An evaluation run and its means.
+
+    Attributes
+    ----------
+    run : id of the new run
+    checkpoint : run whose weights were scored, or ``"zero-shot"``
+    split : block that was scored
+    prompts : scores by prompt kind
+    test_scorings : how often this store's test block has been scored so far, this time included
+    """
+
+    run: str
+    checkpoint: str
+    split: str
+    prompts: dict[str, PromptScore]
+    test_scorings: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store evaluate --json`` prints."""
+        prompts = {kind: score.to_json() for kind, score in self.prompts.items()}
+        return asdict(self) | {"prompts": prompts}
+
+
+def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
+    """Return the means by prompt kind, in the order the kinds appear."""
+    kinds: dict[str, list[Score]] = {}
+    for score in scores:
+        kinds.setdefault(score.question.prompt.kind, []).append(score)
+    return {kind: _means(part) for kind, part in kinds.items()}
+
+
+def _means(scores: Sequence[Score]) -> PromptScore:
+    iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
+    own = [s.prompt_iou for s in scores if s.prompt_iou is not None]
+    return PromptScore(
+        n=len(scores),
+        mean_iou=float(iou),
+        mean_dice=float(np.mean([s.dice for s in scores])),
+        empty=float(np.mean([s.prediction.is_empty for s in scores])),
+        image_free_iou=float(free),
+        image_free_dice=float(np.mean([s.question.free[1] for s in scores])),
+        skill=skill(float(iou), float(free)),
+        prompt_iou=float(np.mean(own)) if own else None,
+    )
+
+
+def decoder_of(store: Store, run: RunInfo | None, device: torch.device) -> SamDecoder:
+    """Return the decoder of a fine-tuning run, or the one the encoder came with."""
+    path = store.encoder_folder() / "decoder.safetensors" if run is None else run.weights
+    return load_decoder(path, device)
+
+
+def evaluate(
+    store: Store,
+    run: str | HasRun | None = None,
+    config: EvaluateConfig | None = None,
+    *,
+    split: str | None = None,
+    progress: Progress = silent,
+) -> EvaluateResult:
+    """Score every labelled cell of a block and keep prompts, masks and scores as a new run.
+
+    Parameters
+    ----------
+    store : with all views of the block embedded
+    run : a fine-tuning run (or its result) whose weights are scored; None for zero-shot
+    config : what is scored; the headline prompts on test by default
+    split : in place of ``config.split``
+    progress : shown frame by frame
+
+    Returns
+    -------
+    EvaluateResult
+
+    Raises
+    ------
+    SplitError, StoreError, RunError, PromptError
+        Nothing to score, not embedded yet, an unknown or unfitting run, own prompts that fit no cell.
+    """
+    config = config or EvaluateConfig()
+    config = config if split is None else replace(config, split=split)
+    info = None if run is None else load_run(store.path, run if isinstance(run, str) else run.run, "finetune")
+    if info is not None:
+        _check_encoder(store, info)
+    window = config.window or _window_of(store, info)
+    decoder = decoder_of(store, info, pick_device(config.device))
+    own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
+    frames = labelled_frames(store, config.split)
+    checkpoint = None if info is None else info.id
+    about = asdict(config) | {"encoder": store.key, "checkpoint": checkpoint, "window": window}
+    about |= {"seeds": list(range(config.prompt_seeds)), "prompts": list(config.prompts) if own is None else own.kinds}
+    about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
+    folder = new_run(store.path, "evaluate", about, parent=checkpoint, label=config.split)
+    try:
+        scores, prompts, predictions = [], [], []
+        for frame in progress(frame_cells(store, frames), total=len(frames), what=f"evaluate {config.split}"):
+            for score in answer(store, decoder, _questions(store, frame, config, own), window):
+                number = f"{len(scores):06d}"
+                prompts.append(prompt_row(score, number, frame.split))
+                predictions.append(prediction_row(score, number, frame.shape))
+                scores.append(_light(score))
+        if not scores:
+            raise PromptError("none of the given prompts fits a labelled cell of this split")
+        folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
+        folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
+        folder.publish()
+    except BaseException:
+        if folder.path.name.endswith(".partial"):
+            folder.discard()
+        raise
+    return EvaluateResult(
+        run=folder.id,
+        checkpoint=checkpoint or "zero-shot",
+        split=config.split,
+        prompts=summarise(scores),
+        test_scorings=_test_scorings(store),
+    )
+
+
+def _questions(
+    store: Store, frame: FrameCells, config: EvaluateConfig, own: OwnPrompts | None
+) -> Sequence[Question]:
+    radius = median_training_radius(store)
+    if own is None:
+        return truth_questions(frame, config.prompts, range(config.prompt_seeds), radius)
+    return own_questions(own, frame, radius)
+
+
+def _light(score: Score) -> Score:
+    # means need no masks; a long evaluation should not keep them
+    empty = np.zeros((0, 0), np.float32)
+    return replace(score, prediction=replace(score.prediction, logits=empty))
+
+
+def _check_encoder(store: Store, info: RunInfo) -> None:
+    if info.encoder != store.key:
+        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this store's recipe asks for {store.key}")
+
+
+def _window_of(store: Store, info: RunInfo | None) -> int:
+    if info is not None:
+        return int(info.config["window"])
+    return DEFAULT_WINDOW[store.recipe.encoder.architecture]
+
+
+def _test_scorings(store: Store) -> int:
+    counted = catalog.query(store.path, "SELECT coalesce(sum(scorings), 0)::BIGINT AS n FROM test_scorings")
+    return int(counted["n"][0].as_py())

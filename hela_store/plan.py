@@ -1,0 +1,140 @@
+"""Which views will be embedded: durable before the first one is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .files import digest, fsync_path, write_parquet
+from .geometry import Rect, tile_rectangles
+from .normalise import limits
+from .progress import Progress, silent
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .store import Store
+
+VIEW_ID_DIGITS = 24
+AS_ACQUIRED = "{}"
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("view", pa.string()),
+        ("frame", pa.string()),
+        ("tile", pa.int64()),
+        ("variant", pa.int64()),
+        ("x0", pa.int64()),
+        ("y0", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("lo", pa.float64()),
+        ("hi", pa.float64()),
+        ("seed", pa.int64()),
+        ("params", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+def view_id(frame_sha256: str, lo: float, hi: float, rect: Rect, params: str = AS_ACQUIRED) -> str:
+    """Return a view's id: all that decides what it shows, digested.
+
+    Parameters
+    ----------
+    frame_sha256 : str
+        Of the frame's pixels.
+    lo, hi : float
+        Normalisation limits, counts.
+    rect : (x0, y0, width, height) px, frame
+    params : str
+        The variant's parameters as JSON with sorted keys.
+    """
+    return digest("view", frame_sha256, float(lo), float(hi), *(int(v) for v in rect), params)[:VIEW_ID_DIGITS]
+
+
+def make_plan(store: Store, progress: Progress = silent) -> pa.Table:
+    """Write down, durably, every view of the recipe over all ingested frames.
+
+    A view that an earlier plan has keeps its row; new ones are appended after the largest row there is.
+
+    Returns
+    -------
+    pyarrow.Table
+        Columns as in ``stores/README.md``, frame by frame, tile by tile.
+
+    Raises
+    ------
+    StoreError
+        Nothing was ingested; no space, no permission.
+    """
+    path = store.plan_path()
+    if not path.exists():
+        table = build_plan(store, progress)
+        write_parquet(path, table)
+        fsync_path(path.parent.parent)
+    return store.views_table()
+
+
+def build_plan(store: Store, progress: Progress = silent) -> pa.Table:
+    """Return what :func:`make_plan` would write."""
+    recipe = store.recipe
+    metadata = {"normalise": _normalise_text(recipe)}
+    known, taken = _frame_limits(store, metadata), _taken_rows(store)
+    free = itertools.count(max(taken.values(), default=-1) + 1)
+    rows: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
+    frames = store.frames_table()
+    for frame in progress(_dicts(frames), total=len(frames), what="plan"):
+        lo, hi = known.get(frame["frame"]) or _measure(store, frame)
+        shape_rc = (frame["height"], frame["width"])
+        for tile, rect in enumerate(tile_rectangles(shape_rc, recipe.views.tile, recipe.views.overlap)):
+            view = view_id(frame["sha256"], lo, hi, rect)
+            if view not in taken:
+                taken[view] = next(free)
+            values = (view, frame["frame"], tile, 0, *rect, lo, hi, 0, AS_ACQUIRED, taken[view])
+            for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
+                rows[name].append(value)
+    return pa.table(rows, schema=PLAN_SCHEMA.with_metadata(metadata))
+
+
+def _taken_rows(store: Store) -> dict[str, int]:
+    """Return the row of every view that ever had one; the ledgers' too, should a plan have been lost."""
+    taken: dict[str, int] = {}
+    for plan in store.all_plans():
+        taken.update(zip(plan["view"].to_pylist(), plan["row"].to_pylist(), strict=True))
+    for folder in sorted((store.path / "ledger").glob("*/")):
+        for view, row in store.committed(folder.name).items():
+            taken.setdefault(view, row)
+    return taken
+
+
+def _normalise_text(recipe: Recipe) -> str:
+    normalise = recipe.normalise
+    parts = [normalise.method, normalise.low, normalise.high, recipe.dataset.offset]
+    return json.dumps(parts)
+
+
+def _frame_limits(store: Store, metadata: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """Return the limits that earlier plans of the same normalisation hold, by frame."""
+    wanted = {key.encode(): value.encode() for key, value in metadata.items()}
+    found: dict[str, tuple[float, float]] = {}
+    for plan in store.all_plans():
+        have = plan.schema.metadata or {}
+        if all(have.get(key) == value for key, value in wanted.items()):
+            columns = (plan[name].to_pylist() for name in ("frame", "lo", "hi"))
+            found.update((frame, (lo, hi)) for frame, lo, hi in zip(*columns, strict=True))
+    return found
+
+
+def _measure(store: Store, frame: dict[str, Any]) -> tuple[float, float]:
+    normalise = store.recipe.normalise
+    image = store.arrays.image(frame["group"], frame["row"])
+    return limits(image, normalise.method, normalise.low, normalise.high, store.recipe.dataset.offset)
+
+
+def _dicts(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()

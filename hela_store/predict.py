@@ -1,0 +1,236 @@
+"""From prompts of one view to masks in frame coordinates.
+
+Every prompt reads a window of the embedding around it (see :mod:`hela_store.sam.decoder`). Which window follows from the
+prompt and the recipe alone, never from the truth; it grows only where the *predicted* mask touches its edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .errors import RecipeError
+from .geometry import Rect, box_to_sam, frame_to_sam, view_scale
+from .mask_logits import LOGIT, to_mask_logits
+from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts
+from .types import BoolArray, Prompt
+
+WINDOWS = (8, 16, 32, 64)
+"""Sizes a window may have, positions along each side; 64 is SAM's own."""
+MARGIN = 2
+"""Positions a window is wider than what the prompt spans, at least."""
+CHUNK = 32
+"""Prompts decoded at once."""
+DEFAULT_WINDOW = {"nano": 8, "vit_b": 64, "vit_l": 64, "vit_h": 64}
+"""Where a smaller window is not worse: nano was trained with windows, the others were not."""
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The decoder's answer to one prompt.
+
+    Attributes
+    ----------
+    mask : bool, (row, col)
+        A crop of the frame; (0, 0) if nothing was predicted.
+    origin : (int, int)
+        ``(x, y)`` px, frame, of the mask's first pixel.
+    predicted_iou : float
+    logits : float32, (4 window, 4 window)
+        Low-resolution logits of the window.
+    corner : (int, int)
+        ``(x, y)`` of the window's first position in the 64x64 grid.
+    """
+
+    mask: BoolArray
+    origin: tuple[int, int]
+    predicted_iou: float
+    logits: Logits
+    corner: tuple[int, int]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel was predicted."""
+        return not self.mask.any()
+
+
+def check_window(window: int) -> int:
+    """Return ``window``; RecipeError unless it is one of :data:`WINDOWS`."""
+    if window not in WINDOWS:
+        raise RecipeError(f"window is {window}, expected one of {', '.join(map(str, WINDOWS))} positions")
+    return window
+
+
+def window_sizes(prompts: SamPrompts, window: int) -> npt.NDArray[np.int64]:
+    """Return the window each prompt reads: ``window``, or the next size that holds what the prompt spans; (B,)."""
+    extents = prompts.extents()
+    span = ((extents[:, 2:] - extents[:, :2]).amax(1) / POSITION).ceil().cpu().numpy() + MARGIN
+    sizes = np.array(WINDOWS)
+    index = np.minimum(np.searchsorted(sizes, np.maximum(span, window)), len(WINDOWS) - 1)
+    found: npt.NDArray[np.int64] = sizes[index].astype(np.int64)
+    return found
+
+
+def is_lone_point(prompt: Prompt) -> bool:
+    """Whether several masks may be meant, so that the decoder is asked for three and the best predicted IoU taken."""
+    return prompt.box is None and prompt.mask is None and prompt.points is not None and len(prompt.points) == 1
+
+
+def sam_prompts(
+    prompts: Sequence[Prompt], rect: Rect, logits: Sequence[Logits | None] | None = None, device: str = "cpu"
+) -> SamPrompts:
+    """Bring prompts of one form (same parts given, same number of points) to the SAM input of a view.
+
+    Parameters
+    ----------
+    prompts : in frame coordinates
+    rect : of the view, ``(x0, y0, width, height)`` px, frame
+    logits : float32, (256, 256) each; in place of a prompt's own mask, where given
+    """
+    first = prompts[0]
+    given = list(logits) if logits is not None else [None] * len(prompts)
+    boxes = points = labels = masks = None
+    if first.box is not None:
+        boxes = torch.from_numpy(np.stack([box_to_sam(p.box, rect) for p in prompts if p.box is not None])).float()
+    if first.points is not None:
+        points = torch.from_numpy(np.stack([frame_to_sam(p.points, rect) for p in prompts if p.points is not None]))
+        labels = torch.from_numpy(np.stack([p.point_labels for p in prompts if p.point_labels is not None])).float()
+    if first.mask is not None or given[0] is not None:
+        planes = [
+            own if own is not None else to_mask_logits(p.mask, p.mask_origin, rect)
+            for p, own in zip(prompts, given, strict=True)
+            if own is not None or p.mask is not None
+        ]
+        masks = torch.from_numpy(np.stack(planes))[:, None]
+    parts = (boxes, None if points is None else points.float(), labels, masks)
+    boxes, points, labels, masks = (None if part is None else part.to(device) for part in parts)
+    return SamPrompts(boxes=boxes, points=points, point_labels=labels, masks=masks)
+
+
+def _form(prompt: Prompt, logits: Logits | None) -> tuple[bool, int, bool]:
+    count = 0 if prompt.points is None else len(prompt.points)
+    return prompt.box is not None, count, prompt.mask is not None or logits is not None
+
+
+@torch.no_grad()
+def predict_view(
+    decoder: SamDecoder,
+    embedding: torch.Tensor,
+    rect: Rect,
+    prompts: Sequence[Prompt],
+    *,
+    window: int,
+    logits: Sequence[Logits | None] | None = None,
+) -> list[Prediction]:
+    """Decode all prompts of one view.
+
+    Parameters
+    ----------
+    decoder : on the same device as ``embedding``
+    embedding : float32, (256, 64, 64)
+    rect : of the view, ``(x0, y0, width, height)`` px, frame
+    prompts : of any kinds, in frame coordinates
+    window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
+    logits : float32, (256, 256) each, or None: mask prompts that are logits already (a first pass's own)
+
+    Returns
+    -------
+    list of Prediction
+        In the order of ``prompts``.
+    """
+    given = list(logits) if logits is not None else [None] * len(prompts)
+    out: dict[int, Prediction] = {}
+    forms: dict[tuple[bool, int, bool], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        forms.setdefault(_form(prompt, given[i]), []).append(i)
+    for members in forms.values():
+        for start in range(0, len(members), CHUNK):
+            part = members[start : start + CHUNK]
+            sam = sam_prompts([prompts[i] for i in part], rect, [given[i] for i in part], str(embedding.device))
+            multimask = is_lone_point(prompts[part[0]]) and given[part[0]] is None
+            found = _decode_growing(decoder, embedding, sam, window_sizes(sam, window), multimask)
+            for i, (plane, corner, iou) in zip(part, found, strict=True):
+                mask, origin = _frame_mask(plane, corner, rect)
+                out[i] = Prediction(mask=mask, origin=origin, predicted_iou=iou, logits=plane, corner=corner)
+    return [out[i] for i in range(len(prompts))]
+
+
+def _decode_growing(
+    decoder: SamDecoder,
+    embedding: torch.Tensor,
+    prompts: SamPrompts,
+    sizes: npt.NDArray[np.int64],
+    multimask: bool,
+) -> list[tuple[Logits, tuple[int, int], float]]:
+    found: dict[int, tuple[Logits, tuple[int, int], float]] = {}
+    for size in WINDOWS:
+        todo = np.flatnonzero(sizes == size)
+        if len(todo) == 0:
+            continue
+        part = prompts.take(torch.from_numpy(todo).to(embedding.device))
+        decoded = decoder(embedding, part, window=size, multimask=multimask)
+        best = decoded.iou.argmax(1)
+        pick = torch.arange(len(todo), device=best.device)
+        planes = decoded.logits[pick, best].float().cpu().numpy()
+        ious, corners = decoded.iou[pick, best].float().cpu().numpy(), decoded.origins.cpu().numpy()
+        for i, plane, iou, corner in zip(todo, planes, ious, corners, strict=True):
+            if size < GRID and _touches_edge(plane, corner, size):
+                sizes[i] = size * 2
+            else:
+                found[int(i)] = (plane, (int(corner[0]), int(corner[1])), float(iou))
+    return [found[i] for i in range(len(sizes))]
+
+
+def _touches_edge(plane: Logits, corner: npt.NDArray[np.int64], size: int) -> bool:
+    inside = plane > 0
+    sides = (
+        (corner[1] > 0, inside[0]),
+        (corner[0] > 0, inside[:, 0]),
+        (corner[1] + size < GRID, inside[-1]),
+        (corner[0] + size < GRID, inside[:, -1]),
+    )
+    return any(open_side and edge.any() for open_side, edge in sides)
+
+
+def whole_logits(prediction: Prediction) -> Logits:
+    """Return a prediction's logits on SAM's whole 256x256 grid, float32; what its window did not show is background."""
+    plane = np.full((GRID * LOGITS, GRID * LOGITS), -LOGIT, np.float32)
+    x, y = prediction.corner[0] * LOGITS, prediction.corner[1] * LOGITS
+    height, width = prediction.logits.shape
+    plane[y : y + height, x : x + width] = prediction.logits
+    return plane
+
+
+def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[BoolArray, tuple[int, int]]:
+    """Upsample a window's logits bilinearly to frame pixels and threshold; the crop ends at the view's borders."""
+    inside = plane > 0
+    if not inside.any():
+        return np.zeros((0, 0), bool), (rect[0], rect[1])
+    pitch = INPUT / (GRID * LOGITS) / view_scale(rect)
+    axes = []
+    for axis, (first, length) in enumerate(((corner[1], rect[3]), (corner[0], rect[2]))):
+        there = np.flatnonzero(inside.any(1 - axis)) + first * LOGITS
+        start = max(math.floor((there[0] - 0.5) * pitch), 0)
+        stop = min(math.ceil((there[-1] + 1.5) * pitch), length)
+        place = (np.arange(start, stop) + 0.5) / pitch - 0.5 - first * LOGITS
+        axes.append((start, place.clip(0, plane.shape[axis] - 1)))
+    (top, rows), (left, columns) = axes
+    if len(rows) == 0 or len(columns) == 0:
+        return np.zeros((0, 0), bool), (rect[0], rect[1])
+    fine = _lerp(_lerp(plane, rows, 0), columns, 1)
+    return fine > 0, (rect[0] + left, rect[1] + top)
+
+
+def _lerp(values: Logits, place: npt.NDArray[np.float64], axis: int) -> Logits:
+    low = np.minimum(place.astype(int), values.shape[axis] - 2)
+    weight = (place - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight[None, :]
+    mixed: Logits = values.take(low, axis) * (1 - weight) + values.take(low + 1, axis) * weight
+    return mixed

@@ -1,0 +1,270 @@
+"""The one loop that makes ``nano`` from nothing: read it top to bottom.
+
+Every step draws crops by a key of (seed, step), so a resumed run continues with the same batches. The decoder is trained
+as SAM's was (Kirillov et al. 2023, section A): one first prompt for each cell (box, point or degraded mask), then with
+its own logits fed back and a corrective click in the region of its error; of three masks for one point only the best
+learns; predicted IoU is trained along. Weights are averaged (EMA) and the average is what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import RunError
+from ..files import write_atomic
+from ..losses import decoder_loss
+from ..mask_logits import LOGIT
+from ..progress import Progress
+from ..random import generator
+from ..sam.decoder import SamDecoder, SamPrompts, crop_windows
+from ..sam.forward import image_embedding, normalise_input
+from ..sam.nano import build_nano
+from .crops import FINE, PromptGroup, TrainingBatch, draw_batch
+from .sources import Source, dsb_sources, synthetic_sources
+
+SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How ``nano`` is trained.
+
+    Attributes
+    ----------
+    steps : optimiser steps; stages follow from the share of steps done, see :func:`crop_sizes`
+    lr, weight_decay, warmup : AdamW; cosine to a hundredth of ``lr``
+    seed : of weights, scenes and batches
+    scenes : drawn scenes in the pool
+    most : prompts a crop
+    ema : decay of the weight average
+    """
+
+    steps: int = 3000
+    lr: float = 5e-4
+    weight_decay: float = 0.02
+    warmup: int = 200
+    seed: int = 0
+    scenes: int = 800
+    most: int = 12
+    ema: float = 0.998
+
+
+def crop_sizes(share: float, step: int) -> tuple[int, int]:
+    """Return (crops, edge length in SAM input px) of a step: mostly small crops, now and then a larger one.
+
+    256 px holds every nucleus; 512 and 1024 px bring large cells and the widest windows.
+    """
+    if step % 24 == 23 and share > 0.5:
+        return 1, 1024
+    return (1, 512) if step % 4 == 3 else (4, 256)
+
+
+class Batches(Dataset[TrainingBatch]):
+    """Batch ``i`` is a pure function of (seed, i)."""
+
+    def __init__(self, config: PretrainConfig, pools: list[list[Source]]) -> None:
+        self.config, self.pools, self.first = config, pools, 0
+
+    def __len__(self) -> int:
+        return self.config.steps - self.first
+
+    def __getitem__(self, index: int) -> TrainingBatch:
+        """Draw the batch of step ``first + index``."""
+        step = self.first + index
+        count, size = crop_sizes(step / self.config.steps, step)
+        pools = self.pools if step % 2 == 0 else self.pools[::-1]
+        return draw_batch(("pretrain", self.config.seed, step), pools, (count, size), self.config.most * size // 256)
+
+
+def embed_crops(nano: Sam, images_BCHW: Tensor) -> Tensor:
+    """Return the embeddings of crops, float32, (B, 256, H / 16, W / 16); images are 0..255, one channel."""
+    return image_embedding(nano.image_encoder, normalise_input(images_BCHW.expand(-1, 3, -1, -1)))
+
+
+def first_prompts(group: PromptGroup) -> SamPrompts:
+    """Return the prompts as given for a cell, before any correction."""
+    if group.kind == "box":
+        return SamPrompts(boxes=group.boxes)
+    if group.kind == "point":
+        return SamPrompts(points=group.points[:, None], point_labels=torch.ones(len(group.points), 1))
+    return SamPrompts(masks=(group.masks[:, None].float() * 2 - 1) * LOGIT)
+
+
+def corrected_prompts(
+    group: PromptGroup, logits_BHW: Tensor, rng: np.random.Generator, click_share: float = 0.7
+) -> SamPrompts:
+    """Return the prompts of a second pass: previous logits, and mostly a click where the first pass was wrong."""
+    fine = interpolate(logits_BHW[:, None], size=group.truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+    clicks, labels = [], []
+    for mask, truth, origin in zip(fine.numpy(), group.truth.numpy().astype(bool), group.origins.numpy(), strict=True):
+        wrong = np.argwhere(mask != truth)
+        if len(wrong) == 0 or rng.random() > click_share:
+            clicks.append(np.zeros(2, np.float32))
+            labels.append(-1.0)
+            continue
+        y, x = wrong[rng.integers(len(wrong))]
+        clicks.append(((np.array([x, y]) + 0.5) * FINE - 0.5 + origin * 16).astype(np.float32))
+        labels.append(float(truth[y, x]))
+    points, point_labels = torch.from_numpy(np.stack(clicks))[:, None], torch.tensor(labels)[:, None]
+    if group.kind == "point":
+        points = torch.cat([group.points[:, None], points], 1)
+        point_labels = torch.cat([torch.ones(len(points), 1), point_labels], 1)
+    boxes = group.boxes if group.kind == "box" else None
+    return SamPrompts(boxes=boxes, points=points, point_labels=point_labels, masks=logits_BHW[:, None])
+
+
+def group_loss(nano: Sam, embeddings: Tensor, group: PromptGroup, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of one group of prompts over its passes, and the first pass's IoUs, (B,)."""
+    decoder = SamDecoder(nano.prompt_encoder, nano.mask_decoder)
+    window = crop_windows(embeddings[group.image], group.local, group.window)
+    logits, iou = decoder.decode(window, first_prompts(group), group.origins)
+    loss, first = decoder_loss(logits, iou, group.truth, multimask=group.kind == "point")
+    if rng.random() < 0.4:
+        previous = logits[:, 0].detach().clamp(-12, 12)
+        logits, iou = decoder.decode(window, corrected_prompts(group, previous, rng), group.origins)
+        loss = loss + decoder_loss(logits, iou, group.truth, multimask=False)[0]
+    return loss.sum(), first
+
+
+@dataclass
+class State:
+    """All that a resumed run needs."""
+
+    nano: Sam
+    average: Sam
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self, folder: Path, config: PretrainConfig) -> None:
+        """Write ``state.safetensors`` (one durable file, so never half) and the averaged ``nano.safetensors``."""
+        tensors = {f"nano.{k}": v for k, v in self.nano.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{k}": v for k, v in values.items()}
+        tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        about = {"step": str(self.step), "seconds": str(self.seconds), "config": json.dumps(asdict(config))}
+        write_atomic(folder / "state.safetensors", save(tensors, metadata=about))
+        half = {k: v.half().contiguous() for k, v in self.average.state_dict().items() if not k.startswith("pixel")}
+        write_atomic(folder / "nano.safetensors", save(half, metadata=about))
+
+    def load(self, folder: Path, config: PretrainConfig) -> None:
+        """Go on from ``state.safetensors``; RunError if it belongs to another configuration."""
+        path = folder / "state.safetensors"
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+        found, wanted = json.loads(about["config"]), asdict(config)
+        changed = [k for k in wanted if found.get(k) != wanted[k]]
+        if changed:
+            raise RunError(f"{path} was trained with other {', '.join(changed)}; use another --out folder")
+        tensors = load_file(path)
+        for name, model in (("nano", self.nano), ("average", self.average)):
+            model.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+        state = self.optimizer.state_dict()
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, field = key.split(".")
+                state["state"].setdefault(int(number), {})[field] = value
+        self.optimizer.load_state_dict(state)
+        self.step, self.seconds = int(about["step"]), float(about["seconds"])
+
+
+def make_state(config: PretrainConfig) -> State:
+    """Return fresh weights of ``config.seed`` and their optimiser."""
+    torch.manual_seed(config.seed)
+    nano = build_nano().train()
+    average = build_nano().eval()
+    average.load_state_dict(nano.state_dict())
+    decay = [p for p in nano.parameters() if p.dim() > 1]
+    plain = [p for p in nano.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return State(nano=nano, average=average, optimizer=torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98)))
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
+
+
+def train_step(state: State, batch: TrainingBatch, config: PretrainConfig) -> dict[str, float]:
+    """Make one optimiser step and update the average; returns loss and mean IoU by prompt kind."""
+    rng = generator("passes", config.seed, state.step)
+    for part in state.optimizer.param_groups:
+        part["lr"] = learning_rate(config, state.step)
+    embeddings = embed_crops(state.nano, batch.images)
+    results = [(group.kind, *group_loss(state.nano, embeddings, group, rng)) for group in batch.groups]
+    count = sum(len(iou) for _, _, iou in results)
+    loss = torch.stack([part for _, part, _ in results]).sum() / count
+    state.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(state.nano.parameters(), 1.0)
+    state.optimizer.step()
+    decay = min(config.ema, (state.step + 1) / (state.step + 10))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.nano.parameters()), 1 - decay)
+    state.step += 1
+    kinds = {kind: torch.cat([iou for k, _, iou in results if k == kind]) for kind in {k for k, _, _ in results}}
+    return {"loss": float(loss.detach()), **{f"iou_{kind}": float(iou.mean()) for kind, iou in kinds.items()}}
+
+
+def pretrain(
+    dsb_root: Path | None, folder: Path, config: PretrainConfig, progress: Progress, report: Callable[[str], None]
+) -> Path:
+    """Train ``nano``, or go on where ``folder`` left off; returns the path of the averaged weights.
+
+    Parameters
+    ----------
+    dsb_root : folder with ``images/`` and ``masks/`` of DSB 2018, or None to learn from drawn scenes alone
+    folder : where ``state.safetensors``, ``nano.safetensors`` and ``log.jsonl`` are written
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = make_state(config)
+    if (folder / "state.safetensors").exists():
+        state.load(folder, config)
+        report(f"going on at step {state.step} of {config.steps}")
+    scenes = list(progress(synthetic_sources(config.seed, 0, config.scenes), total=config.scenes, what="scenes"))
+    pools = [scenes] if dsb_root is None else [scenes, dsb_sources(dsb_root)["train"]]
+    batches = Batches(config, pools)
+    batches.first = state.step
+    loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
+    last, started, before = time.monotonic(), time.monotonic(), state.seconds
+    rows: list[dict[str, float]] = []
+    try:
+        for batch in progress(_once(loader), total=len(batches), what="pretrain"):
+            rows.append(train_step(state, batch, config))
+            state.seconds = before + time.monotonic() - started
+            if len(rows) == 50 or state.step == config.steps:
+                _log(folder, state, rows)
+                rows = []
+            if time.monotonic() - last > SAVE_SECONDS:
+                state.save(folder, config)
+                last = time.monotonic()
+    finally:
+        state.save(folder, config)
+    return folder / "nano.safetensors"
+
+
+def _once(loader: DataLoader[TrainingBatch]) -> Iterator[TrainingBatch]:
+    yield from loader
+
+
+def _log(folder: Path, state: State, rows: list[dict[str, float]]) -> None:
+    keys = sorted({key for row in rows for key in row})
+    mean = {key: round(float(np.mean([row[key] for row in rows if key in row])), 4) for key in keys}
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": state.step, "seconds": round(state.seconds), **mean}) + "\n")

@@ -1,0 +1,256 @@
+"""The recipe: what a store is made of, as ``store.toml``.
+
+Frozen dataclasses that validate themselves; an unknown key is an error that names the nearest known one. The recipe
+says what to do, never what was found: what was found (limits, cells, views) is in ``ingest/`` and ``plan/``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .errors import RecipeError, StoreError
+from .files import digest
+
+FORMAT = 1
+RESIZE = "bilinear-antialias-1024"
+
+ReaderName = Literal["ctc", "folder"]
+Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
+Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
+Precision = Literal["float32", "bfloat16", "float16"]
+NormaliseMethod = Literal["percentile", "minmax", "clahe"]
+SplitMode = Literal["frames", "sequence"]
+
+
+def _choice(value: str, allowed: Any, what: str) -> None:
+    names = get_args(allowed)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"{what} is {value!r}, expected one of {', '.join(names)}{hint}")
+
+
+def _range(value: float, low: float, high: float, what: str) -> None:
+    if not low <= value <= high:
+        raise RecipeError(f"{what} is {value}, expected {low} to {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecipe:
+    """``[dataset]``: which frames. ``path`` is absolute or relative to the store's folder."""
+
+    reader: ReaderName = "ctc"
+    path: str
+    sequences: tuple[str, ...] = ()
+    labels: Labels = "ST"
+    field_of_interest: int = 0
+    offset: float = 0.0
+    pixel_size_um: float | None = None
+    axis: str = ""
+    channel: int | None = None
+
+    def __post_init__(self) -> None:
+        _choice(self.reader, ReaderName, "dataset.reader")
+        _choice(self.labels, Labels, "dataset.labels")
+        _range(self.field_of_interest, 0, 10_000, "dataset.field_of_interest (px)")
+        if self.pixel_size_um is not None and not self.pixel_size_um > 0:
+            raise RecipeError(f"dataset.pixel_size_um is {self.pixel_size_um}, expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe:
+    """``[encoder]``: the frozen SAM.
+
+    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes.
+    """
+
+    architecture: Architecture = "nano"
+    checkpoint: str = ""
+    sha256: str = ""
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        _choice(self.architecture, Architecture, "encoder.architecture")
+        _choice(self.precision, Precision, "encoder.precision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormaliseRecipe:
+    """``[normalise]``: from acquired counts to what the encoder sees (0..255); percentiles in percent."""
+
+    method: NormaliseMethod = "percentile"
+    low: float = 0.5
+    high: float = 99.8
+
+    def __post_init__(self) -> None:
+        _choice(self.method, NormaliseMethod, "normalise.method")
+        _range(self.low, 0, 100, "normalise.low (percent)")
+        _range(self.high, 0, 100, "normalise.high (percent)")
+        if self.low >= self.high:
+            raise RecipeError(f"normalise.low ({self.low}) must be below normalise.high ({self.high})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsRecipe:
+    """``[views]``: edge length of a square tile in px, 0 for whole frames; least overlap of neighbouring tiles in px."""
+
+    tile: int = 0
+    overlap: int = 64
+
+    def __post_init__(self) -> None:
+        if self.tile != 0:
+            _range(self.tile, 64, 4096, "views.tile (px; 0 for whole frames)")
+            _range(self.overlap, 0, self.tile - 1, "views.overlap (px)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysRecipe:
+    """``[arrays]``: how embeddings are stored."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    codec: str = "zstd"
+
+    def __post_init__(self) -> None:
+        _choice(self.dtype, Literal["float16", "float32"], "arrays.dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecipe:
+    """``[split]``: inclusive frame ranges of blocks (``frames``), or whole sequences (``sequence``).
+
+    ``frames``: ``train``, ``val``, ``test`` are ``"0-54"`` (frame numbers in every sequence; several ranges by comma).
+    ``sequence``: ``train`` and ``test`` name sequences; validation is cut from the end of the training sequences,
+    ``val_share`` of their frames after a gap of ``gap`` frames.
+    """
+
+    mode: SplitMode = "frames"
+    train: str = ""
+    val: str = ""
+    test: str = ""
+    val_share: float = 0.1
+    gap: int = 3
+
+    def __post_init__(self) -> None:
+        _choice(self.mode, SplitMode, "split.mode")
+        _range(self.val_share, 0, 0.5, "split.val_share")
+        _range(self.gap, 0, 10_000, "split.gap (frames)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The whole of ``store.toml``."""
+
+    name: str
+    dataset: DatasetRecipe
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    normalise: NormaliseRecipe = field(default_factory=NormaliseRecipe)
+    views: ViewsRecipe = field(default_factory=ViewsRecipe)
+    arrays: ArraysRecipe = field(default_factory=ArraysRecipe)
+    split: SplitRecipe = field(default_factory=SplitRecipe)
+    format: int = FORMAT
+
+
+SECTIONS: dict[str, type] = {
+    "dataset": DatasetRecipe,
+    "encoder": EncoderRecipe,
+    "normalise": NormaliseRecipe,
+    "views": ViewsRecipe,
+    "arrays": ArraysRecipe,
+    "split": SplitRecipe,
+}
+
+
+def from_mapping(cls: type, values: dict[str, Any], where: str) -> Any:
+    """Build a config dataclass from plain values.
+
+    Raises
+    ------
+    RecipeError
+        Unknown key (the nearest known one is named), a value of the wrong type, or one missing.
+    """
+    known = {f.name: f for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise RecipeError(f"unknown key {key!r} in {where}{hint}")
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for key, value in plain.items():
+        _check_type(known[key].type, value, f"{where}.{key}")
+    try:
+        return cls(**plain)
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _check_type(annotation: Any, value: Any, where: str) -> None:
+    names = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    for name, kind in names.items():
+        if str(annotation).split(" ")[0] == name and value is not None:
+            if not isinstance(value, kind) or (isinstance(value, bool) and name != "bool"):
+                raise RecipeError(f"{where} is {value!r}, expected {name}")
+
+
+def parse_recipe(text: str, where: str = "store.toml") -> Recipe:
+    """Read a recipe from TOML text.
+
+    Raises
+    ------
+    StoreError
+        The text is not TOML, or was written by a newer version of this package.
+    RecipeError
+        A key or value is wrong.
+    """
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{where} is damaged: {error}; restore it from version control or make a new store") from None
+    version = values.get("format")
+    if not isinstance(version, int):
+        raise StoreError(f"{where} has no 'format' number; is it the store.toml of a hela-store?")
+    if version > FORMAT:
+        raise StoreError(f"{where} has format {version}, this version reads up to {FORMAT}; upgrade hela-store")
+    sections = {}
+    for key, value in values.items():
+        if key in SECTIONS and not isinstance(value, dict):
+            raise RecipeError(f"{where}: {key} must be a table, [{key}]")
+        sections[key] = from_mapping(SECTIONS[key], value, f"{where} [{key}]") if key in SECTIONS else value
+    recipe: Recipe = from_mapping(Recipe, sections, where)
+    return recipe
+
+
+def encoder_key(recipe: Recipe) -> str:
+    """Return the name of the embeddings this recipe asks for: all that decides their values, digested.
+
+    Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype and keepbits.
+    """
+    keepbits = recipe.arrays.codec.partition(":")[2] if recipe.arrays.codec.startswith("bitround") else ""
+    normalise = recipe.normalise
+    parts = (
+        recipe.encoder.sha256,
+        "",  # adapter
+        recipe.encoder.architecture,
+        recipe.encoder.precision,
+        normalise.method,
+        float(normalise.low),
+        float(normalise.high),
+        RESIZE,
+        recipe.arrays.dtype,
+        keepbits,
+    )
+    return f"{recipe.encoder.architecture}-{digest(*parts)[:12]}"
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read ``store.toml``; raises as :func:`parse_recipe`, and StoreError if there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"no store at {path.parent}: {path.name} is missing; make one with `hela-store new`") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it from version control or make a new store") from None
+    return parse_recipe(text, str(path))

@@ -1,0 +1,271 @@
+"""SAM weights: which file, whose bytes, which architecture. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import explain_os_errors, sha256_file
+from ..progress import Progress, silent
+from ..recipe import EncoderRecipe
+from . import nano
+from .decoder import SamDecoder
+
+OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+UNTRAINED = "untrained"
+"""Stands for the sum of nano's weights where this version ships none."""
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+WRAPPERS = ("model", "state_dict", "model_state")
+PREFIXES = ("module.", "sam.")
+FETCH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Official:
+    """A checkpoint of Meta's: file name and sha256."""
+
+    file: str
+    sha256: str
+
+
+OFFICIAL = {
+    "vit_b": Official(
+        file="sam_vit_b_01ec64.pth", sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+    ),
+    "vit_l": Official(
+        file="sam_vit_l_0b3195.pth", sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    ),
+    "vit_h": Official(
+        file="sam_vit_h_4b8939.pth", sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    ),
+}
+"""The sums agree in mazurowski-lab/SlicerSegmentWithSAM and a dozen other public repositories that pin them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSam:
+    """A SAM taken apart: what runs once, and what is tuned.
+
+    Attributes
+    ----------
+    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for
+    decoder : SamDecoder, float32, on the CPU
+    architecture : str
+    sha256 : str
+        Of the weights file; ``"untrained"`` where nano ships none.
+    """
+
+    encoder: ImageEncoderViT
+    decoder: SamDecoder
+    architecture: str
+    sha256: str
+
+
+def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None = None) -> Path | None:
+    """Return the file with an encoder's weights, or None for the nano that ships with the package.
+
+    Parameters
+    ----------
+    encoder : EncoderRecipe
+    base : Path
+        What a relative ``encoder.checkpoint`` is relative to: the store's folder.
+    cache_dir : Path
+        Where a fetched official checkpoint lies.
+
+    Raises
+    ------
+    CheckpointError
+        No such file.
+    """
+    if encoder.checkpoint:
+        path = base / Path(encoder.checkpoint).expanduser()
+    elif encoder.architecture == "nano":
+        return None
+    else:
+        path = Path(cache_dir or base) / OFFICIAL[encoder.architecture].file
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; pass the file with --checkpoint, or fetch the official one")
+    return path
+
+
+def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
+    """Return the sha256 that pins an encoder's weights: of nano and official checkpoints known, else computed.
+
+    Raises
+    ------
+    CheckpointError
+        No such file.
+    """
+    if encoder.checkpoint:
+        path = checkpoint_path(encoder, base)
+        assert path is not None
+        return sha256_file(path)
+    if encoder.architecture == "nano":
+        return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
+    return OFFICIAL[encoder.architecture].sha256
+
+
+def fetch(official: Official, cache_dir: Path, *, base_url: str = OFFICIAL_URL, progress: Progress = silent) -> Path:
+    """Return an official checkpoint's file, downloaded once into ``cache_dir``; its sha256 is checked every time.
+
+    Raises
+    ------
+    CheckpointError
+        The server cannot be reached, or what it sends has another sum; nothing is left behind.
+    StoreError
+        No space or permission in the cache.
+    """
+    import pooch
+    import requests
+
+    def download(url: str, output_file: str, _pooch: object) -> None:
+        with requests.get(url, stream=True, timeout=30) as response, Path(output_file).open("wb") as file:
+            response.raise_for_status()
+            length = int(response.headers.get("content-length", 0))
+            chunks: Iterator[bytes] = response.iter_content(FETCH_CHUNK)
+            for chunk in progress(chunks, total=-(-length // FETCH_CHUNK), what=f"fetch {official.file} (MiB)"):
+                file.write(chunk)
+
+    url = f"{base_url.rstrip('/')}/{official.file}"
+    pooch.get_logger().setLevel("ERROR")
+    try:
+        with explain_os_errors(f"fetching {url} into {cache_dir}"):
+            found = pooch.retrieve(
+                url, known_hash=f"sha256:{official.sha256}", fname=official.file, path=cache_dir, downloader=download
+            )
+    except requests.RequestException as error:
+        raise CheckpointError(
+            f"cannot fetch {url} ({type(error).__name__}); download it elsewhere and pass it with --checkpoint"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{url} is not the file expected (sha256 {official.sha256[:12]}...), or was cut short; it was thrown away, "
+            "try again"
+        ) from error
+    return Path(found)
+
+
+def load_sam_encoder(
+    encoder: EncoderRecipe,
+    device: str | torch.device = "cpu",
+    *,
+    base: Path = Path(),
+    cache_dir: Path | None = None,
+    progress: Progress = silent,
+) -> LoadedSam:
+    """Load the SAM a recipe names; an official checkpoint is fetched into ``cache_dir`` where it is not there yet.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, bytes other than the recipe pins, not a checkpoint, another architecture, missing or foreign keys.
+    """
+    if not encoder.checkpoint and encoder.architecture != "nano":
+        if cache_dir is None:
+            raise CheckpointError(f"{encoder.architecture} needs encoder.checkpoint, or a folder to fetch it into")
+        path: Path | None = fetch(OFFICIAL[encoder.architecture], cache_dir, progress=progress)
+    else:
+        path = checkpoint_path(encoder, base, cache_dir)
+    sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
+    if encoder.sha256 and encoder.sha256 != sha256:
+        raise CheckpointError(
+            f"{path or 'the nano of this version'} has sha256 {sha256[:12]}, the store was made with "
+            f"{encoder.sha256[:12]}; give it that file again, or make a new store"
+        )
+    sam = nano.load_nano() if path is None else _build(encoder.architecture, read_state(path), path)
+    sam.requires_grad_(False).eval()
+    return LoadedSam(
+        encoder=sam.image_encoder.to(device),
+        decoder=SamDecoder(sam.prompt_encoder, sam.mask_decoder),
+        architecture=encoder.architecture,
+        sha256=sha256,
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a SAM checkpoint by segment-anything's names: ``.safetensors``, or ``.pth`` / ``.pt``.
+
+    Raises
+    ------
+    CheckpointError
+        Not a checkpoint, cut short, or with objects in it that would have to be unpickled.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a SAM checkpoint, or holds objects other than tensors, and nothing is ever unpickled"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        first = str(error).partition("\n")[0][:120] or type(error).__name__
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({first}); fetch or copy it again") from error
+    for name in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected named tensors of a SAM")
+    return {_plain(str(name)): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _plain(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def architecture_of(state: dict[str, Tensor]) -> str | None:
+    """Say which SAM a state dict is of, None if of none that is known."""
+    patch = state.get("image_encoder.patch_embed.proj.weight")
+    if patch is not None:
+        return WIDTHS.get(patch.shape[0])
+    return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
+
+
+def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
+    found = architecture_of(state)
+    if found is None:
+        raise CheckpointError(
+            f"{path} is not a SAM checkpoint of a known architecture ({len(state)} tensors, no known patch embedding); "
+            f"expected {architecture}"
+        )
+    if found != architecture:
+        raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {found}")
+    with torch.device("meta"):
+        sam = nano.build_nano() if architecture == "nano" else sam_model_registry[architecture]()
+    expected = sam.state_dict()
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} of {len(expected)} tensors of {architecture}: {_few(missing)}; fetch it again"
+        )
+    # ours alone would run without an adapter or an extra token the weights were trained with
+    foreign = [name for name in state if name not in expected and name.startswith(PARTS)]
+    if foreign:
+        raise CheckpointError(f"{path} has {len(foreign)} tensors {architecture} does not know: {_few(foreign)}")
+    odd = [name for name in expected if expected[name].shape != state[name].shape]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {odd[0]} has shape {tuple(state[odd[0]].shape)}, {architecture} has "
+            f"{tuple(expected[odd[0]].shape)} ({len(odd)} such)"
+        )
+    sam.load_state_dict({name: state[name].float() for name in expected}, assign=True)
+    return sam
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

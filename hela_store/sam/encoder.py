@@ -1,0 +1,85 @@
+"""Running SAM's image encoder over views."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from ..errors import RecipeError
+from ..geometry import SAM_INPUT, resized_shape
+from .forward import image_embedding
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+"""ImageNet's, RGB, 0..255, as SAM was trained with (segment_anything/build_sam.py)."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device a user named; ``"auto"`` is cuda, then mps, then cpu.
+
+    Raises
+    ------
+    RecipeError
+        Unknown, or not on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    kind = name.partition(":")[0]
+    if kind not in there:
+        raise RecipeError(f"device is {name!r}, expected one of {', '.join(DEVICES)}")
+    if not there[kind]:
+        raise RecipeError(f"device {name} is not on this machine; it has {', '.join(k for k, u in there.items() if u)}")
+    return torch.device(name)
+
+
+def preprocess(views: Tensor) -> Tensor:
+    """Bring views to what the encoder takes.
+
+    Long side to 1024 px (bilinear, antialiased), grey to RGB, minus mean, over standard deviation, then zeros to the
+    right and below: SAM pads after normalising, so padding is the mean colour.
+
+    Parameters
+    ----------
+    views : float32, (B, H, W), 0..255
+
+    Returns
+    -------
+    float32, (B, 3, 1024, 1024)
+    """
+    height, width = resized_shape((views.shape[1], views.shape[2]))
+    grey_B1HW = views[:, None].float()
+    if (height, width) != tuple(views.shape[1:]):
+        grey_B1HW = interpolate(grey_B1HW, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    mean = torch.tensor(PIXEL_MEAN, device=views.device)[:, None, None]
+    std = torch.tensor(PIXEL_STD, device=views.device)[:, None, None]
+    return pad((grey_B1HW - mean) / std, (0, SAM_INPUT - width, 0, SAM_INPUT - height))
+
+
+@torch.inference_mode()
+def encode(encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], precision: str = "float32") -> Tensor:
+    """Encode views of one size.
+
+    Parameters
+    ----------
+    encoder : on the device to use
+    views : float32, (B, H, W), 0..255
+        From :func:`hela_store.normalise.apply`.
+    precision : str
+        ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for autocast.
+
+    Returns
+    -------
+    float32, (B, 256, 64, 64), on the CPU
+    """
+    device = next(encoder.parameters()).device
+    x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
+    half = getattr(torch, precision)
+    with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
+        embedding = image_embedding(encoder, x_BCHW)
+    return embedding.float().cpu()

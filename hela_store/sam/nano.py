@@ -1,0 +1,119 @@
+"""``nano``: the small SAM that ships with the package.
+
+Segment-anything's own classes throughout (ViT blocks with windowed attention, neck, prompt encoder, two-way decoder),
+with one change: a convolutional stem in place of the 16x16 patch projection, which learns edges from far less data
+(Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021). All attention is windowed and there is
+no absolute position in the encoder, so it may be trained on crops of the 1024x1024 input and works on the whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
+
+from .decoder import CHANNELS, INPUT, POSITION, build_decoder
+
+NANO_FILE = Path(__file__).with_name("nano.safetensors")
+NANO_SHA256 = ""
+"""sha256 of the shipped weights; empty while there are none and nano is random from a fixed seed."""
+
+WIDTH = 192
+DEPTH = 4
+HEADS = 4
+WINDOW = 16
+STEM = (32, 64)
+HIGHEST_FREQUENCY = 12.0
+
+
+class ResidualConv(nn.Module):
+    """Two 3x3 convolutions around a GELU, added to their input; (B, C, H, W) in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return ``x + conv(gelu(conv(norm(x))))``."""
+        hidden: Tensor = self.conv2(nn.functional.gelu(self.conv1(self.norm(x_BCHW))))
+        return x_BCHW + hidden
+
+
+class ConvStem(nn.Module):
+    """From an image to tokens 16 px apart: (B, 3, H, W) -> (B, H/16, W/16, 192)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second = STEM
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, first, 7, stride=4, padding=3),
+            ResidualConv(first),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            ResidualConv(second),
+            ResidualConv(second),
+            nn.Conv2d(second, WIDTH, 3, stride=2, padding=1),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return tokens, channels last, as segment-anything's PatchEmbed does."""
+        tokens: Tensor = self.layers(x_BCHW)
+        return tokens.permute(0, 2, 3, 1)
+
+
+def build_nano() -> Sam:
+    """Return nano with random weights: a ``Sam`` with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``."""
+    encoder = ImageEncoderViT(
+        img_size=INPUT,
+        patch_size=POSITION,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=HEADS,
+        out_chans=CHANNELS,
+        use_abs_pos=False,
+        use_rel_pos=True,
+        window_size=WINDOW,
+    )
+    encoder.patch_embed = ConvStem()
+    decoder = build_decoder("nano")
+    _spread_frequencies(decoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+    _look_where_asked(decoder.mask_decoder.transformer)
+    return Sam(image_encoder=encoder, prompt_encoder=decoder.prompt_encoder, mask_decoder=decoder.mask_decoder)
+
+
+def _spread_frequencies(matrix: Tensor) -> None:
+    # SAM draws from N(0, 1), so slow that two positions 16 px apart look alike; a nucleus spans three
+    scale = torch.logspace(0, torch.log10(torch.tensor(HIGHEST_FREQUENCY)).item(), matrix.shape[1])
+    with torch.no_grad():
+        matrix.mul_(scale)
+
+
+def _look_where_asked(transformer: nn.Module) -> None:
+    # with equal projections a prompt's position attends to the same position of the image from the first step on;
+    # with independent ones the decoder spends thousands of steps on finding that out
+    for module in transformer.modules():
+        if isinstance(module, Attention):
+            module.k_proj.load_state_dict(module.q_proj.state_dict())
+
+
+def is_trained() -> bool:
+    """Whether this version ships trained weights."""
+    return bool(NANO_SHA256) and NANO_FILE.exists()
+
+
+def load_nano(path: Path | None = None) -> Sam:
+    """Return nano with its shipped weights, those at ``path``, or (where there are none) random ones of a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        nano = build_nano()
+    if path is not None or is_trained():
+        state = load_file(path or NANO_FILE)
+        nano.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    return nano.eval()

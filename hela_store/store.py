@@ -1,0 +1,369 @@
+"""A store: recipe, arrays, plan, ledger and catalog in one folder, opened by its path.
+
+Opening reads ``store.toml`` and nothing else; neither torch nor dask nor zarr is imported before an array is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import StoreError
+from .files import digest, explain_os_errors, fsync_path, write_atomic
+from .geometry import Rect
+from .ledger import Ledger
+from .recipe import Recipe, encoder_key, load_recipe, parse_recipe
+from .types import BoolArray, FloatArray, LabelArray
+
+if TYPE_CHECKING:
+    import duckdb
+    import xarray as xr
+
+    from .arrays import Arrays
+
+RECIPE_FILE = "store.toml"
+EMBED_FIRST = "run `hela-store embed`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewData:
+    """What a view shows, as acquired.
+
+    Attributes
+    ----------
+    view : str
+        View id.
+    image : dtype of the frame, (row, col)
+    label : int32, (row, col)
+        0 is background; all 0 where the frame has no labels.
+    valid : bool, (row, col)
+        Where labels say something.
+    rect : (x0, y0, width, height) px, frame
+    params : dict
+        What the variant was made with; empty for the view as acquired.
+    """
+
+    view: str
+    image: npt.NDArray[Any]
+    label: LabelArray
+    valid: BoolArray
+    rect: Rect
+    params: dict[str, Any]
+
+
+def new_store(path: Path | str, recipe_text: str) -> Store:
+    """Make a store: a folder with ``store.toml``; nothing is ever overwritten.
+
+    Parameters
+    ----------
+    path : path
+        The store's folder; made, with its parents, where it does not exist.
+    recipe_text : str
+        The whole of ``store.toml``; validated before anything is written.
+
+    Raises
+    ------
+    StoreError
+        There is a store already; no space, no permission.
+    RecipeError
+        The recipe is wrong.
+    """
+    path = Path(path)
+    parse_recipe(recipe_text, str(path / RECIPE_FILE))
+    if (path / RECIPE_FILE).exists():
+        raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
+    with explain_os_errors(f"making {path}"):
+        try:
+            existed = path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name") from None
+    try:
+        write_atomic(path / RECIPE_FILE, recipe_text.encode())
+        fsync_path(path.parent)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Store.open(path)
+
+
+def plan_key(recipe: Recipe, frames: pa.Table) -> str:
+    """Return the name of the plan a recipe asks for: all that decides which views there are, digested."""
+    parts: list[str | float | int] = [
+        recipe.normalise.method,
+        float(recipe.normalise.low),
+        float(recipe.normalise.high),
+        float(recipe.dataset.offset),
+        recipe.views.tile,
+        recipe.views.overlap if recipe.views.tile else 0,
+    ]
+    for frame, sha256 in zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True):
+        parts += [frame, sha256]
+    return digest("plan", *parts)[:16]
+
+
+class Store:
+    """A store on disk.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    recipe : Recipe
+    """
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+        self._ledgers: dict[str, Ledger] = {}
+        self._tables: dict[tuple[str, ...], pa.Table] = {}
+        self._plan_path: tuple[pa.Table, Path] | None = None
+        self._view_index: tuple[pa.Table, dict[tuple[str, int, int], int]] | None = None
+        self._rows: dict[str, dict[str, int]] = {}
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open a store by its folder, or by its ``store.toml``.
+
+        Raises
+        ------
+        StoreError
+            No store there, a damaged ``store.toml``, or one of a newer version.
+        RecipeError
+            A key or value in it is wrong.
+        """
+        folder = Path(path).absolute()
+        if folder.name == RECIPE_FILE:
+            folder = folder.parent
+        return cls(folder, load_recipe(folder / RECIPE_FILE))
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    @property
+    def key(self) -> str:
+        """Encoder key of the recipe."""
+        return encoder_key(self.recipe)
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The arrays of this store."""
+        from .arrays import Arrays
+
+        return Arrays(self.path / "arrays.zarr")
+
+    def ledger(self, key: str | None = None) -> Ledger:
+        """Return the ledger of an encoder key (default: the recipe's)."""
+        key = key or self.key
+        return self._ledgers.setdefault(key, Ledger(self.path / "ledger" / key))
+
+    def encoder_folder(self, key: str | None = None) -> Path:
+        """Return where the decoder and the record of an encoder key are (default: the recipe's)."""
+        return self.path / "encoders" / (key or self.key)
+
+    # tables
+
+    def frames_table(self) -> pa.Table:
+        """Return all ingested frames; columns as in ``stores/README.md``.
+
+        Raises
+        ------
+        StoreError
+            Nothing was ingested yet, or a file is damaged.
+        """
+        return self._ingested("frames")
+
+    def cells_table(self) -> pa.Table:
+        """Return all labelled cells; raises as :meth:`frames_table`."""
+        return self._ingested("cells")
+
+    def views_table(self) -> pa.Table:
+        """Return the views of the current recipe over all ingested frames, in plan order.
+
+        Raises
+        ------
+        StoreError
+            Not planned yet: nothing was ingested, or the recipe changed since.
+        """
+        path = self.plan_path()
+        if not path.exists():
+            raise StoreError(f"no plan in {self.path} for the current recipe and frames; {EMBED_FIRST}")
+        return self._table([path])
+
+    def plan_path(self) -> Path:
+        """Return where the plan of the current recipe is, or will be; raises as :meth:`frames_table`."""
+        frames = self.frames_table()
+        if self._plan_path is None or self._plan_path[0] is not frames:
+            self._plan_path = (frames, self.path / "plan" / f"{plan_key(self.recipe, frames)}.parquet")
+        return self._plan_path[1]
+
+    def all_plans(self) -> Iterator[pa.Table]:
+        """Yield the plans of this and of earlier recipes."""
+        for path in sorted((self.path / "plan").glob("*.parquet")):
+            yield self._table([path])
+
+    def _ingested(self, what: str) -> pa.Table:
+        paths = sorted((self.path / "ingest").glob(f"{what}-*.parquet"))
+        if not paths:
+            raise StoreError(f"nothing was ingested into {self.path} yet; {EMBED_FIRST}")
+        return self._table(paths)
+
+    def _table(self, paths: list[Path]) -> pa.Table:
+        names = tuple(str(path) for path in paths)
+        if names not in self._tables:
+            parts = []
+            for path in paths:
+                try:
+                    parts.append(pq.read_table(path))
+                except (pa.ArrowInvalid, OSError) as error:
+                    raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
+            self._tables[names] = pa.concat_tables(parts)
+        return self._tables[names]
+
+    # embeddings
+
+    def committed(self, key: str | None = None) -> dict[str, int]:
+        """Return the rows of all committed views of an encoder key, by view id."""
+        return {view: entry.row for view, entry in self.ledger(key).entries().items()}
+
+    def embedding(self, frame: str, tile: int = 0, variant: int = 0, key: str | None = None) -> FloatArray:
+        """Return the embedding of a view.
+
+        Parameters
+        ----------
+        frame : str
+            Frame id, e.g. ``"01/t012"``.
+        tile, variant : int
+            Which tile of the frame, row by row from the upper left; which variant, 0 as acquired.
+        key : str
+            Encoder key; the recipe's by default.
+
+        Returns
+        -------
+        float16 (or float32, as the recipe says), (256, 64, 64), CHW
+
+        Raises
+        ------
+        StoreError
+            No such view, or not embedded yet.
+        """
+        key = key or self.key
+        view = str(self._find(frame, tile, variant)["view"])
+        if view not in self._rows.get(key, {}):
+            self._rows[key] = self.committed(key)
+        row = self._rows[key].get(view)
+        if row is None:
+            raise StoreError(f"{frame}, tile {tile}, variant {variant} is not embedded yet; {EMBED_FIRST}")
+        return self.arrays.embedding(key, row)
+
+    def view(self, frame: str, tile: int = 0, variant: int = 0) -> ViewData:
+        """Return what a view shows; arguments and errors as :meth:`embedding`."""
+        found = self._find(frame, tile, variant)
+        frames = self.frames_table()
+        index = frames["frame"].index(frame).as_py()
+        group, row = frames["group"][index].as_py(), frames["row"][index].as_py()
+        rect = (found["x0"], found["y0"], found["width"], found["height"])
+        return ViewData(
+            view=found["view"],
+            image=self.arrays.image(group, row, rect),
+            label=self.arrays.label(group, row, rect),
+            valid=self.arrays.valid(group, row, rect),
+            rect=rect,
+            params=json.loads(found["params"] or "{}"),
+        )
+
+    def _find(self, frame: str, tile: int, variant: int) -> dict[str, Any]:
+        table = self.views_table()
+        if self._view_index is None or self._view_index[0] is not table:
+            columns = (table[name].to_pylist() for name in ("frame", "tile", "variant"))
+            self._view_index = (table, {place: i for i, place in enumerate(zip(*columns, strict=True))})
+        places = self._view_index[1]
+        if (frame, tile, variant) in places:
+            found: dict[str, Any] = table.slice(places[frame, tile, variant], 1).to_pylist()[0]
+            return found
+        names = sorted({name for name, _, _ in places})
+        if frame not in names:
+            near = difflib.get_close_matches(frame, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {names[0]!r} to {names[-1]!r}"
+            raise StoreError(f"no frame {frame!r} in {self.path}{hint}")
+        have = [(t, v) for name, t, v in places if name == frame]
+        raise StoreError(
+            f"{frame} has no tile {tile}, variant {variant}; it has tiles 0 to {max(t for t, _ in have)}, "
+            f"variants 0 to {max(v for _, v in have)}"
+        )
+
+    def xarray(self, key: str | None = None) -> xr.Dataset:
+        """Return the committed embeddings of an encoder key as a lazy, Dask-backed Dataset.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``embedding`` (view, channel, y, x), one Dask chunk a view, in the order of their rows; coordinates
+            ``view``, ``frame``, ``tile`` and ``variant`` along ``view``. Views of earlier recipes that were embedded
+            under the same key are among them.
+
+        Raises
+        ------
+        StoreError
+            Nothing was embedded under this key.
+        """
+        from .lazy import embeddings_dataset
+
+        return embeddings_dataset(self, key or self.key)
+
+    def frames(self, sequence: str, group: str | None = None) -> xr.Dataset:
+        """Return images and labels of a sequence as a lazy, Dask-backed Dataset.
+
+        Parameters
+        ----------
+        sequence : str
+            Its name, e.g. ``"01"``.
+        group : str
+            Which array group, where the sequence has frames of several sizes.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``image``, ``label`` (int32, 0 background) and ``valid`` (bool), each (frame, row, col); coordinates
+            ``frame`` (ids), ``time`` and ``has_label`` along ``frame``.
+
+        Raises
+        ------
+        StoreError
+            No such sequence, or several groups and none named.
+        """
+        from .lazy import frames_dataset
+
+        return frames_dataset(self, sequence, group)
+
+    # catalog
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Run a read-only query over the catalog.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            Over the result, which is in memory: ``.df()``, ``.fetchall()``, ``.to_arrow_table()``.
+
+        Raises
+        ------
+        QueryError
+            The SQL is wrong, writes, or reaches outside the catalog.
+        """
+        import duckdb
+
+        from . import catalog
+
+        return duckdb.connect().from_arrow(catalog.query(self.path, query))

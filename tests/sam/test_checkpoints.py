@@ -1,0 +1,231 @@
+import hashlib
+import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hela_store.errors import CheckpointError
+from hela_store.recipe import EncoderRecipe
+from hela_store.sam import nano
+from hela_store.sam.checkpoints import (
+    OFFICIAL,
+    UNTRAINED,
+    Official,
+    architecture_of,
+    checkpoint_path,
+    checkpoint_sha256,
+    fetch,
+    load_sam_encoder,
+    read_state,
+)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return {name: value.clone() for name, value in nano.load_nano().state_dict().items()}
+
+
+def saved(folder, state, name="some.pth"):
+    path = folder / name
+    torch.save(state, path)
+    return path
+
+
+def load(path, architecture="nano", sha256=""):
+    return load_sam_encoder(EncoderRecipe(architecture=architecture, checkpoint=str(path), sha256=sha256))
+
+
+def equal(module, state, prefix):
+    return all(torch.equal(value, state[prefix + name]) for name, value in module.state_dict().items())
+
+
+def test_the_shipped_nano(state):
+    loaded = load_sam_encoder(EncoderRecipe())
+    assert loaded.architecture == "nano"
+    assert loaded.sha256 == checkpoint_sha256(EncoderRecipe())
+    assert loaded.sha256 == (nano.NANO_SHA256 if nano.is_trained() else UNTRAINED)
+    assert equal(loaded.encoder, state, "image_encoder.")
+    assert equal(loaded.decoder, state, "")
+    assert not any(p.requires_grad for p in loaded.encoder.parameters())
+    assert not loaded.encoder.training
+
+
+@pytest.mark.parametrize("wrap", [None, "model", "model_state"])
+def test_a_pth_file(tmp_path, state, wrap):
+    plain = {f"module.{name}": value for name, value in state.items()} if wrap == "model" else state
+    path = saved(tmp_path, {wrap: plain} if wrap else plain)
+    loaded = load(path)
+    assert equal(loaded.encoder, state, "image_encoder.")
+    assert equal(loaded.decoder, state, "")
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == checkpoint_sha256(
+        EncoderRecipe(checkpoint="some.pth"), tmp_path
+    )  # fmt: skip
+
+
+def test_a_safetensors_file_of_half_precision(tmp_path, state):
+    half = {name: value.half().contiguous() for name, value in state.items()}
+    save_file(half, tmp_path / "some.safetensors")
+    loaded = load(tmp_path / "some.safetensors")
+    assert {p.dtype for p in loaded.encoder.parameters()} == {torch.float32}
+    assert torch.equal(loaded.encoder.neck[0].weight, half["image_encoder.neck.0.weight"].float())
+
+
+def test_bytes_other_than_the_recipe_pins_are_refused(tmp_path, state):
+    path = saved(tmp_path, state)
+    with pytest.raises(CheckpointError, match="the store was made with 000000000000"):
+        load(path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("width", [768, 1024, 1280])
+def test_another_architecture_is_named(tmp_path, state, width):
+    names = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+    fake = {"image_encoder.patch_embed.proj.weight": torch.zeros(width, 3, 16, 16)}
+    assert architecture_of(fake) == names[width]
+    with pytest.raises(CheckpointError, match=f"is a {names[width]}, the recipe says nano; use --encoder {names[width]}"):
+        load(saved(tmp_path, fake))
+    with pytest.raises(CheckpointError, match="is a nano, the recipe says vit_b"):
+        load(saved(tmp_path, state), "vit_b")
+
+
+def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path, state):
+    few = {name: value for name, value in state.items() if "blocks.2" not in name}
+    with pytest.raises(CheckpointError, match=r"lacks \d+ of \d+ tensors of nano: image_encoder.blocks.2.norm1.weight"):
+        load(saved(tmp_path, few))
+    more = {**state, "image_encoder.blocks.0.adapter.weight": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match="1 tensors nano does not know: image_encoder.blocks.0.adapter.weight"):
+        load(saved(tmp_path, more))
+    odd = {**state, "image_encoder.neck.0.weight": torch.zeros(8, 192, 1, 1)}
+    with pytest.raises(CheckpointError, match=r"neck.0.weight has shape \(8, 192, 1, 1\), nano has \(256, 192, 1, 1\)"):
+        load(saved(tmp_path, odd))
+    with pytest.raises(CheckpointError, match="lacks .* of vit_b"):
+        load(saved(tmp_path, {"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}), "vit_b")
+
+
+class Payload:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": Payload()}, path)
+    with pytest.raises(CheckpointError, match="nothing is ever unpickled"):
+        load(path)
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match="nothing is ever unpickled"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_that_are_cut_or_no_checkpoint(tmp_path, state, suffix):
+    path = tmp_path / f"some{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:20], b"", b"not a checkpoint at all" * 100):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint|not a SAM checkpoint"):
+            load(path)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load(tmp_path / "missing.pth")
+
+
+def test_other_things_saved_by_torch(tmp_path):
+    with pytest.raises(CheckpointError, match="holds a Tensor"):
+        load(saved(tmp_path, torch.zeros(3)))
+    with pytest.raises(CheckpointError, match=r"known architecture \(1 tensors"):
+        load(saved(tmp_path, {"conv.weight": torch.zeros(3), "epoch": 3}))
+    assert read_state(saved(tmp_path, {"sam.a": torch.zeros(1)})).keys() == {"a"}
+
+
+def test_where_an_encoder_lies(tmp_path):
+    assert checkpoint_path(EncoderRecipe(), tmp_path) is None
+    with pytest.raises(CheckpointError, match="fetch the official one"):
+        checkpoint_path(EncoderRecipe(architecture="vit_b"), tmp_path, tmp_path)
+    (tmp_path / OFFICIAL["vit_b"].file).write_bytes(b"x")
+    assert checkpoint_path(EncoderRecipe(architecture="vit_b"), tmp_path, tmp_path) == tmp_path / OFFICIAL["vit_b"].file
+    assert checkpoint_sha256(EncoderRecipe(architecture="vit_h")) == OFFICIAL["vit_h"].sha256
+    with pytest.raises(CheckpointError, match="or a folder to fetch it into"):
+        load_sam_encoder(EncoderRecipe(architecture="vit_b"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        if "cut" in self.path:  # fewer bytes than promised
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"x" * 50_000)
+        else:
+            super().do_GET()
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_fetching_checks_the_sum_and_leaves_nothing_wrong_behind(tmp_path, server):
+    folder, url = server
+    content, cache = bytes(range(256)) * 10_000, tmp_path / "cache"
+    (folder / "good.pth").write_bytes(content)
+    official = Official(file="good.pth", sha256=hashlib.sha256(content).hexdigest())
+    seen = []
+
+    def progress(iterable, *, total, what):
+        seen.append((total, what))
+        yield from iterable
+
+    path = fetch(official, cache, base_url=url, progress=progress)
+    assert path.read_bytes() == content
+    assert seen == [(3, "fetch good.pth (MiB)")]
+    (folder / "good.pth").unlink()
+    assert fetch(official, cache, base_url=url) == path  # from the cache
+
+    path.write_bytes(content[:-1])  # damaged in the cache: fetched again
+    (folder / "good.pth").write_bytes(content)
+    assert fetch(official, cache, base_url=url).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["wrong.pth", "cut.pth", "missing.pth"])
+def test_what_cannot_be_right_is_refused(tmp_path, server, name):
+    folder, url = server
+    (folder / "wrong.pth").write_bytes(b"other weights")
+    cache = tmp_path / "cache"
+    with pytest.raises(CheckpointError, match="try again|pass it with --checkpoint"):
+        fetch(Official(file=name, sha256="0" * 64), cache, base_url=url)
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot fetch .* download it elsewhere and pass it with --checkpoint"):
+        fetch(OFFICIAL["vit_b"], tmp_path / "cache", base_url="http://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_a_full_size_vit_b(tmp_path):
+    from segment_anything import sam_model_registry
+
+    torch.manual_seed(0)
+    sam = sam_model_registry["vit_b"]()
+    path = saved(tmp_path, sam.state_dict())
+    loaded = load(path, "vit_b")
+    assert equal(loaded.encoder, sam.state_dict(), "image_encoder.")
+    with pytest.raises(CheckpointError, match="is a vit_b, the recipe says vit_h"):
+        load(path, "vit_h")

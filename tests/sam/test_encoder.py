@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from hela_store.errors import RecipeError
+from hela_store.random import generator
+from hela_store.sam import nano
+from hela_store.sam.encoder import PIXEL_MEAN, PIXEL_STD, encode, pick_device, preprocess
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """An encoder of SAM's own classes that costs next to nothing."""
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(
+        img_size=1024, embed_dim=16, depth=1, num_heads=2, out_chans=256, use_rel_pos=True, window_size=8
+    )
+    return encoder.eval().requires_grad_(False)
+
+
+def views(*shape):
+    return (generator("views", *shape).random(shape) * 255).astype(np.float32)
+
+
+def test_preprocess_is_sams(tiny):
+    decoder = nano.build_decoder("nano")
+    sam = Sam(tiny, decoder.prompt_encoder, decoder.mask_decoder, list(PIXEL_MEAN), list(PIXEL_STD))
+    grey = torch.from_numpy(views(1, 70, 110))
+    big = ResizeLongestSide(1024).apply_image_torch(grey[:, None].expand(-1, 3, -1, -1))
+    assert torch.allclose(preprocess(grey), sam.preprocess(big), atol=1e-4)
+
+
+def test_the_padding_is_the_mean_colour(tiny):
+    out = preprocess(torch.full((2, 40, 80), 7.0))
+    assert out.shape == (2, 3, 1024, 1024)
+    assert not out[:, :, 512:].any()
+    assert torch.allclose(out[0, :, 0, 0], (7 - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD))
+
+
+def test_a_view_of_1024_px_is_not_resampled():
+    grey = views(1, 1024, 1024)
+    out = preprocess(torch.from_numpy(grey))[0, 0] * PIXEL_STD[0] + PIXEL_MEAN[0]
+    assert np.allclose(out, grey[0], atol=1e-3)
+
+
+def test_encode(tiny):
+    grey = views(2, 48, 64)
+    out = encode(tiny, grey)
+    assert (out.shape, out.dtype, out.device.type) == ((2, 256, 64, 64), torch.float32, "cpu")
+    assert torch.equal(out, encode(tiny, torch.from_numpy(grey)))
+    assert torch.allclose(out, tiny(preprocess(torch.from_numpy(grey))), atol=1e-4)
+    assert torch.allclose(out[:1], encode(tiny, grey[:1]), atol=1e-5)
+
+
+def test_half_precision_is_near_and_comes_back_as_float32(tiny):
+    grey = views(1, 64, 64)
+    exact, half = encode(tiny, grey), encode(tiny, grey, "bfloat16")
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).abs().mean() < 0.05
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert pick_device().type == best
+    with pytest.raises(RecipeError, match="expected one of auto, cpu, cuda, mps"):
+        pick_device("tpu")
+    if best == "cpu":
+        with pytest.raises(RecipeError, match="device cuda is not on this machine; it has cpu"):
+            pick_device("cuda")
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(tiny):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    grey = views(2, 48, 64)
+    exact = encode(tiny, grey)
+    there = encode(nano.load_nano().image_encoder.to("cuda"), grey)
+    assert torch.allclose(there, encode(nano.load_nano().image_encoder, grey), atol=1e-3)
+    assert torch.allclose(encode(tiny.to("cuda"), grey), exact, atol=1e-3)
+    tiny.to("cpu")

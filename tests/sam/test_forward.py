@@ -1,0 +1,44 @@
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+
+from hela_store.sam.forward import image_embedding, normalise_input
+from hela_store.sam.nano import build_nano
+
+
+def wake(module: torch.nn.Module) -> None:
+    """Give parameters that start at zero (relative positions) values, or parity would prove nothing."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
+@pytest.mark.parametrize("window,size", [(0, 128), (8, 128), (5, 128), (0, 96)])
+def test_fast_forward_equals_the_stock_encoder(window: int, size: int) -> None:
+    torch.manual_seed(0)
+    stock = ImageEncoderViT(
+        img_size=size,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        use_rel_pos=True,
+        window_size=window,
+        global_attn_indexes=(1,),
+        out_chans=32,
+    ).eval()
+    wake(stock)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected, found = stock(images), image_embedding(stock, images)
+    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
+    torch.manual_seed(0)
+    nano = build_nano().eval()
+    wake(nano.image_encoder)
+    image = normalise_input(torch.rand(1, 3, 1024, 1024) * 255)
+    with torch.no_grad():
+        expected, found = nano.image_encoder(image), image_embedding(nano.image_encoder, image)
+    assert expected.shape == (1, 256, 64, 64)
+    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5

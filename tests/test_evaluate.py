@@ -1,0 +1,122 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from scipy import ndimage
+
+from hela_store.errors import PromptError, RunError, SplitError, StoreError
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.finetune import FinetuneConfig, finetune
+from hela_store.masks import decode_crop
+from hela_store.metrics import overlap
+from hela_store.store import Store
+
+ALL = ("box", "box-exact", "point", "point-centre", "mask", "mask-previous")
+
+
+def config(**changes: object) -> EvaluateConfig:
+    return EvaluateConfig(**{"split": "test", "prompts": ALL, "prompt_seeds": 2, "window": 8} | changes)  # type: ignore[arg-type]
+
+
+def test_every_cell_of_the_block_is_scored_for_every_kind_and_seed(store: Store) -> None:
+    result = evaluate(store, None, config())
+    rows = store.sql("select prompt, count(*), count(distinct cell) from cell_metrics group by all order by all").fetchall()
+    cells = store.sql("select count(*) from cells where frame = '01/t007'").fetchall()[0][0]
+    seeds = {kind: 1 if kind in ("box-exact", "point-centre") else 2 for kind in ALL}
+    assert rows == sorted((kind, cells * seeds[kind], cells) for kind in ALL)
+    assert result.prompts["box"].n == cells * 2 and result.test_scorings == 1
+    assert result.to_json()["prompts"]["mask"]["prompt_iou"] == pytest.approx(0.65, abs=0.25)
+    assert evaluate(store, None, config(prompts=("box-exact",))).test_scorings == 2
+
+
+def test_stored_masks_give_the_stored_scores_without_a_decoder(store: Store) -> None:
+    evaluate(store, None, config(prompts=("box", "mask")))
+    labels = store.frames("01")["label"].sel(frame="01/t007").values
+    rows = store.sql("select rle, rle_height, rle_width, p.iou, p.dice, label from predictions p join cells using (cell)")
+    checked = 0
+    for rle, height, width, iou, dice, label in rows.fetchall():
+        mask, origin = decode_crop(rle, height, width)
+        shared = overlap(mask, labels == label, origin, (0, 0))
+        assert shared.iou == pytest.approx(iou) and shared.dice == pytest.approx(dice)
+        checked += 1
+    assert checked > 0
+
+
+def test_runs_pair_on_identical_prompts(store: Store) -> None:
+    evaluate(store, None, config(prompts=("box", "point", "mask")))
+    evaluate(store, None, config(prompts=("mask", "box", "point")))
+    unlike = store.sql("""
+        select count(*) from prompts a join prompts b on a.cell = b.cell and a.kind = b.kind and a.prompt_seed = b.prompt_seed
+        where a.run < b.run and (a.x0 is distinct from b.x0 or a.points <> b.points or a.params <> b.params or a.view <> b.view)
+    """)
+    assert unlike.fetchall()[0] == (0,)
+
+
+def test_own_boxes_and_own_masks_are_scored_and_say_where_they_come_from(store: Store, tmp_path: Path) -> None:
+    cells = store.sql("select frame, x0, y0, x1, y1 from cells where frame = '01/t007'").df()
+    cells.to_csv(tmp_path / "boxes.csv", index=False)
+    table = evaluate(store, None, config(prompt_table=tmp_path / "boxes.csv"))
+    assert list(table.prompts) == ["box"] and table.prompts["box"].n == len(cells)
+    exact = evaluate(store, None, config(prompts=("box-exact",)))
+    assert table.prompts["box"].mean_iou == pytest.approx(exact.prompts["box-exact"].mean_iou)
+    labels = store.frames("01")["label"].sel(frame="01/t007").values
+    (tmp_path / "otsu").mkdir()
+    tifffile.imwrite(tmp_path / "otsu" / "t007.tif", np.roll(labels, 2, 1).astype(np.uint16))
+    masks = evaluate(store, None, config(prompt_masks=tmp_path / "otsu"))
+    assert masks.prompts["mask"].prompt_iou is not None and 0.5 < masks.prompts["mask"].prompt_iou < 1
+    origins = store.sql("select distinct prompt_origin from cell_metrics order by all").fetchall()
+    assert origins == [("boxes.csv",), ("otsu",), ("truth",)]
+
+
+def test_prompts_that_fit_nothing_leave_no_run(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptError, match="name of a frame"):
+        evaluate(store, None, config(prompt_masks=tmp_path / "empty"))
+    tifffile.imwrite(tmp_path / "empty" / "t007.tif", np.zeros((192, 256), np.uint16))
+    with pytest.raises(PromptError, match="none of the given prompts"):
+        evaluate(store, None, config(prompt_masks=tmp_path / "empty"))
+    assert not any((store.path / "runs").iterdir())
+
+
+def test_predictions_follow_from_prompts_alone(store: Store, tmp_path: Path) -> None:
+    """Other labels, same prompts: same masks. So neither window nor tile can have seen the truth."""
+    cells = store.sql("select frame, x0, y0, x1, y1 from cells where frame = '01/t007'").df()
+    cells.to_csv(tmp_path / "boxes.csv", index=False)
+    first = evaluate(store, None, config(prompt_table=tmp_path / "boxes.csv"))
+    shutil.copytree(store.path, tmp_path / "other")
+    writable = zarr.open_array(tmp_path / "other" / "arrays.zarr" / "frames" / "01" / "label", mode="r+")
+    label = writable[7]
+    thin = ndimage.minimum_filter(label, 3) == ndimage.maximum_filter(label, 3)
+    writable[7] = np.where(thin, label, 0)
+    other = Store.open(tmp_path / "other")
+    second = evaluate(other, None, config(prompt_table=tmp_path / "boxes.csv"))
+    asked = "select x0, y0, x1, y1, rle from prompts join predictions using (run, prompt_id) where run = '{}' order by all"
+    assert store.sql(asked.format(first.run)).fetchall() == other.sql(asked.format(second.run)).fetchall()
+
+
+def test_what_cannot_be_scored_says_so(store: Store) -> None:
+    with pytest.raises(RunError, match="nosuch"):
+        evaluate(store, "nosuch")
+    with pytest.raises(PromptError, match="scribble"):
+        EvaluateConfig(prompts=("scribble",))
+    shutil.rmtree(store.path / "ledger")
+    with pytest.raises(StoreError, match="hela-store embed"):
+        evaluate(Store.open(store.path), None, config())
+
+
+def test_an_empty_split_is_named(store: Store) -> None:
+    text = (store.path / "store.toml").read_text()
+    (store.path / "store.toml").write_text(text.replace('val = "5-5"', 'val = ""').replace('val = "5"', 'val = ""'))
+    with pytest.raises(SplitError, match="val"):
+        evaluate(Store.open(store.path), None, config(split="val"))
+
+
+def test_a_tuned_run_is_scored_with_its_own_weights(store: Store) -> None:
+    tuned = finetune(store, FinetuneConfig(steps=4, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-2, window=8))
+    result = evaluate(store, tuned, split="val", config=config(prompts=("box",)))
+    assert result.checkpoint == tuned.run
+    kinds = store.sql("select kind, parent from runs where id = ?".replace("?", f"'{result.run}'")).fetchall()[0]
+    assert kinds == ("evaluate", tuned.run)

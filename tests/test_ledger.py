@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from hela_store.errors import StoreError
+from hela_store.ledger import Entry, Ledger, view_digest
+
+
+def entry(view, row=0, sha256="0"):
+    return Entry(view=view, row=row, sha256=sha256)
+
+
+def test_entries_come_back_and_later_words_win(tmp_path):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    assert ledger.entries() == {}
+    ledger.commit([entry("a"), entry("b", 1)])
+    ledger.commit([])
+    ledger.commit([entry("a", sha256="1")])
+    assert ledger.entries() == {"a": entry("a", sha256="1"), "b": entry("b", 1)}
+    assert Ledger(ledger.path).entries() == ledger.entries()
+    assert sorted(p.name for p in ledger.path.iterdir()) == ["00000000.jsonl", "00000001.jsonl"]
+
+
+def test_a_segment_lost_in_the_middle_does_not_bring_its_number_back(tmp_path):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    for i in range(3):
+        ledger.commit([entry(str(i), i)])
+    (ledger.path / "00000001.jsonl").unlink()
+    ledger.commit([entry("3", 3)])
+    assert list(ledger.entries()) == ["0", "2", "3"]
+    assert (ledger.path / "00000003.jsonl").exists()
+
+
+@pytest.mark.parametrize("text", ['{"view": "a", "row"', '{"view": "a"}\n', "\xff", '["a"]\n'])
+def test_a_damaged_segment_is_named(tmp_path, text):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    ledger.commit([entry("a")])
+    (ledger.path / "00000001.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StoreError, match="00000001.jsonl is damaged"):
+        ledger.entries()
+
+
+def test_the_digest_sees_values_and_view_but_not_byte_order(tmp_path):
+    values = np.arange(6, dtype="<f2").reshape(2, 3)
+    digest = view_digest("a", values)
+    assert view_digest("a", values.astype(">f2")) == digest
+    assert view_digest("a", np.asfortranarray(values)) == digest
+    assert view_digest("b", values) != digest
+    flipped = values.copy()
+    flipped[1, 2] = -5
+    assert view_digest("a", flipped) != digest

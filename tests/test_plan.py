@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import tifffile
+
+from hela_store.errors import StoreError
+from hela_store.ingest import ingest
+from hela_store.ledger import Entry
+from hela_store.normalise import limits
+from hela_store.plan import PLAN_SCHEMA, build_plan, make_plan, view_id
+from hela_store.progress import silent
+from hela_store.random import generator
+from hela_store.store import Store, new_store
+from hela_store.work import done_of, unique_views, work_of
+
+RECIPE = """format = 1
+name = "s"
+[dataset]
+path = "../data"
+labels = "none"
+[views]
+tile = 64
+overlap = 16
+"""
+
+
+def write_frames(root, numbers):
+    for number in numbers:
+        path = root / "data" / "01" / f"t{number:03}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, generator("plan", number).integers(100, 900, (80, 96)).astype("uint16"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    write_frames(tmp_path, range(2))
+    store = new_store(tmp_path / "store", RECIPE)
+    ingest(store, silent)
+    return store
+
+
+def change(store, old, new):
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace(old, new))
+    return Store.open(store.path)
+
+
+def test_every_tile_of_every_frame_with_its_limits(store):
+    plan = make_plan(store)
+    assert plan.schema.names == PLAN_SCHEMA.names
+    assert plan["tile"].to_pylist() == [0, 1, 2, 3] * 2
+    assert plan["row"].to_pylist() == list(range(8))
+    assert len(set(plan["view"].to_pylist())) == 8
+    rects = list(zip(*(plan[n].to_pylist() for n in ("x0", "y0", "width", "height")), strict=True))
+    assert rects == [(0, 0, 64, 64), (32, 0, 64, 64), (0, 16, 64, 64), (32, 16, 64, 64)] * 2
+    lo, hi = limits(store.arrays.image("01", 1), "percentile", 0.5, 99.8)
+    assert plan.slice(4)["lo"].to_pylist() == [lo] * 4
+    assert plan.slice(4)["hi"].to_pylist() == [hi] * 4
+    assert plan["view"][4].as_py() == view_id(store.frames_table()["sha256"][1].as_py(), lo, hi, (0, 0, 64, 64))
+
+
+def test_making_it_again_changes_nothing(store):
+    plan = make_plan(store)
+    (file,) = (store.path / "plan").iterdir()
+    before = file.stat().st_mtime_ns
+    assert make_plan(Store.open(store.path)).equals(plan)
+    assert file.stat().st_mtime_ns == before
+
+
+def test_new_frames_are_appended(store, tmp_path):
+    before = make_plan(store)
+    write_frames(tmp_path, [2])
+    ingest(store, silent)
+    with pytest.raises(StoreError, match="no plan"):
+        store.views_table()
+    after = make_plan(store)
+    assert after.slice(0, 8).equals(before)
+    assert after["row"].to_pylist() == list(range(12))
+    assert len(list((store.path / "plan").iterdir())) == 2
+
+
+def test_a_changed_recipe_adds_rows_and_takes_back_old_ones(store):
+    make_plan(store)
+    other = change(store, "tile = 64", "tile = 0")
+    assert make_plan(other)["row"].to_pylist() == [8, 9]
+    # another overlap keeps the tiles at the corners where they were
+    third = change(other, "tile = 0", "tile = 72")
+    assert make_plan(third)["row"].min() is not None
+    back = change(third, "tile = 72", "tile = 64")
+    assert make_plan(back)["row"].to_pylist() == list(range(8))
+
+
+def test_other_limits_are_other_views(store):
+    before = set(make_plan(store)["view"].to_pylist())
+    minmax = change(store, "[views]", '[normalise]\nmethod = "minmax"\n[views]')
+    plan = make_plan(minmax)
+    assert plan["lo"][0].as_py() == store.arrays.image("01", 0).min()
+    assert before.isdisjoint(plan["view"].to_pylist())
+    assert plan["row"].to_pylist() == list(range(8, 16))
+
+
+def test_a_row_in_a_ledger_is_never_given_away(store):
+    plan = make_plan(store)
+    store.ledger().commit([Entry(view=plan["view"][5].as_py(), row=5, sha256="")])
+    (file,) = (store.path / "plan").iterdir()
+    file.unlink()
+    fresh = Store.open(store.path)
+    again = build_plan(fresh)
+    assert again["view"].equals(plan["view"])
+    assert again["row"].to_pylist() == [6, 7, 8, 9, 10, 5, 11, 12]
+
+
+def test_nothing_ingested(tmp_path):
+    with pytest.raises(StoreError, match="nothing was ingested"):
+        make_plan(new_store(tmp_path / "store", RECIPE))
+
+
+def test_frames_with_the_same_pixels_share_their_views(tmp_path):
+    for number in range(2):
+        path = tmp_path / "data" / "01" / f"t{number:03}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, np.zeros((80, 96), "uint16"))
+    store = new_store(tmp_path / "store", RECIPE.replace("tile = 64", "tile = 0"))
+    ingest(store, silent)
+    plan = make_plan(store)
+    assert plan["row"].to_pylist() == [0, 0]
+    assert plan["frame"].to_pylist() == ["01/t000", "01/t001"]
+    (view,) = unique_views(plan)
+    assert done_of(store, [view]) == set()
+    store.ledger().commit([Entry(view=view["view"], row=0, sha256="")])
+    assert done_of(store, [view]) == {view["view"]}
+    assert done_of(store, [{**view, "row": 1}]) == set()
+
+
+def views(*sizes):
+    return [{"view": str(i), "width": size, "height": size} for i, size in enumerate(sizes)]
+
+
+def ids(work):
+    return [("".join(v["view"] for v in group), "".join(v["view"] for v in todo)) for group, todo in work]
+
+
+def test_groups_follow_from_the_plan_alone():
+    plan = views(1, 2, 1, 1, 2, 1, 1)
+    assert ids(work_of(plan, set(), 2, None)) == [("02", "02"), ("14", "14"), ("35", "35"), ("6", "6")]
+    # whatever is done, a group is encoded whole and only what is missing is committed
+    assert ids(work_of(plan, {"0", "1", "4", "6"}, 2, None)) == [("02", "2"), ("35", "35")]
+    assert ids(work_of(plan, set(), 2, 3)) == [("02", "02"), ("14", "1")]
+    assert ids(work_of(plan, {"0", "2"}, 2, 1)) == [("14", "1")]
+    assert ids(work_of(plan, set(), 1, 2)) == [("0", "0"), ("1", "1")]
+    assert work_of(plan, {v["view"] for v in plan}, 3, None) == []

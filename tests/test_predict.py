@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from hela_store.errors import RecipeError
+from hela_store.predict import _frame_mask, check_window, predict_view, sam_prompts, whole_logits, window_sizes
+from hela_store.sam.decoder import SamPrompts, build_decoder
+from hela_store.types import Prompt
+
+
+def smooth_logits(seed: int, size: int = 256) -> np.ndarray:
+    torch.manual_seed(seed)
+    coarse = torch.randn(1, 1, size // 16, size // 16)
+    return interpolate(coarse, (size, size), mode="bicubic")[0, 0].numpy()
+
+
+@pytest.mark.parametrize("rect", [(0, 0, 512, 512), (40, 30, 512, 512), (0, 0, 1100, 700), (0, 0, 256, 192)])
+def test_masks_are_what_sams_postprocessing_makes(rect: tuple[int, int, int, int]) -> None:
+    """SAM resizes 256 -> 1024 -> cut padding -> frame; ours goes there in one step. The same but for single pixels."""
+    logits = smooth_logits(3)
+    x0, y0, width, height = rect
+    scale = 1024 / max(width, height)
+    whole = interpolate(torch.from_numpy(logits)[None, None], (1024, 1024), mode="bilinear", align_corners=False)
+    inside = whole[..., : round(height * scale), : round(width * scale)]
+    expected = interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy() > 0
+    mask, origin = _frame_mask(logits, (0, 0), rect)
+    found = np.zeros((height, width), bool)
+    top, left = origin[1] - y0, origin[0] - x0
+    found[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    assert (found & expected).sum() / (found | expected).sum() >= 0.99
+
+
+def test_a_window_gives_the_pixels_of_the_whole() -> None:
+    logits = np.full((256, 256), -5, np.float32)
+    logits[100:112, 60:75] = 5
+    rect = (10, 20, 512, 512)
+    mask, origin = _frame_mask(logits, (0, 0), rect)
+    part, corner = _frame_mask(logits[80:144, 40:104], (10, 20), rect)
+    assert origin == corner and np.array_equal(mask, part)
+
+
+def test_an_empty_answer_is_empty_not_an_error() -> None:
+    mask, origin = _frame_mask(np.full((64, 64), -1, np.float32), (3, 4), (5, 6, 512, 512))
+    assert mask.size == 0 and origin == (5, 6)
+
+
+def test_windows_follow_from_the_prompt() -> None:
+    boxes = torch.tensor([[0.0, 0, 60, 60], [0, 0, 200, 50], [0, 0, 900, 900]])
+    assert window_sizes(SamPrompts(boxes=boxes), 8).tolist() == [8, 16, 64]
+    with pytest.raises(RecipeError, match="window is 12"):
+        check_window(12)
+
+
+def test_predictions_keep_the_order_of_mixed_prompts_and_ignore_their_company() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("nano").eval()
+    embedding, rect = torch.randn(256, 64, 64), (0, 0, 512, 512)
+    square = np.ones((20, 20), bool)
+    prompts = [
+        Prompt(kind="point", points=np.array([[100.0, 80.0]]), point_labels=np.array([1])),
+        Prompt(kind="box", box=np.array([30.0, 40.0, 60.0, 70.0])),
+        Prompt(kind="mask", mask=square, mask_origin=(200, 210)),
+        Prompt(kind="box", box=np.array([300.0, 40.0, 330.0, 75.0])),
+    ]
+    together = predict_view(decoder, embedding, rect, prompts, window=8)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = predict_view(decoder, embedding, rect, [prompt], window=8)
+        assert alone.origin == found.origin and np.array_equal(alone.mask, found.mask)
+        assert alone.predicted_iou == pytest.approx(found.predicted_iou, abs=1e-4)
+
+
+def test_logits_of_a_first_pass_come_back_where_they_were() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("nano").eval()
+    prompt = Prompt(kind="box", box=np.array([30.0, 40.0, 60.0, 70.0]))
+    (found,) = predict_view(decoder, torch.randn(256, 64, 64), (0, 0, 512, 512), [prompt], window=8)
+    whole = whole_logits(found)
+    x, y = found.corner[0] * 4, found.corner[1] * 4
+    size = found.logits.shape[0]
+    assert np.array_equal(whole[y : y + size, x : x + size], found.logits)
+    assert np.count_nonzero(whole != -10) <= size * size
+
+
+def test_prompts_reach_sams_input_pixel_by_pixel() -> None:
+    rect = (100, 50, 512, 512)
+    prompt = Prompt(kind="box", box=np.array([100.0, 50.0, 612.0, 562.0]))
+    assert sam_prompts([prompt], rect).boxes.tolist() == [[-0.5, -0.5, 1023.5, 1023.5]]
+    point = Prompt(kind="point", points=np.array([[100.0, 51.0]]), point_labels=np.array([1]))
+    assert sam_prompts([point], rect).points.tolist() == [[[0.5, 2.5]]]
