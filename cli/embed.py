@@ -52,7 +52,7 @@ def embed(
 
 
 def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
-    from hela_store.info import mebibytes
+    from hela_store.sizes import mebibytes
 
     done = (
         f"{report.done_before} done before" if dry_run else f"{report.done_before} done before, {report.done_now} now"

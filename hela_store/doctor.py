@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import fsync_path
-from .info import folder_bytes, mebibytes
+from .sizes import folder_bytes, mebibytes
 
 PACKAGE = "hela-store"
 PROBE_BYTES = 64 << 20
@@ -59,30 +59,21 @@ class DoctorReport:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return it as lines of (what, value)."""
-        machine, disk, cache = self.machine, self.disk, self.cache
+        machine, disk, cache, extras = self.machine, self.disk, self.cache, self.extras.items()
         speed = "cannot be written"
         if disk["write_mb_s"] is not None:
             speed = f"writes {disk['write_mb_s']:.0f} MB/s (synced), reads {disk['read_mb_s']:.0f} MB/s (cached)"
         rows = [
             ("system", machine["system"]),
-            (
-                "cores",
-                f"{machine['usable_cores']} usable of {machine['cores']}; torch uses {machine['threads']} threads",
-            ),
+            ("cores", f"{machine['usable_cores']} usable of {machine['cores']}, torch threads {machine['threads']}"),
             ("memory", f"{mebibytes(machine['memory_free'])} free of {mebibytes(machine['memory'])}"),
             *((f"device {name}", text) for name, text in self.devices.items()),
             ("disk", f"{disk['folder']}: {mebibytes(disk['free'])} free, {speed}"),
-            (
-                "cache",
-                f"{cache['folder']}: {mebibytes(cache['bytes'])}; {', '.join(cache['checkpoints']) or 'no checkpoints'}",
-            ),
-            *(
-                (f"extra {name}", f"missing: {', '.join(gone)}" if gone else "complete")
-                for name, gone in self.extras.items()
-            ),
-            ("versions", ", ".join(f"{name} {version or 'MISSING'}" for name, version in self.versions.items())),
+            ("cache", f"{cache['folder']}: {mebibytes(cache['bytes'])}, {', '.join(cache['checkpoints']) or 'empty'}"),
         ]
-        return [*rows, *(("problem", text) for text in self.problems)]
+        rows += [(f"extra {name}", f"missing: {', '.join(gone)}" if gone else "complete") for name, gone in extras]
+        versions = ", ".join(f"{name} {version or 'MISSING'}" for name, version in self.versions.items())
+        return [*rows, ("versions", versions), *(("problem", text) for text in self.problems)]
 
 
 def doctor(folder: Path, cache_dir: Path) -> DoctorReport:
@@ -148,7 +139,7 @@ def _devices(problems: list[str]) -> tuple[dict[str, str], int]:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
         problems.append(
-            f"torchvision cannot be loaded ({_first_line(error)}); it fits one torch only: install both again in one command"
+            f"torchvision cannot be loaded ({_first_line(error)}); it fits one torch only: install both in one command"
         )
     found = {"cpu": torch.backends.cpu.get_cpu_capability()}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

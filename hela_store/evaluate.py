@@ -211,7 +211,8 @@ def evaluate(
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
     folder = new_run(store.path, "evaluate", about, parent=checkpoint, label=config.split)
     try:
-        scores, prompts, predictions = [], [], []
+        scores: list[Score] = []
+        prompts, predictions = [], []
         for frame in progress(frame_cells(store, frames), total=len(frames), what=f"evaluate {config.split}"):
             for score in answer(store, decoder, _questions(store, frame, config, own), window):
                 number = f"{len(scores):06d}"
@@ -253,7 +254,7 @@ def _light(score: Score) -> Score:
 
 def _check_encoder(store: Store, info: RunInfo) -> None:
     if info.encoder != store.key:
-        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this store's recipe asks for {store.key}")
+        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
 
 
 def _window_of(store: Store, info: RunInfo | None) -> int:

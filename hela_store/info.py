@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from . import catalog
 from .errors import StoreError
 from .measure import CellScale, cell_scale
 from .runs import RunInfo, list_runs, partial_runs
+from .sizes import folder_bytes, mebibytes
 from .splits import BLOCKS
 from .store import Store
 
@@ -172,28 +171,6 @@ def is_trained(store: Store) -> bool:
     from .sam.checkpoints import UNTRAINED
 
     return store.recipe.encoder.sha256 != UNTRAINED
-
-
-def mebibytes(size: int) -> str:
-    """Write a number of bytes for people."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} B"
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files below a folder; 0 where there is none."""
-    if path.is_file():
-        return path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:
-                continue  # another process renamed or removed it meanwhile
-    return total
 
 
 def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ def _area_average(
 ) -> tuple[int, npt.NDArray[np.float64]]:
     """Average rows that begin at ``start`` px over grid pixels of ``step`` px; return the first of them, and averages.
 
-    Grid pixels before 0 and from ``end`` on are left out. By differences of the running sum, interpolated at the grid's edges: no matrix product, whose threads cost more.
+    Grid pixels before 0 and from ``end`` on are left out.
     """
     length = len(values)
     first = min(max(math.floor(start / step), 0), end)
@@ -74,5 +74,6 @@ def _area_average(
     edges = np.clip(np.arange(first, stop + 1) * step - start, 0, length)
     below = np.minimum(edges.astype(int), length - 1)
     weight = (edges - below)[:, None]
+    # differences of the running sum, not a matrix product: its threads cost more than all else here
     running = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     return first, np.diff(running[below] * (1 - weight) + running[below + 1] * weight, axis=0) / step

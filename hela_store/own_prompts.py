@@ -36,7 +36,8 @@ class OwnPrompts:
     @property
     def kinds(self) -> list[str]:
         """Prompt kinds these rows will have."""
-        return sorted({p.prompt.kind for part in self.table.values() for p in part} | ({"mask"} if self.masks else set()))
+        given = {p.prompt.kind for part in self.table.values() for p in part}
+        return sorted(given | {"mask"} if self.masks else given)
 
 
 def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> OwnPrompts | None:

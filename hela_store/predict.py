@@ -1,7 +1,7 @@
 """From prompts of one view to masks in frame coordinates.
 
-Every prompt reads a window of the embedding around it (see :mod:`hela_store.sam.decoder`). Which window follows from the
-prompt and the recipe alone, never from the truth; it grows only where the *predicted* mask touches its edge.
+Every prompt reads a window of the embedding around it (see :mod:`hela_store.sam.decoder`). Which window follows from
+the prompt and the recipe alone, never from the truth; it grows only where the *predicted* mask touches its edge.
 """
 
 from __future__ import annotations
@@ -103,15 +103,18 @@ def sam_prompts(
         points = torch.from_numpy(np.stack([frame_to_sam(p.points, rect) for p in prompts if p.points is not None]))
         labels = torch.from_numpy(np.stack([p.point_labels for p in prompts if p.point_labels is not None])).float()
     if first.mask is not None or given[0] is not None:
-        planes = [
-            own if own is not None else to_mask_logits(p.mask, p.mask_origin, rect)
-            for p, own in zip(prompts, given, strict=True)
-            if own is not None or p.mask is not None
-        ]
+        planes = [_plane(p, own, rect) for p, own in zip(prompts, given, strict=True)]
         masks = torch.from_numpy(np.stack(planes))[:, None]
     parts = (boxes, None if points is None else points.float(), labels, masks)
     boxes, points, labels, masks = (None if part is None else part.to(device) for part in parts)
     return SamPrompts(boxes=boxes, points=points, point_labels=labels, masks=masks)
+
+
+def _plane(prompt: Prompt, own: Logits | None, rect: Rect) -> Logits:
+    if own is not None:
+        return own
+    assert prompt.mask is not None
+    return to_mask_logits(prompt.mask, prompt.mask_origin, rect)
 
 
 def _form(prompt: Prompt, logits: Logits | None) -> tuple[bool, int, bool]:

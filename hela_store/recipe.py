@@ -96,7 +96,7 @@ class NormaliseRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsRecipe:
-    """``[views]``: edge length of a square tile in px, 0 for whole frames; least overlap of neighbouring tiles in px."""
+    """``[views]``: edge of a square tile in px, 0 for whole frames; least overlap of neighbouring tiles in px."""
 
     tile: int = 0
     overlap: int = 64
@@ -188,7 +188,7 @@ def from_mapping(cls: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _check_type(annotation: Any, value: Any, where: str) -> None:
-    names = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    names: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
     for name, kind in names.items():
         if str(annotation).split(" ")[0] == name and value is not None:
             if not isinstance(value, kind) or (isinstance(value, bool) and name != "bool"):

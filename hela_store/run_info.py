@@ -111,21 +111,27 @@ def read_info(path: Path, identity: str) -> RunInfo:
 
 
 def _info(raw: dict[str, Any], path: Path) -> RunInfo:
+    def value(name: str, *types: type) -> Any:
+        if not isinstance(raw[name], types):
+            raise TypeError(f"{name!r} ({raw[name]!r:.40})")
+        return raw[name]
+
+    none = type(None)
     return RunInfo(
         id=raw["id"],
         path=path,
-        kind=raw["kind"],
-        parent=raw["parent"],
-        label=raw.get("label", ""),
-        created=datetime.fromisoformat(raw["created"]).astimezone(UTC),
-        version=raw.get("version", ""),
-        torch=raw.get("torch", ""),
-        encoder=raw.get("encoder") or "",
-        checkpoint=raw.get("checkpoint"),
-        split=raw.get("split"),
-        prompts=tuple(raw.get("prompts", ())),
-        seeds=tuple(raw.get("seeds", ())),
-        config=raw["config"],
+        kind=value("kind", str),
+        parent=value("parent", str, none),
+        label=value("label", str),
+        created=datetime.fromisoformat(value("created", str)).astimezone(UTC),
+        version=value("version", str),
+        torch=value("torch", str),
+        encoder=value("encoder", str, none) or "",
+        checkpoint=value("checkpoint", str, none),
+        split=value("split", str, none),
+        prompts=tuple(value("prompts", list)),
+        seeds=tuple(value("seeds", list)),
+        config=value("config", dict),
         raw=raw,
     )
 

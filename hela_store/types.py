@@ -8,9 +8,9 @@ so a box of one pixel is one wide and ``x1 - x0`` is a width. "frame" coordinate
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt

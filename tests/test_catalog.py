@@ -25,8 +25,8 @@ from hela_store.errors import HelaError, QueryError, RunError, StoreError
 from hela_store.runs import RunFolder, new_run
 
 CELL_METRICS = (
-    "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area diameter "
-    "touches_neighbour touches_border cut iou dice predicted_iou is_empty"
+    "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
+    "diameter touches_neighbour touches_border cut iou dice predicted_iou is_empty"
 ).split()
 TABLES = ["frames", "cells", "plans", "committed", "runs", "prompts", "predictions", "indexed", "catalog_schema"]
 VIEWS = ["views", "cell_metrics", "test_scorings"]
@@ -51,8 +51,8 @@ def frames_table(first: int = 0, count: int = FRAMES) -> pa.Table:
 def cells_table(first: int = 0, count: int = FRAMES) -> pa.Table:
     rows = [
         {
-            "cell": f"01/t{t:03d}#{label}", "frame": f"01/t{t:03d}", "label": label, "area": 100 * label, "area_um2": None,
-            "diameter": 11.3 * label, "x0": 1, "y0": 2, "x1": 11, "y1": 12, "cx": 5.5, "cy": 6.5, "eccentricity": 0.5,
+            "cell": f"01/t{t:03d}#{label}", "frame": f"01/t{t:03d}", "label": label, "area": 100 * label,
+            "area_um2": None, "diameter": 11.3 * label, "x0": 1, "y0": 2, "x1": 11, "y1": 12, "cx": 5.5, "cy": 6.5, "eccentricity": 0.5,
             "touches_neighbour": label % 2 == 0, "touches_border": label == 1, "mean_intensity": 123.0,
             "round_trip_iou": 0.98,
         }
@@ -65,8 +65,8 @@ def cells_table(first: int = 0, count: int = FRAMES) -> pa.Table:
 def plan_table(first: int = 0, count: int = FRAMES, row: int = 0) -> pa.Table:
     rows = [
         {
-            "view": f"view-{t}-{tile}", "frame": f"01/t{t:03d}", "tile": tile, "variant": 0, "x0": 0, "y0": 0, "width": 64,
-            "height": 64, "lo": 1.0, "hi": 99.0, "seed": 0, "params": "{}", "row": row + 2 * (t - first) + tile,
+            "view": f"view-{t}-{tile}", "frame": f"01/t{t:03d}", "tile": tile, "variant": 0, "x0": 0, "y0": 0,
+            "width": 64, "height": 64, "lo": 1.0, "hi": 99.0, "seed": 0, "params": "{}", "row": row + 2 * (t - first) + tile,
         }
         for t in range(first, first + count)
         for tile in range(2)
@@ -468,15 +468,10 @@ def text_for_a_number(run: Path) -> None:
 
 def a_cell_twice(run: Path) -> None:
     prompts, predictions = run_rows(kinds=("box",), seeds=1)
-    index = prompts.schema.get_field_index("prompt_id")
-    again = [
-        table.set_column(
-            index if table is prompts else 0, "prompt_id", pa.array([f"p{i}" for i in range(table.num_rows)])
-        )
-        for table in (prompts, predictions)
-    ]
-    put(run / "prompts.parquet", pa.concat_tables([prompts, again[0]]))
-    put(run / "predictions.parquet", pa.concat_tables([predictions, again[1]]))
+    names = pa.array([f"p{number}" for number in range(prompts.num_rows)])
+    again = [table.drop_columns("prompt_id").append_column("prompt_id", names) for table in (prompts, predictions)]
+    put(run / "prompts.parquet", pa.concat_tables([prompts, again[0].select(prompts.column_names)]))
+    put(run / "predictions.parquet", pa.concat_tables([predictions, again[1].select(predictions.column_names)]))
 
 
 def a_prompt_id_twice(run: Path) -> None:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -11,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hela_store import finetune as module
 from hela_store.errors import PromptError, RecipeError, RunError
 from hela_store.finetune import FinetuneConfig, finetune, learning_rate, paper_preset
 from hela_store.runs import load_run, partial_runs
 from hela_store.store import Store
 
+module = importlib.import_module("hela_store.finetune")  # the package has a function of that name
 QUICK = FinetuneConfig(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
 
 
@@ -57,7 +58,7 @@ print(evaluate(store, run, EvaluateConfig(prompts=("box-exact",), split="val")).
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "other")
-    code = f"""
+    code = """
 import sys, torch
 torch.set_num_threads(1)
 from hela_store.finetune import FinetuneConfig, finetune

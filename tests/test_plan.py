@@ -82,11 +82,13 @@ def test_a_changed_recipe_adds_rows_and_takes_back_old_ones(store):
     make_plan(store)
     other = change(store, "tile = 64", "tile = 0")
     assert make_plan(other)["row"].to_pylist() == [8, 9]
-    # another overlap keeps the tiles at the corners where they were
-    third = change(other, "tile = 0", "tile = 72")
-    assert make_plan(third)["row"].min() is not None
-    back = change(third, "tile = 72", "tile = 64")
+    back = change(other, "tile = 0", "tile = 64")
     assert make_plan(back)["row"].to_pylist() == list(range(8))
+    # three tiles across instead of two: the two at the border are where they were
+    third = change(back, "overlap = 16", "overlap = 40")
+    plan = make_plan(third)
+    assert plan["x0"].to_pylist()[:3] == [0, 16, 32]
+    assert plan["row"].to_pylist()[:6] == [0, 10, 1, 2, 11, 3]
 
 
 def test_other_limits_are_other_views(store):

@@ -45,7 +45,7 @@ def test_a_wrong_recipe_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "no store at .* hela-store new"),
+        (None, "no store at .*hela-store new"),
         ("format = ", "is damaged"),
         ("name = 'x'", "no 'format' number"),
         ("format = 99", "format 99, this version reads up to 1; upgrade"),

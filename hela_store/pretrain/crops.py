@@ -226,10 +226,11 @@ def draw_batch(
     windows = [w for w in WINDOWS if w <= size // POSITION]
     # mostly the smallest window that holds a prompt; else all prompts of the batch get a wider one
     windows = windows[min(int(rng.geometric(0.6)) - 1, len(windows) - 1) :]
-    images, drawn = [], []
+    images: list[Tensor] = []
+    drawn: list[_Drawn] = []
     while len(images) < count:
         pool = sources[len(images) % len(sources)]
-        image, label = draw_crop(rng, pool[rng.integers(len(pool))], size)
+        image, label = draw_crop(rng, pool[int(rng.integers(len(pool)))], size)
         prompts = list(draw_prompts(rng, label, len(images), most, windows))
         if prompts:
             images.append(image)

@@ -1,9 +1,9 @@
 """The one loop that makes ``nano`` from nothing: read it top to bottom.
 
-Every step draws crops by a key of (seed, step), so a resumed run continues with the same batches. The decoder is trained
-as SAM's was (Kirillov et al. 2023, section A): one first prompt for each cell (box, point or degraded mask), then with
-its own logits fed back and a corrective click in the region of its error; of three masks for one point only the best
-learns; predicted IoU is trained along. Weights are averaged (EMA) and the average is what is kept.
+Every step draws crops by a key of (seed, step), so a resumed run continues with the same batches. The decoder is
+trained as SAM's was (Kirillov et al. 2023, section A): one first prompt for each cell (box, point or degraded mask),
+then with its own logits fed back and a corrective click in the region of its error; of three masks for one point only
+the best learns; predicted IoU is trained along. Weights are averaged (EMA) and the average is what is kept.
 """
 
 from __future__ import annotations

@@ -250,7 +250,8 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> SamDecoder:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run `hela-store embed` to write it again") from None
     if architecture not in TRANSFORMER_MLP:
-        raise CheckpointError(f"{path} names architecture {architecture!r}, expected one of {', '.join(TRANSFORMER_MLP)}")
+        known = ", ".join(TRANSFORMER_MLP)
+        raise CheckpointError(f"{path} names architecture {architecture!r}, expected one of {known}")
     decoder = build_decoder(architecture)
     missing, unexpected = decoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     if missing or unexpected:

@@ -11,11 +11,8 @@ from torch.nn.functional import interpolate, pad
 
 from ..errors import RecipeError
 from ..geometry import SAM_INPUT, resized_shape
-from .forward import image_embedding
+from .forward import image_embedding, normalise_input
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-"""ImageNet's, RGB, 0..255, as SAM was trained with (segment_anything/build_sam.py)."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -56,9 +53,8 @@ def preprocess(views: Tensor) -> Tensor:
     grey_B1HW = views[:, None].float()
     if (height, width) != tuple(views.shape[1:]):
         grey_B1HW = interpolate(grey_B1HW, (height, width), mode="bilinear", align_corners=False, antialias=True)
-    mean = torch.tensor(PIXEL_MEAN, device=views.device)[:, None, None]
-    std = torch.tensor(PIXEL_STD, device=views.device)[:, None, None]
-    return pad((grey_B1HW - mean) / std, (0, SAM_INPUT - width, 0, SAM_INPUT - height))
+    normal_B3HW = normalise_input(grey_B1HW.expand(-1, 3, -1, -1))
+    return pad(normal_B3HW, (0, SAM_INPUT - width, 0, SAM_INPUT - height))
 
 
 @torch.inference_mode()

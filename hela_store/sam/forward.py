@@ -1,8 +1,8 @@
 """A faster forward pass over segment-anything's own image encoder; weights and modules stay theirs.
 
-The decomposed relative-position bias of Li et al. (ViTDet, 2022), ``q . r_h + q . r_w``, is folded into one dot product:
-the two bias rows are appended to ``q`` and one-hot row and column indicators to ``k``, so that plain scaled-dot-product
-attention applies and the ``(tokens x tokens)`` matrix is never written. Equal to the stock encoder within 1e-5 relative.
+The decomposed relative-position bias of Li et al. (ViTDet, 2022), ``q . r_h + q . r_w``, is folded into one dot
+product: the two bias rows are appended to ``q`` and one-hot row and column indicators to ``k``, so that plain
+scaled-dot-product attention applies. Equal to the stock encoder within 1e-5 relative (tested).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos, window_partition, window_unpartition
 from torch import Tensor
 from torch.nn.functional import one_hot, scaled_dot_product_attention
-
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -109,7 +109,7 @@ def is_trained() -> bool:
 
 
 def load_nano(path: Path | None = None) -> Sam:
-    """Return nano with its shipped weights, those at ``path``, or (where there are none) random ones of a fixed seed."""
+    """Return nano with its shipped weights, those at ``path``, or, where there are none, random ones (fixed seed)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = build_nano()

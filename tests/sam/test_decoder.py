@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hela_store.errors import CheckpointError
-from hela_store.sam.decoder import SamDecoder, SamPrompts, build_decoder, crop_windows, load_decoder, save_decoder, window_origins
+from hela_store.sam.decoder import (
+    SamDecoder,
+    SamPrompts,
+    build_decoder,
+    crop_windows,
+    load_decoder,
+    save_decoder,
+    window_origins,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,120 @@
+"""What errors become, and how commands end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from conftest import COMMAND, Run, environment
+from hela_store_cli.main import Commands, main
+
+from hela_store.errors import StoreError
+
+
+def group_that_raises(error: BaseException) -> Commands:
+    @click.group(cls=Commands)
+    @click.option("--traceback", is_flag=True)
+    def group(traceback: bool) -> None:
+        pass
+
+    @group.command()
+    def embed() -> None:
+        raise error
+
+    @group.command()
+    def sql() -> None:
+        raise error
+
+    return group
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StoreError("two\nlines"), "error: two lines"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "error: No space left on device: /x"),
+        (MemoryError(), "error: out of memory; close other programs, or give smaller --tile, --batch or --cells"),
+        (KeyError("x"), "error: KeyError: 'x' (a bug in hela-store; `hela-store --traceback ...` shows where)"),
+    ],
+)
+def test_every_error_is_one_line_and_exit_code_1(error: Exception, line: str) -> None:
+    done = CliRunner().invoke(group_that_raises(error), ["embed"])
+    assert (done.exit_code, done.stderr, done.stdout) == (1, line + "\n", "")
+    asked = CliRunner().invoke(group_that_raises(error), ["--traceback", "embed"])
+    assert asked.exception is error
+
+
+@pytest.mark.parametrize(("command", "words"), [("embed", "goes on from there"), ("sql", "nothing is kept")])
+def test_ctrl_c_is_exit_code_130(command: str, words: str) -> None:
+    done = CliRunner().invoke(group_that_raises(KeyboardInterrupt()), [command])
+    assert done.exit_code == 130
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_usage_is_exit_code_2(run: Run) -> None:
+    assert "No such command 'embedd'" in run("embedd", code=2).stderr
+    assert "Missing option '--dataset'" in run("new", "x", code=2).stderr
+
+
+def test_every_command_has_help(run: Run) -> None:
+    assert "Encode microscopy frames with SAM once" in run("--help").stdout
+    for name, command in main.commands.items():
+        assert command.get_short_help_str(1000).rstrip("."), name
+    assert run("--version").stdout.startswith("hela-store, version ")
+
+
+def test_no_store_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
+    for command in ("info", "embed", "finetune", "evaluate"):
+        assert run(command, code=1).stderr.count("\n") == 1
+    (tmp_path / "stores/bad").mkdir(parents=True)
+    (tmp_path / "stores/bad/store.toml").write_text("format = ")
+    assert "store.toml is damaged" in run("info", code=1).stderr
+    (tmp_path / "stores/bad/store.toml").write_text("format = 99\n")
+    assert "upgrade hela-store" in run("info", HELA_STORE="bad", code=1).stderr
+
+
+def test_a_closed_pipe_is_no_error(embedded: Path) -> None:
+    query = "SELECT * FROM range(200000)"
+    with subprocess.Popen(
+        [COMMAND, "sql", "-s", embedded, query, "--csv"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, tmp_path: Path) -> None:
+    run("new", "small", "--dataset", "synthetic", "--tile", "256", "--overlap", "200")
+    with subprocess.Popen(
+        [COMMAND, "embed"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment()
+    ) as process:
+        assert process.stderr is not None
+        ledger = tmp_path / "stores/small/ledger"
+        deadline = time.monotonic() + 300
+        while not list(ledger.glob("*/*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        printed = process.stderr.read().decode()
+    assert process.returncode == 130, printed
+    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    done = sum(len(path.read_text().splitlines()) for path in ledger.glob("*/*.jsonl"))
+    assert done >= 1
+    again = run("embed", "--limit", 1)
+    assert f"{done} done before, 1 now" in again.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "stores").mkdir(mode=0o500)
+    assert "no permission to write" in run("new", "x", "--dataset", "synthetic", code=1).stderr
