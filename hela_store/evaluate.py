@@ -5,7 +5,7 @@ The decoder's weights are the only ones loaded; embeddings come from the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from .metrics import skill
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
-from .runs import RunInfo, load_run, new_run
+from .runs import RunFolder, RunInfo, load_run, new_run
 from .sam.decoder import SamDecoder, load_decoder
 from .sam.encoder import pick_device
 from .scoring import (
@@ -36,6 +36,7 @@ from .scoring import (
     prediction_row,
     prompt_row,
     truth_questions,
+    with_foreign_embeddings,
 )
 from .store import Store
 from .types import HEADLINE_PROMPTS, PROMPT_KINDS
@@ -54,6 +55,8 @@ class EvaluateConfig:
     prompt_seeds : how many draws of each kind a cell gets
     prompt_table : own boxes or points, Parquet or CSV, see :func:`hela_store.user_prompts.read_prompt_table`
     prompt_masks : folder of own label images, matched to cells by overlap
+    foreign : a control: every prompt is decoded with the embedding of *another* frame, so that what is left of the
+        score comes from the prompt alone; the run's kind is ``"control"``
     window : positions along each side that a prompt reads at least; None for the encoder's default
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
@@ -63,6 +66,7 @@ class EvaluateConfig:
     prompt_seeds: int = 3
     prompt_table: Path | None = None
     prompt_masks: Path | None = None
+    foreign: bool = False
     window: int | None = None
     device: str = "auto"
 
@@ -199,30 +203,18 @@ def evaluate(
     config = config or EvaluateConfig()
     config = config if split is None else replace(config, split=split)
     info = None if run is None else load_run(store.path, run if isinstance(run, str) else run.run, "finetune")
-    if info is not None:
-        _check_encoder(store, info)
-    window = config.window or _window_of(store, info)
+    if info is not None and info.encoder != store.key:
+        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
+    checkpoint = None if info is None else info.id
+    config = replace(config, window=config.window or _window_of(store, info))
     decoder = decoder_of(store, info, pick_device(config.device))
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
-    checkpoint = None if info is None else info.id
-    about = asdict(config) | {"encoder": store.key, "checkpoint": checkpoint, "window": window}
-    about |= {"seeds": list(range(config.prompt_seeds)), "prompts": list(config.prompts) if own is None else own.kinds}
-    about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
-    folder = new_run(store.path, "evaluate", about, parent=checkpoint, label=config.split)
+    folder = _start(store, config, checkpoint, own)
     try:
-        scores: list[Score] = []
-        prompts, predictions = [], []
-        for frame in progress(frame_cells(store, frames), total=len(frames), what=f"evaluate {config.split}"):
-            for score in answer(store, decoder, _questions(store, frame, config, own), window):
-                number = f"{len(scores):06d}"
-                prompts.append(prompt_row(score, number, frame.split))
-                predictions.append(prediction_row(score, number, frame.shape))
-                scores.append(_light(score))
-        if not scores:
-            raise PromptError("none of the given prompts fits a labelled cell of this split")
-        folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
-        folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
+        parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
+        shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
+        scores = _score_frames(store, decoder, shown, _asker(store, config, own), folder)
         folder.publish()
     except BaseException:
         if folder.path.name.endswith(".partial"):
@@ -237,24 +229,48 @@ def evaluate(
     )
 
 
-def _questions(
-    store: Store, frame: FrameCells, config: EvaluateConfig, own: OwnPrompts | None
-) -> Sequence[Question]:
+def _start(store: Store, config: EvaluateConfig, checkpoint: str | None, own: OwnPrompts | None) -> RunFolder:
+    about = asdict(config) | {"encoder": store.key, "checkpoint": checkpoint, "seeds": list(range(config.prompt_seeds))}
+    about |= {"prompts": list(config.prompts) if own is None else own.kinds}
+    about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
+    kind = "control" if config.foreign else "evaluate"
+    return new_run(store.path, kind, about, parent=checkpoint, label=config.split)
+
+
+def _asker(store: Store, config: EvaluateConfig, own: OwnPrompts | None) -> Callable[[FrameCells], Sequence[Question]]:
     radius = median_training_radius(store)
-    if own is None:
-        return truth_questions(frame, config.prompts, range(config.prompt_seeds), radius)
-    return own_questions(own, frame, radius)
+    if own is not None:
+        return lambda frame: own_questions(own, frame, radius)
+    return lambda frame: truth_questions(frame, config.prompts, range(config.prompt_seeds), radius)
+
+
+def _score_frames(
+    store: Store,
+    decoder: SamDecoder,
+    frames: Iterable[FrameCells],
+    asker: Callable[[FrameCells], Sequence[Question]],
+    folder: RunFolder,
+) -> list[Score]:
+    window = int(folder.info.config["window"])
+    scores: list[Score] = []
+    prompts, predictions = [], []
+    for frame in frames:
+        for score in answer(store, decoder, asker(frame), window):
+            number = f"{len(scores):06d}"
+            prompts.append(prompt_row(score, number, frame.split))
+            predictions.append(prediction_row(score, number, frame.shape))
+            scores.append(_light(score))
+    if not scores:
+        raise PromptError("none of the given prompts fits a labelled cell of this split")
+    folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
+    folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
+    return scores
 
 
 def _light(score: Score) -> Score:
     # means need no masks; a long evaluation should not keep them
     empty = np.zeros((0, 0), np.float32)
     return replace(score, prediction=replace(score.prediction, logits=empty))
-
-
-def _check_encoder(store: Store, info: RunInfo) -> None:
-    if info.encoder != store.key:
-        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
 
 
 def _window_of(store: Store, info: RunInfo | None) -> int:

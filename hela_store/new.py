@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -199,13 +200,13 @@ def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> New
     StoreError
         There is a store already; no space, no permission.
     """
-    path = Path(path).absolute()
+    path = _absolute(path)
     if (path / RECIPE_FILE).exists():
         raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
     if config.dataset == SYNTHETIC:
         with _drawn(path, config, progress):
             return _make(path, path / DATA_FOLDER, _as_drawn(config))
-    return _make(path, Path(config.dataset).expanduser().absolute(), config)
+    return _make(path, _absolute(config.dataset), config)
 
 
 def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
@@ -281,6 +282,10 @@ def _as_drawn(config: NewConfig) -> NewConfig:
     return replace(config, field_of_interest=OUTER_BAND, pixel_size_um=config.pixel_size_um or SYNTHETIC_PIXEL_UM)
 
 
+def _absolute(path: Path | str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))  # without "..", but links stay
+
+
 def _stored_path(data: Path, store: Path) -> str:
     inside = data.resolve()
     if inside.is_relative_to(store.resolve()):
@@ -309,7 +314,7 @@ def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
     """Return the encoder with the sum that pins it, and whether it is trained; a checkpoint file is checked."""
     from .sam.checkpoints import UNTRAINED, checkpoint_sha256, load_sam_encoder
 
-    file = _stored_path(Path(config.checkpoint).expanduser().absolute(), store) if config.checkpoint else ""
+    file = _stored_path(_absolute(config.checkpoint), store) if config.checkpoint else ""
     encoder = EncoderRecipe(architecture=config.encoder, checkpoint=file, precision=config.precision)
     sha256 = load_sam_encoder(encoder, base=store).sha256 if file else checkpoint_sha256(encoder, store)
     return replace(encoder, sha256=sha256), sha256 != UNTRAINED

@@ -169,6 +169,27 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
         )
 
 
+def with_foreign_embeddings(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
+    """Yield frames as :func:`frame_cells`, but every tile with the embedding of the same tile of another frame.
+
+    The other frame is half the list away, of the same size. What a score keeps under this control comes from the prompt
+    alone, not from the image (measuring rule 4).
+
+    Raises
+    ------
+    SplitError
+        No other frame of the same size is there to swap with.
+    """
+    tiles = {part.frame: (part.shape, part.tiles) for part in frame_cells(store, frames)}
+    for number, part in enumerate(frame_cells(store, frames)):
+        order = [frames[(number + len(frames) // 2 + i) % len(frames)] for i in range(len(frames))]
+        other = next((f for f in order if f != part.frame and tiles[f][0] == part.shape), None)
+        if other is None:
+            raise SplitError(f"no other frame of {part.shape} px to take embeddings from in place of {part.frame}'s")
+        foreign = [replace(tile, row=theirs.row) for tile, theirs in zip(part.tiles, tiles[other][1], strict=True)]
+        yield replace(part, tiles=foreign)
+
+
 def _by_frame(table: pa.Table, frames: Sequence[str]) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {frame: [] for frame in frames}
     for row in table.filter(pc.is_in(table["frame"], value_set=pa.array(frames))).to_pylist():

@@ -311,7 +311,7 @@ class Store:
         xarray.Dataset
             ``embedding`` (view, channel, y, x), one Dask chunk a view, in the order of their rows; coordinates
             ``view``, ``frame``, ``tile`` and ``variant`` along ``view``. Views of earlier recipes that were embedded
-            under the same key are among them.
+            under the same key are among them. Cast float16 before summing: its sums overflow.
 
         Raises
         ------

@@ -8,9 +8,7 @@ from hela_store import geometry as g
 
 
 @settings(deadline=None, max_examples=100, derandomize=True, database=None)
-@given(
-    rows=st.integers(1, 1500), columns=st.integers(1, 1500), tile=st.integers(64, 600), overlap=st.integers(0, 63)
-)
+@given(rows=st.integers(1, 1500), columns=st.integers(1, 1500), tile=st.integers(64, 600), overlap=st.integers(0, 63))
 def test_tiles_cover_the_frame_with_the_overlap_asked_for(rows, columns, tile, overlap):
     tiles = g.tile_rectangles((rows, columns), tile, overlap)
     for axis, length in ((0, columns), (1, rows)):
@@ -60,7 +58,9 @@ def test_points_go_where_the_resize_puts_their_pixel():
     view[10, 20] = 1
     rows, columns = g.resized_shape((32, 64))
     assert (rows, columns) == (512, 1024)
-    big = torch.nn.functional.interpolate(torch.from_numpy(view)[None, None], (rows, columns), mode="area")[0, 0].numpy()
+    big = torch.nn.functional.interpolate(torch.from_numpy(view)[None, None], (rows, columns), mode="area")[
+        0, 0
+    ].numpy()
     where_rows, where_columns = np.nonzero(big)
     x, y = g.frame_to_sam((120, 50), rect)
     assert (x, y) == (where_columns.mean(), where_rows.mean())

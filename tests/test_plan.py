@@ -5,12 +5,12 @@ import tifffile
 from hela_store.errors import StoreError
 from hela_store.ingest import ingest
 from hela_store.ledger import Entry
-from hela_store.normalise import limits
+from hela_store.normalise import apply, limits
 from hela_store.plan import PLAN_SCHEMA, build_plan, make_plan, view_id
 from hela_store.progress import silent
 from hela_store.random import generator
 from hela_store.store import Store, new_store
-from hela_store.work import done_of, unique_views, work_of
+from hela_store.work import Frames, done_of, unique_views, work_of
 
 RECIPE = """format = 1
 name = "s"
@@ -131,6 +131,17 @@ def test_frames_with_the_same_pixels_share_their_views(tmp_path):
     store.ledger().commit([Entry(view=view["view"], row=0, sha256="")])
     assert done_of(store, [view]) == {view["view"]}
     assert done_of(store, [{**view, "row": 1}]) == set()
+
+
+@pytest.mark.parametrize("method", ["percentile", "clahe"])
+def test_a_tile_is_cut_from_the_normalised_frame(store, method):
+    store = change(store, "[views]", f'[normalise]\nmethod = "{method}"\n[views]')
+    frames = Frames(store)
+    for view in unique_views(make_plan(store)):
+        image = store.arrays.image("01", int(view["frame"][-1]))
+        whole = apply(image, view["lo"], view["hi"], method)
+        x0, y0 = view["x0"], view["y0"]
+        assert np.array_equal(frames.pixels(view), whole[y0 : y0 + 64, x0 : x0 + 64])
 
 
 def views(*sizes):

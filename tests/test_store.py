@@ -112,7 +112,7 @@ def test_xarray_is_lazy_and_holds_the_committed_only(store: Store):
     assert set(data.coords) == {"view", "frame", "tile", "variant"}
     frame = str(data.frame.values[3])
     assert np.array_equal(data.embedding.sel(view=data.view[3]).values, store.embedding(frame))
-    assert data.embedding.isel(view=slice(0, 2)).mean().compute().dtype == np.float16
+    assert np.isfinite(data.embedding.isel(view=slice(0, 2)).astype("float32").mean().compute())
     with pytest.raises(StoreError, match=f"nothing is embedded under vit_b-0 .*{store.key}"):
         store.xarray("vit_b-0")
 

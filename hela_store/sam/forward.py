@@ -11,7 +11,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos, window_partition, window_unpartition
 from torch import Tensor
-from torch.nn.functional import one_hot, scaled_dot_product_attention
+from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -74,7 +74,8 @@ def _attention(attn: Attention, x_BHWC: Tensor) -> Tensor:
         index = torch.arange(height * width, device=x_BHWC.device)
         where = torch.cat([one_hot(index // width, height), one_hot(index % width, width)], -1).to(k.dtype)
         k = torch.cat([k, where.expand(batch, attn.num_heads, -1, -1)], -1)
-        out = scaled_dot_product_attention(q, k, v, scale=1.0)
+        # fused kernels want q, k and v of one length; with zeros behind v this is 3 times faster than without
+        out = scaled_dot_product_attention(q, k, pad(v, (0, height + width)), scale=1.0)[..., : v.shape[-1]]
     else:
         out = scaled_dot_product_attention(q, k, v, scale=attn.scale)
     merged = out.transpose(1, 2).reshape(batch, height, width, channels)

@@ -26,7 +26,8 @@ def test_a_path_or_a_name(tmp_path: Path) -> None:
 
 def test_a_folder_without_recipe_does_not_hide_a_name(tmp_path: Path) -> None:
     (tmp_path / "fluo").mkdir()
-    assert find_store("fluo", tmp_path) == make(tmp_path / "stores/fluo")
+    fluo = make(tmp_path / "stores/fluo")
+    assert find_store("fluo", tmp_path) == fluo
 
 
 def test_without_a_name_the_nearest_upward(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def test_another_architecture_is_named(tmp_path, state, width):
     names = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
     fake = {"image_encoder.patch_embed.proj.weight": torch.zeros(width, 3, 16, 16)}
     assert architecture_of(fake) == names[width]
-    with pytest.raises(CheckpointError, match=f"is a {names[width]}, the recipe says nano; use --encoder {names[width]}"):
+    with pytest.raises(
+        CheckpointError, match=f"is a {names[width]}, the recipe says nano; use --encoder {names[width]}"
+    ):
         load(saved(tmp_path, fake))
     with pytest.raises(CheckpointError, match="is a nano, the recipe says vit_b"):
         load(saved(tmp_path, state), "vit_b")

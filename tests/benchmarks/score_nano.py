@@ -1,0 +1,133 @@
+"""Score nano zero-shot on real frames it never saw: the table of its model card.
+
+    python tests/benchmarks/score_nano.py --data ../shared/data --out /tmp/nano
+
+Makes one store a data set under ``--out`` (kept, so that a second call only does what is missing), scores every prompt
+kind by the measuring rules with three prompt seeds, the same prompts with another frame's embedding as a control, and
+prints Markdown. With ``--sheet FILE.png`` it draws outlines of the best, median and worst cells of the DSB 2018 part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hela_store.embed import embed
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.masks import decode_crop
+from hela_store.new import NewConfig, new
+from hela_store.pretrain.sources import dsb_sources
+from hela_store.store import Store
+
+KINDS = ("box-exact", "box", "point", "point-centre", "mask")
+TABLE = """
+    SELECT kind, count(*) AS n, avg(iou) AS iou, avg(dice) AS dice, avg(free_iou) AS free,
+           avg(is_empty::INT) AS empty, corr(predicted_iou, iou) AS corr
+    FROM prompts JOIN predictions USING (run, prompt_id) WHERE run = '{run}' GROUP BY kind
+"""
+
+
+def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
+    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr))
+
+
+def dsb_test_part(data: Path, out: Path) -> Path:
+    """Copy the stills that pretraining keeps for testing into a folder data set of their own."""
+    for source in dsb_sources(data / "dsb2018")["test"]:
+        for kind, suffix in (("images", ".png"), ("masks", ".tif")):
+            (out / kind).mkdir(parents=True, exist_ok=True)
+            found = next((data / "dsb2018" / kind).glob(f"{source.name}{suffix}*"))
+            shutil.copy(found, out / kind / found.name)
+    return out
+
+
+def open_store(path: Path, dataset: Path) -> Store:
+    if not (path / "store.toml").exists():
+        new(path, NewConfig(dataset=str(dataset), labels="masks" if (dataset / "masks").exists() else "ST"))
+    store = Store.open(path)
+    embed(store, progress=bars)
+    return store
+
+
+def score(name: str, store: Store) -> None:
+    seen = evaluate(store, None, EvaluateConfig(split="all", prompts=KINDS), progress=bars)
+    swapped = evaluate(store, None, EvaluateConfig(split="all", prompts=KINDS, prompt_seeds=1, foreign=True), progress=bars)
+    foreign = {kind: part.mean_iou for kind, part in swapped.prompts.items()}
+    rows = {row["kind"]: row for row in store.sql(TABLE.format(run=seen.run)).to_arrow_table().to_pylist()}
+    for kind in KINDS:
+        row = rows[kind]
+        skill = (row["iou"] - row["free"]) / (1 - row["free"])
+        print(
+            f"| {name} | {kind} | {row['n']} | {row['iou']:.4f} | {row['dice']:.4f} | {row['free']:.4f} | {skill:+.2f} "
+            f"| {foreign[kind]:.3f} | {row['empty']:.2%} | {row['corr']:.2f} |",
+            flush=True,
+        )
+
+
+def sheet(store: Store, path: Path) -> None:
+    """Draw the six best, middle and worst cells under exact boxes: truth green, prediction magenta, box grey."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cells = store.sql("""
+        SELECT p.frame, p.iou, rle, rle_height, rle_width, label, c.x0, c.y0, c.x1, c.y1
+        FROM predictions p JOIN cells c USING (cell) JOIN runs r ON r.id = p.run
+        WHERE p.prompt = 'box-exact' AND r.kind = 'evaluate' ORDER BY p.iou
+    """).fetchall()
+    middle = len(cells) // 2
+    rows = [cells[-6:][::-1], cells[middle - 3 : middle + 3], cells[:6]]
+    figure, axes = plt.subplots(3, 6, figsize=(12, 6.4))
+    for line, part, what in zip(axes, rows, ("best", "median", "worst"), strict=True):
+        for axis, (frame, iou, rle, height, width, label, x0, y0, x1, y1) in zip(line, part, strict=True):
+            view = frame_pixels(store, frame)
+            margin = max(x1 - x0, y1 - y0) // 2 + 4
+            top, left = max(y0 - margin, 0), max(x0 - margin, 0)
+            cut = slice(top, y1 + margin), slice(left, x1 + margin)
+            mask, (x, y) = decode_crop(rle, height, width)
+            whole = np.zeros((height, width), bool)
+            whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+            axis.imshow(view[0][cut], cmap="gray", vmin=np.percentile(view[0][cut], 1))
+            axis.contour(view[1][cut] == label, [0.5], colors="lime", linewidths=1)
+            if whole[cut].any():
+                axis.contour(whole[cut], [0.5], colors="magenta", linewidths=1)
+            axis.add_patch(plt.Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="0.6"))
+            axis.set_title(f"{what} {iou:.2f}", fontsize=8)
+            axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=70)
+
+
+def frame_pixels(store: Store, frame: str) -> tuple[np.ndarray, np.ndarray]:
+    row = next(r for r in store.frames_table().to_pylist() if r["frame"] == frame)
+    return store.arrays.image(row["group"], row["row"]), store.arrays.label(row["group"], row["row"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=["dsb2018-test", "Fluo-N2DL-HeLa/01", "DIC-C2DH-HeLa/01"])
+    parser.add_argument("--sheet", type=Path)
+    arguments = parser.parse_args()
+    print("| data | prompt | n | IoU | Dice | image-free IoU | skill | another frame's embedding | empty | corr(predicted, true IoU) |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name in arguments.only:
+        folder = name.partition("/")[0]
+        part = arguments.out / "dsb2018-test-frames"
+        if name.startswith("dsb") and not part.exists():
+            dsb_test_part(arguments.data, part)
+        store = open_store(arguments.out / folder, part if name.startswith("dsb") else arguments.data / folder)
+        score(name, store)
+        if name.startswith("dsb") and arguments.sheet:
+            sheet(store, arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The whole path through the command, on a store of eight small frames that is embedded already."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from console import Run
+
+from hela_store.store import Store
+
+QUICK = ("--steps", 4, "--evaluate-every", 2, "--cells", 2, "--workers", 0)
+
+
+def test_new_embed_and_info(run: Run, tmp_path: Path) -> None:
+    made = run("new", "tiny", "--dataset", "synthetic", "--tile", "none", "--json")
+    found = json.loads(made.stdout)
+    assert found["frames"] == 24 and found["tile"] == 0 and found["split"]["test"] == 6
+    assert "draw sequences" in made.stderr
+    assert "is a store already" in run("new", "tiny", "--dataset", "synthetic", code=1).stderr
+    planned = run("embed", "--dry-run").stdout
+    assert "24 planned, 0 done before, 24 left" in planned
+    assert not (tmp_path / "stores/tiny/ingest").exists()
+    done = run("embed", "--limit", 1)
+    assert "24 planned, 0 done before, 1 now, 23 left" in done.stdout
+    assert "embed" in done.stderr and "UNTRAINED" in done.stderr
+    state = json.loads(run("info", "--json", "-s", "tiny").stdout)
+    assert (state["frames"], state["views_planned"], state["views_done"]) == (24, 24, 1)
+    assert state["scale"]["round_trip_whole"] > 0.9
+    assert state["bytes"]["arrays.zarr"] > 1_000_000
+
+
+def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
+    here = {"folder": store.path}
+    tuned = json.loads(run("finetune", "--prompt", "box", "--prompt", "point", *QUICK, "--json", **here).stdout)
+    assert [row["prompt"] for row in tuned] == ["box", "point"]
+    scored = json.loads(run("evaluate", "--run", tuned[0]["run"], "--split", "val", "--json", **here).stdout)
+    assert scored["checkpoint"] == tuned[0]["run"] and scored["split"] == "val"
+    assert list(scored["prompts"]) == ["box", "box-exact", "point", "mask"]
+    assert {"n", "mean_iou", "mean_dice", "empty", "image_free_iou", "skill"} <= scored["prompts"]["box"].keys()
+    assert "prompt_iou" in scored["prompts"]["mask"] and "prompt_iou" not in scored["prompts"]["box"]
+    zero = run("evaluate", "--zero-shot", "--prompt", "box-exact", **here)
+    assert "checkpoint zero-shot, split test" in zero.stdout and "mean IoU" in zero.stdout
+    assert "has been scored 1 times" in zero.stdout
+    query = (
+        "SELECT prompt, count(*) AS n, avg(iou) AS iou FROM cell_metrics WHERE split = 'val' GROUP BY ALL ORDER BY ALL"
+    )
+    rows = json.loads(run("sql", query, "--json", **here).stdout)
+    assert {row["prompt"]: row["n"] for row in rows} == {k: s["n"] for k, s in scored["prompts"].items()}
+    assert len(list(csv.DictReader(io.StringIO(run("sql", query, "--csv", **here).stdout)))) == 4
+    run("sql", query, "--parquet", "out.parquet", **here)
+    assert pq.read_table(store.path / "out.parquet").to_pylist() == rows
+    assert run("sql", query, **here).stdout.splitlines()[0].split() == ["prompt", "n", "iou"]
+    lines = json.loads(run("info", "--json", **here).stdout)["runs"]
+    assert {line["kind"] for line in lines} == {"finetune", "evaluate"}
+    assert "box-exact" in run("info", **here).stdout
+    (store.path / "catalog.duckdb").unlink()
+    counts = json.loads(run("catalog", "rebuild", "--json", **here).stdout)
+    assert counts["runs"] == 4 and counts["frames"] == 8
+
+
+def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, store: Store) -> None:
+    done = run("finetune", "--prompt", "mask", "--preset", "paper", "--steps", 1, "--workers", 0, folder=store.path)
+    for word in ("image-free", "zero-shot", "tuned", "paired change of IoU per cell"):
+        assert word in done.stdout
+    assert run("finetune", "--lr", "-1", folder=store.path, code=1).stderr.endswith("positive number such as 1e-4\n")
+    assert "exclude each other" in run("evaluate", "--run", "x", "--zero-shot", folder=store.path, code=2).stderr
+    assert "no run 'x'" in run("evaluate", "--run", "x", folder=store.path, code=1).stderr
+
+
+def test_sql_neither_writes_nor_reaches_files(run: Run, embedded: Path) -> None:
+    bad = (
+        "COPY frames TO 'x.csv'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "ATTACH 'x.db'",
+        "DELETE FROM frames",
+        "SELECT nope FROM frames",
+    )
+    for query in bad:
+        done = run("sql", "-s", embedded, query, code=1)
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not done.stdout
+    assert "exclude each other" in run("sql", "-s", embedded, "SELECT 1", "--json", "--csv", code=2).stderr
+
+
+def test_doctor(run: Run) -> None:
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["versions"]["torch"] and found["devices"]["cpu"] and found["disk"]["write_mb_s"] > 0
+    assert "cores" in run("doctor").stdout
+
+
+def test_pretrain_is_there(run: Run) -> None:
+    assert "--dsb2018" in run("pretrain", "--help").stdout
