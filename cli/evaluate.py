@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Frames to score.",
 )
+@click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
 @device_option
 @json_option
@@ -63,6 +64,7 @@ def evaluate(
     prompt_table: Path | None,
     prompt_masks: Path | None,
     split: str,
+    foreign: bool,
     window: int | None,
     device: str,
     as_json: bool,
@@ -79,6 +81,7 @@ def evaluate(
         prompt_seeds=prompt_seeds,
         prompt_table=prompt_table,
         prompt_masks=prompt_masks,
+        foreign=foreign,
         window=window,
         device=device,
     )

@@ -15,15 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from . import catalog
 from .errors import PromptError, RecipeError, RunError, StoreError
 from .evaluate import PromptScore, summarise
-from .files import write_atomic
 from .losses import decoder_loss
 from .predict import DEFAULT_WINDOW, check_window, window_sizes
 from .progress import Progress, silent
@@ -34,6 +31,7 @@ from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
 from .stream import FINE, TrainingStep, TrainingSteps
+from .training_state import load_training, save_training
 
 PROMPTS = ("box", "point", "mask")
 LOSS_PIXELS = FINE // 64
@@ -137,33 +135,16 @@ class _Training:
     best_iou: float = -1.0
 
     def save(self, path: Path) -> None:
-        """Write everything a resumed run needs as one durable file."""
-        tensors = {f"decoder.{k}": v for k, v in self.decoder.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for number, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": v for k, v in values.items()}
+        """Write everything a resumed run needs."""
         about = {"step": str(self.step), "best_step": str(self.best_step), "best_iou": repr(self.best_iou)}
-        plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-        write_atomic(path, save(plain, metadata=about))
+        parts = {"decoder": self.decoder.state_dict(), "best": self.best}
+        save_training(path, parts, self.optimizer, about)
 
     def load(self, path: Path) -> None:
         """Read what :meth:`save` wrote; RunError if it is damaged."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-        except Exception as error:
-            raise RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again") from None
-        parts: dict[str, dict[str, Tensor]] = {"decoder": {}, "best": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
+        parts, about = load_training(path, self.optimizer)
         self.decoder.load_state_dict(parts["decoder"])
         self.best = parts["best"]
-        state = self.optimizer.state_dict()
-        for key, value in parts["optimizer"].items():
-            number, field = key.split(".")
-            state["state"].setdefault(int(number), {})[field] = value
-        self.optimizer.load_state_dict(state)
         self.step, self.best_step = int(about["step"]), int(about["best_step"])
         self.best_iou = float(about["best_iou"])
 

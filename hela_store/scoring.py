@@ -110,7 +110,7 @@ def blocks_of(store: Store) -> dict[str, Block]:
     """Return the block of every ingested frame; SplitError as in :func:`hela_store.splits.assign`."""
     frames = store.frames_table()
     columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
-    stills = store.recipe.dataset.reader == "folder"
+    stills = store.recipe.dataset.reader == "folder" and not store.recipe.dataset.axis
     return assign(store.recipe.split, list(zip(*columns, strict=True)), stills)
 
 

@@ -214,7 +214,9 @@ class Store:
             yield self._table([path])
 
     def _ingested(self, what: str) -> pa.Table:
-        paths = sorted((self.path / "ingest").glob(f"{what}-*.parquet"))
+        frames = sorted((self.path / "ingest").glob("frames-*.parquet"))
+        # a segment's frames are written last: cells without them are leftovers of an interrupted ingest
+        paths = [path.with_name(path.name.replace("frames-", f"{what}-", 1)) for path in frames]
         if not paths:
             raise StoreError(f"nothing was ingested into {self.path} yet; {EMBED_FIRST}")
         return self._table(paths)

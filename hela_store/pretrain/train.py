@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -33,6 +32,7 @@ from ..random import generator
 from ..sam.decoder import SamDecoder, SamPrompts, crop_windows
 from ..sam.forward import image_embedding, normalise_input
 from ..sam.nano import build_nano
+from ..training_state import load_training, save_training
 from .crops import FINE, PromptGroup, TrainingBatch, draw_batch
 from .sources import Source, dsb_sources, synthetic_sources
 
@@ -151,35 +151,25 @@ class State:
     seconds: float = 0.0
 
     def save(self, folder: Path, config: PretrainConfig) -> None:
-        """Write ``state.safetensors`` (one durable file, so never half) and the averaged ``nano.safetensors``."""
-        tensors = {f"nano.{k}": v for k, v in self.nano.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for number, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": v for k, v in values.items()}
-        tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        """Write ``state.safetensors``, to go on from, and the averaged weights as ``nano.safetensors``."""
         about = {"step": str(self.step), "seconds": str(self.seconds), "config": json.dumps(asdict(config))}
-        write_atomic(folder / "state.safetensors", save(tensors, metadata=about))
+        parts = {"nano": self.nano.state_dict(), "average": self.average.state_dict()}
+        save_training(folder / "state.safetensors", parts, self.optimizer, about)
         half = {k: v.half().contiguous() for k, v in self.average.state_dict().items() if not k.startswith("pixel")}
         write_atomic(folder / "nano.safetensors", save(half, metadata=about))
 
     def load(self, folder: Path, config: PretrainConfig) -> None:
-        """Go on from ``state.safetensors``; RunError if it belongs to another configuration."""
-        path = folder / "state.safetensors"
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata()
+        """Go on from ``state.safetensors``; RunError if it belongs to another configuration.
+
+        Only ``steps`` may differ: fewer bring the learning rate down earlier.
+        """
+        parts, about = load_training(folder / "state.safetensors", self.optimizer)
         found, wanted = json.loads(about["config"]), asdict(config)
-        changed = [k for k in wanted if found.get(k) != wanted[k]]
+        changed = [k for k in wanted if k != "steps" and found.get(k) != wanted[k]]
         if changed:
-            raise RunError(f"{path} was trained with other {', '.join(changed)}; use another --out folder")
-        tensors = load_file(path)
-        for name, model in (("nano", self.nano), ("average", self.average)):
-            model.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
-        state = self.optimizer.state_dict()
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, number, field = key.split(".")
-                state["state"].setdefault(int(number), {})[field] = value
-        self.optimizer.load_state_dict(state)
+            raise RunError(f"{folder} was trained with other {', '.join(changed)}; use another --out folder")
+        self.nano.load_state_dict(parts["nano"])
+        self.average.load_state_dict(parts["average"])
         self.step, self.seconds = int(about["step"]), float(about["seconds"])
 
 

@@ -15,22 +15,30 @@ from hela_store.store import Store
 QUICK = ("--steps", 4, "--evaluate-every", 2, "--cells", 2, "--workers", 0)
 
 
-def test_new_embed_and_info(run: Run, tmp_path: Path) -> None:
-    made = run("new", "tiny", "--dataset", "synthetic", "--tile", "none", "--json")
-    found = json.loads(made.stdout)
-    assert found["frames"] == 24 and found["tile"] == 0 and found["split"]["test"] == 6
-    assert "draw sequences" in made.stderr
-    assert "is a store already" in run("new", "tiny", "--dataset", "synthetic", code=1).stderr
-    planned = run("embed", "--dry-run").stdout
-    assert "24 planned, 0 done before, 24 left" in planned
+def test_new_embed_and_info(run: Run, embedded: Path, tmp_path: Path) -> None:
+    data = embedded / "data"
+    found = json.loads(run("new", "tiny", "--dataset", data, "--tile", "none", "--json").stdout)
+    assert found["frames"] == 8 and found["tile"] == 0 and found["split"] == {"train": 5, "val": 1, "test": 2, "gap": 0}
+    assert "is a store already" in run("new", "tiny", "--dataset", data, code=1).stderr
+    assert "8 planned, 0 done before, 8 left" in run("embed", "--dry-run").stdout
     assert not (tmp_path / "stores/tiny/ingest").exists()
     done = run("embed", "--limit", 1)
-    assert "24 planned, 0 done before, 1 now, 23 left" in done.stdout
-    assert "embed" in done.stderr and "UNTRAINED" in done.stderr
+    assert "8 planned, 0 done before, 1 now, 7 left" in done.stdout
+    assert "embed" in done.stderr
     state = json.loads(run("info", "--json", "-s", "tiny").stdout)
-    assert (state["frames"], state["views_planned"], state["views_done"]) == (24, 24, 1)
+    assert (state["frames"], state["views_planned"], state["views_done"]) == (8, 8, 1)
     assert state["scale"]["round_trip_whole"] > 0.9
     assert state["bytes"]["arrays.zarr"] > 1_000_000
+
+
+def test_an_untrained_encoder_is_said_plainly(run: Run, store: Store) -> None:
+    recipe = store.path / "store.toml"
+    if store.recipe.encoder.sha256 != "untrained":
+        recipe.write_text(recipe.read_text().replace(store.recipe.encoder.sha256, "untrained"))
+    for command in (("embed", "--dry-run"), ("finetune", "--lr", "-1"), ("evaluate", "--run", "x")):
+        done = run(*command, folder=store.path, code=None)
+        assert "UNTRAINED" in done.stderr, command
+    assert "untrained" in run("info", folder=store.path).stdout
 
 
 def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
