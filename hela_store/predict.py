@@ -26,7 +26,7 @@ MARGIN = 2
 """Positions a window is wider than what the prompt spans, at least."""
 CHUNK = 32
 """Prompts decoded at once."""
-DEFAULT_WINDOW = {"nano": 8, "vit_b": 64, "vit_l": 64, "vit_h": 64}
+DEFAULT_WINDOW = {"nano": 16, "vit_b": 64, "vit_l": 64, "vit_h": 64}
 """Where a smaller window is not worse: nano was trained with windows, the others were not."""
 
 Logits = npt.NDArray[np.float32]
