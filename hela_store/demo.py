@@ -19,7 +19,7 @@ from .store import RECIPE_FILE, Store
 
 SEQUENCE = SyntheticConfig(frames=24, shape=(512, 512), cells=32)
 PROMPTS = ("box", "point", "mask")
-STEPS = 120
+STEPS = 80
 SCORES = """
     SELECT run, p.kind AS prompt, count(*) AS n, avg(free_iou) AS free, avg(iou) AS iou, avg(dice) AS dice
     FROM prompts p JOIN predictions USING (run, prompt_id) GROUP BY run, p.kind
@@ -125,10 +125,13 @@ def _store(folder: Path, progress: Progress) -> Store:
 
 def _tuned(store: Store, before: list[RunInfo], prompt: str, progress: Progress) -> str:
     """Return the id of the fine-tuning for a prompt kind: an earlier one, or a new one."""
+    # fewer cells than the default: two cores, and a few minutes for everything
+    config = FinetuneConfig(prompt=prompt, steps=STEPS, cells=8, evaluate_every=20)
     for run in before:
-        if run.kind == "finetune" and run.config.get("prompt") == prompt and run.config.get("steps") == STEPS:
+        asked = {name: run.config.get(name) for name in ("prompt", "steps", "cells")}
+        if run.kind == "finetune" and asked == {"prompt": prompt, "steps": STEPS, "cells": config.cells}:
             return run.id
-    return finetune(store, FinetuneConfig(prompt=prompt, steps=STEPS), progress=progress).run
+    return finetune(store, config, progress=progress).run
 
 
 def _scored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from hela_store.embed import EmbedConfig, embed
 from hela_store.new import NewConfig, SyntheticConfig, new
 from hela_store.store import Store
+
+
+# a job started in the background ignores Ctrl-C, and so would every process the tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -215,7 +215,7 @@ def test_unknown_device_precision_and_codec(store: Store):
 def test_no_space_left(store: Store, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small], capture_output=True)
     if mounted.returncode:
         pytest.skip("cannot mount a small file system here")
     try:

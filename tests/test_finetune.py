@@ -72,16 +72,16 @@ print(finetune(Store.open(sys.argv[1]), config).run)
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
 
     straight, _ = start(store.path).communicate(timeout=300)
-    victim = start(tmp_path / "other")
-    deadline = time.monotonic() + 300
-    while victim.poll() is None and time.monotonic() < deadline:
-        names = partial_runs(tmp_path / "other")
-        log = tmp_path / "other" / "runs" / f".{names[0]}.partial" / "log.jsonl" if names else None
-        if log is not None and log.exists() and log.read_text().count("\n") >= 3:
-            os.kill(victim.pid, signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    assert victim.wait() == -signal.SIGKILL, "it finished before it could be killed"
+    with start(tmp_path / "other") as victim:
+        deadline = time.monotonic() + 300
+        while victim.poll() is None and time.monotonic() < deadline:
+            names = partial_runs(tmp_path / "other")
+            log = tmp_path / "other" / "runs" / f".{names[0]}.partial" / "log.jsonl" if names else None
+            if log is not None and log.exists() and log.read_text().count("\n") >= 3:
+                os.kill(victim.pid, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+    assert victim.returncode == -signal.SIGKILL, "it finished before it could be killed"
     assert load_names(tmp_path / "other") == []
     resumed, _ = start(tmp_path / "other").communicate(timeout=300)
     first = load_file(load_run(store.path, straight.strip()).weights)
