@@ -13,7 +13,6 @@ from hela_store.embed import EmbedConfig, embed
 from hela_store.new import NewConfig, SyntheticConfig, new
 from hela_store.store import Store
 
-
 # a job started in the background ignores Ctrl-C, and so would every process the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
