@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -114,6 +115,25 @@ def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store)
     assert 1 <= done < 8
     again = run("embed", "--limit", 1, folder=store.path)
     assert f"{done} done before, 1 now" in again.stdout
+
+
+def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: Run, store: Store) -> None:
+    asked = ["finetune", "--steps", "12", "--evaluate-every", "4", "--cells", "2", "--workers", "0", "--window", "16"]
+    with subprocess.Popen(
+        [COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=store.path, env=environment()
+    ) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 300
+        while not list(store.path.glob("runs/.*.partial/log.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        printed = process.stderr.read().decode()
+    assert process.returncode == 130, printed
+    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    (partial,) = store.path.glob("runs/.*.partial")
+    again = json.loads(run(*asked, "--json", folder=store.path).stdout)
+    assert again["run"] == partial.name.removeprefix(".").removesuffix(".partial")
+    assert not list(store.path.glob("runs/.*.partial"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
