@@ -26,10 +26,10 @@ from .sources import Source
 
 FINE = 2
 """SAM input px per truth pixel."""
-SMALLEST, LARGEST = 24.0, 240.0
+SMALLEST, LARGEST = 24.0, 300.0
 """Median cell diameters that training covers, SAM input px."""
 COMMON = 50.0
-"""The commonest: a nucleus of 25 px in a 512-px tile."""
+"""The commonest in crops of 256 px, and in proportion in larger ones: a nucleus of 25 px in a 512-px tile."""
 MOST_UPSAMPLING = 6.0
 WINDOWS = (8, 16, 32, 64)
 KINDS = ("box", "point", "mask")
@@ -83,7 +83,7 @@ def draw_crop(
     image : float32, (size, size), 0..255
     label : int32, (size / 2, size / 2)
     """
-    wanted = np.exp(rng.triangular(np.log(SMALLEST), np.log(COMMON), np.log(min(largest, size * 0.6))))
+    wanted = np.exp(rng.triangular(np.log(SMALLEST), np.log(COMMON * size / 256), np.log(min(largest, size * 0.6))))
     scale = min(wanted / source.diameter, MOST_UPSAMPLING)
     scale = max(scale, 0.75 * size / max(source.image.shape), 0.3)
     height, width = source.image.shape
@@ -226,6 +226,8 @@ def draw_batch(
     windows = [w for w in WINDOWS if w <= size // POSITION]
     # mostly the smallest window that holds a prompt; else all prompts of the batch get a wider one
     windows = windows[min(int(rng.geometric(0.6)) - 1, len(windows) - 1) :]
+    # the cost of a prompt grows with the area of its window
+    most = max(4, most * 16 // max(16, windows[0]))
     images: list[Tensor] = []
     drawn: list[_Drawn] = []
     while len(images) < count:

@@ -53,7 +53,7 @@ class PretrainConfig:
     ema : decay of the weight average
     """
 
-    steps: int = 3000
+    steps: int = 4500
     lr: float = 5e-4
     weight_decay: float = 0.02
     warmup: int = 200
@@ -68,7 +68,7 @@ def crop_sizes(share: float, step: int) -> tuple[int, int]:
 
     256 px holds every nucleus; 512 and 1024 px bring large cells and the widest windows.
     """
-    if step % 24 == 23 and share > 0.5:
+    if step % 16 == 15 and share > 0.4:
         return 1, 1024
     return (1, 512) if step % 4 == 3 else (4, 256)
 

@@ -61,6 +61,8 @@ class ConvStem(nn.Module):
             ResidualConv(second),
             nn.Conv2d(second, WIDTH, 3, stride=2, padding=1),
         )
+        # on a CPU convolutions over channels-last images take half the time
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return tokens, channels last, as segment-anything's PatchEmbed does."""
@@ -82,6 +84,7 @@ def build_nano() -> Sam:
         window_size=WINDOW,
     )
     encoder.patch_embed = ConvStem()
+    encoder.neck.to(memory_format=torch.channels_last)
     decoder = build_decoder("nano")
     _spread_frequencies(decoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
     _look_where_asked(decoder.mask_decoder.transformer)
