@@ -10,11 +10,13 @@ import click
 
 from hela_store.errors import HelaError
 
+from .bench import bench
 from .catalog import catalog
 from .demo import demo
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
+from .export import export
 from .finetune import finetune
 from .info import info
 from .new import new
@@ -79,5 +81,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, pretrain):
+for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
     main.add_command(command)
