@@ -34,6 +34,7 @@ from ..sam.forward import image_embedding, normalise_input
 from ..sam.nano import build_nano
 from ..training_state import load_training, save_training
 from .crops import FINE, PromptGroup, TrainingBatch, draw_batch
+from .muon import MuonAdamW
 from .sources import Source, dsb_sources, synthetic_sources
 
 SAVE_SECONDS = 120.0
@@ -46,7 +47,7 @@ class PretrainConfig:
     Attributes
     ----------
     steps : optimiser steps; stages follow from the share of steps done, see :func:`crop_sizes`
-    lr, weight_decay, warmup : AdamW; cosine to a hundredth of ``lr``
+    lr, weight_decay, warmup : of Muon and AdamW; cosine to a hundredth of ``lr``
     seed : of weights, scenes and batches
     scenes : drawn scenes in the pool
     most : prompts a crop
@@ -146,7 +147,7 @@ class State:
 
     nano: Sam
     average: Sam
-    optimizer: torch.optim.AdamW
+    optimizer: MuonAdamW
     step: int = 0
     seconds: float = 0.0
 
@@ -179,10 +180,8 @@ def make_state(config: PretrainConfig) -> State:
     nano = build_nano().train()
     average = build_nano().eval()
     average.load_state_dict(nano.state_dict())
-    decay = [p for p in nano.parameters() if p.dim() > 1]
-    plain = [p for p in nano.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return State(nano=nano, average=average, optimizer=torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98)))
+    optimizer = MuonAdamW(nano.named_parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return State(nano=nano, average=average, optimizer=optimizer)
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
