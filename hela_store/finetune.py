@@ -26,7 +26,7 @@ from .predict import DEFAULT_WINDOW, check_window, window_sizes
 from .progress import Progress, silent
 from .random import generator
 from .runs import RunFolder, new_run, partial_runs, resume_run
-from .sam.decoder import SamDecoder, crop_windows, load_decoder, save_decoder, window_origins
+from .sam.decoder import SamDecoder, crop_windows, load_decoder, save_decoder, view_tokens
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
@@ -156,17 +156,14 @@ def step_loss(decoder: SamDecoder, batch: TrainingStep, window: int) -> tuple[Te
     embedding, labels, truth = (part.to(device) for part in (batch.embedding, batch.labels, batch.truth))
     lone = prompts.boxes is None and prompts.masks is None
     sizes = window_sizes(prompts, window)
+    tokens = view_tokens(embedding)
     losses, ious = [], []
     for size in sorted({int(size) for size in sizes}):
         part = torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
-        some = prompts.take(part)
-        origins = window_origins(some, size)
-        if some.masks is not None:
-            some = replace(some, masks=crop_windows(some.masks, origins, size * 4, 4))
-        logits, iou = decoder.decode(crop_windows(embedding[None], origins, size), some, origins)
-        cut = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
+        decoded = decoder(tokens, prompts.take(part), window=size, multimask=None if lone else False)
+        cut = crop_windows(truth[None, None], decoded.origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
         inside = (cut == labels[part][:, None, None]).to(torch.uint8)
-        loss, real = decoder_loss(logits, iou, inside, multimask=lone)
+        loss, real = decoder_loss(decoded.logits, decoded.iou, inside, multimask=lone)
         losses.append(loss)
         ious.append(real)
     return torch.cat(losses).mean(), torch.cat(ious)

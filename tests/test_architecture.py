@@ -65,7 +65,7 @@ FLOORS = (
         "stream",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"bench.", "demo", "doctor", "info", "new", "pretrain."},
 )
 
 
