@@ -50,7 +50,7 @@ FLOORS = (
         "runs",
         "store",
     },
-    {"datasets.", "sam.", "losses", "training_state"},
+    {"datasets.", "sam.", "losses.", "training_state"},
     {
         "embed",
         "encoder_record",

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import RunError
 from ..files import write_atomic
-from ..losses import decoder_loss
+from ..losses.decoder import decoder_loss
 from ..mask_logits import LOGIT
 from ..progress import Progress
 from ..random import generator
