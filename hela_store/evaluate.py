@@ -149,10 +149,11 @@ def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
     kinds: dict[str, list[Score]] = {}
     for score in scores:
         kinds.setdefault(score.question.prompt.kind, []).append(score)
-    return {kind: _means(part) for kind, part in kinds.items()}
+    return {kind: mean_score(part) for kind, part in kinds.items()}
 
 
-def _means(scores: Sequence[Score]) -> PromptScore:
+def mean_score(scores: Sequence[Score]) -> PromptScore:
+    """Return the means over all scores, whatever their kinds."""
     iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
     own = [s.prompt_iou for s in scores if s.prompt_iou is not None]
     return PromptScore(

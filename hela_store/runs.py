@@ -76,6 +76,13 @@ class RunFolder:
             self._log.write(to_json(row) + "\n")
             self._log.flush()
 
+    def rewind(self, step: int) -> None:
+        """Drop the log's lines of later steps: they will be written again by a run that goes on from ``step``."""
+        self._writable()
+        self._close_log()
+        rows = [row for row in self.info.log() if row.get("step", 0) <= step]
+        write_atomic(self.path / "log.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
+
     def write_table(self, name: str, table: pa.Table) -> Path:
         """Write ``<name>.parquet``, durably, replacing one of that name; return its path."""
         self._writable()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,11 @@ FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 LabelArray = npt.NDArray[np.integer]
 
-PromptKind = Literal["box", "box-exact", "point", "point-centre", "mask", "mask-previous"]
-PROMPT_KINDS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "point-centre", "mask", "mask-previous")
+PromptKind = Literal[
+    "box", "box-exact", "point", "point-centre", "point-clicks", "mask", "mask-perfect", "mask-previous", "box+mask",
+    "point+mask",
+]  # fmt: skip
+PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 HEADLINE_PROMPTS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "mask")
 
 SplitName = Literal["train", "val", "test"]

@@ -35,6 +35,7 @@ FLOORS = (
         "random",
         "sizes",
         "splits",
+        "training_prompts",
         "user_prompts",
     },
     {
@@ -56,6 +57,7 @@ FLOORS = (
         "encoder_record",
         "evaluate",
         "finetune",
+        "guard",
         "ingest",
         "measure",
         "own_prompts",
@@ -63,6 +65,7 @@ FLOORS = (
         "predict",
         "scoring",
         "stream",
+        "tuning",
         "work",
     },
     {"bench.", "demo", "doctor", "info", "new", "pretrain."},

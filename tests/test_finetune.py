@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from hela_store.errors import PromptError, RecipeError, RunError
-from hela_store.finetune import FinetuneConfig, finetune, learning_rate, paper_preset
+from hela_store.finetune import FinetuneConfig, finetune, paper_preset
 from hela_store.runs import load_run, partial_runs
 from hela_store.store import Store
+from hela_store.tuning import learning_rate
 
-module = importlib.import_module("hela_store.finetune")  # the package has a function of that name
+module = importlib.import_module("hela_store.tuning")
 QUICK = FinetuneConfig(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
 
 
@@ -99,8 +100,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
 ) -> None:
     real = module.step_loss
 
-    def poisoned(decoder, batch, window):  # type: ignore[no-untyped-def]
-        loss, iou = real(decoder, batch, window)
+    def poisoned(decoder, batch, config):  # type: ignore[no-untyped-def]
+        loss, iou = real(decoder, batch, config)
         return (loss * float("nan") if batch.step == 3 else loss), iou
 
     monkeypatch.setattr(module, "step_loss", poisoned)

@@ -18,7 +18,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 from torch.utils.data import DataLoader
 
-from ..finetune import FinetuneConfig, step_loss
+from ..finetune import FinetuneConfig
 from ..geometry import box_to_sam, resized_shape
 from ..metrics import overlap
 from ..predict import DEFAULT_WINDOW, Prediction, predict_view
@@ -29,6 +29,7 @@ from ..sam.nano import build_nano
 from ..scoring import Question, frame_cells, labelled_frames, median_training_radius, truth_questions
 from ..store import Store
 from ..stream import TrainingStep, TrainingSteps
+from ..tuning import step_loss
 from ..types import BoolArray
 
 
@@ -131,9 +132,9 @@ class _Tuner:
         self.config = FinetuneConfig(window=DEFAULT_WINDOW[store.recipe.encoder.architecture])
 
     def step(self, batch: TrainingStep) -> None:
-        loss, _ = step_loss(self.decoder, batch, self.config)
+        losses, _ = step_loss(self.decoder, batch, self.config)
         self.optimizer.zero_grad()
-        loss.backward()
+        losses.mean().backward()
         self.optimizer.step()
 
 

@@ -171,7 +171,7 @@ class SamDecoder(nn.Module):
         ----------
         embedding : float32, (256, 64, 64) of the one view all prompts belong to; its :func:`view_tokens`, (4096, 256),
             where it is asked several times; or (B, 256, 64, 64)
-        prompts : B prompts
+        prompts : B prompts; masks may be cut to the windows already, (B, 1, 4 window, 4 window)
         window : positions along each side that a prompt may read, 1 to 64
         multimask : three masks and IoUs instead of one; None for all four, the single one first
         origins : int64, (B, 2), ``(x, y)`` of each window; centred on the prompt where None
@@ -182,7 +182,7 @@ class SamDecoder(nn.Module):
         """
         if origins is None:
             origins = window_origins(prompts, window)
-        if prompts.masks is not None:
+        if prompts.masks is not None and prompts.masks.shape[-1] != window * LOGITS:
             prompts = replace(prompts, masks=crop_windows(prompts.masks, origins, window * LOGITS, LOGITS))
         masks = ALL_MASKS if multimask is None else slice(1, 4) if multimask else slice(0, 1)
         if embedding.dim() == 4:
