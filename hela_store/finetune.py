@@ -49,7 +49,7 @@ class FinetuneConfig:
 
     Attributes
     ----------
-    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``, or ``"all"``: one decoder for all kinds
+    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or ``"all"``, one decoder for all
     steps : optimiser steps
     lr : of AdamW at its peak, after ``warmup`` steps
     schedule : ``"cosine"`` or ``"linear"``, down to a tenth, or ``"constant"``
@@ -181,10 +181,9 @@ def finetune(
     RunError
         The loss is not finite; the last good weights stay in the partial run.
     """
-    config = config or FinetuneConfig()
-    config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    config = resolved(store, config or FinetuneConfig())
     device = pick_device(config.device)
-    config, decoder = _beginning(store, config, device)
+    decoder = _zero_shot(store, device) if config.init is None else _tuned(store, config.init, device)
     questions = validation_questions(store, config)
     folder, state = _open_run(store, config, decoder, resume)
     try:
@@ -219,14 +218,17 @@ def _zero_shot(store: Store, device: torch.device) -> SamDecoder:
     return load_decoder(store.encoder_folder() / "decoder.safetensors", device)
 
 
-def _beginning(store: Store, config: FinetuneConfig, device: torch.device) -> tuple[FinetuneConfig, SamDecoder]:
-    """Return the configuration with the whole id of ``init``, and the decoder a run begins with."""
-    if config.init is None:
-        return config, _zero_shot(store, device)
-    run = load_run(store.path, config.init, "finetune")
+def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration with what the store decides: the window, and the whole id of ``init``."""
+    config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    return config if config.init is None else replace(config, init=load_run(store.path, config.init, "finetune").id)
+
+
+def _tuned(store: Store, identity: str, device: torch.device) -> SamDecoder:
+    run = load_run(store.path, identity, "finetune")
     if run.encoder != store.key:
         raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
-    return replace(config, init=run.id), load_decoder(run.weights, device)
+    return load_decoder(run.weights, device)
 
 
 def _window(config: FinetuneConfig) -> int:

@@ -28,6 +28,8 @@ __all__ = [
     "cell_context",
     "cell_contexts",
     "centre_point",
+    "check_prompt_kind",
+    "clicks_of",
     "corrective_click",
     "draw_box",
     "draw_mask",
@@ -40,6 +42,9 @@ __all__ = [
 
 JITTER = 0.05
 """Standard deviation of a side's jitter, as a share of the box's extent across that side (measuring rule 3)."""
+CLICKS = 3
+"""Of a ``"point-clicks"`` prompt, where nothing else is said."""
+SETTINGS = ("box", "point", "mask")
 NEGATIVE_REACH = 0.5
 """How far outside of the cell negative points lie at most, in cell diameters."""
 
@@ -120,6 +125,22 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
     if kind in ("mask-previous", "point-clicks"):
         raise PromptError(f"a {kind!r} prompt needs the decoder's own first answer and cannot be drawn from truth")
     raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+
+
+def check_prompt_kind(kind: str) -> str:
+    """Return ``kind``; PromptError unless it is one of ``PROMPT_KINDS`` or a setting of one, such as ``"box@0.1"``."""
+    base, at, setting = kind.partition("@")
+    if base not in PROMPT_KINDS or (at and base not in (*SETTINGS, "point-clicks")):
+        raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+    if at:
+        _number(kind, setting)
+    return kind
+
+
+def clicks_of(kind: str) -> int:
+    """Return how many clicks a prompt kind stands for: 3 for ``"point-clicks"``, 5 for ``"point-clicks@5"``, else 1."""
+    base, _, setting = kind.partition("@")
+    return (int(_number(kind, setting)) if setting else CLICKS) if base == "point-clicks" else 1
 
 
 def _number(kind: str, setting: str) -> float:

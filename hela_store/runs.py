@@ -30,6 +30,7 @@ from .run_info import FORMAT, RunInfo, read_info, to_json
 __all__ = [
     "RunFolder",
     "RunInfo",
+    "is_running",
     "latest",
     "list_runs",
     "load_run",
@@ -238,6 +239,24 @@ def run_ids(store_path: Path | str) -> list[str]:
 def partial_runs(store_path: Path | str) -> list[str]:
     """Return the ids of runs that were started and not published, sorted; some may be running now."""
     return _names(store_path, _PARTIAL)
+
+
+def is_running(store_path: Path | str, id: str) -> bool:
+    """Whether a process is writing this run now; False for one that was published or interrupted."""
+    path = Path(store_path) / "runs" / f".{id}.partial"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return True  # a file system that cannot lock folders cannot tell
+    finally:
+        os.close(handle)
+    return False
 
 
 def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:

@@ -109,7 +109,7 @@ class TrainingSteps(Dataset[TrainingStep]):
     Parameters
     ----------
     store : its folder is opened again in each loader worker
-    prompt : one of :data:`hela_store.training_prompts.TRAINING_PROMPTS`
+    prompt : one of :data:`hela_store.types.TRAINING_PROMPTS`
     cells : most cells a step
     seed : of views, cells and prompts
     """

@@ -7,10 +7,8 @@ import numpy as np
 from .cell_context import CellContext
 from .errors import PromptError
 from .prompts import JITTER, DrawnPrompt, draw_prompt
+from .types import MIXED_PROMPTS, TRAINING_PROMPTS
 
-MIXED = ("box", "point", "mask", "box+mask", "point+mask")
-"""What ``"all"`` stands for: one decoder for all kinds."""
-TRAINING_PROMPTS = (*MIXED, "all")
 EXACT_SHARE = 0.25
 """Boxes without any jitter; the others have the evaluation's."""
 PERFECT_SHARE = 0.15
@@ -18,7 +16,7 @@ PERFECT_SHARE = 0.15
 
 
 def check_training_prompt(kind: str) -> str:
-    """Return ``kind``; PromptError unless it is one of :data:`TRAINING_PROMPTS`."""
+    """Return ``kind``; PromptError unless it is one of :data:`hela_store.types.TRAINING_PROMPTS`."""
     if kind not in TRAINING_PROMPTS:
         raise PromptError(f"prompt is {kind!r}, expected one of {', '.join(TRAINING_PROMPTS)}")
     return kind
@@ -26,12 +24,12 @@ def check_training_prompt(kind: str) -> str:
 
 def validation_kinds(kind: str) -> tuple[str, ...]:
     """Return the kinds on which a decoder tuned for ``kind`` is validated."""
-    return MIXED if kind == "all" else (kind,)
+    return MIXED_PROMPTS if kind == "all" else (kind,)
 
 
 def kind_of_step(kind: str, rng: np.random.Generator) -> str:
     """Return the kind of prompt a step trains: drawn, where several are trained in one run."""
-    return str(rng.choice(MIXED)) if kind == "all" else kind
+    return str(rng.choice(MIXED_PROMPTS)) if kind == "all" else kind
 
 
 def draw_training_prompt(rng: np.random.Generator, kind: str, cell: CellContext) -> DrawnPrompt:

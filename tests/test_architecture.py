@@ -68,7 +68,7 @@ FLOORS = (
         "tuning",
         "work",
     },
-    {"bench.", "demo", "doctor", "info", "new", "pretrain."},
+    {"bench.", "demo", "doctor", "export.", "info", "new", "pretrain.", "sweep", "watch"},
 )
 
 

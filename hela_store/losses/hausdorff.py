@@ -3,8 +3,8 @@
 Karimi & Salcudean, "Reducing the Hausdorff Distance in Medical Image Segmentation with Convolutional Neural Networks",
 IEEE Transactions on Medical Imaging 39, 2020 (arXiv 1904.10030, 2019), with their exponent of 2. The paper averages
 over the image; here sums are divided by the cell's area, and lengths by its diameter d. Its radii (3 to 18) and
-number of erosions (10) are for organs; ours for nuclei of about 24 px. Shapes as in :mod:`hela_store.losses.region`; p is the
-probability, t the truth.
+number of erosions (10) are for organs; ours for nuclei of about 24 px. Shapes as in :mod:`hela_store.losses.region`; p
+is the probability, t the truth.
 """
 
 from __future__ import annotations

@@ -70,13 +70,20 @@ class SamPrompts:
         """Return what each prompt spans, float32, (B, 4) ``(x0, y0, x1, y1)`` SAM input px."""
         if self.boxes is not None:
             return self.boxes
+        parts = []
         if self.masks is not None:
-            return _mask_extents(self.masks[:, 0] > 0)
-        assert self.points is not None and self.point_labels is not None
-        inside = (self.point_labels == 1)[..., None]
-        low = torch.where(inside, self.points, float("inf")).amin(1)
-        high = torch.where(inside, self.points, float("-inf")).amax(1)
-        return torch.cat([low, high], 1).nan_to_num(INPUT / 2, INPUT / 2, INPUT / 2)
+            parts.append(_mask_extents(self.masks[:, 0] > 0))
+        if self.points is not None and self.point_labels is not None:
+            inside = (self.point_labels == 1)[..., None]
+            low = torch.where(inside, self.points, float("inf")).amin(1)
+            parts.append(torch.cat([low, torch.where(inside, self.points, float("-inf")).amax(1)], 1))
+        both = torch.stack(parts)
+        low, high = both[..., :2].amin(0), both[..., 2:].amax(0)
+        # an empty mask or no click in a cell may mean anything
+        nowhere = (low > high).any(1, keepdim=True)
+        if self.masks is None:
+            return torch.cat([low, high], 1).where(~nowhere, INPUT / 2)
+        return torch.cat([low.where(~nowhere, 0.0), high.where(~nowhere, float(INPUT))], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +104,12 @@ class Decoded:
 
 def _mask_extents(mask_BHW: Tensor) -> Tensor:
     step = INPUT / mask_BHW.shape[-1]
-    whole = torch.tensor([0.0, 0.0, INPUT, INPUT])
+    nothing = torch.tensor([1.0, 1.0, -1.0, -1.0]) * float("inf")
     out = []
     for mask in mask_BHW.cpu():
         rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
         if len(rows) == 0:
-            out.append(whole)
+            out.append(nothing)
             continue
         edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         out.append(torch.tensor([float(edge) * step for edge in edges]))
