@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
-@click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, boundary-normalised, hausdorff-distance, ...")
+@click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
-@click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a corrective click each.")
+@click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a click each.")
 @click.option("--refine", type=float, metavar="SHARE", help="Of the steps with a second pass, logits fed back.")
 @click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")
 @click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
@@ -90,7 +90,7 @@ def _echo(result: FinetuneResult) -> None:
     if len(result.by_kind) > 1:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     click.echo(
-        f"paired change of IoU per cell: mean {result.mean_change:+.4f} (95 % interval over frames {result.low:+.4f} to "
+        f"paired change of IoU per cell: mean {result.mean_change:+.4f} (95 % over frames {result.low:+.4f} to "
         f"{result.high:+.4f}): {result.verdict}; better for {result.better:.0%}, worse for {result.worse:.0%} of the "
         f"cells; best step {result.best_step}"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hela_store.types import TRAINING_PROMPTS
 
-from .options import device_option, json_option, store_option
+from .options import F, device_option, json_option, store_option
 from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Several(click.Option):
         mine.process = process
 
 
-def _several(name: str, kind: Any, help_text: str) -> Any:
+def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
     return click.option(f"--{name}", name, cls=Several, type=kind, multiple=True, metavar="...", help=help_text)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -254,11 +256,17 @@ def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     return plain
 
 
+def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations give the same weights: in all but what only says how the work is done."""
+    how = ("workers",)
+    return {k: v for k, v in one.items() if k not in how} == {k: v for k, v in other.items() if k not in how}
+
+
 def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:
     state, wanted = new_tuning(decoder, config), run_config(store, config)
     for name in reversed(partial_runs(store.path)) if resume else ():
         path = store.path / "runs" / f".{name}.partial"
-        if not (path / STATE).exists() or json.loads((path / "config.json").read_text()).get("config") != wanted:
+        if not (path / STATE).exists() or not same_run(_config_of(path), wanted):
             continue
         try:
             folder = resume_run(store.path, name)
@@ -268,6 +276,14 @@ def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume:
         folder.rewind(state.step)
         return folder, state
     return new_run(store.path, "finetune", wanted, parent=config.init, label=config.prompt), state
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # damaged, or from another time: nothing to go on with
+    return found if isinstance(found, dict) else {}
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
@@ -282,9 +298,7 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     return questions
 
 
-def _result(
-    run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int
-) -> FinetuneResult:
+def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
     before, after = [score.iou for score in zero], [score.iou for score in tuned]
     change = paired_change(before, after, [score.question.cell["frame"] for score in zero])
     moved = [b - a for a, b in zip(before, after, strict=True)]

@@ -13,13 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from .errors import HelaError, RecipeError
-from .finetune import FinetuneConfig, FinetuneResult, finetune, resolved, run_config
+from .finetune import FinetuneConfig, finetune, resolved, run_config, same_run
 from .progress import Progress, silent
 from .runs import RunInfo, list_runs
 from .store import Store
-
-HIDDEN = ("workers", "device")
-"""What has no influence on the weights of a run at the same kind of device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +100,12 @@ def sweep(
 def _row(store: Store, point: dict[str, Any], config: FinetuneConfig) -> SweepRow:
     try:
         found = finished(store, config)
-        result = _result(found) if found else _plain(finetune(store, config))
+        result = _result(found) if found else finetune(store, config).to_json()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
     names = ("run", "mean_change", "low", "high", "verdict", "best_step")
     scores = {"zero_shot_iou": result["zero_shot"]["mean_iou"], "mean_iou": result["tuned"]["mean_iou"]}
     return SweepRow(choices=point, **{name: result[name] for name in names}, **scores)
-
-
-def _plain(result: FinetuneResult) -> dict[str, Any]:
-    return result.to_json()
 
 
 def _result(run: RunInfo) -> dict[str, Any]:
@@ -122,12 +115,8 @@ def _result(run: RunInfo) -> dict[str, Any]:
 
 def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
     """Return the published run of this configuration, if there is one; a damaged log does not count."""
-    wanted = _compared(run_config(store, resolved(store, config)))
+    wanted = run_config(store, resolved(store, config))
     for run in reversed(list_runs(store.path, "finetune")):
-        if _compared(run.config) == wanted and any("result" in row for row in run.log()):
+        if same_run(run.config, wanted) and any("result" in row for row in run.log()):
             return run
     return None
-
-
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in HIDDEN}

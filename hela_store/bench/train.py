@@ -8,7 +8,7 @@ memory already; the same step with segment-anything's own image encoder in the l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -149,9 +149,9 @@ def _memory_pair(store: Store, config: TrainBenchConfig, device: torch.device) -
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
         loader = iter(DataLoader(steps, batch_size=None, num_workers=config.workers))
-        first = next(loader)  # starting the workers belongs to the run, not to its steps
-        rates[0].append(_rate(lambda: [tuner.step(b) for b in (first, *loader)], len(held), device))  # noqa: B023
-        rates[1].append(_rate(lambda: [tuner.step(b) for b in held], len(held), device))
+        tuner.step(next(loader))  # starting the workers belongs to the run, not to its steps
+        rates[0].append(_rate(lambda: _each(tuner.step, loader), len(held) - 1, device))  # noqa: B023
+        rates[1].append(_rate(lambda: _each(tuner.step, held[1:]), len(held) - 1, device))
     return _pair("tuning from the store / from memory", "steps/s", rates)
 
 
@@ -170,8 +170,8 @@ def _encoder_pair(store: Store, config: TrainBenchConfig, device: torch.device) 
     tuner.step(held[0])
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
-        rates[0].append(_rate(lambda: [tuner.step(steps[i]) for i in range(len(steps))], len(held), device))
-        rates[1].append(_rate(lambda: [with_encoder(b) for b in held], len(held), device))
+        rates[0].append(_rate(lambda: _each(tuner.step, (steps[i] for i in range(len(steps)))), len(held), device))
+        rates[1].append(_rate(lambda: _each(with_encoder, held), len(held), device))
     return _pair(f"tuning from the store / stock {config.encoder} encoder in the loop", "steps/s", rates)
 
 
@@ -192,7 +192,8 @@ def _predictor_pairs(store: Store, config: TrainBenchConfig, device: torch.devic
             rates[0].append(_rate(lambda: ours.extend(_ours(decoder, tiles, window, device)), count, device))  # noqa: B023
             rates[1].append(_rate(lambda: theirs.extend(_loop(predictor, tiles, device)), count, device))
         pair = _pair(f"evaluation, {what} {window} / SamPredictor.predict", "cells/s", rates)
-        pairs.append(replace(pair, **_agreement(ours, theirs, [q for _, part in tiles for q in part])))
+        same, iou, peer_iou = _agreement(ours, theirs, [q for _, part in tiles for q in part])
+        pairs.append(replace(pair, mask_iou=same, iou=iou, peer_iou=peer_iou))
     return pairs
 
 
@@ -242,7 +243,10 @@ def _loop(predictor: SamPredictor, tiles: Tiles, device: torch.device) -> list[B
     return masks
 
 
-def _agreement(ours: list[Prediction], theirs: list[BoolArray], questions: list[Question]) -> dict[str, float]:
+def _agreement(
+    ours: list[Prediction], theirs: list[BoolArray], questions: list[Question]
+) -> tuple[float, float, float]:
+    """Return the mean IoU of our masks with theirs, of ours with the truth, and of theirs."""
     rows = []
     for prediction, mask, question in zip(ours, theirs, questions, strict=True):
         corner, truth = question.tile.rect[:2], question.context
@@ -255,8 +259,13 @@ def _agreement(ours: list[Prediction], theirs: list[BoolArray], questions: list[
                 overlap(mask, truth.mask, corner, truth.origin).iou,
             )
         )
-    means = np.mean(rows, axis=0)
-    return {"mask_iou": float(means[0]), "iou": float(means[1]), "peer_iou": float(means[2])}
+    same, iou, peer_iou = (float(value) for value in np.mean(rows, axis=0))
+    return same, iou, peer_iou
+
+
+def _each(step: Callable[[TrainingStep], None], batches: Iterable[TrainingStep]) -> None:
+    for batch in batches:
+        step(batch)
 
 
 def _rate(work: Callable[[], object], count: int, device: torch.device) -> float:

@@ -218,9 +218,7 @@ class SamDecoder(nn.Module):
         """
         return self._predict(window_BCHW.flatten(2).transpose(1, 2), prompts, origins, masks)
 
-    def _predict(
-        self, window_BNC: Tensor, prompts: SamPrompts, origins: Tensor, masks: slice
-    ) -> tuple[Tensor, Tensor]:
+    def _predict(self, window_BNC: Tensor, prompts: SamPrompts, origins: Tensor, masks: slice) -> tuple[Tensor, Tensor]:
         size = math.isqrt(window_BNC.shape[1])
         pe_BNC = _cut(self._positions(), origins, size)
         src_BNC = window_BNC + self._dense(prompts)
@@ -252,9 +250,7 @@ def build_decoder(architecture: str) -> SamDecoder:
     prompt_encoder = PromptEncoder(
         embed_dim=CHANNELS, image_embedding_size=(GRID, GRID), input_image_size=(INPUT, INPUT), mask_in_chans=16
     )
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8
-    )
+    transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8)
     mask_decoder = MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, num_multimask_outputs=3)
     return SamDecoder(prompt_encoder, mask_decoder)
 
