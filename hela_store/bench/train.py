@@ -259,8 +259,8 @@ def _agreement(
                 overlap(mask, truth.mask, corner, truth.origin).iou,
             )
         )
-    same, iou, peer_iou = (float(value) for value in np.mean(rows, axis=0))
-    return same, iou, peer_iou
+    means = np.mean(rows, axis=0)
+    return float(means[0]), float(means[1]), float(means[2])
 
 
 def _each(step: Callable[[TrainingStep], None], batches: Iterable[TrainingStep]) -> None:
