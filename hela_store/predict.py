@@ -17,11 +17,14 @@ import torch
 from .errors import RecipeError
 from .geometry import Rect, box_to_sam, frame_to_sam, view_scale
 from .mask_logits import LOGIT, to_mask_logits
+from .masks import trim
 from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 from .types import BoolArray, Prompt
 
 WINDOWS = (8, 16, 32, 64)
 """Sizes a window may have, positions along each side; 64 is SAM's own."""
+STEP = INPUT // (GRID * LOGITS)
+"""SAM input px per low-resolution logit."""
 MARGIN = 2
 """Positions a window is wider than what the prompt spans, at least."""
 POSITIONS = {"cpu": 4096, "cuda": 65536, "mps": 65536}
@@ -209,23 +212,40 @@ def whole_logits(prediction: Prediction) -> Logits:
 
 
 def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[BoolArray, tuple[int, int]]:
-    """Upsample a window's logits bilinearly to frame pixels and threshold; the crop ends at the view's borders."""
+    """Upsample a window's logits to frame pixels as SAM does and threshold; the crop ends at the view's borders."""
     inside = plane > 0
     if not inside.any():
         return np.zeros((0, 0), bool), (rect[0], rect[1])
-    pitch = INPUT / (GRID * LOGITS) / view_scale(rect)
-    axes = []
+    scale = view_scale(rect)
+    pitch = STEP / scale
+    fine, origin = plane, []
     for axis, (first, length) in enumerate(((corner[1], rect[3]), (corner[0], rect[2]))):
         there = np.flatnonzero(inside.any(1 - axis)) + first * LOGITS
-        start = max(math.floor((there[0] - 0.5) * pitch), 0)
-        stop = min(math.ceil((there[-1] + 1.5) * pitch), length)
-        place = (np.arange(start, stop) + 0.5) / pitch - 0.5 - first * LOGITS
-        axes.append((start, place.clip(0, plane.shape[axis] - 1)))
-    (top, rows), (left, columns) = axes
-    if len(rows) == 0 or len(columns) == 0:
-        return np.zeros((0, 0), bool), (rect[0], rect[1])
-    fine = _lerp(_lerp(plane, rows, 0), columns, 1)
-    return fine > 0, (rect[0] + left, rect[1] + top)
+        # one px more than direct interpolation reaches: SAM's goes by way of its input
+        start = max(math.floor((there[0] - 0.5) * pitch) - 1, 0)
+        stop = min(math.ceil((there[-1] + 1.5) * pitch) + 1, length)
+        if stop <= start:
+            return np.zeros((0, 0), bool), (rect[0], rect[1])
+        place = ((np.arange(start, stop) + 0.5) * scale - 0.5).clip(0, length * scale - 1)
+        fine = _resampled(fine, place, first * LOGITS, axis)
+        origin.append(start)
+    mask, (left, top) = trim(fine > 0)
+    return mask, (rect[0] + origin[1] + left, rect[1] + origin[0] + top)
+
+
+def _resampled(values: Logits, place: npt.NDArray[np.float64], first: int, axis: int) -> Logits:
+    """Interpolate linearly twice, as SAM does: from logits to every input px, from these to ``place``, input px.
+
+    ``first`` is the logit, counted on the whole grid, with which ``values`` begin along ``axis``.
+    """
+    low = np.floor(place)
+    high = np.minimum(low + 1, INPUT - 1)
+    size = values.shape[axis] - 1
+    parts = [_lerp(values, ((at + 0.5) / STEP - 0.5 - first).clip(0, size), axis) for at in (low, high)]
+    weight = (place - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight[None, :]
+    mixed: Logits = parts[0] * (1 - weight) + parts[1] * weight
+    return mixed
 
 
 def _lerp(values: Logits, place: npt.NDArray[np.float64], axis: int) -> Logits:

@@ -20,7 +20,7 @@ from hela_store.finetune import FinetuneConfig
 from hela_store.store import Store
 from hela_store.sweep import sweep
 base = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
-sweep(Store.open(sys.argv[1]), base, {"lr": [1e-4, 1e-3], "seed": [0, 1]})
+sweep(Store.open(sys.argv[1]), base, {"lr": [1e-3], "seed": [0, 1]})
 """
 
 
@@ -48,14 +48,14 @@ def test_a_killed_sweep_goes_on_and_loses_no_row(store: Store) -> None:
     assert victim.returncode == -signal.SIGKILL, "it finished before it could be killed"
     (done,) = run_ids(store.path)
     told = []
-    rows = sweep(store, BASE, {"lr": [1e-4, 1e-3], "seed": [0, 1]}, report=told.append)
-    assert rows == told and [row.choices for row in rows] == [{"lr": lr, "seed": s} for lr in (1e-4, 1e-3) for s in (0, 1)]
+    rows = sweep(store, BASE, {"lr": [1e-3], "seed": [0, 1]}, report=told.append)
+    assert rows == told and [row.choices for row in rows] == [{"lr": 1e-3, "seed": s} for s in (0, 1)]
     assert rows[0].run == done and sorted(row.run for row in rows) == run_ids(store.path)
     assert all(row.mean_iou is not None and row.verdict for row in rows)
-    assert sweep(store, BASE, {"lr": [1e-4, 1e-3], "seed": [0, 1]}) == rows and len(run_ids(store.path)) == 4
-    assert store.sql("select count(*) from runs where kind = 'finetune'").fetchall() == [(4,)]
+    assert sweep(store, BASE, {"lr": [1e-3], "seed": [0, 1]}) == rows and len(run_ids(store.path)) == 2
+    assert store.sql("select count(*) from runs where kind = 'finetune'").fetchall() == [(2,)]
 
 
 def test_a_point_that_fails_is_told_and_the_others_go_on(store: Store) -> None:
-    rows = sweep(store, BASE, {"init": ["nosuch", None]})
+    rows = sweep(store, BASE, {"init": ["nosuch", None], "steps": [1]})
     assert "nosuch" in rows[0].error and not rows[0].run and rows[1].run

@@ -222,7 +222,7 @@ def _ours(decoder: SamDecoder, tiles: Tiles, window: int, device: torch.device) 
 
 def _predictor(decoder: SamDecoder, architecture: str, device: torch.device) -> SamPredictor:
     # its encoder is never run: the embeddings are there
-    with torch.device("meta"):
+    with torch.device("cpu" if architecture == "nano" else "meta"):
         encoder = (build_nano() if architecture == "nano" else sam_model_registry[architecture]()).image_encoder
     sam = Sam(image_encoder=encoder, prompt_encoder=decoder.prompt_encoder, mask_decoder=decoder.mask_decoder)
     sam.pixel_mean, sam.pixel_std = sam.pixel_mean.to(device), sam.pixel_std.to(device)
