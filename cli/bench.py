@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+from .options import device_option, json_option, store_option
+from .output import bars, echo_json, echo_table
+
+if TYPE_CHECKING:
+    from hela_store import Store
 
 
 @click.group()
 def bench() -> None:
     """Time this machine: ours against the named peers, interleaved in one run."""
+
+
+@bench.command()
+@store_option
+@click.option("--steps", type=click.IntRange(2), default=20, show_default=True, help="Optimiser steps a round.")
+@click.option("--cells", type=click.IntRange(1), default=16, show_default=True, help="Most cells a step.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Times each pair is timed.")
+@click.option(
+    "--encoder",
+    type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
+    default="vit_b",
+    show_default=True,
+    help="Stock encoder in the loop, random weights.",
+)
+@click.option("--encoder-steps", type=click.IntRange(0), default=2, show_default=True, help="Steps with it; 0: none.")
+@click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Cells to predict.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load batches.")
+@device_option
+@json_option
+def train(store: Store, as_json: bool, **choices: Any) -> None:
+    """Tuning against memory and against the encoder in the loop; evaluation against SamPredictor."""
+    from hela_store.bench.train import TrainBenchConfig, bench_train
+
+    found = bench_train(store, TrainBenchConfig(**choices), progress=bars).to_json()
+    if as_json:
+        echo_json(found)
+        return
+    columns = list(found["pairs"][0])
+    echo_table(columns, [list(pair.values()) for pair in found["pairs"]])

@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @click.option(
-    "--run", metavar="RUN", help="Fine-tuning run to score: an id, its beginning, or latest. [default: latest]"
+    "--run",
+    metavar="RUN",
+    help="Fine-tuning run to score: an id, its beginning, or latest. [default: the latest not worse than zero-shot]",
 )
 @click.option("--zero-shot", is_flag=True, help="Score the decoder the encoder came with.")
 @click.option(
     "--prompt",
     "prompts",
-    type=click.Choice(PROMPT_KINDS),
     multiple=True,
     default=HEADLINE_PROMPTS,
     show_default=True,
-    help="Prompts made from the truth.",
+    metavar="KIND",
+    help=f"Prompts made from the truth: {', '.join(PROMPT_KINDS)}; box@0.1 has a jitter of 10 %.",
 )
 @click.option(
     "--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell and kind."
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Frames to score.",
 )
+@click.option("--clicks", type=click.IntRange(2), metavar="N", help="Score points with N - 1 corrective clicks, too.")
+@click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
 @click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
 @device_option
@@ -64,6 +68,8 @@ def evaluate(
     prompt_table: Path | None,
     prompt_masks: Path | None,
     split: str,
+    clicks: int | None,
+    robustness: bool,
     foreign: bool,
     window: int | None,
     device: str,
@@ -77,29 +83,29 @@ def evaluate(
     note_untrained(store)
     config = hs.EvaluateConfig(
         split=split,
-        prompts=prompts,
+        prompts=(*prompts, f"point-clicks@{clicks}") if clicks else prompts,
         prompt_seeds=prompt_seeds,
         prompt_table=prompt_table,
         prompt_masks=prompt_masks,
+        robustness=robustness,
         foreign=foreign,
         window=window,
         device=device,
     )
-    result = hs.evaluate(store, None if zero_shot else run or _latest(store), config, progress=bars)
+    result = hs.evaluate(store, None if zero_shot else run or _default(store), config, progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:
         _echo(result)
 
 
-def _latest(store: Store) -> str | None:
-    from hela_store.runs import list_runs
+def _default(store: Store) -> str | None:
+    from hela_store.guard import default_run
 
-    tuned = list_runs(store.path, "finetune")
-    note(
-        f"scoring the latest fine-tuning, {tuned[-1].id}" if tuned else "scoring zero-shot: there is no fine-tuning yet"
-    )
-    return tuned[-1].id if tuned else None
+    run = default_run(store.path, store.key)
+    found = "scoring zero-shot: there is no fine-tuning yet that is not worse"
+    note(found if run is None else f"scoring the default run, {run.id}")
+    return None if run is None else run.id
 
 
 def _echo(result: EvaluateResult) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.types import TRAINING_PROMPTS
+
 from .options import device_option, json_option, store_option
 from .output import bars, echo_json, echo_scores, note, note_untrained
 
@@ -19,11 +21,11 @@ if TYPE_CHECKING:
 @click.option(
     "--prompt",
     "prompts",
-    type=click.Choice(["box", "point", "mask"]),
+    type=click.Choice(TRAINING_PROMPTS),
     multiple=True,
     default=["box"],
     show_default="box",
-    help="What the decoder is tuned for; several times: one run each.",
+    help="What the decoder is tuned for; several times: one run each; all: one decoder for all kinds.",
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 500]")
 @click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-4]")
@@ -41,6 +43,16 @@ if TYPE_CHECKING:
 @click.option(
     "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: an epoch]"
 )
+@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
+@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
+@click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
+@click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
+@click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
+@click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
+@click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a click each.")
+@click.option("--refine", type=float, metavar="SHARE", help="Of the steps with a second pass, logits fed back.")
+@click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")
+@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
 @device_option
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
@@ -75,10 +87,14 @@ def _echo(result: FinetuneResult) -> None:
     rows = [("image-free", free), ("zero-shot", zero.to_json()), ("tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
+    if len(result.by_kind) > 1:
+        echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     click.echo(
-        f"paired change of IoU per cell: mean {result.mean_change:+.4f}; better for {result.better:.0%}, "
-        f"worse for {result.worse:.0%} of the cells; best step {result.best_step}"
+        f"paired change of IoU per cell: mean {result.mean_change:+.4f} (95 % over frames {result.low:+.4f} to "
+        f"{result.high:+.4f}): {result.verdict}; better for {result.better:.0%}, worse for {result.worse:.0%} of the "
+        f"cells; best step {result.best_step}"
     )
+    click.echo("not the default run: worse than zero-shot" if result.verdict == "worse" else "now the default run")
     if result.is_worse:
         note(
             "WARNING: TUNING DID NOT HELP: no step beat the decoder it began with on validation, so that one was kept."

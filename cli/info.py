@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import json_option, store_option
-from .output import echo_facts, echo_json, echo_table
+from .output import echo_facts, echo_json, echo_row, echo_table
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @store_option
+@click.option("--watch", is_flag=True, help="Follow the log of the run that is being written.")
 @json_option
-def info(store: Store, as_json: bool) -> None:
+def info(store: Store, watch: bool, as_json: bool) -> None:
     """Say what is in a store: frames, views done and planned, cells, bytes, runs with their scores."""
     import hela_store as hs
 
+    if watch:
+        from hela_store.watch import watch as follow
+
+        for row in follow(store.path):
+            echo_row(row, as_json)
+        return
     found = hs.info(store)
     if as_json:
         echo_json(found.to_json())

@@ -22,8 +22,9 @@ from .info import info
 from .new import new
 from .pretrain import pretrain
 from .sql import sql
+from .sweep import sweep
 
-RESUMABLE = {"embed", "finetune", "demo", "pretrain"}
+RESUMABLE = {"embed", "finetune", "sweep", "demo", "pretrain"}
 INTERRUPTED = 130
 
 
@@ -81,5 +82,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (new, embed, finetune, sweep, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
     main.add_command(command)

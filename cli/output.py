@@ -68,6 +68,18 @@ def echo_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def echo_row(row: Mapping[str, Any], as_json: bool = False) -> None:
+    """Print one line of a log at once: as JSON, or its numbers by name, those of its parts too."""
+    if as_json:
+        click.echo(json.dumps(plain(row), ensure_ascii=False))
+        return
+    parts = []
+    for name, value in row.items():
+        inner = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        parts += [f"{key} {_text(v)}" for key, v in inner.items() if not isinstance(v, Mapping | list)]
+    click.echo("  ".join(parts))
+
+
 def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print lines of (what, value), the values aligned."""
     width = max(len(what) for what, _ in facts)

@@ -20,6 +20,7 @@ from .metrics import skill
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
+from .prompts import check_prompt_kind
 from .runs import RunFolder, RunInfo, load_run, new_run
 from .sam.decoder import SamDecoder, load_decoder
 from .sam.encoder import pick_device
@@ -39,7 +40,7 @@ from .scoring import (
     with_foreign_embeddings,
 )
 from .store import Store
-from .types import HEADLINE_PROMPTS, PROMPT_KINDS
+from .types import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -57,6 +58,8 @@ class EvaluateConfig:
     prompt_masks : folder of own label images, matched to cells by overlap
     foreign : a control: every prompt is decoded with the embedding of *another* frame, so that what is left of the
         score comes from the prompt alone; the run's kind is ``"control"``
+    robustness : curves in place of ``prompts``: box jitter of 0 to 30 %, click place, the mask prompt's own IoU; the
+        run's kind is ``"robustness"``
     window : positions along each side that a prompt reads at least; None for the encoder's default
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
@@ -67,6 +70,7 @@ class EvaluateConfig:
     prompt_table: Path | None = None
     prompt_masks: Path | None = None
     foreign: bool = False
+    robustness: bool = False
     window: int | None = None
     device: str = "auto"
 
@@ -74,8 +78,11 @@ class EvaluateConfig:
         if self.split not in SPLITS:
             raise RecipeError(f"split is {self.split!r}, expected one of {', '.join(SPLITS)}")
         for kind in self.prompts:
-            if kind not in PROMPT_KINDS:
-                raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+            check_prompt_kind(kind)
+        if self.robustness:
+            object.__setattr__(self, "prompts", ROBUSTNESS_PROMPTS)
+        if self.robustness and (self.foreign or self.prompt_table or self.prompt_masks):
+            raise PromptError("robustness curves make prompts of their own; leave out own prompts and the control")
         if not 1 <= self.prompt_seeds <= 100:
             raise RecipeError(f"prompt_seeds is {self.prompt_seeds}, expected 1 to 100")
         if self.window is not None:
@@ -149,10 +156,11 @@ def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
     kinds: dict[str, list[Score]] = {}
     for score in scores:
         kinds.setdefault(score.question.prompt.kind, []).append(score)
-    return {kind: _means(part) for kind, part in kinds.items()}
+    return {kind: mean_score(part) for kind, part in kinds.items()}
 
 
-def _means(scores: Sequence[Score]) -> PromptScore:
+def mean_score(scores: Sequence[Score]) -> PromptScore:
+    """Return the means over all scores, whatever their kinds."""
     iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
     own = [s.prompt_iou for s in scores if s.prompt_iou is not None]
     return PromptScore(
@@ -233,7 +241,7 @@ def _start(store: Store, config: EvaluateConfig, checkpoint: str | None, own: Ow
     about = asdict(config) | {"encoder": store.key, "checkpoint": checkpoint, "seeds": list(range(config.prompt_seeds))}
     about |= {"prompts": list(config.prompts) if own is None else own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
-    kind = "control" if config.foreign else "evaluate"
+    kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
     return new_run(store.path, kind, about, parent=checkpoint, label=config.split)
 
 

@@ -8,35 +8,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from . import catalog
-from .errors import PromptError, RecipeError, RunError, StoreError
-from .evaluate import PromptScore, summarise
-from .losses import decoder_loss
-from .predict import DEFAULT_WINDOW, check_window, window_sizes
+from .errors import RecipeError, RunError, StoreError
+from .evaluate import PromptScore, mean_score, summarise
+from .guard import paired_change
+from .losses.decoder import REGION, check_loss
+from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
 from .random import generator
-from .runs import RunFolder, new_run, partial_runs, resume_run
-from .sam.decoder import SamDecoder, crop_windows, load_decoder, save_decoder, window_origins
+from .runs import RunFolder, load_run, new_run, partial_runs, resume_run
+from .sam.decoder import SamDecoder, load_decoder, save_decoder
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
-from .stream import FINE, TrainingStep, TrainingSteps
-from .training_state import load_training, save_training
+from .stream import TrainingSteps
+from .training_prompts import check_training_prompt, validation_kinds
+from .tuning import SCHEDULES, STATE, Tuning, new_tuning, train
 
-PROMPTS = ("box", "point", "mask")
-LOSS_PIXELS = FINE // 64
-"""Truth pixels per embedding position."""
-STATE = "state.safetensors"
+LEAST = {
+    "steps": 1,
+    "cells": 1,
+    "warmup": 0,
+    "evaluate_every": 0,
+    "patience": 0,
+    "accumulate": 1,
+    "clicks": 1,
+    "validation_cells": 1,
+    "workers": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +51,24 @@ class FinetuneConfig:
 
     Attributes
     ----------
-    prompt : ``"box"``, ``"point"`` or ``"mask"``
-    steps : optimiser steps, one view each
-    lr : of AdamW at its peak, after ``warmup`` steps; then a cosine to a tenth
+    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or ``"all"``, one decoder for all
+    steps : optimiser steps
+    lr : of AdamW at its peak, after ``warmup`` steps
+    schedule : ``"cosine"`` or ``"linear"``, down to a tenth, or ``"constant"``
     weight_decay : of AdamW
     cells : most cells of the view that learn at once
     seed : of batches and prompts
     window : positions along each side a prompt reads; None for the encoder's default
     warmup : steps
     evaluate_every : steps between validation scores; 0 for one epoch, but at least three times a run
+    patience : stop after so many validations without a better one; 0 for never
+    accumulate : views a step
+    loss : one of :data:`hela_store.losses.decoder.LOSSES`
+    loss_weight : of what the loss has beyond Dice + cross-entropy
+    loss_ramp : share of the steps over which that weight grows from 0
+    clicks : passes with point prompts: the first click, then one each in the region of the error, logits fed back
+    refine : share of the steps with a second pass for any kind of prompt
+    init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
     validation_cells : at most so many cells, spread over the validation block
     workers : loader processes that prepare batches ahead
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
@@ -67,21 +82,35 @@ class FinetuneConfig:
     seed: int = 0
     window: int | None = None
     warmup: int = 20
+    schedule: str = "cosine"
     evaluate_every: int = 0
+    patience: int = 0
+    accumulate: int = 1
+    loss: str = REGION
+    loss_weight: float = 1.0
+    loss_ramp: float = 0.5
+    clicks: int = 1
+    refine: float = 0.0
+    init: str | None = None
     validation_cells: int = 300
     workers: int = 1
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.prompt not in PROMPTS:
-            raise PromptError(f"prompt is {self.prompt!r}, expected one of {', '.join(PROMPTS)}")
+        check_training_prompt(self.prompt)
+        check_loss(self.loss)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-4")
-        for name, least in (("steps", 1), ("cells", 1), ("warmup", 0), ("evaluate_every", 0), ("workers", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
-        if self.validation_cells < 1:
-            raise RecipeError(f"validation_cells is {self.validation_cells}, expected 1 or more")
+        for name in ("loss_ramp", "refine"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")
+        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
+            raise RecipeError(f"loss_weight is {self.loss_weight}, expected 0 or more")
+        if self.schedule not in SCHEDULES:
+            raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.window is not None:
             check_window(self.window)
 
@@ -100,84 +129,36 @@ class FinetuneResult:
     run : id
     prompt : kind it was tuned for
     zero_shot, tuned : scores on the same cells and prompts; both hold the image-free row
+    by_kind : tuned scores by prompt kind
     best_step : step of the weights that were kept; 0 if no step was better than none
     better, worse : share of cells whose IoU rose or fell by more than 0.01
-    mean_change : mean paired change of IoU
+    mean_change, low, high : mean paired change of IoU and its 95 % interval over frames
+    verdict : ``"better"``, ``"worse"`` or ``"no difference"`` than zero-shot (measuring rule 7)
     """
 
     run: str
     prompt: str
     zero_shot: PromptScore
     tuned: PromptScore
+    by_kind: dict[str, PromptScore]
     best_step: int
     better: float
     worse: float
     mean_change: float
+    low: float
+    high: float
+    verdict: str
 
     @property
     def is_worse(self) -> bool:
-        """Whether tuning did not help: no step was better than the decoder it began with."""
-        return self.best_step == 0
+        """Whether tuning did not help: no step was better than the decoder it began with, or that was worse."""
+        return self.best_step == 0 or self.verdict == "worse"
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store finetune --json`` prints."""
         scores = {"zero_shot": self.zero_shot.to_json(), "tuned": self.tuned.to_json()}
-        return asdict(self) | scores | {"is_worse": self.is_worse, "split": "val"}
-
-
-@dataclass
-class _Training:
-    decoder: SamDecoder
-    optimizer: torch.optim.AdamW
-    best: dict[str, Tensor]
-    step: int = 0
-    best_step: int = 0
-    best_iou: float = -1.0
-
-    def save(self, path: Path) -> None:
-        """Write everything a resumed run needs."""
-        about = {"step": str(self.step), "best_step": str(self.best_step), "best_iou": repr(self.best_iou)}
-        parts = {"decoder": self.decoder.state_dict(), "best": self.best}
-        save_training(path, parts, self.optimizer, about)
-
-    def load(self, path: Path) -> None:
-        """Read what :meth:`save` wrote; RunError if it is damaged."""
-        parts, about = load_training(path, self.optimizer)
-        self.decoder.load_state_dict(parts["decoder"])
-        self.best = parts["best"]
-        self.step, self.best_step = int(about["step"]), int(about["best_step"])
-        self.best_iou = float(about["best_iou"])
-
-
-def step_loss(decoder: SamDecoder, batch: TrainingStep, window: int) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the cells of a step and their IoUs, (B,)."""
-    device = next(decoder.parameters()).device
-    prompts = batch.prompts.to(device)
-    embedding, labels, truth = (part.to(device) for part in (batch.embedding, batch.labels, batch.truth))
-    lone = prompts.boxes is None and prompts.masks is None
-    sizes = window_sizes(prompts, window)
-    losses, ious = [], []
-    for size in sorted({int(size) for size in sizes}):
-        part = torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
-        some = prompts.take(part)
-        origins = window_origins(some, size)
-        if some.masks is not None:
-            some = replace(some, masks=crop_windows(some.masks, origins, size * 4, 4))
-        logits, iou = decoder.decode(crop_windows(embedding[None], origins, size), some, origins)
-        cut = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
-        inside = (cut == labels[part][:, None, None]).to(torch.uint8)
-        loss, real = decoder_loss(logits, iou, inside, multimask=lone)
-        losses.append(loss)
-        ious.append(real)
-    return torch.cat(losses).mean(), torch.cat(ious)
-
-
-def learning_rate(config: FinetuneConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a tenth; constant without warm-up, as in the study."""
-    if config.warmup == 0:
-        return config.lr
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.lr * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
+        kinds = {kind: score.to_json() for kind, score in self.by_kind.items()}
+        return asdict(self) | scores | {"by_kind": kinds, "is_worse": self.is_worse, "split": "val"}
 
 
 def finetune(
@@ -202,21 +183,24 @@ def finetune(
     RunError
         The loss is not finite; the last good weights stay in the partial run.
     """
-    config = config or FinetuneConfig()
-    config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    config = resolved(store, config or FinetuneConfig())
     device = pick_device(config.device)
-    source = store.encoder_folder() / "decoder.safetensors"
-    decoder = load_decoder(source, device)
-    for parameter in decoder.prompt_encoder.parameters():
-        parameter.requires_grad_(False)
+    decoder = _zero_shot(store, device) if config.init is None else _tuned(store, config.init, device)
     questions = validation_questions(store, config)
     folder, state = _open_run(store, config, decoder, resume)
     try:
-        zero = answer(store, load_decoder(source, device), questions, _window(config))
+        zero = answer(store, _zero_shot(store, device), questions, _window(config))
         if state.step == 0:
-            state.best_iou = _mean_iou(zero)
-            folder.log(step=0, val=summarise(zero)[config.prompt].to_json())
-        _train(store, config, state, folder, _validator(store, config, questions), progress)
+            first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
+            state.best_iou = mean_score(first).mean_iou
+            folder.rewind(-1)
+            folder.log(step=0, val=mean_score(first).to_json())
+            state.save(folder.path)
+
+        def validate(decoder: SamDecoder) -> PromptScore:
+            return mean_score(answer(store, decoder, questions, _window(config)))
+
+        train(_steps(store, config, state), config, state, folder, validate, progress)
         decoder.load_state_dict(state.best)
         tuned = answer(store, decoder.eval(), questions, _window(config))
         save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
@@ -232,31 +216,74 @@ def finetune(
     return result
 
 
+def _zero_shot(store: Store, device: torch.device) -> SamDecoder:
+    return load_decoder(store.encoder_folder() / "decoder.safetensors", device)
+
+
+def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration with what the store decides: the window, and the whole id of ``init``."""
+    config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    return config if config.init is None else replace(config, init=load_run(store.path, config.init, "finetune").id)
+
+
+def _tuned(store: Store, identity: str, device: torch.device) -> SamDecoder:
+    run = load_run(store.path, identity, "finetune")
+    if run.encoder != store.key:
+        raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
+    return load_decoder(run.weights, device)
+
+
 def _window(config: FinetuneConfig) -> int:
     assert config.window is not None
     return config.window
 
 
-def _open_run(
-    store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool
-) -> tuple[RunFolder, _Training]:
-    parameters = [p for p in decoder.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    best = {k: v.detach().clone() for k, v in decoder.state_dict().items()}
-    state = _Training(decoder=decoder, optimizer=optimizer, best=best)
-    about = asdict(config) | {"encoder": store.key, "checkpoint": None, "split": "train"}
-    wanted = json.loads(json.dumps(about))
+def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps:
+    return TrainingSteps(
+        store,
+        config.prompt,
+        cells=config.cells,
+        seed=config.seed,
+        first=state.step * config.accumulate,
+        count=(config.steps - state.step) * config.accumulate,
+    )
+
+
+def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
+    """Return what a run's ``config.json`` says of its configuration; equal ones are the same run."""
+    about = asdict(config) | {"encoder": store.key, "checkpoint": config.init, "split": "train"}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations give the same weights: in all but what only says how the work is done."""
+    how = ("workers",)
+    return {k: v for k, v in one.items() if k not in how} == {k: v for k, v in other.items() if k not in how}
+
+
+def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:
+    state, wanted = new_tuning(decoder, config), run_config(store, config)
     for name in reversed(partial_runs(store.path)) if resume else ():
         path = store.path / "runs" / f".{name}.partial"
-        if not (path / STATE).exists() or json.loads((path / "config.json").read_text()).get("config") != wanted:
+        if not (path / STATE).exists() or not same_run(_config_of(path), wanted):
             continue
         try:
             folder = resume_run(store.path, name)
         except (RunError, StoreError):
             continue  # another process is at it
-        state.load(folder.path / STATE)
+        state.load(folder.path)
+        folder.rewind(state.step)
         return folder, state
-    return new_run(store.path, "finetune", about, label=config.prompt), state
+    return new_run(store.path, "finetune", wanted, parent=config.init, label=config.prompt), state
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # damaged, or from another time: nothing to go on with
+    return found if isinstance(found, dict) else {}
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
@@ -267,84 +294,25 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c["cell"]).random() < share]
-        questions += truth_questions(replace(frame, cells=kept), [config.prompt], [0], radius)
+        questions += truth_questions(replace(frame, cells=kept), validation_kinds(config.prompt), [0], radius)
     return questions
 
 
-def _validator(
-    store: Store, config: FinetuneConfig, questions: list[Question]
-) -> Callable[[SamDecoder], PromptScore]:
-    def validate(decoder: SamDecoder) -> PromptScore:
-        decoder.eval()
-        scores = answer(store, decoder, questions, _window(config))
-        decoder.train()
-        return summarise(scores)[config.prompt]
-
-    return validate
-
-
-def _train(
-    store: Store,
-    config: FinetuneConfig,
-    state: _Training,
-    folder: RunFolder,
-    validate: Callable[[SamDecoder], PromptScore],
-    progress: Progress,
-) -> None:
-    steps = TrainingSteps(
-        store, config.prompt, cells=config.cells, seed=config.seed, first=state.step, count=config.steps - state.step
-    )
-    every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
-    loader = DataLoader(steps, batch_size=None, num_workers=config.workers)
-    losses: list[float] = []
-    state.decoder.train()
-    try:
-        for batch in progress(iter(loader), total=len(steps), what=f"finetune {config.prompt}"):
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(config, state.step)
-            loss, _ = step_loss(state.decoder, batch, _window(config))
-            if not torch.isfinite(loss):
-                raise RunError(
-                    f"the loss became {float(loss.detach())} at step {batch.step} (view {batch.view}, cells "
-                    f"{', '.join(batch.cells[:3])} ...); lower --lr; the last good weights are in {folder.path}"
-                )
-            state.optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(state.decoder.parameters(), 1.0)
-            state.optimizer.step()
-            state.step += 1
-            losses.append(float(loss.detach()))
-            if state.step % every == 0 or state.step == config.steps:
-                _checkpoint(state, folder, validate(state.decoder), losses)
-                losses = []
-    except KeyboardInterrupt:
-        state.save(folder.path / STATE)
-        raise
-
-
-def _checkpoint(state: _Training, folder: RunFolder, score: PromptScore, losses: list[float]) -> None:
-    if score.mean_iou > state.best_iou:
-        state.best_iou, state.best_step = score.mean_iou, state.step
-        state.best = {k: v.detach().clone() for k, v in state.decoder.state_dict().items()}
-    folder.log(step=state.step, loss=float(np.mean(losses)), val=score.to_json())
-    state.save(folder.path / STATE)
-
-
-def _mean_iou(scores: list[Score]) -> float:
-    return float(np.mean([score.iou for score in scores]))
-
-
-def _result(
-    run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int
-) -> FinetuneResult:
-    change = np.array([after.iou - before.iou for before, after in zip(zero, tuned, strict=True)])
+def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
+    before, after = [score.iou for score in zero], [score.iou for score in tuned]
+    change = paired_change(before, after, [score.question.cell["frame"] for score in zero])
+    moved = [b - a for a, b in zip(before, after, strict=True)]
     return FinetuneResult(
         run=run,
         prompt=config.prompt,
-        zero_shot=summarise(zero)[config.prompt],
-        tuned=summarise(tuned)[config.prompt],
+        zero_shot=mean_score(zero),
+        tuned=mean_score(tuned),
+        by_kind=summarise(tuned),
         best_step=best_step,
-        better=float((change > 0.01).mean()),
-        worse=float((change < -0.01).mean()),
-        mean_change=float(change.mean()),
+        better=sum(value > 0.01 for value in moved) / len(moved),
+        worse=sum(value < -0.01 for value in moved) / len(moved),
+        mean_change=change.mean,
+        low=change.low,
+        high=change.high,
+        verdict=change.verdict,
     )

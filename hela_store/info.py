@@ -8,6 +8,7 @@ from typing import Any
 
 from . import catalog
 from .errors import StoreError
+from .guard import default_run
 from .measure import CellScale, cell_scale
 from .runs import RunInfo, list_runs, partial_runs
 from .sizes import folder_bytes, mebibytes
@@ -71,6 +72,8 @@ class StoreInfo:
     scale : CellScale or None
         How large cells are for SAM, and the grid round trip.
     runs : tuple of RunLine
+    default_run : str or None
+        The latest fine-tuning that is not worse than zero-shot on validation: what `evaluate` scores unless told.
     unfinished : tuple of str
         Runs that were started and not published; some may be running now.
     """
@@ -89,6 +92,7 @@ class StoreInfo:
     keys: dict[str, int]
     scale: CellScale | None
     runs: tuple[RunLine, ...]
+    default_run: str | None
     unfinished: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class StoreInfo:
         rows += [("other key", f"{key}: {n} views") for key, n in self.keys.items() if key != self.encoder["key"]]
         if self.scale is not None:
             rows += _scale_facts(self.scale)
+        rows.append(("default run", self.default_run or "none: no fine-tuning that is not worse than zero-shot"))
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
         return rows
@@ -141,6 +146,7 @@ def info(store: Store) -> StoreInfo:
         if store.plan_path().exists():
             views = set(store.views_table()["view"].to_pylist())
             planned, done = len(views), len(views & store.committed().keys())
+    default = default_run(store.path, store.key)
     return StoreInfo(
         store=str(store.path),
         name=recipe.name,
@@ -162,6 +168,7 @@ def info(store: Store) -> StoreInfo:
         keys={key: len(store.committed(key)) for key in store.arrays.embedding_keys()},
         scale=cell_scale(store) if ingested else None,
         runs=tuple(_runs(store)),
+        default_run=default.id if default else None,
         unfinished=tuple(partial_runs(store.path)),
     )
 

@@ -130,6 +130,22 @@ def bbox(mask: BoolArray, origin: tuple[int, int] = (0, 0)) -> tuple[int, int, i
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
+def paste(mask: BoolArray, origin: tuple[int, int], shape: tuple[int, int], corner: tuple[int, int]) -> BoolArray:
+    """Return a mask as a part of its frame: of ``shape`` (rows, cols), its upper left at ``corner``, ``(x, y)`` px.
+
+    Parameters
+    ----------
+    mask : bool, (row, col)
+        A crop of the frame with its first pixel at ``origin``; what lies beyond the part is dropped.
+    """
+    out = np.zeros(shape, bool)
+    x, y = origin[0] - corner[0], origin[1] - corner[1]
+    inside = mask[max(-y, 0) : max(shape[0] - y, 0), max(-x, 0) : max(shape[1] - x, 0)]
+    rows, columns = inside.shape
+    out[max(y, 0) : max(y, 0) + rows, max(x, 0) : max(x, 0) + columns] = inside
+    return out
+
+
 def trim(mask: BoolArray, origin: tuple[int, int] = (0, 0)) -> tuple[BoolArray, tuple[int, int]]:
     """Return the smallest crop that holds the mask, and its origin ``(x, y)`` px, frame."""
     x0, y0, x1, y1 = bbox(mask)

@@ -17,15 +17,18 @@ import torch
 from .errors import RecipeError
 from .geometry import Rect, box_to_sam, frame_to_sam, view_scale
 from .mask_logits import LOGIT, to_mask_logits
-from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts
+from .masks import trim
+from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 from .types import BoolArray, Prompt
 
 WINDOWS = (8, 16, 32, 64)
 """Sizes a window may have, positions along each side; 64 is SAM's own."""
+STEP = INPUT // (GRID * LOGITS)
+"""SAM input px per low-resolution logit."""
 MARGIN = 2
 """Positions a window is wider than what the prompt spans, at least."""
-CHUNK = 32
-"""Prompts decoded at once."""
+POSITIONS = {"cpu": 4096, "cuda": 65536, "mps": 65536}
+"""Positions decoded at once, of all prompts together: on a CPU what its caches hold."""
 DEFAULT_WINDOW = {"nano": 16, "vit_b": 64, "vit_l": 64, "vit_h": 64}
 """Where a smaller window is not worse: nano was trained with windows, the others were not."""
 
@@ -153,41 +156,38 @@ def predict_view(
     forms: dict[tuple[bool, int, bool], list[int]] = {}
     for i, prompt in enumerate(prompts):
         forms.setdefault(_form(prompt, given[i]), []).append(i)
+    tokens = view_tokens(embedding)
     for members in forms.values():
-        for start in range(0, len(members), CHUNK):
-            part = members[start : start + CHUNK]
-            sam = sam_prompts([prompts[i] for i in part], rect, [given[i] for i in part], str(embedding.device))
-            multimask = is_lone_point(prompts[part[0]]) and given[part[0]] is None
-            found = _decode_growing(decoder, embedding, sam, window_sizes(sam, window), multimask)
-            for i, (plane, corner, iou) in zip(part, found, strict=True):
-                mask, origin = _frame_mask(plane, corner, rect)
-                out[i] = Prediction(mask=mask, origin=origin, predicted_iou=iou, logits=plane, corner=corner)
+        sam = sam_prompts([prompts[i] for i in members], rect, [given[i] for i in members], str(embedding.device))
+        multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
+        found = _decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
+        for i, (plane, corner, iou) in zip(members, found, strict=True):
+            mask, origin = _frame_mask(plane, corner, rect)
+            out[i] = Prediction(mask=mask, origin=origin, predicted_iou=iou, logits=plane, corner=corner)
     return [out[i] for i in range(len(prompts))]
 
 
 def _decode_growing(
-    decoder: SamDecoder,
-    embedding: torch.Tensor,
-    prompts: SamPrompts,
-    sizes: npt.NDArray[np.int64],
-    multimask: bool,
+    decoder: SamDecoder, tokens: torch.Tensor, prompts: SamPrompts, sizes: npt.NDArray[np.int64], multimask: bool
 ) -> list[tuple[Logits, tuple[int, int], float]]:
     found: dict[int, tuple[Logits, tuple[int, int], float]] = {}
     for size in WINDOWS:
         todo = np.flatnonzero(sizes == size)
-        if len(todo) == 0:
-            continue
-        part = prompts.take(torch.from_numpy(todo).to(embedding.device))
-        decoded = decoder(embedding, part, window=size, multimask=multimask)
-        best = decoded.iou.argmax(1)
-        pick = torch.arange(len(todo), device=best.device)
-        planes = decoded.logits[pick, best].float().cpu().numpy()
-        ious, corners = decoded.iou[pick, best].float().cpu().numpy(), decoded.origins.cpu().numpy()
-        for i, plane, iou, corner in zip(todo, planes, ious, corners, strict=True):
-            if size < GRID and _touches_edge(plane, corner, size):
-                sizes[i] = size * 2
-            else:
-                found[int(i)] = (plane, (int(corner[0]), int(corner[1])), float(iou))
+        chunk = max(1, POSITIONS[tokens.device.type] // size**2)
+        for start in range(0, len(todo), chunk):
+            part = todo[start : start + chunk]
+            decoded = decoder(
+                tokens, prompts.take(torch.from_numpy(part).to(tokens.device)), window=size, multimask=multimask
+            )
+            best = decoded.iou.argmax(1)
+            pick = torch.arange(len(part), device=best.device)
+            planes = decoded.logits[pick, best].float().cpu().numpy()
+            ious, corners = decoded.iou[pick, best].float().cpu().numpy(), decoded.origins.cpu().numpy()
+            for i, plane, iou, corner in zip(part, planes, ious, corners, strict=True):
+                if size < GRID and _touches_edge(plane, corner, size):
+                    sizes[i] = size * 2
+                else:
+                    found[int(i)] = (plane, (int(corner[0]), int(corner[1])), float(iou))
     return [found[i] for i in range(len(sizes))]
 
 
@@ -212,23 +212,40 @@ def whole_logits(prediction: Prediction) -> Logits:
 
 
 def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[BoolArray, tuple[int, int]]:
-    """Upsample a window's logits bilinearly to frame pixels and threshold; the crop ends at the view's borders."""
+    """Upsample a window's logits to frame pixels as SAM does and threshold; the crop ends at the view's borders."""
     inside = plane > 0
     if not inside.any():
         return np.zeros((0, 0), bool), (rect[0], rect[1])
-    pitch = INPUT / (GRID * LOGITS) / view_scale(rect)
-    axes = []
+    scale = view_scale(rect)
+    pitch = STEP / scale
+    fine, origin = plane, []
     for axis, (first, length) in enumerate(((corner[1], rect[3]), (corner[0], rect[2]))):
         there = np.flatnonzero(inside.any(1 - axis)) + first * LOGITS
-        start = max(math.floor((there[0] - 0.5) * pitch), 0)
-        stop = min(math.ceil((there[-1] + 1.5) * pitch), length)
-        place = (np.arange(start, stop) + 0.5) / pitch - 0.5 - first * LOGITS
-        axes.append((start, place.clip(0, plane.shape[axis] - 1)))
-    (top, rows), (left, columns) = axes
-    if len(rows) == 0 or len(columns) == 0:
-        return np.zeros((0, 0), bool), (rect[0], rect[1])
-    fine = _lerp(_lerp(plane, rows, 0), columns, 1)
-    return fine > 0, (rect[0] + left, rect[1] + top)
+        # one px more than direct interpolation reaches: SAM's goes by way of its input
+        start = max(math.floor((there[0] - 0.5) * pitch) - 1, 0)
+        stop = min(math.ceil((there[-1] + 1.5) * pitch) + 1, length)
+        if stop <= start:
+            return np.zeros((0, 0), bool), (rect[0], rect[1])
+        place = ((np.arange(start, stop) + 0.5) * scale - 0.5).clip(0, length * scale - 1)
+        fine = _resampled(fine, place, first * LOGITS, axis)
+        origin.append(start)
+    mask, (left, top) = trim(fine > 0)
+    return mask, (rect[0] + origin[1] + left, rect[1] + origin[0] + top)
+
+
+def _resampled(values: Logits, place: npt.NDArray[np.float64], first: int, axis: int) -> Logits:
+    """Interpolate linearly twice, as SAM does: from logits to every input px, from these to ``place``, input px.
+
+    ``first`` is the logit, counted on the whole grid, with which ``values`` begin along ``axis``.
+    """
+    low = np.floor(place)
+    high = np.minimum(low + 1, INPUT - 1)
+    size = values.shape[axis] - 1
+    parts = [_lerp(values, ((at + 0.5) / STEP - 0.5 - first).clip(0, size), axis) for at in (low, high)]
+    weight = (place - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight[None, :]
+    mixed: Logits = parts[0] * (1 - weight) + parts[1] * weight
+    return mixed
 
 
 def _lerp(values: Logits, place: npt.NDArray[np.float64], axis: int) -> Logits:

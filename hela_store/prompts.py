@@ -6,7 +6,7 @@ uses the same functions with its own generator, keyed by (seed, epoch, step, cel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +28,23 @@ __all__ = [
     "cell_context",
     "cell_contexts",
     "centre_point",
+    "check_prompt_kind",
+    "clicks_of",
+    "corrective_click",
     "draw_box",
     "draw_mask",
     "draw_point",
     "draw_prompt",
     "make_prompt",
+    "point_at_depth",
     "to_mask_logits",
 ]
 
 JITTER = 0.05
 """Standard deviation of a side's jitter, as a share of the box's extent across that side (measuring rule 3)."""
+CLICKS = 3
+"""Of a ``"point-clicks"`` prompt, where nothing else is said."""
+SETTINGS = ("box", "point", "mask")
 NEGATIVE_REACH = 0.5
 """How far outside of the cell negative points lie at most, in cell diameters."""
 
@@ -67,7 +74,8 @@ def make_prompt(kind: str, cell: CellContext, seed: int, *, jitter: float = JITT
     Parameters
     ----------
     kind : str
-        One of ``PROMPT_KINDS`` but ``"mask-previous"``, which takes a decoder.
+        One of ``PROMPT_KINDS`` but ``"mask-previous"`` and ``"point-clicks"``, which take a decoder; or a setting of
+        one, see :func:`draw_prompt`.
     cell : CellContext
     seed : int
         The prompt seed.
@@ -81,14 +89,26 @@ def make_prompt(kind: str, cell: CellContext, seed: int, *, jitter: float = JITT
     PromptError
         The kind is unknown or takes a decoder, or a parameter is out of range.
     """
-    prompt = draw_prompt(generator(cell.cell, kind, seed), kind, cell, jitter=jitter)
+    # settings of one kind share their draws: a box moves along the same direction for all jitters
+    prompt = draw_prompt(generator(cell.cell, kind.partition("@")[0], seed), kind, cell, jitter=jitter)
     if negatives:
         prompt = add_negative_points(generator(cell.cell, kind, seed, "negatives"), cell, prompt, negatives)
     return prompt
 
 
 def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitter: float = JITTER) -> DrawnPrompt:
-    """Draw a prompt of any kind from a generator; parameters and errors as :func:`make_prompt`."""
+    """Draw a prompt of any kind from a generator; parameters and errors as :func:`make_prompt`.
+
+    ``"box+mask"`` has both parts. ``"box@0.1"`` is a box with a jitter of 10 %, ``"point@0.25"`` a click a quarter
+    of the way from the cell's edge to its innermost pixel, ``"mask@0.45"`` a mask prompt of about this IoU.
+    """
+    if "+" in kind:
+        parts = [draw_prompt(rng, part, cell, jitter=jitter) for part in kind.split("+")]
+        given = {name: value for part in parts for name, value in vars(part).items() if value is not None}
+        return DrawnPrompt(**given | {"kind": kind, "params": {k: v for part in parts for k, v in part.params.items()}})
+    base, _, setting = kind.partition("@")
+    if setting:
+        return _draw_setting(rng, base, _number(kind, setting), cell)
     if kind == "box":
         box = draw_box(rng, cell.box, cell.frame_shape, jitter)
         return DrawnPrompt(kind=kind, box=box, params={"jitter": jitter})
@@ -99,9 +119,48 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
         return DrawnPrompt(kind=kind, points=(point + cell.origin)[None], point_labels=np.ones(1, np.int64))
     if kind == "mask":
         return draw_mask(rng, cell)
-    if kind == "mask-previous":
-        raise PromptError("a 'mask-previous' prompt is the decoder's own first answer and cannot be drawn from truth")
+    if kind == "mask-perfect":
+        mask, origin = trim(cell.mask, cell.origin)
+        return DrawnPrompt(kind=kind, mask=mask, mask_origin=origin, params={"prompt_iou": 1.0})
+    if kind in ("mask-previous", "point-clicks"):
+        raise PromptError(f"a {kind!r} prompt needs the decoder's own first answer and cannot be drawn from truth")
     raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+
+
+def check_prompt_kind(kind: str) -> str:
+    """Return ``kind``; PromptError unless it is one of ``PROMPT_KINDS`` or a setting of one, such as ``"box@0.1"``."""
+    base, at, setting = kind.partition("@")
+    if base not in PROMPT_KINDS or (at and base not in (*SETTINGS, "point-clicks")):
+        raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
+    if at:
+        _number(kind, setting)
+    return kind
+
+
+def clicks_of(kind: str) -> int:
+    """Return how many clicks a prompt kind stands for: 3 for ``"point-clicks"``, 5 for ``"point-clicks@5"``, else 1."""
+    base, _, setting = kind.partition("@")
+    return (int(_number(kind, setting)) if setting else CLICKS) if base == "point-clicks" else 1
+
+
+def _number(kind: str, setting: str) -> float:
+    try:
+        return float(setting)
+    except ValueError:
+        raise PromptError(f"prompt {kind!r}: {setting!r} is no number; write e.g. 'box@0.1'") from None
+
+
+def _draw_setting(rng: np.random.Generator, base: str, value: float, cell: CellContext) -> DrawnPrompt:
+    kind = f"{base}@{value:g}"
+    if base == "box":
+        return replace(draw_prompt(rng, "box", cell, jitter=value), kind=kind)
+    if base == "point" and 0 <= value <= 1:
+        point = point_at_depth(rng, cell.mask, value) + cell.origin
+        return DrawnPrompt(kind=kind, points=point[None], point_labels=np.ones(1, np.int64), params={"depth": value})
+    if base == "mask" and BINS[0][0] <= value <= BINS[-1][1]:
+        index = min(int(np.searchsorted([high for _, high in BINS], value, "right")), len(BINS) - 1)
+        return replace(draw_mask(rng, cell, index), kind=kind)
+    raise PromptError(f"prompt {kind!r} is unknown, expected box@JITTER, point@DEPTH (0 to 1) or mask@IOU (0.4 to 0.9)")
 
 
 def draw_box(
@@ -175,6 +234,43 @@ def draw_point(rng: np.random.Generator, mask: BoolArray) -> npt.NDArray[np.floa
         return centre_point(mask)
     index = int(place * len(rows))
     return np.asarray([columns[index] + x, rows[index] + y], float)
+
+
+def point_at_depth(rng: np.random.Generator, mask: BoolArray, depth: float) -> npt.NDArray[np.float64]:
+    """Draw one of the pixels nearest to a depth: 0 the cell's edge, 1 its innermost pixel; result as `draw_point`."""
+    distance, (x, y) = _edge_distance(mask)
+    rows, columns = np.nonzero(distance)
+    inside = distance[rows, columns]
+    away = np.abs(inside - (inside.min() + depth * (inside.max() - inside.min())))
+    near = np.flatnonzero(away <= away.min() + 0.5)
+    index = near[int(rng.random() * len(near))]
+    return np.asarray([columns[index] + x, rows[index] + y], float)
+
+
+def corrective_click(
+    predicted: BoolArray, truth: BoolArray, origin: tuple[int, int]
+) -> tuple[npt.NDArray[np.float64], int] | None:
+    """Return the click a patient user makes next: in the middle of the largest piece of what is wrong.
+
+    Parameters
+    ----------
+    predicted, truth : bool, (row, col)
+        The same crop of the frame.
+    origin : (int, int)
+        ``(x, y)`` px, frame, of its first pixel.
+
+    Returns
+    -------
+    point : float64, (2,), ``(x, y)`` px, frame
+    label : 1 where cell was missed, 0 where background was taken for it; None where nothing is wrong
+    """
+    pieces, count = ndimage.label(predicted != truth)
+    if count == 0:
+        return None
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    x, y = centre_point(pieces == int(np.argmax(sizes)))
+    return np.asarray([x, y]) + origin, int(truth[int(y), int(x)])
 
 
 def centre_point(mask: BoolArray) -> npt.NDArray[np.float64]:

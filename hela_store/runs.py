@@ -30,6 +30,7 @@ from .run_info import FORMAT, RunInfo, read_info, to_json
 __all__ = [
     "RunFolder",
     "RunInfo",
+    "is_running",
     "latest",
     "list_runs",
     "load_run",
@@ -75,6 +76,13 @@ class RunFolder:
                 self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
             self._log.write(to_json(row) + "\n")
             self._log.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop the log's lines of later steps: they will be written again by a run that goes on from ``step``."""
+        self._writable()
+        self._close_log()
+        rows = [row for row in self.info.log() if row.get("step", 0) <= step]
+        write_atomic(self.path / "log.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
 
     def write_table(self, name: str, table: pa.Table) -> Path:
         """Write ``<name>.parquet``, durably, replacing one of that name; return its path."""
@@ -231,6 +239,24 @@ def run_ids(store_path: Path | str) -> list[str]:
 def partial_runs(store_path: Path | str) -> list[str]:
     """Return the ids of runs that were started and not published, sorted; some may be running now."""
     return _names(store_path, _PARTIAL)
+
+
+def is_running(store_path: Path | str, id: str) -> bool:
+    """Whether a process is writing this run now; False for one that was published or interrupted."""
+    path = Path(store_path) / "runs" / f".{id}.partial"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return True  # a file system that cannot lock folders cannot tell
+    finally:
+        os.close(handle)
+    return False
 
 
 def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:

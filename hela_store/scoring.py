@@ -19,18 +19,21 @@ import torch
 from .errors import SplitError, StoreError
 from .geometry import Rect, holds_whole, scoring_tile
 from .image_free import image_free_score
-from .masks import encode
+from .masks import encode, paste
 from .metrics import overlap
 from .predict import Logits, Prediction, predict_view, whole_logits
-from .prompts import CellContext, DrawnPrompt, cell_context, make_prompt
+from .prompts import CellContext, DrawnPrompt, cell_context, clicks_of, corrective_click, make_prompt
 from .sam.decoder import SamDecoder
 from .splits import Block, assign, members
 from .store import Store
 from .types import LabelArray, Prompt
 from .user_prompts import prompt_rectangle
 
-REPEATABLE = ("box-exact", "point-centre")
+REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
 """Kinds that draw nothing: one seed is enough."""
+
+FIRST = {"mask-previous": "box", "point-clicks": "point"}
+"""What kinds that take several passes begin with."""
 
 Row = dict[str, Any]
 
@@ -223,14 +226,15 @@ def ask(frame: FrameCells, cell: Row, context: CellContext, prompt: Prompt, how:
 def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int], radius: float) -> list[Question]:
     """Ask for every cell of a frame, with prompts drawn from the truth (measuring rules 3 and 4).
 
-    ``"mask-previous"`` is asked with a jittered box here; :func:`answer` feeds the logits of that first pass back.
+    ``"mask-previous"`` is asked with a jittered box here and ``"point-clicks"`` with its first click; :func:`answer`
+    feeds the logits of a pass back, and clicks where it was wrong.
     """
     questions = []
     for cell in frame.cells:
         context = context_of(frame, cell)
         for kind in kinds:
             for seed in seeds[:1] if kind in REPEATABLE else seeds:
-                first = "box" if kind == "mask-previous" else kind
+                first = FIRST.get(kind.partition("@")[0], kind)
                 prompt = replace(make_prompt(first, context, seed), kind=kind)
                 questions.append(ask(frame, cell, context, prompt, ("truth", seed, radius)))
     return questions
@@ -257,19 +261,35 @@ def _answer_tile(
     rect = questions[0].tile.rect
     found = predict_view(decoder, embedding, rect, [q.prompt for q in questions], window=window)
     asked = list(questions)
-    again = [i for i, q in enumerate(questions) if q.prompt.kind == "mask-previous" and not found[i].is_empty]
-    if again:
-        masks: list[Logits | None] = [whole_logits(found[i]) for i in again]
-        prompts = [_previous(questions[i], found[i]) for i in again]
-        second = predict_view(decoder, embedding, rect, prompts, window=window, logits=masks)
-        for i, prompt, prediction in zip(again, prompts, second, strict=True):
-            own = overlap(found[i].mask, questions[i].context.mask, found[i].origin, questions[i].context.origin)
-            asked[i] = replace(questions[i], prompt=prompt, free=(own.iou, own.dice))
-            found[i] = prediction
+    todo = list(range(len(questions)))
+    while following := {i: more for i in todo if (more := _again(asked[i], found[i])) is not None}:
+        todo = list(following)
+        masks: list[Logits | None] = [whole_logits(found[i]) for i in following]
+        prompts = [question.prompt for question in following.values()]
+        predictions = predict_view(decoder, embedding, rect, prompts, window=window, logits=masks)
+        for (i, question), prediction in zip(following.items(), predictions, strict=True):
+            asked[i], found[i] = question, prediction
     return [_score(question, prediction) for question, prediction in zip(asked, found, strict=True)]
 
 
-def _previous(question: Question, first: Prediction) -> DrawnPrompt:
+def _again(question: Question, prediction: Prediction) -> Question | None:
+    """Return what is asked after this answer; None where that was the last pass."""
+    prompt, context = question.prompt, question.context
+    if prompt.kind == "mask-previous" and prompt.mask is None and not prediction.is_empty:
+        own = overlap(prediction.mask, context.mask, prediction.origin, context.origin)
+        return replace(question, prompt=_previous(prediction), free=(own.iou, own.dice))
+    if prompt.points is None or len(prompt.points) >= clicks_of(prompt.kind):
+        return None
+    seen = paste(prediction.mask, prediction.origin, context.mask.shape, context.origin)
+    click = corrective_click(seen, context.mask, context.origin)
+    if click is None or prompt.point_labels is None:
+        return None
+    points = np.concatenate([prompt.points, click[0][None]])
+    labels = np.append(prompt.point_labels, click[1])
+    return replace(question, prompt=replace(prompt, points=points, point_labels=labels))
+
+
+def _previous(first: Prediction) -> DrawnPrompt:
     return DrawnPrompt(kind="mask-previous", mask=first.mask, mask_origin=first.origin, params={"first": "box"})
 
 

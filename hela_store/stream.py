@@ -21,11 +21,12 @@ from torch.utils.data import Dataset
 from .errors import SplitError
 from .geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from .predict import sam_prompts
-from .prompts import cell_context, draw_prompt
+from .prompts import cell_context
 from .random import generator
 from .sam.decoder import SamPrompts
 from .scoring import blocks_of
 from .store import Store
+from .training_prompts import draw_training_prompt, kind_of_step
 from .types import LabelArray
 
 FINE = 512
@@ -108,7 +109,7 @@ class TrainingSteps(Dataset[TrainingStep]):
     Parameters
     ----------
     store : its folder is opened again in each loader worker
-    prompt : ``"box"``, ``"point"`` or ``"mask"``, or another kind that is drawn from the truth
+    prompt : one of :data:`hela_store.types.TRAINING_PROMPTS`
     cells : most cells a step
     seed : of views, cells and prompts
     """
@@ -159,10 +160,11 @@ class TrainingSteps(Dataset[TrainingStep]):
     def _prompts(
         self, label: LabelArray, cells: Sequence[dict[str, Any]], rect: Rect, key: tuple[int, int, int]
     ) -> SamPrompts:
+        kind = kind_of_step(self.prompt, generator("kind", *key))
         drawn = []
         for cell in cells:
             context = cell_context(label, cell["label"], cell["cell"], (cell["x0"], cell["y0"], cell["x1"], cell["y1"]))
-            drawn.append(draw_prompt(generator("train", *key, cell["cell"]), self.prompt, context))
+            drawn.append(draw_training_prompt(generator("train", *key, cell["cell"]), kind, context))
         return sam_prompts(drawn, rect)
 
 

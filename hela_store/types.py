@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,22 @@ FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 LabelArray = npt.NDArray[np.integer]
 
-PromptKind = Literal["box", "box-exact", "point", "point-centre", "mask", "mask-previous"]
-PROMPT_KINDS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "point-centre", "mask", "mask-previous")
+PromptKind = Literal[
+    "box", "box-exact", "point", "point-centre", "point-clicks", "mask", "mask-perfect", "mask-previous", "box+mask",
+    "point+mask",
+]  # fmt: skip
+PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 HEADLINE_PROMPTS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "mask")
+
+MIXED_PROMPTS: tuple[PromptKind, ...] = ("box", "point", "mask", "box+mask", "point+mask")
+TRAINING_PROMPTS = (*MIXED_PROMPTS, "all")
+"""What a decoder is tuned for; ``"all"``: one for all of them."""
+ROBUSTNESS_PROMPTS = (
+    *("box@0", "box@0.05", "box@0.1", "box@0.15", "box@0.2", "box@0.25", "box@0.3"),
+    *("point@0", "point@0.25", "point@0.5", "point@0.75", "point@1"),
+    *("mask@0.45", "mask@0.55", "mask@0.65", "mask@0.75", "mask@0.85"),
+)
+"""Curves: box jitter, click from the edge (0) to the innermost pixel (1), the mask prompt's own IoU."""
 
 SplitName = Literal["train", "val", "test"]
 

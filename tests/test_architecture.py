@@ -35,6 +35,7 @@ FLOORS = (
         "random",
         "sizes",
         "splits",
+        "training_prompts",
         "user_prompts",
     },
     {
@@ -50,12 +51,13 @@ FLOORS = (
         "runs",
         "store",
     },
-    {"datasets.", "sam.", "losses", "training_state"},
+    {"datasets.", "sam.", "losses.", "training_state"},
     {
         "embed",
         "encoder_record",
         "evaluate",
         "finetune",
+        "guard",
         "ingest",
         "measure",
         "own_prompts",
@@ -63,9 +65,10 @@ FLOORS = (
         "predict",
         "scoring",
         "stream",
+        "tuning",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"bench.", "demo", "doctor", "export.", "info", "new", "pretrain.", "sweep", "watch"},
 )
 
 

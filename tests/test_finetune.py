@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from hela_store.errors import PromptError, RecipeError, RunError
-from hela_store.finetune import FinetuneConfig, finetune, learning_rate, paper_preset
+from hela_store.finetune import FinetuneConfig, finetune, paper_preset
 from hela_store.runs import load_run, partial_runs
 from hela_store.store import Store
+from hela_store.tuning import learning_rate
 
-module = importlib.import_module("hela_store.finetune")  # the package has a function of that name
+module = importlib.import_module("hela_store.tuning")
 QUICK = FinetuneConfig(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
 
 
@@ -63,16 +64,16 @@ import sys, torch
 torch.set_num_threads(1)
 from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.store import Store
-config = FinetuneConfig(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=0, lr=1e-3, window=8)
+config = FinetuneConfig(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=int(sys.argv[2]), lr=1e-3, window=8, refine=0.5)
 print(finetune(Store.open(sys.argv[1]), config).run)
 """
 
-    def start(path: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", code, str(path)]
+    def start(path: Path, workers: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, str(path), str(workers)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
 
     straight, _ = start(store.path).communicate(timeout=300)
-    with start(tmp_path / "other") as victim:
+    with start(tmp_path / "other", workers=4) as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
             names = partial_runs(tmp_path / "other")
@@ -88,6 +89,9 @@ print(finetune(Store.open(sys.argv[1]), config).run)
     second = load_file(load_run(tmp_path / "other", resumed.strip()).weights)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert partial_runs(tmp_path / "other") == []
+    logs = [[{k: v for k, v in row.items() if k != "result"} for row in load_run(path, run.strip()).log()]
+            for path, run in ((store.path, straight), (tmp_path / "other", resumed))]
+    assert logs[0] == logs[1]
 
 
 def load_names(path: Path) -> list[str]:
@@ -99,8 +103,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
 ) -> None:
     real = module.step_loss
 
-    def poisoned(decoder, batch, window):  # type: ignore[no-untyped-def]
-        loss, iou = real(decoder, batch, window)
+    def poisoned(decoder, batch, config):  # type: ignore[no-untyped-def]
+        loss, iou = real(decoder, batch, config)
         return (loss * float("nan") if batch.step == 3 else loss), iou
 
     monkeypatch.setattr(module, "step_loss", poisoned)

@@ -17,7 +17,7 @@ def smooth_logits(seed: int, size: int = 256) -> np.ndarray:
 
 @pytest.mark.parametrize("rect", [(0, 0, 512, 512), (40, 30, 512, 512), (0, 0, 1100, 700), (0, 0, 256, 192)])
 def test_masks_are_what_sams_postprocessing_makes(rect: tuple[int, int, int, int]) -> None:
-    """SAM resizes 256 -> 1024 -> cut padding -> frame; ours goes there in one step. The same but for single pixels."""
+    """SAM resizes 256 -> 1024 -> cut padding -> frame. The same but for its rounding of the resized view's size."""
     logits = smooth_logits(3)
     x0, y0, width, height = rect
     scale = 1024 / max(width, height)
@@ -28,7 +28,7 @@ def test_masks_are_what_sams_postprocessing_makes(rect: tuple[int, int, int, int
     found = np.zeros((height, width), bool)
     top, left = origin[1] - y0, origin[0] - x0
     found[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    assert (found & expected).sum() / (found | expected).sum() >= 0.99
+    assert (found & expected).sum() / (found | expected).sum() >= (0.999 if width == height else 0.99)
 
 
 def test_a_window_gives_the_pixels_of_the_whole() -> None:

@@ -20,20 +20,20 @@ import torch
 from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import RunError
 from ..files import write_atomic
-from ..losses import decoder_loss
+from ..losses.decoder import decoder_loss
 from ..mask_logits import LOGIT
 from ..progress import Progress
 from ..random import generator
+from ..sam.correct import corrected_prompts
 from ..sam.decoder import SamDecoder, SamPrompts, crop_windows
 from ..sam.forward import image_embedding, normalise_input
 from ..sam.nano import build_nano
 from ..training_state import load_training, save_training
-from .crops import FINE, PromptGroup, TrainingBatch, draw_batch
+from .crops import PromptGroup, TrainingBatch, draw_batch
 from .muon import MuonAdamW
 from .sources import Source, dsb_sources, synthetic_sources
 
@@ -105,29 +105,6 @@ def first_prompts(group: PromptGroup) -> SamPrompts:
     return SamPrompts(masks=(group.masks[:, None].float() * 2 - 1) * LOGIT)
 
 
-def corrected_prompts(
-    group: PromptGroup, logits_BHW: Tensor, rng: np.random.Generator, click_share: float = 0.7
-) -> SamPrompts:
-    """Return the prompts of a second pass: previous logits, and mostly a click where the first pass was wrong."""
-    fine = interpolate(logits_BHW[:, None], size=group.truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-    clicks, labels = [], []
-    for mask, truth, origin in zip(fine.numpy(), group.truth.numpy().astype(bool), group.origins.numpy(), strict=True):
-        wrong = np.argwhere(mask != truth)
-        if len(wrong) == 0 or rng.random() > click_share:
-            clicks.append(np.zeros(2, np.float32))
-            labels.append(-1.0)
-            continue
-        y, x = wrong[rng.integers(len(wrong))]
-        clicks.append(((np.array([x, y]) + 0.5) * FINE - 0.5 + origin * 16).astype(np.float32))
-        labels.append(float(truth[y, x]))
-    points, point_labels = torch.from_numpy(np.stack(clicks))[:, None], torch.tensor(labels)[:, None]
-    if group.kind == "point":
-        points = torch.cat([group.points[:, None], points], 1)
-        point_labels = torch.cat([torch.ones(len(points), 1), point_labels], 1)
-    boxes = group.boxes if group.kind == "box" else None
-    return SamPrompts(boxes=boxes, points=points, point_labels=point_labels, masks=logits_BHW[:, None])
-
-
 def group_loss(nano: Sam, embeddings: Tensor, group: PromptGroup, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return the summed loss of one group of prompts over its passes, and the first pass's IoUs, (B,)."""
     decoder = SamDecoder(nano.prompt_encoder, nano.mask_decoder)
@@ -135,8 +112,8 @@ def group_loss(nano: Sam, embeddings: Tensor, group: PromptGroup, rng: np.random
     logits, iou = decoder.decode(window, first_prompts(group), group.origins)
     loss, first = decoder_loss(logits, iou, group.truth, multimask=group.kind == "point")
     if rng.random() < 0.4:
-        previous = logits[:, 0].detach().clamp(-12, 12)
-        logits, iou = decoder.decode(window, corrected_prompts(group, previous, rng), group.origins)
+        again = corrected_prompts(first_prompts(group), logits[:, 0], group.truth, group.origins, rng)
+        logits, iou = decoder.decode(window, again, group.origins)
         loss = loss + decoder_loss(logits, iou, group.truth, multimask=False)[0]
     return loss.sum(), first
 

@@ -9,6 +9,7 @@ Shape suffixes: B prompts, C channels, H rows, W columns, N tokens, M masks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..files import write_atomic
 from ..geometry import EMBEDDING_POSITIONS, SAM_INPUT
+from .decode import decode_windows
 
 GRID = EMBEDDING_POSITIONS
 INPUT = SAM_INPUT
@@ -29,6 +31,7 @@ POSITION = INPUT // GRID
 LOGITS = 4
 """Low-resolution logits per position along each side (SAM: 256 over 64)."""
 CHANNELS = 256
+ALL_MASKS = slice(0, 4)
 TRANSFORMER_MLP = {"nano": 512, "vit_b": 2048, "vit_l": 2048, "vit_h": 2048}
 
 
@@ -67,13 +70,20 @@ class SamPrompts:
         """Return what each prompt spans, float32, (B, 4) ``(x0, y0, x1, y1)`` SAM input px."""
         if self.boxes is not None:
             return self.boxes
+        parts = []
         if self.masks is not None:
-            return _mask_extents(self.masks[:, 0] > 0)
-        assert self.points is not None and self.point_labels is not None
-        inside = (self.point_labels == 1)[..., None]
-        low = torch.where(inside, self.points, float("inf")).amin(1)
-        high = torch.where(inside, self.points, float("-inf")).amax(1)
-        return torch.cat([low, high], 1).nan_to_num(INPUT / 2, INPUT / 2, INPUT / 2)
+            parts.append(_mask_extents(self.masks[:, 0] > 0))
+        if self.points is not None and self.point_labels is not None:
+            inside = (self.point_labels == 1)[..., None]
+            low = torch.where(inside, self.points, float("inf")).amin(1)
+            parts.append(torch.cat([low, torch.where(inside, self.points, float("-inf")).amax(1)], 1))
+        both = torch.stack(parts)
+        low, high = both[..., :2].amin(0), both[..., 2:].amax(0)
+        # an empty mask or no click in a cell may mean anything
+        nowhere = (low > high).any(1, keepdim=True)
+        if self.masks is None:
+            return torch.cat([low, high], 1).where(~nowhere, INPUT / 2)
+        return torch.cat([low.where(~nowhere, 0.0), high.where(~nowhere, float(INPUT))], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,12 @@ class Decoded:
 
 def _mask_extents(mask_BHW: Tensor) -> Tensor:
     step = INPUT / mask_BHW.shape[-1]
-    whole = torch.tensor([0.0, 0.0, INPUT, INPUT])
+    nothing = torch.tensor([1.0, 1.0, -1.0, -1.0]) * float("inf")
     out = []
     for mask in mask_BHW.cpu():
         rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
         if len(rows) == 0:
-            out.append(whole)
+            out.append(nothing)
             continue
         edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         out.append(torch.tensor([float(edge) * step for edge in edges]))
@@ -132,6 +142,18 @@ def crop_windows(grid_BCHW: Tensor, origins: Tensor, size: int, step: int = 1) -
     return grid_BCHW[sample, :, rows, columns].permute(0, 3, 1, 2)
 
 
+def view_tokens(embedding_CHW: Tensor) -> Tensor:
+    """Return an embedding, (256, 64, 64), as positions, rows first, (4096, 256): what windows are cut from fastest."""
+    return embedding_CHW.flatten(1).T.contiguous()
+
+
+def _cut(grid_PC: Tensor, origins: Tensor, size: int) -> Tensor:
+    """Return each window's positions, rows first, (B, size * size, C), of a grid of 64 x 64 positions."""
+    reach = torch.arange(size, device=grid_PC.device)
+    columns, rows = origins[:, 0, None] + reach, origins[:, 1, None] + reach
+    return grid_PC[(rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)]
+
+
 class SamDecoder(nn.Module):
     """Prompt encoder and mask decoder of one SAM."""
 
@@ -139,6 +161,7 @@ class SamDecoder(nn.Module):
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self._pe: tuple[tuple[object, ...], Tensor] | None = None
 
     def forward(
         self,
@@ -146,17 +169,18 @@ class SamDecoder(nn.Module):
         prompts: SamPrompts,
         *,
         window: int = GRID,
-        multimask: bool = False,
+        multimask: bool | None = False,
         origins: Tensor | None = None,
     ) -> Decoded:
         """Decode B prompts.
 
         Parameters
         ----------
-        embedding : float32, (256, 64, 64) of the one view all prompts belong to, or (B, 256, 64, 64)
-        prompts : B prompts
+        embedding : float32, (256, 64, 64) of the one view all prompts belong to; its :func:`view_tokens`, (4096, 256),
+            where it is asked several times; or (B, 256, 64, 64)
+        prompts : B prompts; masks may be cut to the windows already, (B, 1, 4 window, 4 window)
         window : positions along each side that a prompt may read, 1 to 64
-        multimask : three masks and IoUs instead of one
+        multimask : three masks and IoUs instead of one; None for all four, the single one first
         origins : int64, (B, 2), ``(x, y)`` of each window; centred on the prompt where None
 
         Returns
@@ -165,14 +189,19 @@ class SamDecoder(nn.Module):
         """
         if origins is None:
             origins = window_origins(prompts, window)
-        grid = embedding if embedding.dim() == 4 else embedding[None]
-        if prompts.masks is not None:
+        if prompts.masks is not None and prompts.masks.shape[-1] != window * LOGITS:
             prompts = replace(prompts, masks=crop_windows(prompts.masks, origins, window * LOGITS, LOGITS))
-        logits, iou = self.decode(crop_windows(grid, origins, window), prompts, origins)
-        keep = slice(1, None) if multimask else slice(0, 1)
-        return Decoded(logits=logits[:, keep], iou=iou[:, keep], origins=origins)
+        masks = ALL_MASKS if multimask is None else slice(1, 4) if multimask else slice(0, 1)
+        if embedding.dim() == 4:
+            logits, iou = self.decode(crop_windows(embedding, origins, window), prompts, origins, masks)
+        else:
+            grid_PC = view_tokens(embedding) if embedding.dim() == 3 else embedding
+            logits, iou = self._predict(_cut(grid_PC, origins, window), prompts, origins, masks)
+        return Decoded(logits=logits, iou=iou, origins=origins)
 
-    def decode(self, window_BCHW: Tensor, prompts: SamPrompts, origins: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, window_BCHW: Tensor, prompts: SamPrompts, origins: Tensor, masks: slice = ALL_MASKS
+    ) -> tuple[Tensor, Tensor]:
         """Decode B prompts from parts of embeddings that were cut out already.
 
         Parameters
@@ -180,39 +209,40 @@ class SamDecoder(nn.Module):
         window_BCHW : float32, (B, 256, window, window)
         prompts : B prompts; their masks, if any, cut to the same windows, (B, 1, 4 window, 4 window)
         origins : int64, (B, 2), ``(x, y)`` of each window in the 64x64 grid
+        masks : which of the four are wanted
 
         Returns
         -------
-        logits : (B, 4, 4 window, 4 window), the single mask first, then the three of ``multimask``
-        iou : (B, 4)
+        logits : (B, M, 4 window, 4 window), the single mask first, then the three of ``multimask``
+        iou : (B, M)
         """
-        pe = crop_windows(self.prompt_encoder.get_dense_pe(), origins, window_BCHW.shape[-1])
-        return self._predict(window_BCHW + self._dense(prompts), pe, self._sparse(prompts))
+        return self._predict(window_BCHW.flatten(2).transpose(1, 2), prompts, origins, masks)
+
+    def _predict(self, window_BNC: Tensor, prompts: SamPrompts, origins: Tensor, masks: slice) -> tuple[Tensor, Tensor]:
+        size = math.isqrt(window_BNC.shape[1])
+        pe_BNC = _cut(self._positions(), origins, size)
+        src_BNC = window_BNC + self._dense(prompts)
+        return decode_windows(self.mask_decoder, src_BNC, pe_BNC, self._sparse(prompts), masks)
+
+    def _positions(self) -> Tensor:
+        """Return the positional encoding, (4096, 256), computed again only where its frequencies changed."""
+        matrix = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        key = (matrix.data_ptr(), matrix._version, matrix.device)
+        if self._pe is None or self._pe[0] != key:
+            self._pe = (key, view_tokens(self.prompt_encoder.get_dense_pe()[0]))
+        return self._pe[1]
 
     def _sparse(self, prompts: SamPrompts) -> Tensor:
         points = None if prompts.points is None else (prompts.points, prompts.point_labels)
-        sparse_BNC, _ = self.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
-        return sparse_BNC if len(sparse_BNC) == len(prompts) else sparse_BNC.expand(len(prompts), -1, -1)
+        sparse_BTC, _ = self.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
+        return sparse_BTC if len(sparse_BTC) == len(prompts) else sparse_BTC.expand(len(prompts), -1, -1)
 
     def _dense(self, prompts: SamPrompts) -> Tensor:
         if prompts.masks is None:
-            return self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+            return self.prompt_encoder.no_mask_embed.weight
         # both convolutions have kernel = stride, so a window of the mask gives the window of its embedding
         dense_BCHW: Tensor = self.prompt_encoder.mask_downscaling(prompts.masks)
-        return dense_BCHW
-
-    def _predict(self, src_BCHW: Tensor, pe_BCHW: Tensor, sparse_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        # as MaskDecoder.predict_masks, which repeats one image for all prompts instead of taking one part for each
-        decoder = self.mask_decoder
-        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([output.expand(len(src_BCHW), -1, -1), sparse_BNC], dim=1)
-        hidden_BNC, keys_BNC = decoder.transformer(src_BCHW, pe_BCHW, tokens)
-        batch, channels, height, width = src_BCHW.shape
-        upscaled = decoder.output_upscaling(keys_BNC.transpose(1, 2).reshape(batch, channels, height, width))
-        hyper = [mlp(hidden_BNC[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-        logits = torch.stack(hyper, 1) @ upscaled.flatten(2)
-        logits_BMHW = logits.view(batch, -1, height * LOGITS, width * LOGITS)
-        return logits_BMHW, decoder.iou_prediction_head(hidden_BNC[:, 0])
+        return dense_BCHW.flatten(2).transpose(1, 2)
 
 
 def build_decoder(architecture: str) -> SamDecoder:
@@ -220,9 +250,7 @@ def build_decoder(architecture: str) -> SamDecoder:
     prompt_encoder = PromptEncoder(
         embed_dim=CHANNELS, image_embedding_size=(GRID, GRID), input_image_size=(INPUT, INPUT), mask_in_chans=16
     )
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8
-    )
+    transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8)
     mask_decoder = MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, num_multimask_outputs=3)
     return SamDecoder(prompt_encoder, mask_decoder)
 

@@ -1,0 +1,76 @@
+"""`hela-store sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hela_store.types import TRAINING_PROMPTS
+
+from .options import F, device_option, json_option, store_option
+from .output import bars, echo_json, echo_table, note, note_untrained
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+GRID = ("lr", "loss", "prompt", "seed", "cells", "window")
+
+
+class Several(click.Option):
+    """An option that takes all values up to the next option: ``--lr 1e-5 1e-4``."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the option go on taking values."""
+        super().add_to_parser(parser, ctx)
+        mine = next(parser._long_opt[name] for name in self.opts if name in parser._long_opt)
+        once = mine.process
+
+        def process(value: Any, state: Any) -> None:
+            once(value, state)
+            while state.rargs and not state.rargs[0].startswith("-"):
+                once(state.rargs.pop(0), state)
+
+        mine.process = process
+
+
+def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
+    return click.option(f"--{name}", name, cls=Several, type=kind, multiple=True, metavar="...", help=help_text)
+
+
+@click.command()
+@store_option
+@_several("lr", float, "Learning rates.")
+@_several("loss", str, "Losses.")
+@_several("prompt", click.Choice(TRAINING_PROMPTS), "Prompts.")
+@_several("seed", int, "Seeds.")
+@_several("cells", click.IntRange(1), "Most cells of a view that learn at once.")
+@_several("window", int, "Embedding positions a prompt reads.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
+@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
+@click.option("--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations.")
+@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@device_option
+@json_option
+def sweep(store: Store, as_json: bool, **given: Any) -> None:
+    """Run a grid of fine-tunings, one run folder each; the same command again goes on with what is left."""
+    from hela_store.finetune import FinetuneConfig
+    from hela_store.sweep import sweep as run_sweep
+
+    note_untrained(store)
+    choices = {name: list(dict.fromkeys(given[name])) for name in GRID if given[name]}
+    shared = {name: value for name, value in given.items() if value is not None and name not in GRID}
+    rows = run_sweep(store, FinetuneConfig(**shared), choices, report=_told, progress=bars)
+    if as_json:
+        echo_json([row.flat() for row in rows])
+    else:
+        echo_table(list(rows[0].flat()), [list(row.flat().values()) for row in rows])
+    if any(row.error for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _told(row: Any) -> None:
+    if row.error:
+        note(f"{row.choices}: {row.error}")

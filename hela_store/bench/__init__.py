@@ -1,0 +1,1 @@
+"""Benchmarks: ours against the named peers, interleaved in one run."""

@@ -1,0 +1,90 @@
+"""A tuned decoder put back into its SAM: one file that segment-anything, or this package, loads."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ..errors import RunError
+from ..files import write_atomic
+from ..guard import default_run
+from ..progress import Progress, silent
+from ..runs import load_run
+from ..sam.checkpoints import load_sam_encoder
+from ..sam.decoder import load_decoder
+from ..store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointExport:
+    """A file that was written.
+
+    Attributes
+    ----------
+    path : Path
+    run : id of the fine-tuning whose decoder is in it
+    architecture : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    tensors, bytes : int
+    """
+
+    path: Path
+    run: str
+    architecture: str
+    tensors: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export_checkpoint(
+    store: Store, run: str | None, out: Path, *, cache_dir: Path | None = None, progress: Progress = silent
+) -> CheckpointExport:
+    """Write encoder and tuned decoder as one checkpoint with segment-anything's names, float32.
+
+    Parameters
+    ----------
+    store : Store
+    run : a fine-tuning (id, its beginning or ``"latest"``); None for the store's default run
+    out : ``.pth`` for ``sam_model_registry``; ``.safetensors`` for nano, which ``new --checkpoint`` takes
+    cache_dir : where a fetched official checkpoint lies
+    progress : shown while one is fetched
+
+    Raises
+    ------
+    RunError
+        Unknown or damaged run, one of another encoder, an ending that does not fit, or a file that is there already.
+    CheckpointError
+        The encoder's weights are not there, or are others than the store was made with.
+    """
+    architecture = store.recipe.encoder.architecture
+    suffix = ".safetensors" if architecture == "nano" else ".pth"
+    if out.suffix != suffix:
+        raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
+    if out.exists():
+        raise RunError(f"{out} is there already; remove it or choose another name")
+    info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
+    if info is None:
+        raise RunError("this store has no default run: no fine-tuning that is not worse than zero-shot; name a run")
+    if info.encoder != store.key:
+        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
+    sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)
+    state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
+    state |= load_decoder(info.weights).state_dict()
+    state = {name: value.detach().contiguous() for name, value in state.items()}
+    if architecture == "nano":
+        data = save(state, metadata={"architecture": architecture, "run": info.id})
+    else:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+    write_atomic(out, data)
+    return CheckpointExport(
+        path=out, run=info.id, architecture=architecture, tensors=len(state), bytes=out.stat().st_size
+    )

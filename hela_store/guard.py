@@ -1,0 +1,66 @@
+"""Which tuned decoder may stand in for the one an encoder came with: none that is worse on validation.
+
+Measuring rule 7: *worse* is an interval of the paired change wholly below 0, *better* one wholly above 0.005.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .random import generator
+from .runs import RunInfo, list_runs
+
+RESAMPLES = 2000
+RELEVANT = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A paired change of IoU over the validation cells of one run.
+
+    Attributes
+    ----------
+    mean : over cells
+    low, high : 95 % interval, frames resampled with all their cells
+    verdict : ``"better"``, ``"worse"`` or ``"no difference"``
+    """
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+def paired_change(before: Sequence[float], after: Sequence[float], frames: Sequence[str]) -> Change:
+    """Compare two decoders on the same cells and prompts.
+
+    Cells of one frame are not independent, so whole frames are drawn again (percentile bootstrap, 2000 times, fixed
+    seed). One run has one training seed; how much seeds differ is not in this interval.
+
+    Parameters
+    ----------
+    before, after : IoU by cell
+    frames : of each cell
+    """
+    change: npt.NDArray[np.float64] = np.asarray(after, float) - np.asarray(before, float)
+    _, index = np.unique(np.asarray(frames), return_inverse=True)
+    sums, counts = np.bincount(index, change), np.bincount(index)
+    picks = generator("paired change", len(counts)).integers(len(counts), size=(RESAMPLES, len(counts)))
+    means = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = (float(value) for value in np.percentile(means, [2.5, 97.5]))
+    verdict = "worse" if high < 0 else "better" if low > RELEVANT else "no difference"
+    return Change(mean=float(change.mean()), low=low, high=high, verdict=verdict)
+
+
+def default_run(store_path: Path, encoder: str) -> RunInfo | None:
+    """Return the latest fine-tuning of this encoder key that is not worse than zero-shot on validation, if any."""
+    for run in reversed(list_runs(store_path, "finetune")):
+        results = [row["result"] for row in run.log() if "result" in row]
+        if run.encoder == encoder and results and results[-1].get("verdict") != "worse":
+            return run
+    return None

@@ -1,0 +1,1 @@
+"""Losses on decoder logits: one number per mask, so that callers weight and choose."""

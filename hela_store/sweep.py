@@ -1,0 +1,122 @@
+"""A grid of fine-tunings, one run folder each.
+
+What is done is read from the runs themselves: a point of the grid whose configuration a published run has is not run
+again, and an interrupted one goes on. So a killed sweep is taken up by the same command, and several processes may work
+on one sweep: whoever holds a run's folder works on it, the others go on to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import HelaError, RecipeError
+from .finetune import FinetuneConfig, finetune, resolved, run_config, same_run
+from .progress import Progress, silent
+from .runs import RunInfo, list_runs
+from .store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One point of the grid.
+
+    Attributes
+    ----------
+    choices : what this point has of the grid, by name
+    run : id; empty where it failed
+    zero_shot_iou, mean_iou, mean_change, low, high, verdict, best_step : as of the fine-tuning's result; None where it
+        failed
+    error : why it failed; empty else
+    """
+
+    choices: dict[str, Any]
+    run: str = ""
+    zero_shot_iou: float | None = None
+    mean_iou: float | None = None
+    mean_change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str | None = None
+    best_step: int | None = None
+    error: str = ""
+
+    def flat(self) -> dict[str, Any]:
+        """Return the choices and the scores side by side."""
+        return self.choices | {name: value for name, value in asdict(self).items() if name != "choices"}
+
+
+def grid(base: FinetuneConfig, choices: Mapping[str, Sequence[Any]]) -> list[tuple[dict[str, Any], FinetuneConfig]]:
+    """Return every combination of the choices, the first name varying slowest.
+
+    Raises
+    ------
+    RecipeError, PromptError
+        A name that a configuration does not have, a name without values, or an impossible value: before anything runs.
+    """
+    known = {field.name for field in fields(FinetuneConfig)}
+    for name, values in choices.items():
+        if name not in known:
+            raise RecipeError(f"a sweep over {name!r} is unknown, expected one of {', '.join(sorted(known))}")
+        if not values:
+            raise RecipeError(f"a sweep over {name} has no values")
+    points = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    return [(point, replace(base, **point)) for point in points]
+
+
+def sweep(
+    store: Store,
+    base: FinetuneConfig,
+    choices: Mapping[str, Sequence[Any]],
+    *,
+    report: Callable[[SweepRow], None] = lambda row: None,
+    progress: Progress = silent,
+) -> list[SweepRow]:
+    """Run a grid of fine-tunings, one after another; a point that fails is told and the others go on.
+
+    Parameters
+    ----------
+    store : with the views of its train and val blocks embedded
+    base : what all points share
+    choices : values by name of a :class:`hela_store.finetune.FinetuneConfig`, e.g. ``{"lr": [1e-4, 3e-4]}``
+    report : called with each row when it is there
+    progress : shown point by point
+
+    Returns
+    -------
+    list of SweepRow
+        In the order of the grid.
+    """
+    rows = []
+    points = grid(base, choices)
+    for point, config in progress(points, total=len(points), what="sweep"):
+        rows.append(_row(store, point, config))
+        report(rows[-1])
+    return rows
+
+
+def _row(store: Store, point: dict[str, Any], config: FinetuneConfig) -> SweepRow:
+    try:
+        found = finished(store, config)
+        result = _result(found) if found else finetune(store, config).to_json()
+    except HelaError as error:
+        return SweepRow(choices=point, error=str(error))
+    names = ("run", "mean_change", "low", "high", "verdict", "best_step")
+    scores = {"zero_shot_iou": result["zero_shot"]["mean_iou"], "mean_iou": result["tuned"]["mean_iou"]}
+    return SweepRow(choices=point, **{name: result[name] for name in names}, **scores)
+
+
+def _result(run: RunInfo) -> dict[str, Any]:
+    found: dict[str, Any] = next(row["result"] for row in reversed(run.log()) if "result" in row)
+    return found
+
+
+def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
+    """Return the published run of this configuration, if there is one; a damaged log does not count."""
+    wanted = run_config(store, resolved(store, config))
+    for run in reversed(list_runs(store.path, "finetune")):
+        if same_run(run.config, wanted) and any("result" in row for row in run.log()):
+            return run
+    return None

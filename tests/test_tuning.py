@@ -1,0 +1,162 @@
+import errno
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hela_store.errors import RecipeError, RunError, StoreError
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.finetune import FinetuneConfig, finetune
+from hela_store.guard import default_run, paired_change
+from hela_store.runs import load_run, partial_runs
+from hela_store.sam.correct import corrected_prompts
+from hela_store.sam.decoder import SamPrompts, load_decoder
+from hela_store.store import Store
+from hela_store.stream import TrainingSteps
+from hela_store.tuning import learning_rate, step_loss
+from hela_store.types import MIXED_PROMPTS, TRAINING_PROMPTS
+from hela_store.watch import watch
+
+QUICK = FinetuneConfig(steps=4, evaluate_every=2, cells=2, validation_cells=3, workers=0, lr=1e-3, window=8)
+
+
+def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
+    truth = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    truth[:, 20:40, 20:40] = 1
+    logits = torch.full((2, 32, 32), -5.0)
+    logits[0, 10:20, 10:20] = 30.0
+    logits[1, 10:20, 14:24] = 5.0
+    origins, rng = torch.tensor([[3, 5], [10, 20]]), np.random.default_rng(0)
+    given = SamPrompts(boxes=torch.zeros(2, 4))
+    for _ in range(30):
+        again = corrected_prompts(given, logits, truth, origins, rng)
+        assert again.boxes is given.boxes and again.masks.shape == (2, 1, 32, 32) and again.masks.max() <= 12
+        assert again.point_labels[0, 0] == -1, "nothing was wrong with the first"
+        x, y = ((again.points[1, 0] + 0.5) / 2 - 8 * origins[1]).tolist()
+        if again.point_labels[1, 0] == 1:
+            assert 20 <= x < 28 and 20 <= y < 40
+        elif again.point_labels[1, 0] == 0:
+            assert 40 <= x < 48 and 20 <= y < 40
+    points = SamPrompts(points=torch.ones(2, 1, 2), point_labels=torch.ones(2, 1))
+    assert corrected_prompts(points, logits, truth, origins, rng).points.shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("prompt", TRAINING_PROMPTS)
+def test_every_kind_learns_with_several_passes(embedded: Path, prompt: str) -> None:
+    store = Store.open(embedded)
+    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+    config = replace(QUICK, prompt=prompt, refine=1.0, clicks=2, loss="hausdorff-convolution", loss_ramp=0.0)
+    batch = TrainingSteps(store, prompt, cells=3, seed=0, first=0, count=1)[0]
+    losses, ious = step_loss(decoder, batch, config)
+    assert losses.shape == ious.shape == (len(batch.cells),) and torch.isfinite(losses).all()
+    losses.mean().backward()
+    assert decoder.mask_decoder.mask_tokens.weight.grad.abs().sum() > 0
+    alone, _ = step_loss(decoder, batch, replace(config, refine=0.0, clicks=1))
+    assert not torch.equal(alone, losses)
+
+
+def test_mixed_runs_show_every_kind_and_single_kinds_are_their_own(embedded: Path) -> None:
+    store = Store.open(embedded)
+    steps = TrainingSteps(store, "all", cells=1, seed=0, first=0, count=40)
+    forms = set()
+    for i in range(40):
+        prompts = steps[i].prompts
+        forms.add(tuple(part is not None for part in (prompts.boxes, prompts.points, prompts.masks)))
+    assert len(forms) == len(MIXED_PROMPTS)
+
+
+def test_schedules() -> None:
+    config = replace(QUICK, steps=100, lr=1.0, warmup=10)
+    for schedule, end in (("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)):
+        chosen = replace(config, schedule=schedule)
+        assert learning_rate(chosen, 0) == pytest.approx(0.1, rel=0.05)
+        assert learning_rate(chosen, 100) == pytest.approx(end)
+    with pytest.raises(RecipeError, match="staircase"):
+        replace(config, schedule="staircase")
+
+
+def test_patience_accumulation_and_init(store: Store) -> None:
+    hopeless = replace(QUICK, steps=40, lr=1e-12, patience=2, accumulate=2)
+    result = finetune(store, hopeless)
+    rows = [row for row in load_run(store.path, result.run).log() if "val" in row]
+    assert rows[-1]["step"] < 40 and result.is_worse == (result.best_step == 0)
+    second = finetune(store, replace(QUICK, init=result.run[:-1], prompt="all"))
+    info = load_run(store.path, second.run)
+    assert info.parent == info.checkpoint == info.config["init"] == result.run
+    assert set(second.by_kind) == set(MIXED_PROMPTS)
+    assert list(watch(store.path, second.run)) == info.log()
+    folder = load_run(store.path, result.run).path / "config.json"
+    text = json.loads(folder.read_text())
+    folder.write_text(json.dumps(text | {"encoder": "nano-000000000000"}))
+    with pytest.raises(RunError, match="nano-000000000000"):
+        finetune(store, replace(QUICK, init=result.run))
+    with pytest.raises(RunError, match="no run"):
+        finetune(store, replace(QUICK, init="20200101"))
+
+
+def test_no_space_left_for_a_checkpoint_keeps_the_one_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = importlib.import_module("hela_store.files")
+    real, written = files.os.replace, []
+
+    def full(source: str, target: Path) -> None:
+        if Path(target).name == "state.safetensors":
+            written.append(target)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(StoreError, match="no space left"):
+        finetune(store, QUICK)
+    monkeypatch.undo()
+    (name,) = partial_runs(store.path)
+    assert not list((store.path / "runs" / f".{name}.partial").glob(".state*"))
+    assert finetune(store, QUICK).run == name
+
+
+def test_the_guard() -> None:
+    rng = np.random.default_rng(0)
+    frames = [f"f{i // 20}" for i in range(200)]
+    before = rng.uniform(0.7, 0.9, 200)
+    for change, verdict in ((0.02, "better"), (-0.02, "worse"), (0.001, "no difference")):
+        found = paired_change(before, before + change + rng.normal(0, 0.01, 200), frames)
+        assert found.verdict == verdict and found.low <= found.mean <= found.high
+    # one frame with many cells is one draw, not many
+    lucky = before + np.where(np.arange(200) < 20, 0.3, 0.0)
+    assert paired_change(before, lucky, frames).low <= 0.005
+
+
+def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
+    assert default_run(store.path, store.key) is None
+    first = finetune(store, QUICK)
+    second = finetune(store, replace(QUICK, seed=1))
+    found = default_run(store.path, store.key)
+    assert found is not None and found.id == second.run
+    log = load_run(store.path, second.run).path / "log.jsonl"
+    log.write_text(log.read_text().replace(f'"verdict": "{second.verdict}"', '"verdict": "worse"'))
+    found = default_run(store.path, store.key)
+    assert found is not None and found.id == first.run
+    assert default_run(store.path, "nano-000000000000") is None
+
+
+def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:
+    config = EvaluateConfig(split="val", prompts=("point", "point-clicks@3", "mask-perfect", "box+mask"), prompt_seeds=1, window=8)
+    found = evaluate(store, None, config)
+    clicks = store.sql("select len(point_labels) as n, count(*) from prompts where kind = 'point-clicks@3' group by all").fetchall()
+    assert max(n for n, _ in clicks) == 3
+    first = store.sql(
+        "select count(*) from prompts a join prompts b using (cell) where a.kind = 'point' and b.kind = 'point-clicks@3' "
+        "and (a.points[1] <> b.points[1] or a.points[2] <> b.points[2])"
+    ).fetchall()
+    assert first == [(0,)]
+    assert found.prompts["mask-perfect"].prompt_iou == 1
+    curves = evaluate(store, None, EvaluateConfig(split="val", robustness=True, prompt_seeds=1, window=8))
+    assert len(curves.prompts) == 17 and load_run(store.path, curves.run).kind == "robustness"
+    box = [curves.prompts[f"box@{share}"].image_free_iou for share in ("0", "0.1", "0.3")]
+    assert box == sorted(box, reverse=True)
+    mask = [curves.prompts[f"mask@{iou}"].prompt_iou for iou in ("0.45", "0.65", "0.85")]
+    assert mask == pytest.approx([0.45, 0.65, 0.85], abs=0.06)
