@@ -36,6 +36,7 @@ from .scoring import (
     prediction_row,
     prompt_row,
     truth_questions,
+    with_details,
     with_foreign_embeddings,
 )
 from .store import Store
@@ -255,7 +256,7 @@ def _score_frames(
     scores: list[Score] = []
     prompts, predictions = [], []
     for frame in frames:
-        for score in answer(store, decoder, asker(frame), window):
+        for score in with_details(answer(store, decoder, asker(frame), window), frame.label):
             number = f"{len(scores):06d}"
             prompts.append(prompt_row(score, number, frame.split))
             predictions.append(prediction_row(score, number, frame.shape))

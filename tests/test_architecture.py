@@ -20,11 +20,16 @@ MOST_LINES = 500
 FLOORS = (
     {"errors", "types"},
     {
+        "boundaries",
         "cell_context",
+        "cell_scores",
         "codecs",
+        "ctc_measures",
+        "failures",
         "files",
         "geometry",
         "image_free",
+        "label_image",
         "mask_logits",
         "mask_prompts",
         "masks",
@@ -62,10 +67,11 @@ FLOORS = (
         "plan",
         "predict",
         "scoring",
+        "sequence_scores",
         "stream",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"demo", "doctor", "export.", "info", "new", "pretrain."},
 )
 
 

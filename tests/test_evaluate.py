@@ -45,6 +45,18 @@ def test_stored_masks_give_the_stored_scores_without_a_decoder(store: Store) -> 
     assert checked > 0
 
 
+def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
+    evaluate(store, None, config(prompts=("box", "point")))
+    rows = store.sql("""
+        select iou, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
+        from cell_metrics
+    """).df()
+    assert not rows.isna().any().any()
+    assert ((rows.failure == "empty") == rows.is_empty).all()
+    assert (rows.hd95[rows.is_empty] == rows.diameter[rows.is_empty]).all()
+    assert (rows.nsd1 <= rows.nsd2).all() and rows.spill.between(0, 1).all()
+
+
 def test_runs_pair_on_identical_prompts(store: Store) -> None:
     evaluate(store, None, config(prompts=("box", "point", "mask")))
     evaluate(store, None, config(prompts=("mask", "box", "point")))
