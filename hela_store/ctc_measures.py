@@ -2,9 +2,9 @@
 
 A truth object is matched by the result object that covers more than half of it. SEG is the mean IoU of the truth
 objects with their matches, 0 where there is none (Maska et al., Bioinformatics 2014). DET is
-``1 - min(cost, cost of nothing) / cost of nothing`` with 10 for a truth object missed, 1 for a result object too many, 5 for
-every further truth object that one result object matches (Matula et al., PLoS ONE 2015). The field of interest is the
-caller's: see :func:`hela_store.datasets.truth.apply_field_of_interest`.
+``1 - min(cost, cost of nothing) / cost of nothing`` with 10 for a truth object missed, 1 for a result object too many,
+5 for every further truth object that one result object matches (Matula et al., PLoS ONE 2015). The field of interest
+is the caller's: see :func:`hela_store.datasets.truth.apply_field_of_interest`.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def match_frame(truth: LabelArray, found: LabelArray) -> FrameMatch:
 
 def _objects(label: LabelArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the areas of the objects, and the image with their numbers, 1 to n."""
-    values, index, counts = np.unique(label, return_inverse=True, return_counts=True)
-    index = index.reshape(label.shape)
-    if len(values) and values[0] == 0:
-        return counts[1:], index
-    return counts, index + 1
+    values = np.unique(label[label != 0])
+    # searching the foreground alone is several times faster than np.unique(..., return_inverse=True) on all
+    index = np.zeros(label.shape, np.int64)
+    index[label != 0] = np.searchsorted(values, label[label != 0]) + 1
+    return np.bincount(index.ravel(), minlength=len(values) + 1)[1:], index
 
 
 def seg(matches: Iterable[FrameMatch]) -> float:

@@ -20,6 +20,7 @@ MOST_LINES = 500
 FLOORS = (
     {"errors", "types"},
     {
+        "bootstrap",
         "boundaries",
         "cell_context",
         "cell_scores",
@@ -69,9 +70,10 @@ FLOORS = (
         "scoring",
         "sequence_scores",
         "stream",
+        "subset_scores",
         "work",
     },
-    {"demo", "doctor", "export.", "info", "new", "pretrain."},
+    {"compare", "demo", "doctor", "export.", "info", "new", "pretrain."},
 )
 
 

@@ -242,9 +242,14 @@ def test_subsets_are_fifths_of_a_frame(store: Path) -> None:
     area = [100 - i for i in range(10)]
     light = [10.0 * i for i in range(10)]
     given = cells_table().slice(0, 1).to_pylist()[0]
-    rows = [given | {"cell": f"01/t000#{i + 1}", "label": i + 1, "area": area[i], "mean_intensity": light[i]} for i in range(10)]
+    rows = [
+        given | {"cell": f"01/t000#{i + 1}", "label": i + 1, "area": area[i], "mean_intensity": light[i]}
+        for i in range(10)
+    ]
     put(store / "ingest/cells-0.parquet", pa.Table.from_pylist(rows).cast(cells_table().schema))
-    found = catalog.query(store, "SELECT label, is_bright_small, is_dim FROM cell_subsets JOIN cells USING (cell) ORDER BY 1").to_pylist()
+    found = catalog.query(
+        store, "SELECT label, is_bright_small, is_dim FROM cell_subsets JOIN cells USING (cell) ORDER BY 1"
+    ).to_pylist()
     assert [row["label"] for row in found if row["is_bright_small"]] == [9, 10]
     assert [row["label"] for row in found if row["is_dim"]] == [1, 2]
     put(store / "ingest/cells-0.parquet", pa.Table.from_pylist(rows[:4]).cast(cells_table().schema))

@@ -46,15 +46,24 @@ def test_stored_masks_give_the_stored_scores_without_a_decoder(store: Store) -> 
 
 
 def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
-    evaluate(store, None, config(prompts=("box", "point")))
+    result = evaluate(store, None, config(prompts=("box", "point")))
     rows = store.sql("""
-        select iou, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
+        select prompt, iou, touches_neighbour, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
         from cell_metrics
     """).df()
     assert not rows.isna().any().any()
     assert ((rows.failure == "empty") == rows.is_empty).all()
     assert (rows.hd95[rows.is_empty] == rows.diameter[rows.is_empty]).all()
     assert (rows.nsd1 <= rows.nsd2).all() and rows.spill.between(0, 1).all()
+    box = rows[rows.prompt == "box"]
+    mean = result.to_json()["prompts"]["box"]
+    assert mean["mean_hd95"] == pytest.approx(box.hd95.mean()) and mean["n_found"] == (~box.is_empty).sum()
+    assert mean["mean_hd95_found"] == pytest.approx(box.hd95[~box.is_empty].mean())
+    assert mean["mean_boundary_iou"] == pytest.approx(box.boundary_iou.mean())
+    assert mean["failures"] == {name: int((box.failure == name).sum()) for name in mean["failures"]}
+    dim = result.to_json()["subsets"]["box"]["dim"]
+    assert dim["n"] == box.is_dim.sum() > 0 and dim["mean_iou"] == pytest.approx(box.iou[box.is_dim].mean())
+    assert result.to_json()["subsets"]["box"]["touching"]["n"] == box.touches_neighbour.sum()
 
 
 def test_runs_pair_on_identical_prompts(store: Store) -> None:
