@@ -125,7 +125,7 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "mean_boundary_iou": "boundary IoU",
         "mean_hd95": "HD95, px",
         "mean_hd95_found": "without empty",
-        "n_found": "n",
+        "n_found": "n found",
     }
     found = list(rows)
     keys = [key for key in names if any(row.get(key) is not None for _, row in found)]

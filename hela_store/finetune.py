@@ -237,7 +237,9 @@ def _window(config: FinetuneConfig) -> int:
     return config.window
 
 
-def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, _Training]:
+def _open_run(
+    store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool
+) -> tuple[RunFolder, _Training]:
     parameters = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     best = {k: v.detach().clone() for k, v in decoder.state_dict().items()}
@@ -269,7 +271,9 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     return questions
 
 
-def _validator(store: Store, config: FinetuneConfig, questions: list[Question]) -> Callable[[SamDecoder], PromptScore]:
+def _validator(
+    store: Store, config: FinetuneConfig, questions: list[Question]
+) -> Callable[[SamDecoder], PromptScore]:
     def validate(decoder: SamDecoder) -> PromptScore:
         decoder.eval()
         scores = answer(store, decoder, questions, _window(config))
@@ -330,7 +334,9 @@ def _mean_iou(scores: list[Score]) -> float:
     return float(np.mean([score.iou for score in scores]))
 
 
-def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
+def _result(
+    run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int
+) -> FinetuneResult:
     change = np.array([after.iou - before.iou for before, after in zip(zero, tuned, strict=True)])
     return FinetuneResult(
         run=run,

@@ -73,7 +73,7 @@ FLOORS = (
         "subset_scores",
         "work",
     },
-    {"compare", "demo", "doctor", "export.", "info", "new", "pretrain."},
+    {"bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain."},
 )
 
 

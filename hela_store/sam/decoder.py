@@ -220,7 +220,9 @@ def build_decoder(architecture: str) -> SamDecoder:
     prompt_encoder = PromptEncoder(
         embed_dim=CHANNELS, image_embedding_size=(GRID, GRID), input_image_size=(INPUT, INPUT), mask_in_chans=16
     )
-    transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8)
+    transformer = TwoWayTransformer(
+        depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8
+    )
     mask_decoder = MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, num_multimask_outputs=3)
     return SamDecoder(prompt_encoder, mask_decoder)
 

@@ -1,0 +1,1 @@
+"""Benchmarks against named peers: one module each, run by ``hela-store bench``."""
