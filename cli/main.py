@@ -10,6 +10,7 @@ import click
 
 from hela_store.errors import HelaError
 
+from .baseline import baseline
 from .bench import bench
 from .catalog import catalog
 from .compare import compare
@@ -82,5 +83,20 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, compare, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (
+    new,
+    embed,
+    finetune,
+    evaluate,
+    baseline,
+    compare,
+    sql,
+    info,
+    doctor,
+    demo,
+    catalog,
+    export,
+    bench,
+    pretrain,
+):
     main.add_command(command)

@@ -99,7 +99,7 @@ CREATE TABLE prompts (
 COMMENT ON TABLE prompts IS 'What was given for a cell (runs/<id>/prompts.parquet).';
 COMMENT ON COLUMN prompts.run IS 'runs.id.';
 COMMENT ON COLUMN prompts.prompt_id IS 'Unique within the run.';
-COMMENT ON COLUMN prompts.kind IS 'box, box-exact, point, point-centre, mask, mask-previous.';
+COMMENT ON COLUMN prompts.kind IS 'box, box-exact, point, point-centre, mask, mask-previous; none for cells found without a prompt.';
 COMMENT ON COLUMN prompts.origin IS 'How it was made: from the truth, or the name of the file or folder it came from.';
 COMMENT ON COLUMN prompts.prompt_seed IS 'Draws depend on (cell, kind, prompt_seed) alone: runs pair on identical prompts.';
 COMMENT ON COLUMN prompts.split IS 'Split of the row''s frame: train, val, test or gap.';
@@ -186,7 +186,7 @@ COMMENT ON COLUMN cell_metrics.run IS 'runs.id of the evaluation.';
 COMMENT ON COLUMN cell_metrics.kind IS 'Kind of the run.';
 COMMENT ON COLUMN cell_metrics.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
 COMMENT ON COLUMN cell_metrics.encoder IS 'Encoder key.';
-COMMENT ON COLUMN cell_metrics.prompt IS 'box, box-exact, point, point-centre, mask, mask-previous.';
+COMMENT ON COLUMN cell_metrics.prompt IS 'box, box-exact, point, point-centre, mask, mask-previous; none for cells found without a prompt.';
 COMMENT ON COLUMN cell_metrics.prompt_origin IS 'How the prompt was made.';
 COMMENT ON COLUMN cell_metrics.prompt_seed IS 'Seed of the prompt.';
 COMMENT ON COLUMN cell_metrics.split IS 'Split of the frame as this run saw it: train, val, test or gap.';

@@ -73,7 +73,7 @@ FLOORS = (
         "subset_scores",
         "work",
     },
-    {"bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain."},
+    {"baselines.", "bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain."},
 )
 
 

@@ -211,7 +211,9 @@ def bench_metrics(*, cells: int = 130, repeats: int = 5, progress: Progress = si
     rows = []
     for place, (what, who, _, _) in enumerate(ways):
         theirs, ours = found[place], found[place - place % 2]
-        away = None if place % 2 == 0 or theirs is None else float(np.abs(np.subtract(theirs, ours)).max())
+        away = None
+        if place % 2 and theirs is not None and ours is not None:
+            away = float(np.abs(np.subtract(theirs, ours)).max())
         taken = times[place]
         median, best = (statistics.median(taken), min(taken)) if taken else (None, None)
         rows.append(Timing(what=what, who=who, median=median, best=best, worst_difference=away))
