@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
 
 from .options import device_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, note, note_untrained
+from .output import bars, echo_json, echo_scores, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -111,5 +112,10 @@ def _default(store: Store) -> str | None:
 def _echo(result: EvaluateResult) -> None:
     click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
+    failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
+    names = list(next(iter(failures.values()), {}))
+    echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
+    subsets = [(f"{kind}, {name}", s) for kind, part in result.subsets.items() for name, s in part.items()]
+    echo_scores("hard cells", [(name, asdict(score)) for name, score in subsets])
     if result.split in ("test", "all"):
         click.echo(f"this store's test split has been scored {result.test_scorings} times")

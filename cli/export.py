@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hela_store.types import PROMPT_KINDS
+
 from .options import cache_dir, json_option, store_option
-from .output import bars, echo_json, relative
+from .output import bars, echo_json, echo_table, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.sequence_scores import SequenceScores
 
 
 @click.group()
@@ -33,3 +36,30 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
         echo_json(found.to_json())
     else:
         click.echo(f"{relative(found.path)}: {found.architecture} with the decoder of {found.run}")
+
+
+@click.argument("run", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>_RES.")
+@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds.")
+@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@store_option
+@json_option
+def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
+    """Write a run's masks as a result folder of the Cell Tracking Challenge, and score it."""
+    from hela_store.export.ctc import export_ctc
+
+    result = export_ctc(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
+    if as_json:
+        echo_json(result.to_json())
+        return
+    folders = ", ".join(relative(path) for path in result.folders.values())
+    click.echo(f"run {result.run}: {result.frames} frames with {result.objects} objects in {folders}")
+    if result.scores is not None:
+        echo_sequences(result.scores)
+
+
+def echo_sequences(scores: SequenceScores) -> None:
+    """Print SEG, DET and count errors by sequence."""
+    names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
+    rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
+    echo_table(names, rows)

@@ -10,8 +10,10 @@ import click
 
 from hela_store.errors import HelaError
 
+from .baseline import baseline
 from .bench import bench
 from .catalog import catalog
+from .compare import compare
 from .demo import demo
 from .doctor import doctor
 from .embed import embed
@@ -82,5 +84,21 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, sweep, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (
+    new,
+    embed,
+    finetune,
+    sweep,
+    evaluate,
+    baseline,
+    compare,
+    sql,
+    info,
+    doctor,
+    demo,
+    catalog,
+    export,
+    bench,
+    pretrain,
+):
     main.add_command(command)

@@ -134,6 +134,10 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "image_free_iou": "image-free IoU",
         "skill": "skill",
         "prompt_iou": "prompt's IoU",
+        "mean_boundary_iou": "boundary IoU",
+        "mean_hd95": "HD95, px",
+        "mean_hd95_found": "without empty",
+        "n_found": "n found",
     }
     found = list(rows)
     keys = [key for key in names if any(row.get(key) is not None for _, row in found)]

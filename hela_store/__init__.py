@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compare import Comparison as Comparison
+    from .compare import compare as compare
     from .demo import DemoReport as DemoReport
     from .demo import demo as demo
     from .doctor import doctor as doctor
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .store import Store as Store
 
 _PUBLIC = {
+    "Comparison": "compare",
+    "compare": "compare",
     "DemoReport": "demo",
     "demo": "demo",
     "doctor": "doctor",

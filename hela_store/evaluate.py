@@ -5,6 +5,7 @@ The decoder's weights are the only ones loaded; embeddings come from the store.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import pyarrow as pa
 import torch
 
 from . import catalog
+from .cell_scores import CellScores
 from .errors import PromptError, RecipeError, RunError
+from .failures import FAILURES
 from .metrics import skill
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
 from .predict import DEFAULT_WINDOW, check_window
@@ -37,9 +40,11 @@ from .scoring import (
     prediction_row,
     prompt_row,
     truth_questions,
+    with_details,
     with_foreign_embeddings,
 )
 from .store import Store
+from .subset_scores import SubsetScore, subset_scores
 from .types import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
 
 SPLITS = ("train", "val", "test", "all")
@@ -110,6 +115,10 @@ class PromptScore:
     image_free_iou, image_free_dice : of the answers that do not look at the image, to the same prompts
     skill : ``(IoU - IoU_free) / (1 - IoU_free)``
     prompt_iou : mean IoU of mask prompts themselves; None for other kinds
+    mean_boundary_iou : None, as all that follow, where only overlaps were asked for
+    mean_hd95 : px; empty predictions count as the cell's diameter (measuring rule 8)
+    mean_hd95_found, n_found : the same without empty predictions, and how many that are
+    failures : how many predictions failed each way, see :mod:`hela_store.failures`
     """
 
     n: int
@@ -120,9 +129,14 @@ class PromptScore:
     image_free_dice: float
     skill: float
     prompt_iou: float | None = None
+    mean_boundary_iou: float | None = None
+    mean_hd95: float | None = None
+    mean_hd95_found: float | None = None
+    n_found: int | None = None
+    failures: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, without ``prompt_iou`` where there is none."""
+        """Return plain values, without what there is not."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -136,6 +150,7 @@ class EvaluateResult:
     checkpoint : run whose weights were scored, or ``"zero-shot"``
     split : block that was scored
     prompts : scores by prompt kind
+    subsets : scores of touching, dim, and bright and small cells, by prompt kind
     test_scorings : how often this store's test block has been scored so far, this time included
     """
 
@@ -143,6 +158,7 @@ class EvaluateResult:
     checkpoint: str
     split: str
     prompts: dict[str, PromptScore]
+    subsets: dict[str, dict[str, SubsetScore]]
     test_scorings: int
 
     def to_json(self) -> dict[str, Any]:
@@ -172,7 +188,22 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
         image_free_dice=float(np.mean([s.question.free[1] for s in scores])),
         skill=skill(float(iou), float(free)),
         prompt_iou=float(np.mean(own)) if own else None,
+        **_detail_means([s.detail for s in scores if s.detail is not None]),
     )
+
+
+def _detail_means(details: Sequence[CellScores]) -> dict[str, Any]:
+    if not details:
+        return {}
+    distances = [d.hd95 for d in details if d.failure != "empty"]
+    counted = Counter(d.failure for d in details)
+    return {
+        "mean_boundary_iou": float(np.mean([d.boundary_iou for d in details])),
+        "mean_hd95": float(np.mean([d.hd95 for d in details])),
+        "mean_hd95_found": float(np.mean(distances)) if distances else None,
+        "n_found": len(distances),
+        "failures": {name: counted[name] for name in FAILURES},
+    }
 
 
 def decoder_of(store: Store, run: RunInfo | None, device: torch.device) -> SamDecoder:
@@ -233,6 +264,7 @@ def evaluate(
         checkpoint=checkpoint or "zero-shot",
         split=config.split,
         prompts=summarise(scores),
+        subsets=subset_scores(store, folder.id),
         test_scorings=_test_scorings(store),
     )
 
@@ -263,7 +295,7 @@ def _score_frames(
     scores: list[Score] = []
     prompts, predictions = [], []
     for frame in frames:
-        for score in answer(store, decoder, asker(frame), window):
+        for score in with_details(answer(store, decoder, asker(frame), window), frame.label):
             number = f"{len(scores):06d}"
             prompts.append(prompt_row(score, number, frame.split))
             predictions.append(prediction_row(score, number, frame.shape))

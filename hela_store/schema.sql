@@ -99,7 +99,7 @@ CREATE TABLE prompts (
 COMMENT ON TABLE prompts IS 'What was given for a cell (runs/<id>/prompts.parquet).';
 COMMENT ON COLUMN prompts.run IS 'runs.id.';
 COMMENT ON COLUMN prompts.prompt_id IS 'Unique within the run.';
-COMMENT ON COLUMN prompts.kind IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1.';
+COMMENT ON COLUMN prompts.kind IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1; none for cells found without a prompt.';
 COMMENT ON COLUMN prompts.origin IS 'How it was made: from the truth, or the name of the file or folder it came from.';
 COMMENT ON COLUMN prompts.prompt_seed IS 'Draws depend on (cell, kind, prompt_seed) alone: runs pair on identical prompts.';
 COMMENT ON COLUMN prompts.split IS 'Split of the row''s frame: train, val, test or gap.';
@@ -120,7 +120,8 @@ COMMENT ON COLUMN prompts.cut IS 'True where no tile holds the whole cell; score
 
 CREATE TABLE predictions (
     run VARCHAR, prompt_id VARCHAR, cell VARCHAR, frame VARCHAR, view VARCHAR, iou DOUBLE, dice DOUBLE,
-    predicted_iou DOUBLE, is_empty BOOLEAN, rle VARCHAR, rle_height BIGINT, rle_width BIGINT,
+    predicted_iou DOUBLE, is_empty BOOLEAN, boundary_iou DOUBLE, hd95 DOUBLE, nsd1 DOUBLE, nsd2 DOUBLE, spill DOUBLE,
+    failure VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT,
     prompt VARCHAR, prompt_origin VARCHAR, prompt_seed BIGINT, split VARCHAR, cut BOOLEAN
 );
 COMMENT ON TABLE predictions IS 'The decoder''s mask for one prompt (runs/<id>/predictions.parquet).';
@@ -133,6 +134,13 @@ COMMENT ON COLUMN predictions.iou IS 'With the true mask, 0 to 1.';
 COMMENT ON COLUMN predictions.dice IS 'With the true mask, 0 to 1.';
 COMMENT ON COLUMN predictions.predicted_iou IS 'The decoder''s own estimate.';
 COMMENT ON COLUMN predictions.is_empty IS 'True where the mask has no pixel.';
+COMMENT ON COLUMN predictions.boundary_iou IS 'IoU of the bands along both boundaries, 8 % of the diameter wide.';
+COMMENT ON COLUMN predictions.hd95 IS '95 % Hausdorff distance, px; of an empty mask the cell''s diameter.';
+COMMENT ON COLUMN predictions.nsd1 IS 'Normalised surface Dice at 1 px.';
+COMMENT ON COLUMN predictions.nsd2 IS 'Normalised surface Dice at 2 px.';
+COMMENT ON COLUMN predictions.spill IS 'Share of the predicted pixels that lie on other cells.';
+COMMENT ON COLUMN predictions.failure IS
+    'empty, wrong cell, merged, leak, under-segmented, fragmented, or "" for none (hela_store/failures.py).';
 COMMENT ON COLUMN predictions.rle IS 'Mask in frame coordinates, COCO compressed run lengths.';
 COMMENT ON COLUMN predictions.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN predictions.rle_width IS 'Columns of the mask, px.';
@@ -142,14 +150,35 @@ COMMENT ON COLUMN predictions.prompt_seed IS 'prompts.prompt_seed, repeated.';
 COMMENT ON COLUMN predictions.split IS 'prompts.split, repeated.';
 COMMENT ON COLUMN predictions.cut IS 'prompts.cut, repeated.';
 
+CREATE VIEW cell_subsets AS
+    SELECT
+        cell, touches_neighbour AS is_touching, brightness > n - n // 5 AND size <= n // 5 AS is_bright_small,
+        brightness <= n // 5 AS is_dim
+    FROM (
+        SELECT
+            cell, touches_neighbour, count(*) OVER (PARTITION BY frame) AS n,
+            row_number() OVER (PARTITION BY frame ORDER BY mean_intensity, label) AS brightness,
+            row_number() OVER (PARTITION BY frame ORDER BY area, label) AS size
+        FROM cells
+    );
+COMMENT ON VIEW cell_subsets IS
+    'Which hard subset a cell belongs to; fifths of the labelled cells of its frame, rounded down.';
+COMMENT ON COLUMN cell_subsets.cell IS 'cells.cell.';
+COMMENT ON COLUMN cell_subsets.is_touching IS 'cells.touches_neighbour.';
+COMMENT ON COLUMN cell_subsets.is_bright_small IS
+    'Among the brightest fifth by mean_intensity and the smallest fifth by area: mostly mitotic cells.';
+COMMENT ON COLUMN cell_subsets.is_dim IS 'Among the dimmest fifth by mean_intensity.';
+
 CREATE VIEW cell_metrics AS
     SELECT
         p.run, r.kind, r.checkpoint, r.encoder, p.prompt, p.prompt_origin, p.prompt_seed, p.split, f.sequence, p.frame,
-        f.time, p.view, p.cell, c.label, c.area, c.diameter, c.touches_neighbour, c.touches_border, p.cut, p.iou,
-        p.dice, p.predicted_iou, p.is_empty
+        f.time, p.view, p.cell, c.label, c.area, c.diameter, c.touches_neighbour, c.touches_border, s.is_bright_small,
+        s.is_dim, p.cut, p.iou, p.dice, p.predicted_iou, p.is_empty, p.boundary_iou, p.hd95, p.nsd1, p.nsd2, p.spill,
+        p.failure
     FROM predictions p
     LEFT JOIN runs r ON r.id = p.run
     LEFT JOIN cells c ON c.cell = p.cell
+    LEFT JOIN cell_subsets s ON s.cell = p.cell
     LEFT JOIN frames f ON f.frame = p.frame;
 COMMENT ON VIEW cell_metrics IS
     'Every scored cell of every run, joined with what is known of it. Unique in (run, prompt, prompt_seed, cell).';
@@ -157,7 +186,7 @@ COMMENT ON COLUMN cell_metrics.run IS 'runs.id of the evaluation.';
 COMMENT ON COLUMN cell_metrics.kind IS 'Kind of the run.';
 COMMENT ON COLUMN cell_metrics.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
 COMMENT ON COLUMN cell_metrics.encoder IS 'Encoder key.';
-COMMENT ON COLUMN cell_metrics.prompt IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1.';
+COMMENT ON COLUMN cell_metrics.prompt IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1; none for cells found without a prompt.';
 COMMENT ON COLUMN cell_metrics.prompt_origin IS 'How the prompt was made.';
 COMMENT ON COLUMN cell_metrics.prompt_seed IS 'Seed of the prompt.';
 COMMENT ON COLUMN cell_metrics.split IS 'Split of the frame as this run saw it: train, val, test or gap.';
@@ -171,11 +200,20 @@ COMMENT ON COLUMN cell_metrics.area IS 'px.';
 COMMENT ON COLUMN cell_metrics.diameter IS 'Of the disc of equal area, px.';
 COMMENT ON COLUMN cell_metrics.touches_neighbour IS 'A pixel of another cell is adjacent.';
 COMMENT ON COLUMN cell_metrics.touches_border IS 'The cell reaches the border of the frame.';
+COMMENT ON COLUMN cell_metrics.is_bright_small IS 'Bright and small for its frame (cell_subsets): mostly mitotic cells.';
+COMMENT ON COLUMN cell_metrics.is_dim IS 'Among the dimmest fifth of its frame.';
 COMMENT ON COLUMN cell_metrics.cut IS 'No tile holds the whole cell.';
 COMMENT ON COLUMN cell_metrics.iou IS 'Prediction against truth, 0 to 1.';
 COMMENT ON COLUMN cell_metrics.dice IS 'Prediction against truth, 0 to 1.';
 COMMENT ON COLUMN cell_metrics.predicted_iou IS 'The decoder''s own estimate.';
 COMMENT ON COLUMN cell_metrics.is_empty IS 'The predicted mask has no pixel.';
+COMMENT ON COLUMN cell_metrics.boundary_iou IS 'IoU of the bands along both boundaries, 8 % of the diameter wide.';
+COMMENT ON COLUMN cell_metrics.hd95 IS '95 % Hausdorff distance, px; of an empty mask the cell''s diameter.';
+COMMENT ON COLUMN cell_metrics.nsd1 IS 'Normalised surface Dice at 1 px.';
+COMMENT ON COLUMN cell_metrics.nsd2 IS 'Normalised surface Dice at 2 px.';
+COMMENT ON COLUMN cell_metrics.spill IS 'Share of the predicted pixels that lie on other cells.';
+COMMENT ON COLUMN cell_metrics.failure IS
+    'empty, wrong cell, merged, leak, under-segmented, fragmented, or "" for none; NULL in runs that did not ask.';
 
 CREATE VIEW test_scorings AS
     SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from .cell_scores import CellScores, score_cell
 from .errors import SplitError, StoreError
+from .failures import label_areas
 from .geometry import Rect, holds_whole, scoring_tile
 from .image_free import image_free_score
 from .masks import encode, paste
@@ -100,13 +102,14 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A question, its answer, and how good that is."""
+    """A question, its answer, and how good that is; ``detail`` where it was asked for, see :func:`with_details`."""
 
     question: Question
     prediction: Prediction
     iou: float
     dice: float
     prompt_iou: float | None
+    detail: CellScores | None = None
 
 
 def blocks_of(store: Store) -> dict[str, Block]:
@@ -300,6 +303,18 @@ def _score(question: Question, prediction: Prediction) -> Score:
     return Score(question=question, prediction=prediction, iou=shared.iou, dice=shared.dice, prompt_iou=own)
 
 
+def with_details(scores: Sequence[Score], labels: LabelArray) -> list[Score]:
+    """Add what takes the whole frame's labels, integer (row, col), to the scores of that frame."""
+    areas = label_areas(labels)
+    found = []
+    for score in scores:
+        row, prediction = score.question.cell, score.prediction
+        cell = row["label"], (row["x0"], row["y0"], row["x1"], row["y1"])
+        detail = score_cell(prediction.mask, prediction.origin, labels, cell, areas)
+        found.append(replace(score, detail=detail))
+    return found
+
+
 def prompt_row(score: Score, prompt_id: str, split: str) -> Row:
     """Return the row of ``prompts.parquet``."""
     question, prompt = score.question, score.question.prompt
@@ -338,6 +353,7 @@ def prediction_row(score: Score, prompt_id: str, shape: tuple[int, int]) -> Row:
         "dice": score.dice,
         "predicted_iou": prediction.predicted_iou,
         "is_empty": prediction.is_empty,
+        **({} if score.detail is None else asdict(score.detail)),
         "rle": encode(prediction.mask, prediction.origin, shape).counts,
         "rle_height": shape[0],
         "rle_width": shape[1],
@@ -362,6 +378,8 @@ PREDICTION_SCHEMA = pa.schema(
         *[(name, pa.string()) for name in ("prompt_id", "cell", "frame", "view")],
         *[(name, pa.float64()) for name in ("iou", "dice", "predicted_iou")],
         ("is_empty", pa.bool_()),
+        *[(name, pa.float64()) for name in ("boundary_iou", "hd95", "nsd1", "nsd2", "spill")],
+        ("failure", pa.string()),
         ("rle", pa.string()),
         ("rle_height", pa.int64()),
         ("rle_width", pa.int64()),

@@ -20,11 +20,17 @@ MOST_LINES = 500
 FLOORS = (
     {"errors", "types"},
     {
+        "bootstrap",
+        "boundaries",
         "cell_context",
+        "cell_scores",
         "codecs",
+        "ctc_measures",
+        "failures",
         "files",
         "geometry",
         "image_free",
+        "label_image",
         "mask_logits",
         "mask_prompts",
         "masks",
@@ -64,11 +70,13 @@ FLOORS = (
         "plan",
         "predict",
         "scoring",
+        "sequence_scores",
         "stream",
+        "subset_scores",
         "tuning",
         "work",
     },
-    {"bench.", "demo", "doctor", "export.", "info", "new", "pretrain.", "sweep", "watch"},
+    {"baselines.", "bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain.", "sweep", "watch"},
 )
 
 

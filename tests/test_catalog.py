@@ -26,10 +26,11 @@ from hela_store.runs import RunFolder, new_run
 
 CELL_METRICS = (
     "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
-    "diameter touches_neighbour touches_border cut iou dice predicted_iou is_empty"
+    "diameter touches_neighbour touches_border is_bright_small is_dim cut iou dice predicted_iou is_empty boundary_iou "
+    "hd95 nsd1 nsd2 spill failure"
 ).split()
 TABLES = ["frames", "cells", "plans", "committed", "runs", "prompts", "predictions", "indexed", "catalog_schema"]
-VIEWS = ["views", "cell_metrics", "test_scorings"]
+VIEWS = ["cell_subsets", "views", "cell_metrics", "test_scorings"]
 FRAMES, CELLS = 3, 4
 
 
@@ -206,7 +207,7 @@ def test_tables_have_the_columns_of_the_parquet_files(shared: Path) -> None:
     assert columns("views") == plan_table().column_names
     prompts, predictions = run_rows()
     assert set(columns("prompts")) == {"run", *prompts.column_names}
-    assert columns("predictions")[:12] == ["run", *predictions.column_names]
+    assert {"run", *predictions.column_names} <= set(columns("predictions"))
 
 
 def test_every_table_and_column_says_what_it_is(shared: Path) -> None:
@@ -228,6 +229,31 @@ def test_runs_keep_their_configuration_and_test_scorings_are_counted(store: Path
     finetune = catalog.query(store, "SELECT id, config->'config'->>'lr' AS lr FROM runs WHERE kind = 'finetune'")
     assert finetune["lr"].to_pylist() == ["0.0001"]
     assert {row["checkpoint"]: row["scorings"] for row in rows} == {finetune["id"][0].as_py(): 1, "zero-shot": 2}
+
+
+def test_runs_from_before_the_boundary_metrics_have_null_in_their_columns(shared: Path) -> None:
+    new = "boundary_iou, hd95, nsd1, nsd2, spill, failure"
+    rows = catalog.query(shared, f"SELECT DISTINCT {new} FROM cell_metrics").to_pylist()
+    assert rows == [dict.fromkeys(new.split(", "))]
+
+
+def test_subsets_are_fifths_of_a_frame(store: Path) -> None:
+    """Ten cells of areas and intensities that run against each other, but for one bright and small."""
+    area = [100 - i for i in range(10)]
+    light = [10.0 * i for i in range(10)]
+    given = cells_table().slice(0, 1).to_pylist()[0]
+    rows = [
+        given | {"cell": f"01/t000#{i + 1}", "label": i + 1, "area": area[i], "mean_intensity": light[i]}
+        for i in range(10)
+    ]
+    put(store / "ingest/cells-0.parquet", pa.Table.from_pylist(rows).cast(cells_table().schema))
+    found = catalog.query(
+        store, "SELECT label, is_bright_small, is_dim FROM cell_subsets JOIN cells USING (cell) ORDER BY 1"
+    ).to_pylist()
+    assert [row["label"] for row in found if row["is_bright_small"]] == [9, 10]
+    assert [row["label"] for row in found if row["is_dim"]] == [1, 2]
+    put(store / "ingest/cells-0.parquet", pa.Table.from_pylist(rows[:4]).cast(cells_table().schema))
+    assert count(store, "cell_subsets WHERE is_bright_small OR is_dim") == 0
 
 
 def test_a_cell_without_a_row_in_cells_is_not_lost_from_cell_metrics(store: Path) -> None:

@@ -2,6 +2,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import zarr
@@ -43,6 +45,32 @@ def test_stored_masks_give_the_stored_scores_without_a_decoder(store: Store) -> 
         assert shared.iou == pytest.approx(iou) and shared.dice == pytest.approx(dice)
         checked += 1
     assert checked > 0
+
+
+def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
+    for path in (store.path / "ingest").glob("cells-*.parquet"):  # the drawn cells lie apart
+        cells = pq.read_table(path)
+        touching = pc.equal(pc.bit_wise_and(cells["label"], 1), 1)
+        pq.write_table(cells.set_column(cells.schema.get_field_index("touches_neighbour"), "touches_neighbour", touching), path)
+    result = evaluate(Store.open(store.path), None, config(prompts=("box", "point"), prompt_seeds=1, split="all"))
+    rows = store.sql("""
+        select prompt, iou, touches_neighbour, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
+        from cell_metrics
+    """).df()
+    assert not rows.isna().any().any()
+    assert ((rows.failure == "empty") == rows.is_empty).all()
+    assert (rows.hd95[rows.is_empty] == rows.diameter[rows.is_empty]).all()
+    assert (rows.nsd1 <= rows.nsd2).all() and rows.spill.between(0, 1).all()
+    box = rows[rows.prompt == "box"]
+    mean = result.to_json()["prompts"]["box"]
+    assert mean["mean_hd95"] == pytest.approx(box.hd95.mean()) and mean["n_found"] == (~box.is_empty).sum()
+    assert mean["mean_hd95_found"] == pytest.approx(box.hd95[~box.is_empty].mean())
+    assert mean["mean_boundary_iou"] == pytest.approx(box.boundary_iou.mean())
+    assert mean["failures"] == {name: int((box.failure == name).sum()) for name in mean["failures"]}
+    found = result.to_json()["subsets"]["box"]
+    flags = {"touching": box.touches_neighbour, "dim": box.is_dim, "bright-small": box.is_bright_small}
+    assert {name: part["n"] for name, part in found.items()} == {name: flag.sum() for name, flag in flags.items() if flag.any()}
+    assert found and all(part["mean_iou"] == pytest.approx(box.iou[flags[name]].mean()) for name, part in found.items())
 
 
 def test_runs_pair_on_identical_prompts(store: Store) -> None:

@@ -1,1 +1,1 @@
-"""Files that other tools read."""
+"""What other tools read: one module a format."""

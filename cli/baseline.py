@@ -1,0 +1,58 @@
+"""`hela-store baseline`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import bars, echo_json, echo_scores
+
+if TYPE_CHECKING:
+    from hela_store import Store
+    from hela_store.baselines.rows import BaselineResult
+
+KINDS = ("box", "box-exact", "point", "point-centre", "mask")
+SPLITS = click.Choice(["train", "val", "test", "all"])
+
+
+@click.group()
+def baseline() -> None:
+    """Score what a tuned decoder has to beat; every baseline is a run in the catalog."""
+
+
+@baseline.command()
+@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Sets of parameters tried.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+@store_option
+@json_option
+def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -> None:
+    """Logarithm, local threshold, watershed: searched on train, chosen on val, no prompts."""
+    from hela_store.baselines.classical import ClassicalConfig
+    from hela_store.baselines.classical import classical as run
+
+    config = ClassicalConfig(split=split, budget=budget, seed=seed)
+    _echo(run(store, config, progress=bars), as_json)
+
+
+@baseline.command("image-free")
+@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--prompt", "prompts", type=click.Choice(KINDS), multiple=True, default=KINDS, help="[default: all]")
+@click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
+@store_option
+@json_option
+def image_free(store: Store, split: str, prompts: tuple[str, ...], prompt_seeds: int, as_json: bool) -> None:
+    """Ellipse in the box, disc at the point, the mask itself: what prompts are worth alone."""
+    from hela_store.baselines.image_free import image_free as run
+
+    _echo(run(store, split=split, prompts=prompts, prompt_seeds=prompt_seeds, progress=bars), as_json)
+
+
+def _echo(result: BaselineResult, as_json: bool) -> None:
+    if as_json:
+        echo_json(result.to_json())
+        return
+    click.echo(f"run {result.run}, split {result.split}; `hela-store export ctc {result.run}` gives SEG and DET")
+    echo_scores("prompt", list(result.prompts.items()))

@@ -1,0 +1,74 @@
+"""The image-free answers as a run of their own, so that SQL and ``compare`` have them beside every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import PromptError
+from ..image_free import image_free_mask
+from ..predict import Prediction
+from ..progress import Progress, silent
+from ..scoring import (
+    Question,
+    Score,
+    frame_cells,
+    labelled_frames,
+    median_training_radius,
+    prediction_row,
+    prompt_row,
+    truth_questions,
+    with_details,
+)
+from ..store import Store
+from .rows import BaselineResult, BaselineRun, write_run
+
+KINDS = ("box", "box-exact", "point", "point-centre", "mask")
+
+
+def image_free(
+    store: Store,
+    *,
+    split: str = "test",
+    prompts: Sequence[str] = KINDS,
+    prompt_seeds: int = 3,
+    progress: Progress = silent,
+) -> BaselineResult:
+    """Answer the prompts that ``evaluate`` gives without the image (measuring rule 2).
+
+    Parameters
+    ----------
+    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
+    prompts : any of :data:`KINDS`
+    prompt_seeds : draws a cell and kind
+
+    Raises
+    ------
+    PromptError
+        A kind that no image-free answer is made for.
+    SplitError, StoreError
+        Nothing to score, not embedded yet.
+    """
+    for kind in prompts:
+        if kind not in KINDS:
+            raise PromptError(f"prompt {kind!r} has no image-free answer, expected one of {', '.join(KINDS)}")
+    radius, run = median_training_radius(store), BaselineRun()
+    frames = labelled_frames(store, split)
+    for frame in progress(frame_cells(store, frames), total=len(frames), what=f"image-free {split}"):
+        questions = truth_questions(frame, prompts, range(prompt_seeds), radius)
+        answers = [_answer(question, radius, frame.shape) for question in questions]
+        for score in with_details(answers, frame.label):
+            number = f"{len(run.prompts):06d}"
+            run.prompts.append(prompt_row(score, number, frame.split))
+            run.predictions.append(prediction_row(score, number, frame.shape) | {"predicted_iou": None})
+    config = {"split": split, "prompts": list(prompts), "prompt_seeds": prompt_seeds, "checkpoint": "image-free"}
+    return write_run(store, config | {"radius": radius}, run, label=f"image-free {split}")
+
+
+def _answer(question: Question, radius: float, shape: tuple[int, int]) -> Score:
+    mask, origin = image_free_mask(question.prompt, radius, shape)
+    logits = np.zeros((0, 0), np.float32)
+    prediction = Prediction(mask=mask, origin=origin, predicted_iou=0.0, logits=logits, corner=(0, 0))
+    own = question.free[0] if question.prompt.mask is not None else None
+    return Score(question=question, prediction=prediction, iou=question.free[0], dice=question.free[1], prompt_iou=own)

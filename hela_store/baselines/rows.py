@@ -1,0 +1,105 @@
+"""Rows of runs that are baselines, and how such a run is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..masks import Rle
+from ..runs import new_run
+from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA, Row
+from ..store import Store
+
+__all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "Row", "found_row", "write_run"]
+
+NO_PROMPT = "none"
+"""Prompt kind of cells that were found without a prompt."""
+DETECTION_SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("detection", "split", "frame")],
+        *[(name, pa.float64()) for name in ("x0", "y0", "x1", "y1", "score")],
+        ("cell", pa.string()),
+        ("iou", pa.float64()),
+        ("rle", pa.string()),
+        ("rle_height", pa.int64()),
+        ("rle_width", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineResult:
+    """A baseline's run and its mean IoU and Dice by prompt kind, missed cells at 0.
+
+    Attributes
+    ----------
+    run : id
+    split : block that was scored
+    prompts : kind to ``{"n", "mean_iou", "mean_dice", "empty"}``
+    config : the run's resolved configuration
+    """
+
+    run: str
+    split: str
+    prompts: dict[str, dict[str, float]]
+    config: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store baseline ... --json`` prints."""
+        return {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
+
+
+@dataclass
+class BaselineRun:
+    """Rows of a run as they are gathered; ``detections`` is None for one that finds no cells of its own."""
+
+    prompts: list[Row] = field(default_factory=list)
+    predictions: list[Row] = field(default_factory=list)
+    detections: list[Row] | None = None
+
+    def add_cell(self, cell: Row, frame: Row, scores: tuple[float, float], rle: Rle, detail: Row) -> None:
+        """Add a cell that was found, or missed (an empty mask), without a prompt; ``scores`` are IoU and Dice."""
+        shared = {"prompt_id": f"{len(self.prompts):06d}", "cell": cell["cell"], "frame": cell["frame"]}
+        about = {"kind": NO_PROMPT, "origin": "label-free", "prompt_seed": 0, "split": frame["split"], "cut": False}
+        self.prompts.append(shared | about | {"points": [], "point_labels": [], "params": "{}"})
+        mask = {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
+        iou, dice = scores
+        self.predictions.append(
+            shared | detail | mask | {"iou": iou, "dice": dice, "is_empty": detail["failure"] == "empty"}
+        )
+
+
+def found_row(frame: Row, number: int, box: tuple[int, int, int, int], rle: Rle) -> Row:
+    """Return the row of an object of a frame, without what it matches; its score is 1, since there is none."""
+    corners = dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))
+    about = {"detection": f"{frame['frame']}@{number}", "split": frame["split"], "frame": frame["frame"], "score": 1.0}
+    return about | corners | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
+
+
+def write_run(store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str) -> BaselineResult:
+    """Publish gathered rows as a run of kind ``baseline``."""
+    kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
+    stored = dict(config) | {"encoder": store.key, "prompts": kinds}
+    folder = new_run(store.path, "baseline", stored, label=label)
+    try:
+        folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))
+        folder.write_table("predictions", pa.Table.from_pylist(run.predictions, PREDICTION_SCHEMA))
+        if run.detections is not None:
+            folder.write_table("detections", pa.Table.from_pylist(run.detections, DETECTION_SCHEMA))
+        folder.publish()
+    except BaseException:
+        if folder.path.name.endswith(".partial"):
+            folder.discard()
+        raise
+    of_kind = {kind: [i for i, row in enumerate(run.prompts) if row["kind"] == kind] for kind in kinds}
+    means = {kind: _means([run.predictions[i] for i in index]) for kind, index in of_kind.items()}
+    return BaselineResult(run=folder.id, split=str(config["split"]), prompts=means, config=stored)
+
+
+def _means(rows: list[Row]) -> dict[str, float]:
+    columns = {"mean_iou": "iou", "mean_dice": "dice", "empty": "is_empty"}
+    return {"n": len(rows)} | {name: float(np.mean([row[column] for row in rows])) for name, column in columns.items()}

@@ -1,0 +1,53 @@
+"""Means over the cells that are hard: touching, dim, bright and small; from the catalog, so SQL gives the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import catalog
+from .metrics import skill
+from .store import Store
+
+SUBSETS = {"touching": "touches_neighbour", "dim": "is_dim", "bright-small": "is_bright_small"}
+"""Columns of cell_metrics by the names that tables show."""
+
+_MEANS = """
+SELECT m.prompt, count(*) AS n, avg(m.iou) AS mean_iou, avg(m.dice) AS mean_dice, avg(m.is_empty::INT) AS empty,
+    avg(p.free_iou) AS image_free_iou, avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou
+FROM cell_metrics m
+JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
+WHERE m.run = ? AND {flag} GROUP BY m.prompt
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetScore:
+    """Means over the cells of a subset; None where the run has no such columns.
+
+    Attributes
+    ----------
+    n : int
+    mean_iou, mean_dice, empty, image_free_iou, skill : float
+    mean_hd95 : float, px
+        Empty predictions count as the cell's diameter.
+    mean_boundary_iou : float
+    """
+
+    n: int
+    mean_iou: float
+    mean_dice: float
+    empty: float
+    image_free_iou: float
+    skill: float
+    mean_hd95: float | None
+    mean_boundary_iou: float | None
+
+
+def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
+    """Return the means of a published run by prompt kind and subset; subsets without a cell are left out."""
+    found: dict[str, dict[str, SubsetScore]] = {}
+    for name, flag in SUBSETS.items():
+        for row in catalog.query(store.path, _MEANS.format(flag=flag), [run]).to_pylist():
+            won = skill(row["mean_iou"], row["image_free_iou"])
+            found.setdefault(row.pop("prompt"), {})[name] = SubsetScore(**row, skill=won)
+    return found

@@ -1,0 +1,60 @@
+"""Baselines as runs: what they find, and that the catalog, SEG and compare take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hela_store.baselines.classical import ClassicalConfig, ClassicalParameters, classical, segment
+from hela_store.baselines.image_free import image_free
+from hela_store.compare import compare
+from hela_store.ctc_measures import match_frame, seg
+from hela_store.errors import PromptError, RecipeError
+from hela_store.export.ctc import export_ctc
+from hela_store.sequence_scores import run_labels, sequence_scores
+from hela_store.store import Store
+
+PARAMETERS = ClassicalParameters(smooth=0.05, block=2.0, above=0.0, floor=0.3, spread=0.1, apart=0.6, least=0.2)
+
+
+def test_bright_discs_are_found_and_apart() -> None:
+    rows, columns = np.mgrid[:80, :120]
+    truth = np.zeros((80, 120), np.int32)
+    for number, (x, y) in enumerate([(20, 30), (38, 30), (90, 50)], 1):
+        truth[np.hypot(rows - y, columns - x) < 10] = number
+    image = 1000 + np.random.default_rng(0).poisson(20 + 200 * (truth > 0))
+    found = segment(image.astype(np.uint16), 1000, 20, PARAMETERS)
+    assert found.max() == 3 and seg([match_frame(truth, found)]) > 0.85
+    assert not segment(np.full((50, 60), 7, np.uint8), 0, 20, PARAMETERS).any()
+
+
+def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> None:
+    config = ClassicalConfig(budget=6, finalists=2, search_frames=2)
+    done = classical(store, config)
+    rows = store.sql(f"select * from cell_metrics where run = '{done.run}'").df()
+    cells = store.sql("select cell from cells where frame = '01/t007'").df()
+    assert sorted(rows.cell) == sorted(cells.cell) and set(rows.prompt) == {"none"} and set(rows.checkpoint) == {"classical"}
+    assert rows.iou.mean() == pytest.approx(done.prompts["none"]["mean_iou"]) and rows.iou.mean() > 0.4
+    assert (rows.iou[rows.is_empty] == 0).all()
+    assert done.config["budget"] == 6 and done.config["search"]["val_seg"] > 0.4
+    scores = sequence_scores(run_labels(store, done.run))
+    assert scores.suffix == "" and "SEG" in scores.to_json()["sequences"][0]
+    assert scores.sequences[0].seg == pytest.approx(rows.iou[rows.iou > 0].sum() / len(rows), abs=0.15)
+    assert export_ctc(store, done.run, tmp_path / "out").objects > 0
+    again = classical(store, config)
+    assert again.config["parameters"] == done.config["parameters"]
+    with pytest.raises(RecipeError, match="at least 1"):
+        ClassicalConfig(budget=0)
+
+
+def test_image_free_rows_are_a_run(store: Store) -> None:
+    done = image_free(store, prompts=("box-exact", "mask"), prompt_seeds=2)
+    rows = store.sql("select iou, free_iou, prompt from cell_metrics m join prompts p using (run, cell, prompt_seed) where p.kind = m.prompt").df()
+    assert len(rows) and rows.iou.to_numpy() == pytest.approx(rows.free_iou.to_numpy())
+    assert done.prompts["box-exact"]["mean_iou"] > 0.7
+    other = classical(store, ClassicalConfig(budget=2, search_frames=1))
+    assert {row.prompt for row in compare(store, [done.run, other.run]).rows} == {"box-exact", "mask"}
+    with pytest.raises(PromptError, match="mask-previous"):
+        image_free(store, prompts=("mask-previous",))
