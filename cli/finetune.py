@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: an epoch]"
 )
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@click.option(
+    "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
+)
 @device_option
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
 @json_option

@@ -30,7 +30,7 @@ from .sam.decoder import SamDecoder, crop_windows, load_decoder, save_decoder, w
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
-from .stream import FINE, TrainingStep, TrainingSteps
+from .stream import FINE, TrainingStep, TrainingSteps, stored_variants
 from .training_state import load_training, save_training
 
 PROMPTS = ("box", "point", "mask")
@@ -56,6 +56,7 @@ class FinetuneConfig:
     evaluate_every : steps between validation scores; 0 for one epoch, but at least three times a run
     validation_cells : at most so many cells, spread over the validation block
     workers : loader processes that prepare batches ahead
+    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -70,6 +71,7 @@ class FinetuneConfig:
     evaluate_every: int = 0
     validation_cells: int = 300
     workers: int = 1
+    variants: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -84,6 +86,8 @@ class FinetuneConfig:
             raise RecipeError(f"validation_cells is {self.validation_cells}, expected 1 or more")
         if self.window is not None:
             check_window(self.window)
+        if self.variants is not None and self.variants < 0:
+            raise RecipeError(f"variants is {self.variants}, expected 0 or more")
 
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
@@ -204,6 +208,7 @@ def finetune(
     """
     config = config or FinetuneConfig()
     config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    config = replace(config, variants=_variants(store, config))
     device = pick_device(config.device)
     source = store.encoder_folder() / "decoder.safetensors"
     decoder = load_decoder(source, device)
@@ -230,6 +235,16 @@ def finetune(
         raise
     catalog.index(store.path)
     return result
+
+
+def _variants(store: Store, config: FinetuneConfig) -> int:
+    stored = stored_variants(store)
+    if (config.variants or 0) > stored:
+        raise RecipeError(
+            f"variants is {config.variants}, the training views have {stored}; raise augment.variants in store.toml "
+            "and run `hela-store embed`"
+        )
+    return stored if config.variants is None else config.variants
 
 
 def _window(config: FinetuneConfig) -> int:
@@ -292,7 +307,13 @@ def _train(
     progress: Progress,
 ) -> None:
     steps = TrainingSteps(
-        store, config.prompt, cells=config.cells, seed=config.seed, first=state.step, count=config.steps - state.step
+        store,
+        config.prompt,
+        cells=config.cells,
+        seed=config.seed,
+        first=state.step,
+        count=config.steps - state.step,
+        variants=config.variants or 0,
     )
     every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
     loader = DataLoader(steps, batch_size=None, num_workers=config.workers)

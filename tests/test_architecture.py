@@ -20,6 +20,7 @@ MOST_LINES = 500
 FLOORS = (
     {"errors", "types"},
     {
+        "augment.",
         "cell_context",
         "codecs",
         "files",
