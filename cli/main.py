@@ -10,6 +10,7 @@ import click
 
 from hela_store.errors import HelaError
 
+from .augment import augment
 from .bench import bench
 from .catalog import catalog
 from .demo import demo
@@ -81,5 +82,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, augment, catalog, export, bench, pretrain):
     main.add_command(command)

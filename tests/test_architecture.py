@@ -66,7 +66,7 @@ FLOORS = (
         "stream",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"bench.", "demo", "doctor", "info", "new", "pretrain.", "preview"},
 )
 
 

@@ -107,7 +107,8 @@ def damped(linear: npt.NDArray[np.float64], field: Field) -> tuple[float, float]
 
 def _slopes(linear: npt.NDArray[np.float64], field: Field) -> tuple[Field, Field]:
     """Return the differences along x and along y of the field as seen before the linear map."""
-    before = np.tensordot(np.linalg.inv(linear).astype(np.float32), field, 1)
+    (a, b), (c, d) = np.linalg.inv(linear).astype(np.float32)
+    before = np.stack([a * field[0] + b * field[1], c * field[0] + d * field[1]])
     return np.diff(before, axis=2), np.diff(before, axis=1)
 
 

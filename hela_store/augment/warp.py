@@ -95,10 +95,10 @@ class Warp:
             x0, y0, width, height = self.rect
             part = slice(y0, y0 + height), slice(x0, x0 + width)
             return label[part].astype(np.int32), valid[part].copy()
-        warped = warp_labels(label, *self.grid)
+        warped = warp_labels(label, self.grid[0], self.grid[1])
         fragment = fragments(warped, label, self.jacobian(np.flatnonzero(warped)), self.variant.keep)
         warped[fragment] = 0
-        known = valid.ravel().take(pixel_index(*self.grid, valid.shape))
+        known = valid.ravel().take(pixel_index(self.grid[0], self.grid[1], valid.shape))
         return warped, known & ~self.beyond & ~fragment
 
     def jacobian(self, index: npt.NDArray[np.int64]) -> FloatArray:
@@ -142,7 +142,7 @@ class Warp:
         return found.reshape(points.shape)
 
     def labels_to_frame(self, label: LabelArray) -> npt.NDArray[np.int32]:
-        """Bring a mask or labels of the view, (row, col), back onto the frame: int32, 0 where the view shows nothing."""
+        """Bring a mask or labels of the view, (row, col), back onto the frame, int32, 0 where it shows nothing."""
         rows, columns = self.frame_shape
         low = np.clip(np.floor(self.grid.min((1, 2))).astype(int) - 1, 0, [columns, rows])
         high = np.clip(np.ceil(self.grid.max((1, 2))).astype(int) + 2, 0, [columns, rows])

@@ -1,0 +1,1 @@
+"""Timings of this machine, ours against the named peers."""
