@@ -114,11 +114,11 @@ def _slopes(linear: npt.NDArray[np.float64], field: Field) -> tuple[Field, Field
 
 def _smallest(across: Field, down: Field, factor: float) -> float:
     """Return the smallest ``det(1 + factor G)``, G the slopes."""
-    step, least = np.float32(factor), 1.0
+    step, least = np.float32(factor), math.inf
     xx, xy, yx, yy = 1 + step * across[0], step * across[1], step * down[0], 1 + step * down[1]
     for rows in (slice(None, -1), slice(1, None)):
         for columns in (slice(None, -1), slice(1, None)):
             corner = xx[rows] * yy[:, columns]
             corner -= xy[rows] * yx[:, columns]
             least = min(least, float(corner.min())) if corner.size else least
-    return least
+    return least if least < math.inf else 1.0

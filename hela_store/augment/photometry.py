@@ -23,8 +23,8 @@ MANY = 16.0
 def apply_light(counts_BHW: Tensor, variants: Sequence[Variant], lo: float, hi: float, black: float) -> Tensor:
     """Change the light of views of one frame.
 
-    In this order: brightness (factor), contrast (distance from the mean), gamma (on the range up to ``hi``), shot
-    noise, additive noise, local equalisation.
+    In this order: brightness (factor), contrast (distance from the mean), gamma (``hi`` stays where it is), shot noise,
+    additive noise (in shares of ``hi - lo``), local equalisation (between ``lo`` and ``hi``).
 
     Parameters
     ----------
@@ -39,18 +39,20 @@ def apply_light(counts_BHW: Tensor, variants: Sequence[Variant], lo: float, hi: 
     -------
     float32, (B, H, W), counts
     """
-    span = hi - max(lo, black) if hi > max(lo, black) else 1.0
+    floor = max(lo - black, 0.0)
+    span = max(hi - black - floor, 1.0)
     out = counts_BHW.clone()
     for i, variant in enumerate(variants):
-        out[i] = _change(counts_BHW[i], variant, black, span)
+        out[i] = _change(counts_BHW[i], variant, black, (floor, span))
     return out
 
 
-def _change(counts: Tensor, variant: Variant, black: float, span: float) -> Tensor:
+def _change(counts: Tensor, variant: Variant, black: float, limits: tuple[float, float]) -> Tensor:
     changes = (variant.brightness != 1, variant.contrast != 1, variant.gamma != 1)
     noises = (variant.photons > 0, variant.gaussian > 0, variant.clahe > 0)
     if not any(changes + noises):
         return counts
+    floor, span = limits
     signal = (counts - black).clamp_min(0)
     if variant.brightness != 1:
         signal = signal * variant.brightness
@@ -58,13 +60,13 @@ def _change(counts: Tensor, variant: Variant, black: float, span: float) -> Tens
         mean = signal.mean()
         signal = (mean + (signal - mean) * variant.contrast).clamp_min(0)
     if variant.gamma != 1:
-        signal = span * (signal / span) ** variant.gamma
+        signal = (floor + span) * (signal / (floor + span)) ** variant.gamma
     if variant.photons > 0:
         signal = shot_noise(signal * variant.photons, _normal(variant, "poisson", signal)) / variant.photons
     if variant.gaussian > 0:
         signal = signal + variant.gaussian * span * _normal(variant, "gaussian", signal)
     if variant.clahe > 0:
-        signal = _equalise(signal, span, variant.clahe)
+        signal = floor + span * _equalise((signal - floor) / span, variant.clahe)
     return signal + black
 
 
@@ -101,11 +103,11 @@ def shot_noise(mean: Tensor, normal: Tensor) -> Tensor:
     return found.reshape(mean.shape)
 
 
-def _equalise(signal: Tensor, span: float, clip: float) -> Tensor:
-    """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994) of the signal up to the frame's range."""
+def _equalise(share: Tensor, clip: float) -> Tensor:
+    """Return the contrast-limited adaptive histogram equalisation (Zuiderveld 1994) of values 0..1."""
     from skimage.exposure import equalize_adapthist
 
-    unit = (signal / span).clamp(0, 1).cpu().numpy()
+    unit = share.clamp(0, 1).cpu().numpy()
     kernel = [max(1, length // CLAHE_TILES) for length in unit.shape]
     equal = equalize_adapthist(unit, kernel_size=kernel, clip_limit=clip)
-    return torch.from_numpy(np.asarray(equal, np.float32)).to(signal.device) * span
+    return torch.from_numpy(np.asarray(equal, np.float32)).to(share.device)

@@ -83,7 +83,7 @@ class AugmentRecipe:
     rotate, shift, scale : degrees counter-clockwise; px along each axis; factor
     flip, elastic, poisson : see there
     brightness, contrast : factors of the signal, and of its distance from its mean
-    gamma : exponent of the signal as a share of the frame's range
+    gamma : exponent of the signal as a share of the frame's white
     gaussian : standard deviation of additive noise as a share of the frame's range
     clahe : clip limit of contrast-limited adaptive histogram equalisation
     """
@@ -97,9 +97,9 @@ class AugmentRecipe:
     shift: Jitter = Jitter(probability=1.0, range=(-8.0, 8.0))
     scale: Jitter = Jitter(probability=0.0, range=(0.9, 1.1))
     elastic: Elastic = field(default_factory=Elastic)
-    brightness: Jitter = Jitter(probability=0.5, range=(0.8, 1.25))
+    brightness: Jitter = Jitter(probability=0.5, range=(0.9, 1.15))
     contrast: Jitter = Jitter(probability=0.5, range=(0.8, 1.25))
-    gamma: Jitter = Jitter(probability=0.5, range=(0.8, 1.25))
+    gamma: Jitter = Jitter(probability=0.5, range=(0.85, 1.05))
     poisson: Poisson = field(default_factory=Poisson)
     gaussian: Jitter = Jitter(probability=0.25, range=(0.0, 0.03))
     clahe: Jitter = Jitter(probability=0.1, range=(0.005, 0.02))

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,17 @@ def bench_augment(
 
     encoder = _encoder(architecture)
     frame, recipe = _frame(), AugmentRecipe(variants=views)
+    label = np.zeros(FRAME, np.int32) if frame.label is None else frame.label
     limits = normalise.limits(frame.image, "percentile", offset=BLACK_LEVEL)
     found: dict[str, list[float]] = {"draw": [], "image": [], "labels": [], "encode": []}
     with threads(cores):
         for number in progress(range(views + 1), total=views + 1, what="bench augment"):
-            variant = _timed(found["draw"], lambda n=number: draw_variant(recipe, frame.id, 0, n + 1, (tile, tile)))
+            variant = _timed(found["draw"], partial(draw_variant, recipe, frame.id, 0, number + 1, (tile, tile)))
             warp = Warp(variant, (FRAME[1] - tile, FRAME[0] - tile, tile, tile), FRAME)
-            counts = _timed(found["image"], lambda w=warp: render(frame.image, [w], limits, BLACK_LEVEL))
-            _timed(found["labels"], lambda w=warp: w.truth(frame.label, frame.valid))
+            counts = _timed(found["image"], partial(render, frame.image, [warp], limits, BLACK_LEVEL))
+            _timed(found["labels"], partial(warp.truth, label, frame.valid))
             pixels = normalise.apply(counts[0], *limits)
-            _timed(found["encode"], lambda p=pixels: encode(encoder, p[None]))
+            _timed(found["encode"], partial(encode, encoder, pixels[None]))
     middle = {name: float(np.median(times[1:])) for name, times in found.items()}
     made = middle["image"] + middle["labels"]
     share = made / (made + middle["encode"])
