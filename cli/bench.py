@@ -11,6 +11,7 @@ from .output import bars, echo_json, echo_table
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.recipe import Architecture
 
 
 @click.group()
@@ -47,6 +48,7 @@ def train(store: Store, as_json: bool, **choices: Any) -> None:
     echo_table(columns, [list(pair.values()) for pair in found["pairs"]])
 
 
+@bench.command()
 @click.option("--cells", type=click.IntRange(1, 130), default=130, show_default=True, help="Nuclei a frame.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="How often each way is timed.")
 @json_option
@@ -63,3 +65,22 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
         for r in found.rows
     ]
     echo_table([f"{found.cells} cells", "who", "median, ms a frame", "best", "largest difference"], rows)
+
+
+@bench.command()
+@click.option("--encoder", type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]), default="nano", show_default=True)
+@click.option("--tile", type=int, default=512, show_default=True, metavar="PX")
+@click.option("--views", type=int, default=8, show_default=True, metavar="N")
+@click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Threads of torch.")
+@json_option
+def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: bool) -> None:
+    """Time the making of augmented views against their encoding, on the CPU."""
+    from hela_store.bench.augment import bench_augment
+
+    found = bench_augment(encoder, tile=tile, views=views, cores=cores, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+        return
+    parts = ("draw", "image", "labels", "encode")
+    echo_table(["part", "ms a view"], [[name, getattr(found, name) * 1000] for name in parts])
+    click.echo(f"{found.share:.1%} of what a {found.tile}-px view costs with {encoder} on {cores} thread(s)")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
+@click.option("--yes", is_flag=True, help="Embed more than 100 variants of every view, too.")
 @json_option
 def embed(
     store: Store,
@@ -33,6 +34,7 @@ def embed(
     limit: int | None,
     batch: int | None,
     dry_run: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
@@ -40,7 +42,7 @@ def embed(
 
     note_untrained(store)
     config = hs.EmbedConfig(
-        device=device, precision=precision, limit=limit, batch=batch, dry_run=dry_run, cache_dir=cache_dir()
+        device=device, precision=precision, limit=limit, batch=batch, dry_run=dry_run, yes=yes, cache_dir=cache_dir()
     )
     report = hs.embed(store, config, bars)
     for text in report.notes:
@@ -49,6 +51,11 @@ def embed(
         echo_json(asdict(report))
     else:
         echo_facts(_facts(report, dry_run))
+
+
+def _break_even(report: EmbedReport) -> str:
+    passes = f"{report.variants} of the views are augmented: so many encoder passes, once"
+    return f"{passes}; made on the fly they cost one a training step, so storing wins after {report.variants} steps"
 
 
 def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
@@ -63,6 +70,10 @@ def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
         left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
         left += "" if dry_run else "; run the same command again"
     rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
+    if report.left:
+        rows.append(("encoder passes", f"{report.left}, one a view"))
+    if report.variants:
+        rows.append(("variants", _break_even(report)))
     if not dry_run and report.done_now and report.seconds is not None:
         rows.append(("speed", f"{report.seconds / report.done_now:.2f} s a view"))
     if report.blank:

@@ -38,6 +38,9 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
         click.echo(f"{relative(found.path)}: {found.architecture} with the decoder of {found.run}")
 
 
+
+
+@export.command()
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>_RES.")
 @click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds.")

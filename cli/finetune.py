@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 @click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")
 @click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@click.option(
+    "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
+)
 @device_option
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
 @json_option

@@ -10,6 +10,7 @@ import click
 
 from hela_store.errors import HelaError
 
+from .augment import augment
 from .baseline import baseline
 from .bench import bench
 from .catalog import catalog
@@ -96,6 +97,7 @@ for command in (
     info,
     doctor,
     demo,
+    augment,
     catalog,
     export,
     bench,

@@ -49,6 +49,14 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 )
 @click.option("--tile", default="auto", show_default=True, metavar="auto|none|PX", help="Edge length of tiles.")
 @click.option("--overlap", type=click.IntRange(0), metavar="PX", help="Of tiles. [default: from the size of the cells]")
+@click.option("--variants", type=click.IntRange(0), default=0, show_default=True, help="Augmented ones of every view.")
+@click.option(
+    "--augment",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="paper: geometry only, the elastic formula as written.",
+)
 @click.option(
     "--codec", default="zstd", show_default=True, metavar="NAME", help="raw, lz4, zstd or bitround:<keepbits>."
 )

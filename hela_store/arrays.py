@@ -7,6 +7,7 @@ would be shown in silence. Chunk keys are joined by ``.``, so an array is one fl
 Layout::
 
     frames/<group>/{image,label,valid}        (frame, row, col)     any uint/float, int32, bool
+    views/<rows>x<cols>/{label,valid}         (view, row, col)      int32, bool; of augmented variants only
     embeddings/<key>/embedding                (view, channel, y, x) float16 or float32, fill NaN
     embeddings/<key>/{view,frame,tile,variant}  (view)              string, string, int32, int32
 """
@@ -36,6 +37,7 @@ COORDINATE_CHUNK = 4096
 SEPARATOR = DefaultChunkKeyEncoding(separator=".")
 EMBEDDING_DIMS = ("view", "channel", "y", "x")
 FRAME_DIMS = ("frame", "row", "col")
+VIEW_DIMS = ("view", "row", "col")
 
 
 class Arrays:
@@ -131,6 +133,61 @@ class Arrays:
             return whole
         x0, y0, width, height = rect
         return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+
+    # labels of augmented views
+
+    def add_view_truth(self, shape_rc: tuple[int, int], rows: int) -> None:
+        """Make or extend the arrays of labels of variants of one size; only the planner calls this.
+
+        Parameters
+        ----------
+        shape_rc : (int, int)
+            Rows and columns of the views, px.
+        rows : int
+            How many views of any kind the plan numbers; a chunk is there only for variants of this size.
+        """
+        for name, kind in (("label", np.dtype("int32")), ("valid", np.dtype("bool"))):
+            self._create(
+                f"{_view_group(shape_rc)}/{name}",
+                shape=(rows, *shape_rc),
+                chunks=(1, *shape_rc),
+                dtype=kind,
+                fill_value=kind.type(0),
+                compressors=(BloscCodec(typesize=kind.itemsize, cname="zstd", clevel=3, shuffle="shuffle"),),
+                dimension_names=VIEW_DIMS,
+            )
+
+    def write_view_truth(self, row: int, label: LabelArray, valid: BoolArray) -> None:
+        """Write durably the labels, int32, of a variant and where they say something, bool, both (row, col).
+
+        Parameters
+        ----------
+        row : int
+            Of the view in the plan.
+        """
+        for name, part in (("label", label), ("valid", valid)):
+            self._write(f"{_view_group((label.shape[0], label.shape[1]))}/{name}", row, part)
+
+    def view_truth(self, shape_rc: tuple[int, int], row: int) -> tuple[LabelArray, BoolArray]:
+        """Return what :meth:`write_view_truth` wrote.
+
+        Raises
+        ------
+        StoreError
+            It was never written, or is damaged.
+        """
+        return self.view_label(shape_rc, row), self._read_view(shape_rc, "valid", row)
+
+    def view_label(self, shape_rc: tuple[int, int], row: int) -> LabelArray:
+        """Return the labels alone; as :meth:`view_truth`."""
+        return self._read_view(shape_rc, "label", row)
+
+    def _read_view(self, shape_rc: tuple[int, int], name: str, row: int) -> npt.NDArray[Any]:
+        where = f"{_view_group(shape_rc)}/{name}"
+        # a chunk that is not there reads as zeros, and zeros pass for a view without cells
+        if not (self.path / where / f"c.{row}.0.0").exists():
+            raise StoreError(f"{where} of {self.path} lacks row {row}; delete ledger/ and run `hela-store embed` again")
+        return self._read(where, row)
 
     # embeddings
 
@@ -310,6 +367,10 @@ class Arrays:
             fsync_path(folder)
             folder = folder.parent
         fsync_path(folder)
+
+
+def _view_group(shape_rc: tuple[int, int]) -> str:
+    return f"views/{shape_rc[0]}x{shape_rc[1]}"
 
 
 def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

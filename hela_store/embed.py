@@ -17,14 +17,18 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from .augment.ranges import MOST_UNASKED
+from .augment.variant import DAMPED_TOO_OFTEN
 from .codecs import parse_codec
 from .errors import RecipeError, StoreError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
 from .ledger import Entry, view_digest
 from .lock import embed_lock
-from .plan import build_plan, make_plan
+from .plan import build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
 from .work import Frames, View, Work, done_of, unique_views, work_of
@@ -56,6 +60,8 @@ class EmbedConfig:
         embed of a key decides it for good, because it changes the last bits of the values.
     dry_run : bool
         Write nothing and encode nothing; say what there is to do.
+    yes : bool
+        Embed more than 100 variants of every view, too.
     cache_dir : Path or None
         Where official checkpoints are fetched to.
     """
@@ -65,6 +71,7 @@ class EmbedConfig:
     limit: int | None = None
     batch: int | None = None
     dry_run: bool = False
+    yes: bool = False
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +90,10 @@ class EmbedReport:
     key : str
         Encoder key.
     planned, done_before, done_now, left : int
-        Views of the plan, committed before, committed now, still to do.
+        Views of the plan, committed before, committed now, still to do; each is one pass of the encoder.
+    variants : int
+        Augmented ones among the planned: what storing them costs in passes. Made on the fly they would cost one a
+        training step, so from as many steps on, over all runs, storing is cheaper.
     seconds : float or None
         Spent encoding and writing; of a dry run what is expected for the views left, None where nothing is known yet.
     bytes_left : int
@@ -101,6 +111,7 @@ class EmbedReport:
     left: int
     seconds: float | None
     bytes_left: int
+    variants: int = 0
     blank: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -128,6 +139,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     from . import catalog
     from .ingest import ingest
 
+    _check_variants(store, config)
     with embed_lock(store.path):
         _sweep(store.path)
         ingest(store, progress)
@@ -136,6 +148,15 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         report = _embed_views(store, views, config, progress)
     catalog.index(store.path)
     return report
+
+
+def _check_variants(store: Store, config: EmbedConfig) -> None:
+    asked = store.recipe.augment.variants
+    if asked > MOST_UNASKED and not config.yes:
+        raise RecipeError(
+            f"augment.variants is {asked}: {asked} encoder passes for every view; give --yes if that is meant, or "
+            f"{MOST_UNASKED} or fewer (`hela-store embed --dry-run` says what it costs)"
+        )
 
 
 def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
@@ -169,8 +190,9 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
         left=len(views) - len(committed) - done,
         seconds=seconds,
         bytes_left=_bytes_each(store) * (len(views) - len(committed) - done),
+        variants=_variants(views),
         blank=_blank(store),
-        notes=notes,
+        notes=(*notes, *_damping_note(store.views_table())),
     )
 
 
@@ -178,11 +200,18 @@ def _commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None
     """Encode group by group and commit what is to do of each; yield the id of each view that was committed."""
     from .sam.encoder import encode
 
-    frames, ledger, precision = Frames(store), store.ledger(), store.recipe.encoder.precision
+    device = next(sam.encoder.parameters()).device
+    frames, ledger, precision = Frames(store, device), store.ledger(), store.recipe.encoder.precision
+    labelled = {view for key in store.arrays.embedding_keys() for view in store.committed(key)}
     for group, todo in work:
-        embeddings = encode(sam.encoder, np.stack([frames.pixels(view) for view in group]), precision)
+        embeddings = encode(sam.encoder, frames.stack(group), precision)
         found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
+        truths = {
+            view["row"]: frames.truth(view) for view in todo if view["variant"] and view["view"] not in labelled
+        }
         with _uninterrupted():
+            for row, truth in truths.items():
+                store.arrays.write_view_truth(row, *truth)
             ledger.commit([_write(store, view, found[view["view"]]) for view in todo])
         yield from (view["view"] for view in todo)
 
@@ -203,6 +232,10 @@ def _make_room(store: Store) -> None:
             rows.setdefault(view["row"], view)
     arrays, lost = store.recipe.arrays, {"view": "", "frame": "", "tile": -1, "variant": -1}
     every = [rows.get(row, lost) for row in range(max(rows) + 1)]
+    views = store.views_table()
+    varied = views.filter(pc.greater(views["variant"], 0))
+    for shape in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
+        store.arrays.add_view_truth(shape, len(every))
     store.arrays.create_embeddings(store.key, len(every), arrays.dtype, arrays.codec)
     store.arrays.write_coordinates(store.key, {name: [view[name] for view in every] for name in lost})
 
@@ -218,17 +251,20 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     from .datasets import open_dataset
     from .encoder_record import read_record
 
-    views, ingested = [], set()
+    views: list[View] = []
+    ingested: set[str] = set()
+    notes: tuple[str, ...] = ()
     if any((store.path / "ingest").glob("frames-*.parquet")):
         planned = store.plan_path().exists()
-        views = unique_views(store.views_table() if planned else build_plan(store, progress))
+        plan = store.views_table() if planned else build_plan(store, progress)
+        views, notes = unique_views(plan), _damping_note(plan)
         ingested = set(store.frames_table()["frame"].to_pylist())
     tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
-    new = sum(
-        len(tile_rectangles(entry.image.shape, tile, overlap))
-        for entry in open_dataset(store.recipe.dataset, store.path).entries
-        if f"{entry.sequence}/{entry.name}" not in ingested
-    )
+    entries = {f"{e.sequence}/{e.name}": e for e in open_dataset(store.recipe.dataset, store.path).entries}
+    varied = varied_frames(store.recipe, [(frame, e.sequence, e.time) for frame, e in entries.items()])
+    tiles = {f: len(tile_rectangles(e.image.shape, tile, overlap)) for f, e in entries.items() if f not in ingested}
+    more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
+    new = sum(tiles.values()) + more
     done = len(done_of(store, views))
     record = read_record(store)
     each = record.seconds_per_view if record else None
@@ -241,7 +277,23 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
         left=left,
         seconds=None if each is None else each * left,
         bytes_left=_bytes_each(store) * left,
+        variants=_variants(views) + more,
         blank=_blank(store) if ingested else (),
+        notes=notes,
+    )
+
+
+def _variants(views: list[View]) -> int:
+    return sum(view["variant"] > 0 for view in views)
+
+
+def _damping_note(plan: pa.Table) -> tuple[str, ...]:
+    share = damped_share(plan)
+    if share <= DAMPED_TOO_OFTEN:
+        return ()
+    return (
+        f"{share:.0%} of the elastic variants would have folded and were damped; lower augment.elastic.alpha, or raise "
+        "its sigma",
     )
 
 

@@ -28,7 +28,7 @@ from .sam.decoder import SamDecoder, load_decoder, save_decoder
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
-from .stream import TrainingSteps
+from .stream import TrainingSteps, stored_variants
 from .training_prompts import check_training_prompt, validation_kinds
 from .tuning import SCHEDULES, STATE, Tuning, new_tuning, train
 
@@ -71,6 +71,7 @@ class FinetuneConfig:
     init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
     validation_cells : at most so many cells, spread over the validation block
     workers : loader processes that prepare batches ahead
+    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -94,6 +95,7 @@ class FinetuneConfig:
     init: str | None = None
     validation_cells: int = 300
     workers: int = 1
+    variants: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -113,6 +115,8 @@ class FinetuneConfig:
             raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.window is not None:
             check_window(self.window)
+        if self.variants is not None and self.variants < 0:
+            raise RecipeError(f"variants is {self.variants}, expected 0 or more")
 
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
@@ -221,8 +225,9 @@ def _zero_shot(store: Store, device: torch.device) -> SamDecoder:
 
 
 def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
-    """Return the configuration with what the store decides: the window, and the whole id of ``init``."""
-    config = replace(config, window=config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture])
+    """Return the configuration with what the store decides: window, variants, and the whole id of ``init``."""
+    window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
+    config = replace(config, window=window, variants=_variants(store, config))
     return config if config.init is None else replace(config, init=load_run(store.path, config.init, "finetune").id)
 
 
@@ -231,6 +236,16 @@ def _tuned(store: Store, identity: str, device: torch.device) -> SamDecoder:
     if run.encoder != store.key:
         raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
     return load_decoder(run.weights, device)
+
+
+def _variants(store: Store, config: FinetuneConfig) -> int:
+    stored = stored_variants(store)
+    if (config.variants or 0) > stored:
+        raise RecipeError(
+            f"variants is {config.variants}, the training views have {stored}; raise augment.variants in store.toml "
+            "and run `hela-store embed`"
+        )
+    return stored if config.variants is None else config.variants
 
 
 def _window(config: FinetuneConfig) -> int:
@@ -246,6 +261,7 @@ def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps
         seed=config.seed,
         first=state.step * config.accumulate,
         count=(config.steps - state.step) * config.accumulate,
+        variants=config.variants or 0,
     )
 
 

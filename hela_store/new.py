@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from .augment.ranges import AugmentRecipe, paper_augment
 from .datasets import DatasetSummary, inspect, open_dataset
 from .errors import RecipeError, StoreError
 from .files import explain_os_errors
@@ -33,6 +34,8 @@ from .recipe_text import recipe_text
 from .splits import BLOCKS, FrameKey, assign, default_split, format_ranges
 from .store import RECIPE_FILE, Store, new_store
 
+AugmentPreset = Literal["default", "paper"]
+PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
 SYNTHETIC = "synthetic"
 SYNTHETIC_PIXEL_UM = 0.645
 DATA_FOLDER = "data"
@@ -75,6 +78,10 @@ class NewConfig:
         From metadata or a known data set's name where None.
     field_of_interest : int or None
         px; 0 or a known data set's where None.
+    variants : int
+        Augmented variants of every view.
+    augment : str
+        ``"default"``, or ``"paper"`` for the study's way (:func:`hela_store.augment.ranges.paper_augment`).
     train_sequences, test_sequences : tuple of str
         Split by sequence; validation is cut from the end of the training sequences.
     train_frames, val_frames, test_frames : str
@@ -97,6 +104,8 @@ class NewConfig:
     tile: str = "auto"
     overlap: int | None = None
     codec: str = "zstd"
+    variants: int = 0
+    augment: AugmentPreset = "default"
     train_sequences: tuple[str, ...] = ()
     test_sequences: tuple[str, ...] = ()
     train_frames: str = ""
@@ -237,6 +246,7 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         encoder=encoder,
         normalise=NormaliseRecipe(method=config.normalise),
         views=_views(config, summary),
+        augment=PRESETS[config.augment](variants=config.variants),
         arrays=_arrays(config),
         split=split,
     )

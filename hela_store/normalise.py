@@ -56,7 +56,13 @@ def limits(
     return (max(black, offset), white) if offset < white else (black, white)
 
 
-def apply(image: npt.NDArray[Any], lo: float, hi: float, method: str = "percentile") -> npt.NDArray[np.float32]:
+def apply(
+    image: npt.NDArray[Any],
+    lo: float,
+    hi: float,
+    method: str = "percentile",
+    frame_shape: tuple[int, int] | None = None,
+) -> npt.NDArray[np.float32]:
     """Bring a frame to 0..255.
 
     Parameters
@@ -68,6 +74,8 @@ def apply(image: npt.NDArray[Any], lo: float, hi: float, method: str = "percenti
         From :func:`limits`.
     method : str
         As for :func:`limits`.
+    frame_shape : (int, int)
+        Rows and columns of the frame where ``image`` is an augmented view of it; gives CLAHE its regions.
 
     Returns
     -------
@@ -80,6 +88,6 @@ def apply(image: npt.NDArray[Any], lo: float, hi: float, method: str = "percenti
     if method == "clahe":
         from skimage.exposure import equalize_adapthist
 
-        kernel = [max(1, length // CLAHE_TILES) for length in image.shape]
+        kernel = [max(1, length // CLAHE_TILES) for length in frame_shape or image.shape]
         unit = equalize_adapthist(unit, kernel_size=kernel, clip_limit=CLAHE_CLIP)
     return (unit * WHITE).astype(np.float32)

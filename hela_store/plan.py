@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from .augment.variant import draw_variant, parse_variant
 from .files import digest, fsync_path, write_parquet
 from .geometry import Rect, tile_rectangles
 from .normalise import limits
 from .progress import Progress, silent
 from .recipe import Recipe
+from .splits import FrameKey, assign
 
 if TYPE_CHECKING:
     from .store import Store
@@ -87,17 +89,58 @@ def build_plan(store: Store, progress: Progress = silent) -> pa.Table:
     free = itertools.count(max(taken.values(), default=-1) + 1)
     rows: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
     frames = store.frames_table()
+    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
+    varied, drawn = varied_frames(recipe, list(zip(*columns, strict=True))), _drawn_before(store)
     for frame in progress(_dicts(frames), total=len(frames), what="plan"):
         lo, hi = known.get(frame["frame"]) or _measure(store, frame)
         shape_rc = (frame["height"], frame["width"])
         for tile, rect in enumerate(tile_rectangles(shape_rc, recipe.views.tile, recipe.views.overlap)):
-            view = view_id(frame["sha256"], lo, hi, rect)
-            if view not in taken:
-                taken[view] = next(free)
-            values = (view, frame["frame"], tile, 0, *rect, lo, hi, 0, AS_ACQUIRED, taken[view])
-            for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
-                rows[name].append(value)
+            for variant in range(1 + (recipe.augment.variants if frame["frame"] in varied else 0)):
+                which = (frame["frame"], tile, variant, rect[3], rect[2])
+                seed, params = drawn.get(which) or _draw(recipe, *which)
+                view = view_id(frame["sha256"], lo, hi, rect, params)
+                if view not in taken:
+                    taken[view] = next(free)
+                values = (view, frame["frame"], tile, variant, *rect, lo, hi, seed, params, taken[view])
+                for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
+                    rows[name].append(value)
     return pa.table(rows, schema=PLAN_SCHEMA.with_metadata(metadata))
+
+
+def varied_frames(recipe: Recipe, frames: Sequence[FrameKey]) -> set[str]:
+    """Return the ids of the frames whose views get variants; SplitError as in :func:`hela_store.splits.assign`."""
+    if not recipe.augment.variants:
+        return set()
+    if recipe.augment.frames == "all":
+        return {frame for frame, _, _ in frames}
+    stills = recipe.dataset.reader == "folder" and not recipe.dataset.axis
+    return {frame for frame, block in assign(recipe.split, frames, stills).items() if block == "train"}
+
+
+def damped_share(plan: pa.Table) -> float:
+    """Return the share of a plan's elastic variants that had to be damped so that they do not fold."""
+    variants = [parse_variant(params) for params in plan["params"].to_pylist() if params != AS_ACQUIRED]
+    bent = [variant.damping < 1 for variant in variants if variant.alpha]
+    return sum(bent) / len(bent) if bent else 0.0
+
+
+def _draw(recipe: Recipe, frame: str, tile: int, variant: int, height: int, width: int) -> tuple[int, str]:
+    if variant == 0:
+        return 0, AS_ACQUIRED
+    found = draw_variant(recipe.augment, frame, tile, variant, (height, width))
+    return found.seed, found.to_json()
+
+
+def _drawn_before(store: Store) -> dict[tuple[str, int, int, int, int], tuple[int, str]]:
+    """Return (seed, params) that earlier plans drew from the same ranges, by frame, tile, variant, height and width."""
+    mine = json.dumps({"set": store.recipe.augment.set})[1:-1]
+    found = {}
+    names = ("frame", "tile", "variant", "height", "width", "seed", "params")
+    for plan in store.all_plans():
+        for *which, seed, params in zip(*(plan[name].to_pylist() for name in names), strict=True):
+            if mine in params:
+                found[tuple(which)] = (seed, params)
+    return found
 
 
 def _taken_rows(store: Store) -> dict[str, int]:

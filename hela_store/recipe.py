@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .augment.ranges import AugmentRecipe
 from .errors import RecipeError, StoreError
 from .files import digest
 
@@ -149,6 +150,7 @@ class Recipe:
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     normalise: NormaliseRecipe = field(default_factory=NormaliseRecipe)
     views: ViewsRecipe = field(default_factory=ViewsRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     arrays: ArraysRecipe = field(default_factory=ArraysRecipe)
     split: SplitRecipe = field(default_factory=SplitRecipe)
     format: int = FORMAT
@@ -159,6 +161,7 @@ SECTIONS: dict[str, type] = {
     "encoder": EncoderRecipe,
     "normalise": NormaliseRecipe,
     "views": ViewsRecipe,
+    "augment": AugmentRecipe,
     "arrays": ArraysRecipe,
     "split": SplitRecipe,
 }
@@ -179,12 +182,30 @@ def from_mapping(cls: type, values: dict[str, Any], where: str) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise RecipeError(f"unknown key {key!r} in {where}{hint}")
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for key, default in _tables(cls).items():
+        if key in plain:
+            plain[key] = _from_table(default, plain[key], f"{where} {key}")
     for key, value in plain.items():
         _check_type(known[key].type, value, f"{where}.{key}")
     try:
         return cls(**plain)
     except TypeError as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def _tables(cls: type) -> dict[str, Any]:
+    """Return the default of every field of a section that is a table itself."""
+    if cls is Recipe:
+        return {}
+    defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(cls)}
+    return {name: value for name, value in defaults.items() if is_dataclass(value)}
+
+
+def _from_table(default: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise RecipeError(f"{where} is {values!r}, expected a table such as {{ probability = 0.5 }}")
+    kept = {f.name: getattr(default, f.name) for f in fields(default)}
+    return from_mapping(type(default), kept | values, where)
 
 
 def _check_type(annotation: Any, value: Any, where: str) -> None:

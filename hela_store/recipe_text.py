@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .recipe import Recipe
@@ -54,6 +55,32 @@ tile = {views.tile}
 # least overlap of neighbouring tiles, px
 overlap = {views.overlap}
 
+[augment]
+# augmented variants of every view, embedded beside it as acquired; raising it computes the new ones only
+variants = {augment.variants}
+# all, train: which frames get them; evaluation reads views as acquired only
+frames = {augment.frames}
+seed = {augment.seed}
+# least share of its area by which a cell is one of the view's
+keep = {augment.keep}
+# each number is drawn evenly from its range with its probability; degrees, px, factor
+rotate = {augment.rotate}
+flip = {augment.flip}
+shift = {augment.shift}
+scale = {augment.scale}
+# smooth noise of sigma px; alpha by amplitude, [] for its usual range: literal (25 to 35, the factor of the formula),
+# rms (1 to 2 px an axis), max (5 to 10 px, the longest displacement)
+elastic = {augment.elastic}
+# light above the black level: factor, factor on the distance from the mean, exponent
+brightness = {augment.brightness}
+contrast = {augment.contrast}
+gamma = {augment.gamma}
+# shot noise; photons a count above the black level
+poisson = {augment.poisson}
+# standard deviation as a share of the frame's range; clip limit of a local equalisation
+gaussian = {augment.gaussian}
+clahe = {augment.clahe}
+
 [arrays]
 dtype = {arrays.dtype}
 # raw, lz4, zstd, bitround:<keepbits>
@@ -94,7 +121,9 @@ class _Toml:
 
 
 def toml_value(value: object) -> str:
-    """Write a string, number, boolean or list of them as TOML."""
+    """Write a string, number, boolean, list of them or dataclass as TOML."""
+    if is_dataclass(value):
+        return "{ " + ", ".join(f"{f.name} = {toml_value(getattr(value, f.name))}" for f in fields(value)) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     # JSON's strings, numbers and booleans are TOML's, but for DEL
@@ -113,7 +142,8 @@ def recipe_text(recipe: Recipe, findings: Sequence[str] = (), stills: bool = Fal
         The frames are no time-lapse; changes a comment.
     """
     dataset, split = recipe.dataset, recipe.split
-    sections = {name: _Toml(getattr(recipe, name)) for name in ("dataset", "encoder", "normalise", "views", "arrays")}
+    names = ("dataset", "encoder", "normalise", "views", "augment", "arrays")
+    sections = {name: _Toml(getattr(recipe, name)) for name in names}
     block = _BY_SEQUENCE if split.mode == "sequence" else _BY_FRAMES
     um = dataset.pixel_size_um
     size = "# pixel_size_um = 0.5  # unknown" if um is None else f"pixel_size_um = {toml_value(um)}"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .arrays import Arrays
+    from .augment.warp import Warp
 
 RECIPE_FILE = "store.toml"
 EMBED_FIRST = "run `hela-store embed`"
@@ -37,13 +38,14 @@ EMBED_FIRST = "run `hela-store embed`"
 
 @dataclass(frozen=True, kw_only=True)
 class ViewData:
-    """What a view shows, as acquired.
+    """What a view shows.
 
     Attributes
     ----------
     view : str
         View id.
-    image : dtype of the frame, (row, col)
+    image : (row, col), counts
+        In the frame's dtype as acquired; float32, before normalisation, of a variant.
     label : int32, (row, col)
         0 is background; all 0 where the frame has no labels.
     valid : bool, (row, col)
@@ -51,6 +53,7 @@ class ViewData:
     rect : (x0, y0, width, height) px, frame
     params : dict
         What the variant was made with; empty for the view as acquired.
+    frame_shape : (rows, cols) px
     """
 
     view: str
@@ -59,6 +62,22 @@ class ViewData:
     valid: BoolArray
     rect: Rect
     params: dict[str, Any]
+    frame_shape: tuple[int, int]
+
+    @property
+    def warp(self) -> Warp:
+        """The view's geometry: brings points and masks from the frame to the view and back."""
+        from .augment.variant import parse_variant
+        from .augment.warp import Warp
+
+        return Warp(parse_variant(self.params), self.rect, self.frame_shape)
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """Label, area, box and centroid of each cell, measured in ``label``; px, view."""
+        from .augment.labels import view_cells
+
+        return view_cells(self.label)
 
 
 def new_store(path: Path | str, recipe_text: str) -> Store:
@@ -108,6 +127,10 @@ def plan_key(recipe: Recipe, frames: pa.Table) -> str:
         recipe.views.tile,
         recipe.views.overlap if recipe.views.tile else 0,
     ]
+    augment = recipe.augment
+    if augment.variants:
+        parts += ["augment", augment.set, augment.variants]
+        parts += [repr(recipe.split)] if augment.frames == "train" else []
     for frame, sha256 in zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True):
         parts += [frame, sha256]
     return digest("plan", *parts)[:16]
@@ -270,20 +293,33 @@ class Store:
         return self.arrays.embedding(key, row)
 
     def view(self, frame: str, tile: int = 0, variant: int = 0) -> ViewData:
-        """Return what a view shows; arguments and errors as :meth:`embedding`."""
+        """Return what a view shows; arguments and errors as :meth:`embedding`, but it need not be embedded yet.
+
+        A variant's image is made anew from its parameters; its labels are those stored when it was embedded, and made
+        anew before that.
+        """
         found = self._find(frame, tile, variant)
         frames = self.frames_table()
         index = frames["frame"].index(frame).as_py()
         group, row = frames["group"][index].as_py(), frames["row"][index].as_py()
         rect = (found["x0"], found["y0"], found["width"], found["height"])
-        return ViewData(
-            view=found["view"],
-            image=self.arrays.image(group, row, rect),
-            label=self.arrays.label(group, row, rect),
-            valid=self.arrays.valid(group, row, rect),
-            rect=rect,
-            params=json.loads(found["params"] or "{}"),
-        )
+        about = {"view": found["view"], "rect": rect, "params": json.loads(found["params"] or "{}")}
+        about["frame_shape"] = (frames["height"][index].as_py(), frames["width"][index].as_py())
+        if variant == 0:
+            names = ("image", "label", "valid")
+            return ViewData(**about, **{name: getattr(self.arrays, name)(group, row, rect) for name in names})
+        from .augment.render import render
+        from .augment.warp import warp_of
+
+        whole = self.arrays.image(group, row)
+        warp, shape = warp_of(found, about["frame_shape"]), (rect[3], rect[2])
+        if any(found["view"] in self.committed(key) for key in self.arrays.embedding_keys()):
+            label, valid = self.arrays.view_truth(shape, found["row"])
+        else:
+            truth = self.arrays.label(group, row), self.arrays.valid(group, row)
+            label, valid = warp.truth(*truth)
+        image = render(whole, [warp], (found["lo"], found["hi"]), self.recipe.dataset.offset)[0]
+        return ViewData(**about, image=image, label=label, valid=valid)
 
     def _find(self, frame: str, tile: int, variant: int) -> dict[str, Any]:
         table = self.views_table()

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .arrays import Arrays
+from .augment.labels import view_cells
 from .errors import SplitError
 from .geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from .predict import sam_prompts
@@ -59,7 +61,17 @@ class TrainingStep:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingView:
-    """A committed view with the cells it holds whole."""
+    """A committed view with the cells it holds whole.
+
+    Attributes
+    ----------
+    view : id
+    row : in the embeddings array
+    rect : ``(x0, y0, width, height)`` px, frame; of an augmented variant ``(0, 0, width, height)`` px, view
+    group, group_row : of the frame in ``frames/``
+    cells : rows with ``cell``, ``label`` and a box; px, frame, of a variant px, view
+    variant : 0 as acquired
+    """
 
     view: str
     row: int
@@ -67,10 +79,32 @@ class TrainingView:
     group: str
     group_row: int
     cells: tuple[dict[str, Any], ...]
+    variant: int = 0
+
+    def label(self, arrays: Arrays) -> LabelArray:
+        """Return the labels in which :attr:`rect` and the boxes lie: the frame's, or those stored with the variant."""
+        if self.variant:
+            return arrays.view_label((self.rect[3], self.rect[2]), self.row)
+        return arrays.label(self.group, self.group_row)
 
 
-def training_views(store: Store, split: str = "train") -> list[TrainingView]:
+def stored_variants(store: Store, split: str = "train") -> int:
+    """Return the highest variant of which a view of the block is committed; 0 where only views as acquired are."""
+    blocks, committed, views = blocks_of(store), store.committed(), store.views_table()
+    columns = (views[name].to_pylist() for name in ("view", "frame", "variant"))
+    there = (n for view, frame, n in zip(*columns, strict=True) if view in committed and blocks[frame] == split)
+    return max(there, default=0)
+
+
+def training_views(store: Store, split: str = "train", variants: int = 0) -> list[TrainingView]:
     """Return the committed views of a block that hold at least one whole cell, in plan order.
+
+    Parameters
+    ----------
+    store : Store
+    split : str
+    variants : int
+        Variants 1 to this of every view, too, with the cells that their stored labels have.
 
     Raises
     ------
@@ -87,20 +121,30 @@ def training_views(store: Store, split: str = "train") -> list[TrainingView]:
         if cell["frame"] in cells:
             cells[cell["frame"]].append(cell)
     table, found = store.views_table(), []
-    for row in table.filter(pc.equal(table["variant"], 0)).to_pylist():
+    for row in table.filter(pc.less_equal(table["variant"], variants)).to_pylist():
         if row["frame"] not in frames or row["view"] not in committed:
             continue
-        rect = (row["x0"], row["y0"], row["width"], row["height"])
-        inside = [c for c in cells[row["frame"]] if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
+        frame = frames[row["frame"]]
+        if row["variant"]:
+            rect, inside = _of_variant(store, row)
+        else:
+            rect = (row["x0"], row["y0"], row["width"], row["height"])
+            inside = [c for c in cells[row["frame"]] if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
         if inside:
-            frame = frames[row["frame"]]
-            place = {"group": frame["group"], "group_row": frame["row"]}
+            place = {"group": frame["group"], "group_row": frame["row"], "variant": row["variant"]}
             found.append(
                 TrainingView(view=row["view"], row=committed[row["view"]], rect=rect, cells=tuple(inside), **place)
             )
     if not found:
         raise SplitError(f"split {split!r} of {store.path} has no embedded view with a whole labelled cell; embed more")
     return found
+
+
+def _of_variant(store: Store, row: dict[str, Any]) -> tuple[Rect, list[dict[str, Any]]]:
+    """Return a variant's rectangle and cells, in its own px."""
+    height, width = row["height"], row["width"]
+    cells = view_cells(store.arrays.view_label((height, width), row["row"]))
+    return (0, 0, width, height), [cell | {"cell": f"{row['frame']}#{cell['label']}"} for cell in cells]
 
 
 class TrainingSteps(Dataset[TrainingStep]):
@@ -112,12 +156,15 @@ class TrainingSteps(Dataset[TrainingStep]):
     prompt : one of :data:`hela_store.types.TRAINING_PROMPTS`
     cells : most cells a step
     seed : of views, cells and prompts
+    variants : augmented variants 1 to this stream beside the views as acquired
     """
 
-    def __init__(self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int) -> None:
+    def __init__(
+        self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int, variants: int = 0
+    ) -> None:
         self.path: Path = store.path
         self.key = store.key
-        self.views = training_views(store)
+        self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
         self._store: Store | None = None
 
@@ -145,7 +192,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         if self._store is None:
             self._store = Store.open(self.path)
         arrays = self._store.arrays
-        label = arrays.label(view.group, view.group_row)
+        label = view.label(arrays)
         embedding = torch.from_numpy(np.asarray(arrays.embedding(self.key, view.row), np.float32))
         return TrainingStep(
             step=step,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import normalise
+from .augment.warp import Warp, warp_of
+from .types import BoolArray, LabelArray
 
 if TYPE_CHECKING:
+    import torch
+
     from .store import Store
 
 View = dict[str, Any]
@@ -45,19 +51,62 @@ def work_of(views: list[View], committed: set[str], batch: int, limit: int | Non
 
 
 class Frames:
-    """The frames views are cut from, brought to 0..255 as a whole; the last one is kept."""
+    """The frames views are cut from, brought to 0..255 as a whole; the last one is kept.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Parameters
+    ----------
+    store : Store
+    device : where augmented views are sampled
+    """
+
+    def __init__(self, store: Store, device: str | torch.device = "cpu") -> None:
+        self._store, self._device = store, device
         columns = (store.frames_table()[name].to_pylist() for name in ("frame", "group", "row"))
         self._places = {frame: (group, row) for frame, group, row in zip(*columns, strict=True)}
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
+        self._counts: tuple[str, npt.NDArray[Any]] | None = None
+        self._warps: dict[str, Warp] = {}
+
+    def stack(self, views: Sequence[View]) -> npt.NDArray[np.float32]:
+        """Return what the encoder sees of views of one size, float32, (B, row, col), 0..255.
+
+        Variants of one frame that follow each other are made together.
+        """
+        parts = []
+        self._warps = {}
+        for (_, varied), same in itertools.groupby(views, lambda view: (view["frame"], view["variant"] > 0)):
+            some = list(same)
+            parts += list(self._augmented(some)) if varied else [self.pixels(view) for view in some]
+        return np.stack(parts)
+
+    def _augmented(self, views: Sequence[View]) -> Iterator[npt.NDArray[np.float32]]:
+        from .augment.render import render
+
+        frame, recipe = self._frame(views[0]["frame"]), self._store.recipe
+        shape, limits = (frame.shape[0], frame.shape[1]), (views[0]["lo"], views[0]["hi"])
+        warps = [self._warps.setdefault(view["view"], warp_of(view, shape)) for view in views]
+        for counts in render(frame, warps, limits, recipe.dataset.offset, self._device):
+            yield normalise.apply(counts, *limits, recipe.normalise.method, shape)
+
+    def _frame(self, name: str) -> npt.NDArray[Any]:
+        if self._counts is None or self._counts[0] != name:
+            self._counts = (name, self._store.arrays.image(*self._places[name]))
+        return self._counts[1]
+
+    def truth(self, view: View) -> tuple[LabelArray, BoolArray]:
+        """Return a variant's labels, int32, and where they say something, bool, both (row, col)."""
+        group, row = self._places[view["frame"]]
+        label, valid = self._store.arrays.label(group, row), self._store.arrays.valid(group, row)
+        warp = self._warps.get(view["view"]) or warp_of(view, (label.shape[0], label.shape[1]))
+        return warp.truth(label, valid)
 
     def pixels(self, view: View) -> npt.NDArray[np.float32]:
         """Return what the encoder sees of a view, float32, (row, col), 0..255."""
+        if view["variant"]:
+            return next(self._augmented([view]))
         wanted = (view["frame"], view["lo"], view["hi"])
         if self._last is None or self._last[0] != wanted:
-            image = self._store.arrays.image(*self._places[view["frame"]])
+            image = self._frame(view["frame"])
             method = self._store.recipe.normalise.method
             self._last = (wanted, normalise.apply(image, view["lo"], view["hi"], method))
         x0, y0, width, height = (view[name] for name in ("x0", "y0", "width", "height"))

@@ -20,6 +20,7 @@ MOST_LINES = 500
 FLOORS = (
     {"errors", "types"},
     {
+        "augment.",
         "bootstrap",
         "boundaries",
         "cell_context",
@@ -76,7 +77,7 @@ FLOORS = (
         "tuning",
         "work",
     },
-    {"baselines.", "bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain.", "sweep", "watch"},
+    {"baselines.", "bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain.", "preview", "sweep", "watch"},
 )
 
 

@@ -1,0 +1,41 @@
+"""`hela-store augment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import echo_json, echo_table, relative
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.group()
+def augment() -> None:
+    """Look at what [augment] of the recipe does."""
+
+
+@augment.command()
+@store_option
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE.png")
+@click.option("--frame", metavar="ID", help="Such as 01/t012. [default: the middle one]")
+@click.option("--tile", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@click.option("--variants", type=click.IntRange(1, 32), default=4, show_default=True, metavar="N")
+@json_option
+def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int, as_json: bool) -> None:
+    """Draw variants beside their view, and a sheet of elastic strength."""
+    from hela_store.preview import preview as draw
+
+    report = draw(store, out, frame=frame, tile=tile, variants=variants)
+    if as_json:
+        echo_json(report.to_json())
+        return
+    click.echo(f"{relative(report.variants)} and {relative(report.strength)}: {report.frame}, tile {report.tile}")
+    shown = ("rotate", "shift_x", "shift_y", "scale", "alpha", "damping", "jacobian", "brightness", "contrast", "gamma")
+    echo_table(
+        ["variant", *shown], [[i, *(row[name] for name in shown)] for i, row in enumerate(report.drawn, start=1)]
+    )
