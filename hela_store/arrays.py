@@ -1,8 +1,8 @@
 """The store's arrays: ``arrays.zarr``, Zarr v3, one chunk per frame and one per embedding.
 
-Written with plain zarr-python, whose local store renames finished files into place; a rename is not durable by itself,
-so every write here also syncs the chunk and its folder. Metadata is never consolidated: after a resize the old length
-would be shown in silence. Chunk keys are joined by ``.``, so an array is one flat folder.
+Written with plain zarr-python through a local store of ours whose every write is durable: bytes synced, renamed, folder
+synced. Metadata is never consolidated: after a resize the old length would be shown in silence. Chunk keys are joined
+by ``.``, so an array is one flat folder.
 
 Layout::
 
@@ -13,6 +13,7 @@ Layout::
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.core.buffer import Buffer
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.storage import LocalStore
 
 from .codecs import parse_codec
 from .errors import StoreError
-from .files import explain_os_errors, fsync_path
+from .files import explain_os_errors, fsync_path, write_atomic
 from .geometry import Rect
 from .types import BoolArray, FloatArray, LabelArray
 
@@ -188,7 +190,6 @@ class Arrays:
                 continue
             with explain_os_errors(f"writing {self.path / where}"):
                 array[: len(values)] = values
-                _sync_folder(self.path / where)
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.
@@ -255,7 +256,7 @@ class Arrays:
         if array is None or array.shape[0] < rows:
             if not (self.path / name / "zarr.json").exists():
                 raise StoreError(f"no array {name} in {self.path}; run `hela-store embed` first")
-            store = LocalStore(self.path, read_only=mode == "r")
+            store = _DurableStore(self.path, read_only=mode == "r")
             try:
                 # an all-zero image, or a chunk equal to the fill value, must still become a file
                 with zarr.config.set({"array.write_empty_chunks": True}):
@@ -271,9 +272,9 @@ class Arrays:
         with explain_os_errors(f"writing {self.path / name}"):
             if not (self.path / name / "zarr.json").exists():
                 self.path.mkdir(parents=True, exist_ok=True)
-                root = zarr.open_group(LocalStore(self.path), mode="a", use_consolidated=False)
+                root = zarr.open_group(_DurableStore(self.path), mode="a", use_consolidated=False)
                 root.create_array(name, shape=shape, chunk_key_encoding=SEPARATOR, overwrite=False, **options)
-                self._sync_upward(name)
+                self._sync_folders(name)
                 return
             array = self._array(name, rows=0, mode="r+")
             if array.shape[1:] != shape[1:] or array.dtype != _numpy_dtype(options["dtype"]):
@@ -283,7 +284,6 @@ class Arrays:
             if array.shape[0] < shape[0]:
                 array.resize(shape)
                 self._open.clear()
-                self._sync_upward(name)
 
     def _write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
         array = self._array(name, rows=row + 1, mode="r+")
@@ -291,9 +291,6 @@ class Arrays:
             raise StoreError(f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {values.dtype} {values.shape}")
         with explain_os_errors(f"writing {self.path / name}"):
             array[row] = values
-            folder = self.path / name
-            fsync_path(folder / ".".join(["c", str(row), *("0" for _ in values.shape)]))
-            fsync_path(folder)
 
     def _read(self, name: str, row: int) -> npt.NDArray[Any]:
         array = self._array(name, rows=row + 1)
@@ -302,21 +299,28 @@ class Arrays:
         except (ValueError, RuntimeError, EOFError) as error:
             raise StoreError(f"row {row} of {self.path / name} is damaged: {error}") from error
 
-    def _sync_upward(self, name: str) -> None:
+    def _sync_folders(self, name: str) -> None:
         folder = self.path / name
         while folder != self.path.parent:
-            if (folder / "zarr.json").exists():
-                fsync_path(folder / "zarr.json")
-            fsync_path(folder)
             folder = folder.parent
-        fsync_path(folder)
+            fsync_path(folder)
+
+
+class _DurableStore(LocalStore):
+    """Zarr's local store, but what was written is on the disk, and no file has its name before its bytes."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        write_atomic(self.root / key, value.to_bytes())
 
 
 def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)
 
-
-def _sync_folder(folder: Path) -> None:
-    for file in folder.iterdir():
-        fsync_path(file)
-    fsync_path(folder)

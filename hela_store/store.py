@@ -227,7 +227,7 @@ class Store:
             parts = []
             for path in paths:
                 try:
-                    parts.append(pq.read_table(path))
+                    parts.append(pq.read_table(path, page_checksum_verification=True))
                 except (pa.ArrowInvalid, OSError) as error:
                     raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
             self._tables[names] = pa.concat_tables(parts)
