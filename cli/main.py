@@ -22,6 +22,7 @@ from .info import info
 from .new import new
 from .pretrain import pretrain
 from .sql import sql
+from .verify import verify
 
 RESUMABLE = {"embed", "finetune", "demo", "pretrain"}
 INTERRUPTED = 130
@@ -81,5 +82,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (new, embed, verify, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
     main.add_command(command)

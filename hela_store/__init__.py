@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .new import new as new
     from .recipe import Recipe as Recipe
     from .store import Store as Store
+    from .verify import VerifyConfig as VerifyConfig
+    from .verify import VerifyReport as VerifyReport
+    from .verify import verify as verify
 
 _PUBLIC = {
     "DemoReport": "demo",
@@ -55,6 +58,9 @@ _PUBLIC = {
     "new": "new",
     "Recipe": "recipe",
     "Store": "store",
+    "VerifyConfig": "verify",
+    "VerifyReport": "verify",
+    "verify": "verify",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

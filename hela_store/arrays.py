@@ -157,18 +157,7 @@ class Arrays:
         StoreError
             The array exists with another dtype; no space, no permission.
         """
-        parsed = parse_codec(codec, dtype)
-        kind = np.dtype(dtype)
-        self._create(
-            f"embeddings/{key}/embedding",
-            shape=(rows, *EMBEDDING_SHAPE),
-            chunks=(1, *EMBEDDING_SHAPE),
-            dtype=kind,
-            fill_value=float("nan"),
-            compressors=parsed.compress(kind.itemsize),
-            dimension_names=EMBEDDING_DIMS,
-            attributes={"codec": codec},
-        )
+        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec))
 
     def write_coordinates(self, key: str, columns: dict[str, Sequence[str] | Sequence[int]]) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers)."""
@@ -244,6 +233,35 @@ class Arrays:
     def embedding_keys(self) -> list[str]:
         """Return the encoder keys there are embeddings of, sorted."""
         return sorted(p.parent.parent.name for p in self.path.glob("embeddings/*/embedding/zarr.json"))
+
+    def is_cut_short(self, key: str, row: int) -> bool:
+        """Whether the file of an embedding is shorter than it says, or than it must be."""
+        array, path = self.embedding_array(key), self.chunk_path(key, row)
+        if not array.compressors:
+            return path.stat().st_size < array.dtype.itemsize * int(np.prod(EMBEDDING_SHAPE))
+        # Blosc's header: the length of all of it, little-endian uint32 at byte 12 (c-blosc, README_CHUNK_FORMAT.rst)
+        with path.open("rb") as file:
+            header = file.read(16)
+        return len(header) < 16 or path.stat().st_size < int.from_bytes(header[12:], "little")
+
+    def metadata_fault(self, key: str, rows: int, dtype: str, codec: str) -> str | None:
+        """Say how a key's ``zarr.json`` differs from what :meth:`create_embeddings` writes, if it does."""
+        array = self.embedding_array(key)
+        options = _embedding_options(array.shape[0], dtype, str(array.attrs.get("codec", codec)))
+        expected = zarr.create_array({}, chunk_key_encoding=SEPARATOR, **options).metadata.to_dict()
+        found = array.metadata.to_dict()
+        if array.shape[0] < rows:
+            return f"it has {array.shape[0]} rows, the plan {rows}"
+        return next((f"{name} is {found.get(name)}" for name in expected if expected[name] != found.get(name)), None)
+
+    def coordinate(self, key: str, name: str) -> list[Any]:
+        """Return what the coordinate ``name`` says of every row."""
+        values: list[Any] = np.asarray(self._array(f"embeddings/{key}/{name}", rows=0)[:]).tolist()
+        return values
+
+    def restore_group(self, folder: Path) -> None:
+        """Write the description of a group of arrays that lost it."""
+        zarr.open_group(_DurableStore(self.path), path=str(folder.relative_to(self.path)), mode="a")
 
     def chunk_path(self, key: str, row: int) -> Path:
         """Return the file that holds one embedding."""
@@ -321,6 +339,18 @@ class _DurableStore(LocalStore):
         write_atomic(self.root / key, value.to_bytes())
 
 
+def _embedding_options(rows: int, dtype: str, codec: str) -> dict[str, Any]:
+    kind = np.dtype(dtype)
+    return {
+        "shape": (rows, *EMBEDDING_SHAPE),
+        "chunks": (1, *EMBEDDING_SHAPE),
+        "dtype": kind,
+        "fill_value": float("nan"),
+        "compressors": parse_codec(codec, dtype).compress(kind.itemsize),
+        "dimension_names": EMBEDDING_DIMS,
+        "attributes": {"codec": codec},
+    }
+
+
 def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)
-

@@ -6,7 +6,7 @@ leaves at most chunks that nobody believes in. At most one batch is being writte
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ def make_room(store: Store) -> None:
     store.arrays.write_coordinates(store.key, columns)
 
 
-def coordinates(store: Store) -> dict[str, list[str] | list[int]]:
+def coordinates(store: Store) -> dict[str, Sequence[str] | Sequence[int]]:
     """Return view, frame, tile and variant of every row, by all plans."""
     rows: dict[int, View] = {}
     for plan in store.all_plans():

@@ -211,7 +211,11 @@ class Store:
     def all_plans(self) -> Iterator[pa.Table]:
         """Yield the plans of this and of earlier recipes."""
         for path in sorted((self.path / "plan").glob("*.parquet")):
-            yield self._table([path])
+            yield self.read_plan(path)
+
+    def read_plan(self, path: Path) -> pa.Table:
+        """Return one plan; StoreError where it is damaged."""
+        return self._table([path])
 
     def _ingested(self, what: str) -> pa.Table:
         frames = sorted((self.path / "ingest").glob("frames-*.parquet"))

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import normalise
+from .errors import StoreError
+from .ingest import frame_digest
 
 if TYPE_CHECKING:
     from .store import Store
@@ -49,8 +51,9 @@ class Frames:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        columns = (store.frames_table()[name].to_pylist() for name in ("frame", "group", "row"))
-        self._places = {frame: (group, row) for frame, group, row in zip(*columns, strict=True)}
+        frames = store.frames_table().select(["frame", "group", "row", "sha256"]).to_pylist()
+        self._places = {frame["frame"]: (frame["group"], frame["row"]) for frame in frames}
+        self._sums = {frame["frame"]: frame["sha256"] for frame in frames}
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
 
     def pixels(self, view: View) -> npt.NDArray[np.float32]:
@@ -58,6 +61,11 @@ class Frames:
         wanted = (view["frame"], view["lo"], view["hi"])
         if self._last is None or self._last[0] != wanted:
             image = self._store.arrays.image(*self._places[view["frame"]])
+            if frame_digest(image) != self._sums[view["frame"]]:
+                raise StoreError(
+                    f"frame {view['frame']} in {self._store.path} is not the one that was ingested; "
+                    "`hela-store verify --repair` reads it again from the data set"
+                )
             method = self._store.recipe.normalise.method
             self._last = (wanted, normalise.apply(image, view["lo"], view["hi"], method))
         x0, y0, width, height = (view[name] for name in ("x0", "y0", "width", "height"))
