@@ -14,6 +14,7 @@ Layout::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,13 @@ class Arrays:
         StoreError
             No such array or row, or a damaged chunk.
         """
+        array = self.embedding_array(key, row + 1)
+        if not array.compressors:
+            # several times faster than through zarr, which does nothing else with such a chunk
+            with contextlib.suppress(FileNotFoundError):
+                values = np.fromfile(self.chunk_path(key, row), array.dtype.newbyteorder("<"))
+                if values.size == np.prod(EMBEDDING_SHAPE):
+                    return values.reshape(EMBEDDING_SHAPE).astype(array.dtype, copy=False)
         return self._read(f"embeddings/{key}/embedding", row)
 
     def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:

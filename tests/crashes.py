@@ -53,7 +53,7 @@ class Failing:
     """Counts the calls that change files under a folder, and fails at one of them."""
 
     def __init__(self, folder: Path, mode: str, at: float) -> None:
-        self.folder, self.mode, self.at = str(folder), mode, at
+        self.folder, self.mode, self.at = f"{folder}/", mode, at
         self.count, self.on = 0, True
         self.lock = threading.Lock()
         self.sync = os.fsync

@@ -68,7 +68,7 @@ FLOORS = (
         "verify",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"bench.", "demo", "doctor", "info", "new", "pretrain."},
 )
 
 

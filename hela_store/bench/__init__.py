@@ -1,0 +1,1 @@
+"""Measurements of this machine: ours against named peers, interleaved in one run."""
