@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -244,13 +245,7 @@ class Arrays:
 
     def is_cut_short(self, key: str, row: int) -> bool:
         """Whether the file of an embedding is shorter than it says, or than it must be."""
-        array, path = self.embedding_array(key), self.chunk_path(key, row)
-        if not array.compressors:
-            return path.stat().st_size < array.dtype.itemsize * int(np.prod(EMBEDDING_SHAPE))
-        # Blosc's header: the length of all of it, little-endian uint32 at byte 12 (c-blosc, README_CHUNK_FORMAT.rst)
-        with path.open("rb") as file:
-            header = file.read(16)
-        return len(header) < 16 or path.stat().st_size < int.from_bytes(header[12:], "little")
+        return _wrong_length(self.embedding_array(key), self.chunk_path(key, row)) == "short"
 
     def metadata_fault(self, key: str, rows: int, dtype: str, codec: str) -> str | None:
         """Say how a key's ``zarr.json`` differs from what :meth:`create_embeddings` writes, if it does."""
@@ -320,6 +315,9 @@ class Arrays:
 
     def _read(self, name: str, row: int) -> npt.NDArray[Any]:
         array = self._array(name, rows=row + 1)
+        wrong = _wrong_length(array, self.path / name / _chunk_name(array, row))
+        if wrong:
+            raise StoreError(f"row {row} of {self.path / name} is damaged: its file is too {wrong}")
         try:
             return np.asarray(array[row])
         except (ValueError, RuntimeError, EOFError) as error:
@@ -345,6 +343,29 @@ class _DurableStore(LocalStore):
     def set_sync(self, key: str, value: Buffer) -> None:
         self._check_writable()
         write_atomic(self.root / key, value.to_bytes())
+
+
+def _chunk_name(array: zarr.Array[Any], row: int) -> str:
+    return ".".join(["c", str(row), *("0" for _ in array.shape[1:])])
+
+
+def _wrong_length(array: zarr.Array[Any], path: Path) -> str:
+    """Say whether the file of a row is too ``"short"`` or too ``"long"``, ``""`` where it is neither or not there.
+
+    Blosc would read past the end of a file that was cut. Its header has two little-endian uint32: at byte 4 the length
+    of the values, at byte 12 that of the file (c-blosc, README_CHUNK_FORMAT.rst).
+    """
+    expected = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    try:
+        with path.open("rb") as file:
+            header, size = file.read(16), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return ""
+    if array.compressors:
+        if len(header) == 16 and int.from_bytes(header[4:8], "little") != expected:
+            return "short" if int.from_bytes(header[4:8], "little") < expected else "long"
+        expected = int.from_bytes(header[12:], "little") if len(header) == 16 else 16
+    return "" if size == expected else "short" if size < expected else "long"
 
 
 def _embedding_options(rows: int, dtype: str, codec: str) -> dict[str, Any]:

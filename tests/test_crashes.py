@@ -171,10 +171,11 @@ def damage(jobs: Jobs, kind: str, how: str, seed: int) -> str | None:
         if status == DONE:  # spaces in JSON, paddings of formats; the catalog is an index that verify does not read
             assert how == "flip" or kind in ("catalog", "ledger"), "not found"
         else:
-            assert status == FAULTS, jobs.log(path)
-            assert jobs.ask(job="verify", store=str(path), repair=True) == DONE, path.with_suffix(".json").read_text()
+            assert status == FAULTS, f"{status} {jobs.log(path)}"
+            again = jobs.ask(job="verify", store=str(path), repair=True)
+            assert again == DONE, f"{again} {[p.read_text() for p in path.parent.glob('case.[jel]*')]}"
             found = json.loads(path.with_suffix(".json").read_text())
-            assert found["repaired"] and found["encoded"] <= 1
+            assert found["repaired"] and found["encoded"] <= 1, found
         assert jobs.ask(job="embed", store=str(path)) == DONE, jobs.log(path)
         assert contents(path) == jobs.expected
     except (AssertionError, StoreError) as error:
