@@ -100,7 +100,11 @@ def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
 
 
 def _metadata_faults(store: Store) -> Iterator[Fault]:
-    for path in sorted(store.arrays.path.rglob("zarr.json")):
+    there = set(store.arrays.path.rglob("zarr.json"))
+    above = {parent / "zarr.json" for path in there for parent in path.parents}
+    for path in sorted(path for path in above - there if path.is_relative_to(store.arrays.path)):
+        yield _file(store, path, "it is missing")
+    for path in sorted(there):
         note = _error(lambda path=path: _wrong_json(path))  # type: ignore[misc]
         if note:
             yield _file(store, path, note)
@@ -229,5 +233,5 @@ def _file(store: Store, path: Path, note: str) -> Fault:
 def _error(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
-    except (StoreError, ValueError, AttributeError, OSError) as error:
+    except (RuntimeError, ValueError, AttributeError, OSError) as error:  # StoreError, and what damaged bytes raise
         return str(error)
