@@ -26,6 +26,7 @@ from .new import new
 from .pretrain import pretrain
 from .sql import sql
 from .sweep import sweep
+from .verify import verify
 
 RESUMABLE = {"embed", "finetune", "sweep", "demo", "pretrain"}
 INTERRUPTED = 130
@@ -88,6 +89,7 @@ def main(traceback: bool) -> None:
 for command in (
     new,
     embed,
+    verify,
     finetune,
     sweep,
     evaluate,

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .new import new as new
     from .recipe import Recipe as Recipe
     from .store import Store as Store
+    from .verify import VerifyConfig as VerifyConfig
+    from .verify import VerifyReport as VerifyReport
+    from .verify import verify as verify
 
 _PUBLIC = {
     "Comparison": "compare",
@@ -59,6 +62,9 @@ _PUBLIC = {
     "new": "new",
     "Recipe": "recipe",
     "Store": "store",
+    "VerifyConfig": "verify",
+    "VerifyReport": "verify",
+    "verify": "verify",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

@@ -1,8 +1,8 @@
 """The store's arrays: ``arrays.zarr``, Zarr v3, one chunk per frame and one per embedding.
 
-Written with plain zarr-python, whose local store renames finished files into place; a rename is not durable by itself,
-so every write here also syncs the chunk and its folder. Metadata is never consolidated: after a resize the old length
-would be shown in silence. Chunk keys are joined by ``.``, so an array is one flat folder.
+Written with plain zarr-python through a local store of ours whose every write is durable: bytes synced, renamed, folder
+synced. Metadata is never consolidated: after a resize the old length would be shown in silence. Chunk keys are joined
+by ``.``, so an array is one flat folder.
 
 Layout::
 
@@ -14,6 +14,9 @@ Layout::
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.core.buffer import Buffer
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 from zarr.storage import LocalStore
 
 from .codecs import parse_codec
 from .errors import StoreError
-from .files import explain_os_errors, fsync_path
+from .files import explain_os_errors, fsync_path, write_atomic
 from .geometry import Rect
 from .types import BoolArray, FloatArray, LabelArray
 
@@ -212,18 +216,7 @@ class Arrays:
         StoreError
             The array exists with another dtype; no space, no permission.
         """
-        parsed = parse_codec(codec, dtype)
-        kind = np.dtype(dtype)
-        self._create(
-            f"embeddings/{key}/embedding",
-            shape=(rows, *EMBEDDING_SHAPE),
-            chunks=(1, *EMBEDDING_SHAPE),
-            dtype=kind,
-            fill_value=float("nan"),
-            compressors=parsed.compress(kind.itemsize),
-            dimension_names=EMBEDDING_DIMS,
-            attributes={"codec": codec},
-        )
+        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec))
 
     def write_coordinates(self, key: str, columns: dict[str, Sequence[str] | Sequence[int]]) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers)."""
@@ -245,7 +238,6 @@ class Arrays:
                 continue
             with explain_os_errors(f"writing {self.path / where}"):
                 array[: len(values)] = values
-                _sync_folder(self.path / where)
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.
@@ -291,6 +283,13 @@ class Arrays:
         StoreError
             No such array or row, or a damaged chunk.
         """
+        array = self.embedding_array(key, row + 1)
+        if not array.compressors:
+            # several times faster than through zarr, which does nothing else with such a chunk
+            with contextlib.suppress(FileNotFoundError):
+                values = np.fromfile(self.chunk_path(key, row), array.dtype.newbyteorder("<"))
+                if values.size == np.prod(EMBEDDING_SHAPE):
+                    return values.reshape(EMBEDDING_SHAPE).astype(array.dtype, copy=False)
         return self._read(f"embeddings/{key}/embedding", row)
 
     def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:
@@ -300,6 +299,29 @@ class Arrays:
     def embedding_keys(self) -> list[str]:
         """Return the encoder keys there are embeddings of, sorted."""
         return sorted(p.parent.parent.name for p in self.path.glob("embeddings/*/embedding/zarr.json"))
+
+    def is_cut_short(self, key: str, row: int) -> bool:
+        """Whether the file of an embedding is shorter than it says, or than it must be."""
+        return _wrong_length(self.embedding_array(key), self.chunk_path(key, row)) == "short"
+
+    def metadata_fault(self, key: str, rows: int, dtype: str, codec: str) -> str | None:
+        """Say how a key's ``zarr.json`` differs from what :meth:`create_embeddings` writes, if it does."""
+        array = self.embedding_array(key)
+        options = _embedding_options(array.shape[0], dtype, str(array.attrs.get("codec", codec)))
+        expected = zarr.create_array({}, chunk_key_encoding=SEPARATOR, **options).metadata.to_dict()
+        found = array.metadata.to_dict()
+        if array.shape[0] < rows:
+            return f"it has {array.shape[0]} rows, the plan {rows}"
+        return next((f"{name} is {found.get(name)}" for name in expected if expected[name] != found.get(name)), None)
+
+    def coordinate(self, key: str, name: str) -> list[Any]:
+        """Return what the coordinate ``name`` says of every row."""
+        values: list[Any] = np.asarray(self._array(f"embeddings/{key}/{name}", rows=0)[:]).tolist()
+        return values
+
+    def restore_group(self, folder: Path) -> None:
+        """Write the description of a group of arrays that lost it."""
+        zarr.open_group(_DurableStore(self.path), path=str(folder.relative_to(self.path)), mode="a")
 
     def chunk_path(self, key: str, row: int) -> Path:
         """Return the file that holds one embedding."""
@@ -312,7 +334,7 @@ class Arrays:
         if array is None or array.shape[0] < rows:
             if not (self.path / name / "zarr.json").exists():
                 raise StoreError(f"no array {name} in {self.path}; run `hela-store embed` first")
-            store = LocalStore(self.path, read_only=mode == "r")
+            store = _DurableStore(self.path, read_only=mode == "r")
             try:
                 # an all-zero image, or a chunk equal to the fill value, must still become a file
                 with zarr.config.set({"array.write_empty_chunks": True}):
@@ -328,9 +350,9 @@ class Arrays:
         with explain_os_errors(f"writing {self.path / name}"):
             if not (self.path / name / "zarr.json").exists():
                 self.path.mkdir(parents=True, exist_ok=True)
-                root = zarr.open_group(LocalStore(self.path), mode="a", use_consolidated=False)
+                root = zarr.open_group(_DurableStore(self.path), mode="a", use_consolidated=False)
                 root.create_array(name, shape=shape, chunk_key_encoding=SEPARATOR, overwrite=False, **options)
-                self._sync_upward(name)
+                self._sync_folders(name)
                 return
             array = self._array(name, rows=0, mode="r+")
             if array.shape[1:] != shape[1:] or array.dtype != _numpy_dtype(options["dtype"]):
@@ -340,7 +362,6 @@ class Arrays:
             if array.shape[0] < shape[0]:
                 array.resize(shape)
                 self._open.clear()
-                self._sync_upward(name)
 
     def _write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
         array = self._array(name, rows=row + 1, mode="r+")
@@ -348,25 +369,73 @@ class Arrays:
             raise StoreError(f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {values.dtype} {values.shape}")
         with explain_os_errors(f"writing {self.path / name}"):
             array[row] = values
-            folder = self.path / name
-            fsync_path(folder / ".".join(["c", str(row), *("0" for _ in values.shape)]))
-            fsync_path(folder)
 
     def _read(self, name: str, row: int) -> npt.NDArray[Any]:
         array = self._array(name, rows=row + 1)
+        wrong = _wrong_length(array, self.path / name / _chunk_name(array, row))
+        if wrong:
+            raise StoreError(f"row {row} of {self.path / name} is damaged: its file is too {wrong}")
         try:
             return np.asarray(array[row])
         except (ValueError, RuntimeError, EOFError) as error:
             raise StoreError(f"row {row} of {self.path / name} is damaged: {error}") from error
 
-    def _sync_upward(self, name: str) -> None:
+    def _sync_folders(self, name: str) -> None:
         folder = self.path / name
         while folder != self.path.parent:
-            if (folder / "zarr.json").exists():
-                fsync_path(folder / "zarr.json")
-            fsync_path(folder)
             folder = folder.parent
-        fsync_path(folder)
+            fsync_path(folder)
+
+
+class _DurableStore(LocalStore):
+    """Zarr's local store, but what was written is on the disk, and no file has its name before its bytes."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        write_atomic(self.root / key, value.to_bytes())
+
+
+def _chunk_name(array: zarr.Array[Any], row: int) -> str:
+    return ".".join(["c", str(row), *("0" for _ in array.shape[1:])])
+
+
+def _wrong_length(array: zarr.Array[Any], path: Path) -> str:
+    """Say whether the file of a row is too ``"short"`` or too ``"long"``, ``""`` where it is neither or not there.
+
+    Blosc would read past the end of a file that was cut. Its header has two little-endian uint32: at byte 4 the length
+    of the values, at byte 12 that of the file (c-blosc, README_CHUNK_FORMAT.rst).
+    """
+    expected = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    try:
+        with path.open("rb") as file:
+            header, size = file.read(16), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return ""
+    if array.compressors:
+        if len(header) == 16 and int.from_bytes(header[4:8], "little") != expected:
+            return "short" if int.from_bytes(header[4:8], "little") < expected else "long"
+        expected = int.from_bytes(header[12:], "little") if len(header) == 16 else 16
+    return "" if size == expected else "short" if size < expected else "long"
+
+
+def _embedding_options(rows: int, dtype: str, codec: str) -> dict[str, Any]:
+    kind = np.dtype(dtype)
+    return {
+        "shape": (rows, *EMBEDDING_SHAPE),
+        "chunks": (1, *EMBEDDING_SHAPE),
+        "dtype": kind,
+        "fill_value": float("nan"),
+        "compressors": parse_codec(codec, dtype).compress(kind.itemsize),
+        "dimension_names": EMBEDDING_DIMS,
+        "attributes": {"codec": codec},
+    }
 
 
 def _view_group(shape_rc: tuple[int, int]) -> str:
@@ -375,9 +444,3 @@ def _view_group(shape_rc: tuple[int, int]) -> str:
 
 def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)
-
-
-def _sync_folder(folder: Path) -> None:
-    for file in folder.iterdir():
-        fsync_path(file)
-    fsync_path(folder)

@@ -1,45 +1,39 @@
 """Ingest, plan, encode, commit: what is missing and nothing else.
 
-A batch is committed in this order: chunks, their folder, then the ledger entry. A process that is killed in between
-leaves at most chunks that nobody believes in, and the next one encodes that batch again.
+A killed process leaves at most chunks that nobody believes in, and the next one encodes those again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .augment.ranges import MOST_UNASKED
 from .augment.variant import DAMPED_TOO_OFTEN
 from .codecs import parse_codec
-from .errors import RecipeError, StoreError
+from .errors import RecipeError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
-from .ledger import Entry, view_digest
 from .lock import embed_lock
 from .plan import build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
-from .work import Frames, View, Work, done_of, unique_views, work_of
-
-if TYPE_CHECKING:
-    import torch
-
-    from .sam.checkpoints import LoadedSam
+from .work import View, done_of, unique_views, work_of
 
 SIZE_SAMPLE = 32
-LEFTOVERS = ("arrays.zarr/**/*.partial", "plan/.*.parquet.*", "ingest/.*.parquet.*", "ledger/*/.*.jsonl.*")
+LEFTOVERS = (
+    "arrays.zarr/**/*.partial",
+    "arrays.zarr/**/.*",
+    "encoders/*/.*",
+    "plan/.*.parquet.*",
+    "ingest/.*.parquet.*",
+    "ledger/*/.*.jsonl.*",
+)
 """Temporary files of a process that was killed while writing."""
 
 
@@ -138,13 +132,14 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         return _dry_run(store, progress)
     from . import catalog
     from .ingest import ingest
+    from .pipeline import make_room
 
     _check_variants(store, config)
     with embed_lock(store.path):
         _sweep(store.path)
         ingest(store, progress)
         views = unique_views(make_plan(store, progress))
-        _make_room(store)
+        make_room(store)
         report = _embed_views(store, views, config, progress)
     catalog.index(store.path)
     return report
@@ -161,6 +156,7 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
 
 def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
     from .encoder_record import has_decoder, prepare, threads, write_record
+    from .pipeline import commit_all
     from .sam.checkpoints import UNTRAINED, load_sam_encoder
     from .sam.encoder import pick_device
 
@@ -177,7 +173,7 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
             notes = ("nano is untrained: its weights are random, from a fixed seed", *notes)
         work = work_of(views, committed, record.batch, config.limit)
         start = time.monotonic()
-        with threads(record.threads), contextlib.closing(_commit_all(store, sam, work)) as commits:
+        with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
             done = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="embed"))
         seconds = time.monotonic() - start
         if done:
@@ -194,50 +190,6 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
         blank=_blank(store),
         notes=(*notes, *_damping_note(store.views_table())),
     )
-
-
-def _commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None, None]:
-    """Encode group by group and commit what is to do of each; yield the id of each view that was committed."""
-    from .sam.encoder import encode
-
-    device = next(sam.encoder.parameters()).device
-    frames, ledger, precision = Frames(store, device), store.ledger(), store.recipe.encoder.precision
-    labelled = {view for key in store.arrays.embedding_keys() for view in store.committed(key)}
-    for group, todo in work:
-        embeddings = encode(sam.encoder, frames.stack(group), precision)
-        found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
-        truths = {
-            view["row"]: frames.truth(view) for view in todo if view["variant"] and view["view"] not in labelled
-        }
-        with _uninterrupted():
-            for row, truth in truths.items():
-                store.arrays.write_view_truth(row, *truth)
-            ledger.commit([_write(store, view, found[view["view"]]) for view in todo])
-        yield from (view["view"] for view in todo)
-
-
-def _write(store: Store, view: View, embedding: torch.Tensor) -> Entry:
-    stored = store.arrays.write_embedding(store.key, view["row"], embedding.numpy())
-    back = store.arrays.embedding(store.key, view["row"])
-    if back.tobytes() != stored.tobytes():
-        raise StoreError(f"row {view['row']} of {store.key} reads back other than it was written; check the disk")
-    return Entry(view=view["view"], row=view["row"], sha256=view_digest(view["view"], back))
-
-
-def _make_room(store: Store) -> None:
-    """Give the key's array a row for every view of every plan, and say beside it which is which."""
-    rows: dict[int, View] = {}
-    for plan in store.all_plans():
-        for view in plan.select(["view", "frame", "tile", "variant", "row"]).to_pylist():
-            rows.setdefault(view["row"], view)
-    arrays, lost = store.recipe.arrays, {"view": "", "frame": "", "tile": -1, "variant": -1}
-    every = [rows.get(row, lost) for row in range(max(rows) + 1)]
-    views = store.views_table()
-    varied = views.filter(pc.greater(views["variant"], 0))
-    for shape in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
-        store.arrays.add_view_truth(shape, len(every))
-    store.arrays.create_embeddings(store.key, len(every), arrays.dtype, arrays.codec)
-    store.arrays.write_coordinates(store.key, {name: [view[name] for view in every] for name in lost})
 
 
 def _sweep(path: Path) -> None:
@@ -308,22 +260,3 @@ def _bytes_each(store: Store) -> int:
 def _blank(store: Store) -> tuple[str, ...]:
     frames = store.frames_table()
     return tuple(frames.filter(frames["is_blank"])["frame"].to_pylist())
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let a keyboard interrupt wait for the end of the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        if callable(before):
-            before(*held[0])
-        else:
-            raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .errors import CheckpointError, StoreError
-from .files import fsync_path, write_atomic
+from .files import digest, fsync_path, sha256_file, write_atomic
 from .sam.decoder import load_decoder, save_decoder
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class EncoderRecord:
         Threads within an operation; views encoded together.
     created : str
         UTC, ISO 8601.
+    decoder_sha256 : str
+        Of ``decoder.safetensors``; empty in records of earlier versions.
     seconds_per_view : float or None
         Of the last embed that encoded any.
     """
@@ -58,6 +60,7 @@ class EncoderRecord:
     threads: int
     batch: int
     created: str
+    decoder_sha256: str = ""
     seconds_per_view: float | None = None
 
 
@@ -71,7 +74,10 @@ def read_record(store: Store) -> EncoderRecord | None:
     """
     path = store.encoder_folder() / RECORD_FILE
     try:
-        return EncoderRecord(**json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        if values.pop("digest", None) not in (None, _digest(values)):
+            raise ValueError("its values are not those that were written")
+        return EncoderRecord(**values)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -81,18 +87,28 @@ def read_record(store: Store) -> EncoderRecord | None:
 def write_record(store: Store, record: EncoderRecord) -> None:
     """Write a record durably."""
     folder = store.encoder_folder()
-    write_atomic(folder / RECORD_FILE, (json.dumps(asdict(record), indent=2) + "\n").encode())
+    values = asdict(record)
+    text = json.dumps(values | {"digest": _digest(values)}, indent=2) + "\n"
+    write_atomic(folder / RECORD_FILE, text.encode())
     for parent in (folder.parent, store.path):
         fsync_path(parent)
 
 
 def has_decoder(store: Store) -> bool:
     """Whether the decoder of the recipe's encoder key is there and whole."""
+    return decoder_fault(store) is None
+
+
+def decoder_fault(store: Store) -> str | None:
+    """Say what is wrong with the decoder of the recipe's encoder key, None where nothing is."""
+    path = store.encoder_folder() / DECODER_FILE
     try:
-        load_decoder(store.encoder_folder() / DECODER_FILE)
-    except CheckpointError:
-        return False
-    return True
+        load_decoder(path)
+    except CheckpointError as error:
+        return str(error)
+    record = read_record(store)
+    expected = record.decoder_sha256 if record else ""
+    return "it is not the file that was written" if expected and sha256_file(path) != expected else None
 
 
 def prepare(
@@ -125,7 +141,7 @@ def prepare(
     )
     first = read_record(store)
     if first is None:
-        _write_decoder(store, sam)
+        now = replace(now, decoder_sha256=_write_decoder(store, sam))
         write_record(store, now)
         return now, ()
     if first.sha256 != sam.sha256:
@@ -145,8 +161,14 @@ def prepare(
     return adopted, _differences(first, now)
 
 
-def _write_decoder(store: Store, sam: LoadedSam) -> None:
-    save_decoder(store.encoder_folder() / DECODER_FILE, sam.decoder, sam.architecture)
+def _write_decoder(store: Store, sam: LoadedSam) -> str:
+    path = store.encoder_folder() / DECODER_FILE
+    save_decoder(path, sam.decoder, sam.architecture)
+    return sha256_file(path)
+
+
+def _digest(values: dict[str, object]) -> str:
+    return digest(json.dumps(values, sort_keys=True))
 
 
 def _differences(first: EncoderRecord, now: EncoderRecord) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def explain_os_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(f"no space left while {what}; free some and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"no permission to write while {what}: {error.filename or error}") from error
@@ -64,9 +64,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table as one durable Parquet file (zstd)."""
+    """Write a table as one durable Parquet file (zstd, with checksums)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

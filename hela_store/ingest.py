@@ -8,7 +8,7 @@ compared and skipped; one that changed is an error, because embeddings of the ol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,25 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
     return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, blank=tuple(blank))
+
+
+def restore_frames(store: Store, frames: Collection[str]) -> None:
+    """Read frames and labels that were damaged in the store from the data set again; those that differ are left alone.
+
+    The arrays' own descriptions are written again where they are missing.
+    """
+    rows = {row["frame"]: row for row in ingested_frames(store.path).to_pylist()}
+    places = {name: _Place(row["group"], row["row"], 0) for name, row in rows.items()}
+    for row in rows.values():
+        store.arrays.add_frame_group(row["group"], row["row"] + 1, (row["height"], row["width"]), row["dtype"])
+    if not frames:
+        return
+    reader = open_dataset(store.recipe.dataset, store.path)
+    for entry in reader.entries:
+        if f"{entry.sequence}/{entry.name}" in frames:
+            frame = reader.read(entry)
+            if frame_digest(frame.image) == rows[frame.id]["sha256"]:
+                _write_frame(store, frame, places)
 
 
 def ingested_frames(path: Path) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,18 +72,18 @@ class Ledger:
         StoreError
             No space, no permission.
         """
-        lines = [json.dumps(asdict(entry)) + "\n" for entry in entries]
-        if not lines:
+        data = _lines(entries)
+        if not data:
             return
         segments = self._segments()
         number = segments[-1][0] + 1 if segments else 0
-        write_atomic(self.path / f"{number:0{DIGITS}d}.jsonl", "".join(lines).encode())
+        write_atomic(self.path / f"{number:0{DIGITS}d}.jsonl", data)
         if not segments:
             fsync_path(self.path.parent)
             fsync_path(self.path.parent.parent)
 
-    def entries(self) -> dict[str, Entry]:
-        """Return every committed view, by its id.
+    def entries(self, skip: Collection[Path] = ()) -> dict[str, Entry]:
+        """Return every committed view, by its id; without the segments in ``skip``.
 
         Raises
         ------
@@ -93,12 +93,38 @@ class Ledger:
         found: dict[str, Entry] = {}
         seen = {}
         for _, file in self._segments():
+            if Path(file.path) in skip:
+                continue
             status = file.stat()
             identity = (file.name, status.st_mtime_ns, status.st_size)
             seen[identity] = self._parsed.get(identity) or _parse(Path(file.path))
             found.update((entry.view, entry) for entry in seen[identity])
         self._parsed = seen
         return found
+
+    def damaged(self) -> list[Path]:
+        """Return the segments that cannot be read."""
+        return [Path(file.path) for _, file in self._segments() if _unreadable(Path(file.path))]
+
+    def history(self, skip: Collection[Path] = ()) -> dict[str, set[str]]:
+        """Return every sum that was ever committed for each view; without the segments in ``skip``."""
+        found: dict[str, set[str]] = {}
+        for _, file in self._segments():
+            if Path(file.path) not in skip:
+                for entry in _parse(Path(file.path)):
+                    found.setdefault(entry.view, set()).add(entry.sha256)
+        return found
+
+    def forget(self, views: Collection[str]) -> None:
+        """Take entries out again, durably; only repair does this, for entries of views that never were."""
+        for _, file in self._segments():
+            path = Path(file.path)
+            kept = [entry for entry in _parse(path) if entry.view not in views]
+            if not kept:
+                path.unlink()
+                fsync_path(self.path)
+            elif len(kept) < len(_parse(path)):
+                write_atomic(path, _lines(kept))
 
     def _segments(self) -> list[tuple[int, os.DirEntry[str]]]:
         if not self.path.is_dir():
@@ -111,11 +137,28 @@ class Ledger:
         )
 
 
+def _lines(entries: Iterable[Entry]) -> bytes:
+    return "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
+
+
 def _parse(segment: Path) -> list[Entry]:
     try:
-        return [Entry(**json.loads(line)) for line in segment.read_text(encoding="utf-8").splitlines()]
+        text = segment.read_text(encoding="utf-8")
+        entries = [Entry(**json.loads(line)) for line in text.splitlines()]
+        if not entries or not text.endswith("\n"):
+            raise ValueError("it is cut short")
+        if any(list(map(type, asdict(entry).values())) != [str, int, str] for entry in entries):
+            raise ValueError("a value is of another type")
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"ledger segment {segment} is damaged ({error}); delete it and run `hela-store embed`: "
-            "its views are encoded again"
+            f"ledger segment {segment} is damaged ({error}); `hela-store verify --repair` encodes its views again"
         ) from None
+    return entries
+
+
+def _unreadable(segment: Path) -> bool:
+    try:
+        _parse(segment)
+    except StoreError:
+        return True
+    return False

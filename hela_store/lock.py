@@ -41,7 +41,8 @@ def embed_lock(store_path: Path) -> Iterator[None]:
     try:
         since = datetime.now(UTC).isoformat("T", "seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        (store_path / HOLDER_FILE).write_text(json.dumps(holder))
+        with explain_os_errors(f"locking {store_path}"):
+            (store_path / HOLDER_FILE).write_text(json.dumps(holder))
         yield
     finally:
         (store_path / HOLDER_FILE).unlink(missing_ok=True)

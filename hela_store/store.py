@@ -234,7 +234,11 @@ class Store:
     def all_plans(self) -> Iterator[pa.Table]:
         """Yield the plans of this and of earlier recipes."""
         for path in sorted((self.path / "plan").glob("*.parquet")):
-            yield self._table([path])
+            yield self.read_plan(path)
+
+    def read_plan(self, path: Path) -> pa.Table:
+        """Return one plan; StoreError where it is damaged."""
+        return self._table([path])
 
     def _ingested(self, what: str) -> pa.Table:
         frames = sorted((self.path / "ingest").glob("frames-*.parquet"))
@@ -250,7 +254,7 @@ class Store:
             parts = []
             for path in paths:
                 try:
-                    parts.append(pq.read_table(path))
+                    parts.append(pq.read_table(path, page_checksum_verification=True))
                 except (pa.ArrowInvalid, OSError) as error:
                     raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
             self._tables[names] = pa.concat_tables(parts)

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from . import normalise
 from .augment.warp import Warp, warp_of
+from .errors import StoreError
+from .ingest import frame_digest
 from .types import BoolArray, LabelArray
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ class Frames:
 
     def __init__(self, store: Store, device: str | torch.device = "cpu") -> None:
         self._store, self._device = store, device
-        columns = (store.frames_table()[name].to_pylist() for name in ("frame", "group", "row"))
-        self._places = {frame: (group, row) for frame, group, row in zip(*columns, strict=True)}
+        frames = store.frames_table().select(["frame", "group", "row", "sha256"]).to_pylist()
+        self._places = {frame["frame"]: (frame["group"], frame["row"]) for frame in frames}
+        self._sums = {frame["frame"]: frame["sha256"] for frame in frames}
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
         self._counts: tuple[str, npt.NDArray[Any]] | None = None
         self._warps: dict[str, Warp] = {}
@@ -90,7 +93,13 @@ class Frames:
 
     def _frame(self, name: str) -> npt.NDArray[Any]:
         if self._counts is None or self._counts[0] != name:
-            self._counts = (name, self._store.arrays.image(*self._places[name]))
+            image = self._store.arrays.image(*self._places[name])
+            if frame_digest(image) != self._sums[name]:
+                raise StoreError(
+                    f"frame {name} in {self._store.path} is not the one that was ingested; "
+                    "`hela-store verify --repair` reads it again from the data set"
+                )
+            self._counts = (name, image)
         return self._counts[1]
 
     def truth(self, view: View) -> tuple[LabelArray, BoolArray]:

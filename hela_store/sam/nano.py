@@ -18,6 +18,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
+from .forward import layer_norm_2d
 
 NANO_FILE = Path(__file__).with_name("nano.safetensors")
 NANO_SHA256 = "6b81aa01b93dab914c254bf6167c1d3a5cc2a83cb7635fc16949b4be4a62ea86"
@@ -43,7 +44,7 @@ class ResidualConv(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return ``x + conv(gelu(conv(norm(x))))``."""
-        hidden: Tensor = self.conv2(nn.functional.gelu(self.conv1(self.norm(x_BCHW))))
+        hidden: Tensor = self.conv2(nn.functional.gelu(self.conv1(layer_norm_2d(self.norm, x_BCHW))))
         return x_BCHW + hidden
 
 

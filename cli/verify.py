@@ -1,0 +1,50 @@
+"""`hela-store verify`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import cache_dir, device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json, echo_table
+
+if TYPE_CHECKING:
+    from hela_store import Store, VerifyReport
+
+
+@click.command()
+@store_option
+@click.option("--repair", is_flag=True, help="Encode again what is wrong, and nothing else.")
+@click.option("--deep", is_flag=True, help="Also encode a sample again and compare.")
+@click.option("--sample", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Views of --deep.")
+@device_option
+@json_option
+def verify(store: Store, repair: bool, deep: bool, sample: int, device: str, as_json: bool) -> None:
+    """Prove that a store is whole: every embedding against the ledger, and the files around it; else exit with 1."""
+    import hela_store as hs
+
+    config = hs.VerifyConfig(repair=repair, deep=deep, sample=sample, device=device, cache_dir=cache_dir())
+    report = hs.verify(store, config, bars)
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        _print(report)
+    if not report.whole:
+        sys.exit(1)
+
+
+def _print(report: VerifyReport) -> None:
+    rows = [("encoder key", report.key), ("views", f"{report.committed} committed, {report.left} left to embed")]
+    if report.worst is not None:
+        text = f"{len(report.compared)} views encoded again, largest relative error {report.worst:.2g}"
+        rows.append(("deep", f"{text} (allowed {report.tolerance:.2g})"))
+    if report.repaired:
+        rows.append(("repaired", f"{len(report.repaired)} faults, {report.encoded} views encoded again"))
+    wrong = f"{len(report.faults)} faults; `hela-store verify --repair` puts right what can be"
+    echo_facts([*rows, ("verdict", "whole" if report.whole else wrong)])
+    if report.faults:
+        click.echo()
+        columns = ["kind", "path", "frame", "tile", "note"]
+        echo_table(columns, [[getattr(fault, name) for name in columns] for fault in report.faults])

@@ -1,0 +1,67 @@
+"""What reading, compressing and writing add to encoding: the whole of ``embed`` against the encoder alone."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..embed import EmbedConfig, embed
+from ..new import NewConfig, SyntheticConfig, new
+from ..pipeline import commit_all
+from ..progress import Progress, silent
+from ..recipe import EncoderRecipe
+from ..sam.checkpoints import load_sam_encoder
+from ..sam.encoder import encode, pick_device
+from ..work import Frames, unique_views, work_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedBench:
+    """What was measured; ``ratio`` is ``embed_seconds / encode_seconds``, both a view and over all rounds."""
+
+    device: str
+    views: int
+    rounds: int
+    codec: str
+    encode_seconds: float
+    embed_seconds: float
+    ratio: float
+
+
+def bench_embed(
+    *, views: int = 16, rounds: int = 3, codec: str = "zstd", device: str = "auto", progress: Progress = silent
+) -> EmbedBench:
+    """Time encoding alone and the whole pipeline in turns, with nano on drawn 512-px frames in a temporary store."""
+    where = pick_device(device)
+    sam = load_sam_encoder(EncoderRecipe(), where)
+    drawn = SyntheticConfig(frames=views, shape=(512, 512), cells=8)
+    totals = {"encode": 0.0, "embed": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        store = new(
+            Path(folder) / "store", NewConfig(dataset="synthetic", tile="none", codec=codec, synthetic=drawn)
+        ).store
+        embed(store, EmbedConfig(device=device, limit=1))  # ingest, plan, and a warm encoder
+        work = work_of(unique_views(store.views_table()), set(), 1, None)
+        for way in progress(["encode", "embed"] * rounds, total=2 * rounds, what="bench embed"):
+            frames = Frames(store)
+            pixels = [frames.pixels(group[0])[None] for group, _ in work] if way == "encode" else []
+            start = time.perf_counter()
+            for one in pixels:
+                encode(sam.encoder, one)
+            if way == "embed":
+                with contextlib.closing(commit_all(store, sam, work)) as commits:
+                    list(commits)
+            totals[way] += time.perf_counter() - start
+    each = rounds * len(work)
+    return EmbedBench(
+        device=where.type,
+        views=len(work),
+        rounds=rounds,
+        codec=codec,
+        encode_seconds=totals["encode"] / each,
+        embed_seconds=totals["embed"] / each,
+        ratio=totals["embed"] / totals["encode"],
+    )

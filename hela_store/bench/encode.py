@@ -1,0 +1,169 @@
+"""Seconds per view of SAM's encoder: as its authors run it, in bfloat16, and ours, interleaved in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import RecipeError
+from ..geometry import SAM_INPUT
+from ..progress import Progress, silent
+from ..random import generator
+from ..sam.encoder import encode, pick_device
+from ..sam.nano import load_nano
+
+ARCHITECTURES = ("nano", "vit_b", "vit_l", "vit_h")
+MATRIX = 1024
+WORTH = 0.5
+"""bfloat16 is timed where its matrix products run at this share of the float32 rate or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRow:
+    """One way of encoding.
+
+    Attributes
+    ----------
+    way : str
+        ``"stock float32"`` (``SamPredictor.set_image``), ``"stock bfloat16"`` (the same under autocast), ``"ours
+        float32"``, ``"ours bfloat16"``.
+    seconds : float
+        A view, median over the rounds.
+    views_per_second : float
+    faster : float
+        Than stock float32.
+    error : float
+        Relative to stock float32, L2 norms.
+    gflops : float
+        GFLOP/s: products of the stock encoder over the time.
+    share : float
+        Of the matrix-product rate measured here in that precision.
+    """
+
+    way: str
+    seconds: float
+    views_per_second: float
+    faster: float
+    error: float
+    gflops: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeBench:
+    """What was measured for one architecture; ``matrix_gflops`` by precision, ``gflop`` a view."""
+
+    architecture: str
+    device: str
+    threads: int
+    batch: int
+    rounds: int
+    gflop: float
+    matrix_gflops: dict[str, float]
+    rows: tuple[EncodeRow, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def bench_encode(
+    architecture: str, *, rounds: int = 3, batch: int = 1, device: str = "auto", progress: Progress = silent
+) -> EncodeBench:
+    """Time the ways of encoding one 1024x1024 view; ``vit_*`` with random weights, which changes no time.
+
+    Raises
+    ------
+    RecipeError
+        Unknown architecture or device.
+    """
+    if architecture not in ARCHITECTURES:
+        raise RecipeError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
+    where = pick_device(device)
+    torch.manual_seed(0)
+    sam: Sam = load_nano() if architecture == "nano" else sam_model_registry[architecture]()
+    sam = sam.requires_grad_(False).eval().to(where)
+    grey = generator("bench encode").integers(0, 256, (SAM_INPUT, SAM_INPUT)).astype(np.uint8)
+    rates = {name: matrix_rate(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    ways = _ways(sam, grey, batch)
+    notes: tuple[str, ...] = ()
+    if rates["bfloat16"] < WORTH * rates["float32"]:
+        ways = {way: run for way, run in ways.items() if "bfloat16" not in way}
+        notes = (f"bfloat16 left out: its products run at {rates['bfloat16']:.0f} GFLOP/s here",)
+    # the first run of each also warms up
+    found = {way: run() for way, run in ways.items()}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    order = [way for _ in range(rounds) for way in ways]
+    for way in progress(order, total=len(order), what=f"bench encode {architecture}"):
+        start = time.perf_counter()
+        ways[way]()
+        times[way].append((time.perf_counter() - start) / (batch if way.startswith("ours") else 1))
+    gflop = _gflop(sam)
+    seconds = {way: float(np.median(values)) for way, values in times.items()}
+    stock = found["stock float32"]
+    rows = tuple(
+        EncodeRow(
+            way=way,
+            seconds=taken,
+            views_per_second=1 / taken,
+            faster=seconds["stock float32"] / taken,
+            error=float((found[way] - stock).norm() / stock.norm()),
+            gflops=gflop / taken,
+            share=gflop / taken / rates[way.split()[1]],
+        )
+        for way, taken in seconds.items()
+    )
+    return EncodeBench(
+        architecture=architecture,
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        threads=torch.get_num_threads(),
+        batch=batch,
+        rounds=rounds,
+        gflop=gflop,
+        matrix_gflops=rates,
+        rows=rows,
+        notes=notes,
+    )
+
+
+def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int) -> dict[str, Callable[[], torch.Tensor]]:
+    predictor = SamPredictor(sam)
+    rgb, views = np.repeat(grey[..., None], 3, 2), np.repeat(grey[None].astype(np.float32), batch, 0)
+
+    def stock(half: bool) -> torch.Tensor:
+        with torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=half):
+            predictor.set_image(rgb)
+        return predictor.get_image_embedding()[0].float().cpu()
+
+    return {
+        "stock float32": lambda: stock(False),
+        "stock bfloat16": lambda: stock(True),
+        "ours float32": lambda: encode(sam.image_encoder, views)[0],
+        "ours bfloat16": lambda: encode(sam.image_encoder, views, "bfloat16")[0],
+    }
+
+
+@torch.inference_mode()
+def _gflop(sam: Sam) -> float:
+    with FlopCounterMode(display=False) as counter:
+        sam.image_encoder(torch.zeros(1, 3, SAM_INPUT, SAM_INPUT, device=sam.device))
+    return counter.get_total_flops() / 1e9
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, repeat: int = 3) -> float:
+    """Return the rate of square matrix products, GFLOP/s, the best of ``repeat``."""
+    size = MATRIX * 8 if device.type == "cuda" else MATRIX
+    # instructions that are emulated would take minutes for the whole
+    rows = 64 if device.type == "cpu" and dtype is not torch.float32 else size
+    left, right = torch.ones(rows, size, dtype=dtype, device=device), torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2e-9 * rows * size * size / best

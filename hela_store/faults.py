@@ -1,0 +1,237 @@
+"""What can be wrong with a store's files, found by comparing them with its digests and its plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arrays import COORDINATES
+from .encoder_record import RECORD_FILE, decoder_fault, read_record
+from .errors import StoreError
+from .ingest import frame_digest
+from .ledger import Entry, view_digest
+from .pipeline import coordinates
+from .plan import view_id
+from .progress import Progress
+from .store import Store
+from .work import View
+
+SEARCHED = 32
+"""Of so many wrong embeddings it is looked up whose they are; with more, something else is the matter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    kind : str
+        ``"missing"``, ``"truncated"``, ``"flipped"`` (other bytes than were committed), ``"swapped"`` (another view's
+        embedding), ``"stale"`` (an earlier embedding of this view, or one of another encoder), ``"differs"`` (encoding
+        it again gives something else), ``"damaged"`` (a file other than an embedding).
+    path : str
+        The file, relative to the store.
+    note : str
+        What was found.
+    view, frame : str
+        Of an embedding; empty for other files.
+    tile, variant, row : int
+        Of an embedding; -1 for other files.
+    """
+
+    kind: str
+    path: str
+    note: str
+    view: str = ""
+    frame: str = ""
+    tile: int = -1
+    variant: int = -1
+    row: int = -1
+
+
+def planned_views(store: Store) -> dict[str, View]:
+    """Return the views of all plans by id; of one in several plans the first."""
+    found: dict[str, View] = {}
+    for plan in store.all_plans():
+        for view in plan.to_pylist():
+            found.setdefault(view["view"], view)
+    return found
+
+
+def file_faults(store: Store) -> Iterator[Fault]:
+    """Yield what is wrong with plan, ledger, encoder and array metadata; with a damaged plan only that."""
+    broken = list(_plan_faults(store))
+    yield from broken
+    if broken:
+        return
+    for segment in store.ledger().damaged():
+        yield _file(store, segment, "the ledger segment cannot be read")
+    for path, check in (
+        (store.encoder_folder() / RECORD_FILE, lambda: None if read_record(store) else "it is missing"),
+        (store.encoder_folder() / "decoder.safetensors", lambda: decoder_fault(store)),
+    ):
+        note = _error(check)
+        if note and store.ledger().path.exists():
+            yield _file(store, path, note)
+    yield from _metadata_faults(store)
+
+
+def _plan_faults(store: Store) -> Iterator[Fault]:
+    frames = store.frames_table()
+    sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
+    for path in sorted((store.path / "plan").glob("*.parquet")):
+        note = _error(lambda path=path: _wrong_plan(store, path, sums))  # type: ignore[misc]
+        if note:
+            yield _file(store, path, note)
+
+
+def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
+    for view in store.read_plan(path).to_pylist():
+        rect = (view["x0"], view["y0"], view["width"], view["height"])
+        if view["view"] != view_id(sums.get(view["frame"], ""), view["lo"], view["hi"], rect, view["params"]):
+            return f"view {view['view']} is not what its row says"
+    return None
+
+
+def _metadata_faults(store: Store) -> Iterator[Fault]:
+    there = set(store.arrays.path.rglob("zarr.json"))
+    above = {parent / "zarr.json" for path in there for parent in path.parents}
+    for path in sorted(path for path in above - there if path.is_relative_to(store.arrays.path)):
+        yield _file(store, path, "it is missing")
+    for path in sorted(there):
+        note = _error(lambda path=path: _wrong_json(path))  # type: ignore[misc]
+        if note:
+            yield _file(store, path, note)
+    if not store.ledger().path.exists():
+        return
+    rows = coordinates(store)
+    arrays = store.recipe.arrays
+    note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec))
+    folder = store.arrays.path / "embeddings" / store.key
+    if note:
+        yield _file(store, folder / "embedding" / "zarr.json", note)
+    for name in COORDINATES:
+        note = _error(
+            lambda name=name: None if store.arrays.coordinate(store.key, name) == rows[name] else "not the plan's"  # type: ignore[misc]
+        )
+        if note:
+            yield _file(store, folder / name, note)
+
+
+def _wrong_json(path: Path) -> str | None:
+    kind = json.loads(path.read_bytes()).get("node_type")
+    return None if kind in ("array", "group") else f"node_type is {kind!r}"
+
+
+def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the frames whose pixels or labels are not those that were ingested."""
+    cells: dict[str, dict[int, int]] = {}
+    table = store.cells_table()
+    for frame, label, area in zip(*(table[name].to_pylist() for name in ("frame", "label", "area")), strict=True):
+        cells.setdefault(frame, {})[label] = area
+    rows = store.frames_table().to_pylist()
+    for row in progress(rows, total=len(rows), what="verify frames"):
+        note = _error(lambda row=row: _wrong_frame(store, row, cells.get(row["frame"], {})))  # type: ignore[misc]
+        if note:
+            path = store.arrays.path / "frames" / row["group"]
+            yield Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note, frame=row["frame"])
+
+
+def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> str | None:
+    place = (row["group"], row["row"])
+    if frame_digest(store.arrays.image(*place)) != row["sha256"]:
+        return "the image is not the one that was ingested"
+    values, counts = np.unique(store.arrays.label(*place), return_counts=True)
+    areas = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v}
+    store.arrays.valid(*place)
+    # a cell may lie in the outer band, where objects are no cells
+    if any(areas.get(label) != area for label, area in cells.items()):
+        return "the labels are not those that were ingested"
+    return None
+
+
+def view_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the committed embeddings that are not what the ledger says, and rows that differ from the plan's."""
+    ledger, views = store.ledger(), planned_views(store)
+    entries = ledger.entries(skip=ledger.damaged())
+    wrong: list[tuple[Entry, str]] = []
+    for entry in progress(entries.values(), total=len(entries), what="verify"):
+        kind = _chunk_kind(store, entry)
+        planned = views.get(entry.view)
+        if kind is None and planned is not None and planned["row"] != entry.row:
+            kind = "stale"
+        if kind is not None:
+            wrong.append((entry, kind))
+    sums = _known_sums(store) if wrong else {}
+    for index, (entry, kind) in enumerate(wrong):
+        if kind == "flipped" and index < SEARCHED:
+            kind = _whose(store, entry, entries, sums)
+        yield embedding_fault(store, entry, kind, views.get(entry.view))
+
+
+NOTES = {
+    "missing": "the file is not there",
+    "truncated": "the file is cut short",
+    "flipped": "it does not hold the bytes that were committed",
+    "swapped": "it holds the embedding of another view",
+    "stale": "it holds an earlier embedding, or one of another encoder",
+    "differs": "encoding the view again gives something else",
+}
+
+
+def embedding_fault(store: Store, entry: Entry, kind: str, view: View | None) -> Fault:
+    """Return the fault of a committed embedding; ``view`` is its row of the plan."""
+    path = str(store.arrays.chunk_path(store.key, entry.row).relative_to(store.path))
+    place = {name: view[name] for name in ("frame", "tile", "variant")} if view else {}
+    note = NOTES[kind] if view else f"{NOTES[kind]}, and the view is in no plan"
+    return Fault(kind=kind, path=path, note=note, view=entry.view, row=entry.row, **place)
+
+
+def _chunk_kind(store: Store, entry: Entry) -> str | None:
+    path = store.arrays.chunk_path(store.key, entry.row)
+    if not path.exists():
+        return "missing"
+    try:
+        if view_digest(entry.view, store.arrays.embedding(store.key, entry.row)) == entry.sha256:
+            return None
+    except StoreError:
+        pass
+    return "truncated" if store.arrays.is_cut_short(store.key, entry.row) else "flipped"
+
+
+def _known_sums(store: Store) -> dict[str, set[str]]:
+    """Return every sum any ledger of the store ever gave a view."""
+    found: dict[str, set[str]] = {}
+    for folder in sorted((store.path / "ledger").glob("*/")):
+        ledger = store.ledger(folder.name)
+        for view, sums in ledger.history(skip=ledger.damaged()).items():
+            found.setdefault(view, set()).update(sums)
+    return found
+
+
+def _whose(store: Store, entry: Entry, entries: dict[str, Entry], sums: dict[str, set[str]]) -> str:
+    try:
+        array = store.arrays.embedding(store.key, entry.row)
+    except StoreError:
+        return "flipped"
+    if view_digest(entry.view, array) in sums.get(entry.view, ()):
+        return "stale"
+    others = (other for other in entries.values() if other.view != entry.view)
+    return "swapped" if any(view_digest(o.view, array) == o.sha256 for o in others) else "flipped"
+
+
+def _file(store: Store, path: Path, note: str) -> Fault:
+    return Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note)
+
+
+def _error(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except (RuntimeError, ValueError, AttributeError, OSError) as error:  # StoreError, and what damaged bytes raise
+        return str(error)

@@ -1,0 +1,257 @@
+"""Prove that a store is whole, and encode again what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arrays import COORDINATES
+from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
+from .encoder_record import DECODER_FILE, RECORD_FILE, prepare, threads
+from .errors import RecipeError
+from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, view_faults
+from .ingest import restore_frames
+from .lock import embed_lock
+from .pipeline import commit_all, make_room
+from .plan import make_plan
+from .progress import Progress, silent
+from .random import generator
+from .recipe import Recipe
+from .sam.checkpoints import LoadedSam, load_sam_encoder
+from .sam.encoder import encode, pick_device
+from .store import Store
+from .work import Frames, Work, unique_views, work_of
+
+DEEP_SAMPLE = 8
+ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
+"""Relative error (L2 norms) between devices; convolutions on a GPU may run in TF32 where float32 is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """How to verify.
+
+    Attributes
+    ----------
+    repair : bool
+        Encode again what is wrong, and nothing else.
+    deep : bool
+        Encode a sample again and compare; needs the weights.
+    sample : int
+        Views of that sample.
+    device : str
+        As of embed.
+    cache_dir : Path or None
+        Where official checkpoints are fetched to.
+    """
+
+    repair: bool = False
+    deep: bool = False
+    sample: int = DEEP_SAMPLE
+    device: str = "auto"
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.sample < 1:
+            raise RecipeError(f"sample is {self.sample}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What was found.
+
+    Attributes
+    ----------
+    key : str
+        Encoder key.
+    committed, left : int
+        Views that count as done, and planned ones that do not.
+    faults : tuple of Fault
+        All that is wrong now.
+    repaired : tuple of Fault
+        What was wrong before.
+    encoded : int
+        Views that were encoded again by the repair.
+    compared : tuple of str
+        Views of the deep sample.
+    worst : float or None
+        Largest relative error in it.
+    tolerance : float
+        What is allowed of it.
+    """
+
+    key: str
+    committed: int
+    left: int
+    faults: tuple[Fault, ...]
+    repaired: tuple[Fault, ...] = ()
+    encoded: int = 0
+    compared: tuple[str, ...] = ()
+    worst: float | None = None
+    tolerance: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self) | {"whole": self.whole}
+
+
+def tolerance(recipe: Recipe) -> float:
+    """Return the relative error (L2) that is allowed between a stored embedding and the same view encoded again."""
+    codec = parse_codec(recipe.arrays.codec, recipe.arrays.dtype)
+    stored = 2.0 ** -(MANTISSA_BITS[recipe.arrays.dtype] + 1) + max_relative_error(codec)
+    return ENCODER_TOLERANCE[recipe.encoder.precision] + stored
+
+
+def verify(store: Store, config: VerifyConfig | None = None, progress: Progress = silent) -> VerifyReport:
+    """Compare every committed embedding of the recipe's encoder with the ledger, and the files around it.
+
+    Raises
+    ------
+    StoreError
+        Nothing was ingested, ``ingest/`` itself is damaged, or, to repair, another process embeds into the store.
+    CheckpointError
+        The weights are needed and cannot be used.
+    """
+    config = config or VerifyConfig()
+    with embed_lock(store.path) if config.repair else contextlib.nullcontext():
+        rng = generator("deep", time.time_ns())
+        found, errors = _find(store, config, rng, progress)
+        before, encoded = found, 0
+        if config.repair and found:
+            encoded = _repair(store, found, config, progress)
+            store = Store(store.path, store.recipe)
+            found, errors = _find(store, config, rng, progress)
+    committed = {} if any(fault.path.startswith("ledger/") for fault in found) else store.committed()
+    planned = set() if any(fault.path.startswith("plan/") for fault in found) else set(planned_views(store))
+    return VerifyReport(
+        key=store.key,
+        committed=len(committed),
+        left=len(planned - set(committed)),
+        faults=tuple(found),
+        repaired=tuple(fault for fault in before if fault not in found),
+        encoded=encoded,
+        compared=tuple(errors),
+        worst=max(errors.values(), default=None),
+        tolerance=tolerance(store.recipe),
+    )
+
+
+def _find(
+    store: Store, config: VerifyConfig, rng: np.random.Generator, progress: Progress
+) -> tuple[list[Fault], dict[str, float]]:
+    found = list(file_faults(store))
+    errors: dict[str, float] = {}
+    if not any(fault.path.startswith(("plan/", "arrays.zarr/")) for fault in found):
+        found += frame_faults(store, progress)
+        found += view_faults(store, progress)
+        if config.deep:
+            faults, errors = _deep(store, {fault.view for fault in found}, config, rng, progress)
+            found += faults
+    return found, errors
+
+
+def _deep(
+    store: Store, skip: set[str], config: VerifyConfig, rng: np.random.Generator, progress: Progress
+) -> tuple[list[Fault], dict[str, float]]:
+    views, ledger = planned_views(store), store.ledger()
+    entries = ledger.entries(skip=ledger.damaged())
+    whole = [entry for name, entry in entries.items() if name not in skip and name in views]
+    chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[: config.sample])]
+    sam, frames = _load(store, config, progress), Frames(store)
+    faults, errors = [], {}
+    for entry in progress(chosen, total=len(chosen), what="encode again"):
+        pixels = frames.pixels(views[entry.view])[None]
+        now = encode(sam.encoder, pixels, store.recipe.encoder.precision)[0].numpy()
+        there = store.arrays.embedding(store.key, entry.row).astype(np.float32)
+        errors[entry.view] = float(np.linalg.norm(now - there) / np.linalg.norm(now))
+        if not errors[entry.view] <= tolerance(store.recipe):
+            faults.append(embedding_fault(store, entry, "differs", views[entry.view]))
+    return faults, errors
+
+
+def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: Progress) -> int:
+    """Put right what can be; return how many views were encoded."""
+    _repair_files(store, faults)
+    store = Store(store.path, store.recipe)
+    restore_frames(store, {fault.frame for fault in faults if fault.path.startswith("arrays.zarr/frames/")})
+    make_plan(store)
+    make_room(store)
+    views, ledger = planned_views(store), store.ledger()
+    if any(fault.path.startswith(("plan/", "arrays.zarr/")) and not fault.view for fault in faults):
+        faults = [*faults, *view_faults(store, progress)]
+    bad = {fault.view for fault in faults if fault.view}
+    ledger.forget(bad - set(views))
+    committed = store.committed()
+    # of a segment that was lost only the chunks are left
+    lost = {name for name, view in views.items() if store.arrays.chunk_path(store.key, view["row"]).exists()}
+    bad = (bad & set(views)) | (lost - set(committed))
+    device = pick_device(config.device)
+    sam = _load(store, config, progress)
+    record, _ = prepare(store, sam, device, None)
+    work = _work(store, set(views) - bad, record.batch)
+    with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
+        return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
+
+
+def _work(store: Store, good: set[str], batch: int) -> Work:
+    """Return all but the good views in the groups they were first encoded in: those of their own plan."""
+    work: Work = []
+    seen = set(good)
+    for plan in [store.views_table(), *store.all_plans()]:
+        part = work_of(unique_views(plan), seen, batch, None)
+        seen |= {view["view"] for _, todo in part for view in todo}
+        work += part
+    return work
+
+
+def _repair_files(store: Store, faults: list[Fault]) -> None:
+    """Remove what can be made again from the plan, the recipe and the weights."""
+    for path in _removable(store, faults):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for fault in faults:
+        path = store.path / fault.path
+        # arrays, three folders down, are made again by the plan and the frames
+        if path.name == "zarr.json" and len(path.relative_to(store.arrays.path).parts) < 4 and not path.exists():
+            store.arrays.restore_group(path.parent)
+
+
+def _removable(store: Store, faults: list[Fault]) -> Iterator[Path]:
+    embeddings = store.arrays.path / "embeddings"
+    coordinates = {embeddings / store.key / name for name in COORDINATES}
+    record = (store.encoder_folder() / RECORD_FILE, store.encoder_folder() / DECODER_FILE)
+    for fault in faults:
+        path = store.path / fault.path
+        if path in coordinates or path.parent in coordinates:
+            yield path if path in coordinates else path.parent
+        elif path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/"))):
+            yield path
+        elif path.name == "zarr.json" and not _is_foreign(store, path):
+            yield path
+
+
+def _is_foreign(store: Store, path: Path) -> bool:
+    """Whether an array belongs to another encoder key, whose recipe is not known here."""
+    parts = path.relative_to(store.arrays.path).parts
+    return parts[0] == "embeddings" and len(parts) == 4 and parts[1] != store.key
+
+
+def _load(store: Store, config: VerifyConfig, progress: Progress) -> LoadedSam:
+    device = pick_device(config.device)
+    return load_sam_encoder(
+        store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress
+    )

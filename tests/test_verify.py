@@ -1,0 +1,68 @@
+"""Finding and repairing, with the store's own encoder; the other kinds of damage are in test_crashes.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hela_store.arrays import EMBEDDING_SHAPE, Arrays
+from hela_store.errors import StoreError
+from hela_store.ledger import Entry, view_digest
+from hela_store.lock import embed_lock
+from hela_store.random import generator
+from hela_store.store import Store
+from hela_store.verify import VerifyConfig, tolerance, verify
+
+
+def test_a_whole_store_is_whole(embedded: Path) -> None:
+    report = verify(Store.open(embedded))
+    assert report.whole and (report.committed, report.left) == (8, 0)
+
+
+def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
+    path = [store.arrays.chunk_path(store.key, row) for row in range(5)]
+    first = path[0].read_bytes()
+    path[0].write_bytes(path[1].read_bytes())
+    path[1].write_bytes(first)
+    path[2].unlink()
+    entries = {entry.row: entry for entry in store.ledger().entries().values()}
+    store.ledger().commit([Entry(view=entries[3].view, row=3, sha256="0" * 64)])
+    path[4].write_bytes(path[4].read_bytes()[:99])
+    report = verify(store)
+    assert {fault.row: fault.kind for fault in report.faults} == {
+        0: "swapped",
+        1: "swapped",
+        2: "missing",
+        3: "stale",
+        4: "truncated",
+    }
+    with embed_lock(store.path), pytest.raises(StoreError, match="is being embedded by"):
+        verify(store, VerifyConfig(repair=True))
+
+
+def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:
+    view, row = next(iter(store.committed().items()))
+    before = store.arrays.embedding(store.key, row)
+    wrong = store.arrays.write_embedding(store.key, row, np.float32(1.02) * before.astype(np.float32))
+    store.ledger().commit([Entry(view=view, row=row, sha256=view_digest(view, wrong))])
+    assert verify(store).whole
+    report = verify(store, VerifyConfig(deep=True, repair=True))
+    assert report.whole and report.encoded == 1
+    assert [fault.kind for fault in report.repaired] == ["differs"]
+    assert report.worst is not None and report.worst <= tolerance(store.recipe)
+    assert np.array_equal(store.arrays.embedding(store.key, row), before)
+
+
+def test_raw_chunks_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
+    arrays = Arrays(tmp_path / "arrays.zarr")
+    arrays.create_embeddings("k", 2, "float16", "raw")
+    arrays.write_embedding("k", 1, generator("raw").normal(size=EMBEDDING_SHAPE).astype(np.float32))
+    for row in (0, 1):
+        assert np.array_equal(arrays.embedding("k", row), arrays.embedding_array("k")[row], equal_nan=True)
+    path = arrays.chunk_path("k", 1)
+    path.write_bytes(path.read_bytes()[:-2])
+    assert arrays.is_cut_short("k", 1)
+    with pytest.raises(StoreError, match="too short"):
+        arrays.embedding("k", 1)
