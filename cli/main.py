@@ -13,6 +13,7 @@ from hela_store.errors import HelaError
 from .bench import bench
 from .catalog import catalog
 from .demo import demo
+from .detect import detect
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
@@ -81,5 +82,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (new, embed, finetune, evaluate, detect, sql, info, doctor, demo, catalog, export, bench, pretrain):
     main.add_command(command)

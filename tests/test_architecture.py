@@ -52,6 +52,7 @@ FLOORS = (
     },
     {"datasets.", "sam.", "losses", "training_state"},
     {
+        "detect.",
         "embed",
         "encoder_record",
         "evaluate",

@@ -28,7 +28,7 @@ CELL_METRICS = (
     "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
     "diameter touches_neighbour touches_border cut iou dice predicted_iou is_empty"
 ).split()
-TABLES = ["frames", "cells", "plans", "committed", "runs", "prompts", "predictions", "indexed", "catalog_schema"]
+TABLES = "frames cells plans committed runs prompts predictions detections indexed catalog_schema".split()
 VIEWS = ["views", "cell_metrics", "test_scorings"]
 FRAMES, CELLS = 3, 4
 
