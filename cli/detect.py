@@ -87,6 +87,24 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
 
 @detect.command()
 @store_option
+@click.option("--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: zero-shot]")
+@click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
+@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", show_default=True, help="As used.")
+@device_option
+@json_option
+def calibrate(store: Store, as_json: bool, **choices: Any) -> None:
+    """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
+    from dataclasses import asdict
+
+    from hela_store.detect.score import DetectedConfig
+    from hela_store.detect.score import calibrate as fit
+
+    run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
+    _echo({"run": run_id} | asdict(found), as_json)
+
+
+@detect.command()
+@store_option
 @click.option("--split", type=SPLITS, default="train", show_default=True, help="Which cells.")
 @json_option
 def describe(store: Store, split: str, as_json: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
 
 from .options import device_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, note, note_untrained
+from .output import bars, echo_facts, echo_json, echo_scores, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @click.option(
     "--prompt",
     "prompts",
-    type=click.Choice(PROMPT_KINDS),
+    type=click.Choice((*PROMPT_KINDS, "detected")),
     multiple=True,
     default=HEADLINE_PROMPTS,
     show_default=True,
-    help="Prompts made from the truth.",
+    help="Prompts made from the truth; detected: found without it, see `hela-store detect`.",
 )
 @click.option(
     "--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell and kind."
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 )
 @click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
+@click.option("--detector", default="latest", metavar="RUN", help="With --prompt detected: a detector, or detections.")
+@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection is given.")
 @device_option
 @json_option
 def evaluate(
@@ -66,6 +68,8 @@ def evaluate(
     split: str,
     foreign: bool,
     window: int | None,
+    detector: str,
+    form: str,
     device: str,
     as_json: bool,
 ) -> None:
@@ -75,21 +79,32 @@ def evaluate(
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     note_untrained(store)
-    config = hs.EvaluateConfig(
-        split=split,
-        prompts=prompts,
-        prompt_seeds=prompt_seeds,
-        prompt_table=prompt_table,
-        prompt_masks=prompt_masks,
-        foreign=foreign,
-        window=window,
-        device=device,
-    )
-    result = hs.evaluate(store, None if zero_shot else run or _latest(store), config, progress=bars)
+    checkpoint = None if zero_shot else run or _latest(store)
+    how: dict[str, Any] = {"split": split, "window": window, "device": device}
+    if "detected" in prompts:
+        _evaluate_detected(store, checkpoint, prompts, {"detector": detector, "form": form} | how, as_json)
+        return
+    own = {"prompt_table": prompt_table, "prompt_masks": prompt_masks}
+    config = hs.EvaluateConfig(prompts=prompts, prompt_seeds=prompt_seeds, foreign=foreign, **own, **how)
+    result = hs.evaluate(store, checkpoint, config, progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:
         _echo(result)
+
+
+def _evaluate_detected(
+    store: Store, checkpoint: str | None, prompts: tuple[str, ...], how: dict[str, Any], as_json: bool
+) -> None:
+    from hela_store.detect.score import DetectedConfig, evaluate_detected
+
+    if prompts != ("detected",):
+        raise click.UsageError("--prompt detected is scored on its own, without other kinds")
+    result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars).to_json()
+    if as_json:
+        echo_json(result)
+    else:
+        echo_facts([(name.replace("_", " "), str(value)) for name, value in result.items() if value is not None])
 
 
 def _latest(store: Store) -> str | None:

@@ -22,9 +22,10 @@ from .finetune import finetune
 from .info import info
 from .new import new
 from .pretrain import pretrain
+from .segment import segment
 from .sql import sql
 
-RESUMABLE = {"embed", "finetune", "demo", "pretrain"}
+RESUMABLE = {"embed", "finetune", "demo", "pretrain", "segment"}
 INTERRUPTED = 130
 
 
@@ -82,5 +83,9 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, detect, sql, info, doctor, demo, catalog, export, bench, pretrain):
+COMMANDS = (
+    *(new, embed, finetune, evaluate, detect, segment, sql),
+    *(info, doctor, demo, catalog, export, bench, pretrain),
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -63,6 +63,7 @@ FLOORS = (
         "plan",
         "predict",
         "scoring",
+        "segment",
         "stream",
         "work",
     },
