@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 @click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
 @click.option("--detector", default="latest", metavar="RUN", help="With --prompt detected: a detector, or detections.")
-@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection is given.")
+@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection.")
+@click.option("--recover", is_flag=True, help="Ask for cells that only neighbouring frames show.")
 @device_option
 @json_option
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
     window: int | None,
     detector: str,
     form: str,
+    recover: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -82,7 +84,8 @@ def evaluate(
     checkpoint = None if zero_shot else run or _latest(store)
     how: dict[str, Any] = {"split": split, "window": window, "device": device}
     if "detected" in prompts:
-        _evaluate_detected(store, checkpoint, prompts, {"detector": detector, "form": form} | how, as_json)
+        how |= {"detector": detector, "form": form, "recover": recover}
+        _evaluate_detected(store, checkpoint, prompts, how, as_json)
         return
     own = {"prompt_table": prompt_table, "prompt_masks": prompt_masks}
     config = hs.EvaluateConfig(prompts=prompts, prompt_seeds=prompt_seeds, foreign=foreign, **own, **how)

@@ -201,7 +201,7 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
 def _claim(store: Store, config: SegmentConfig, prompts: DetectedConfig) -> None:
     """Say which settings made the results, or refuse to mix them with others."""
     about = {"encoder": store.key, "tile": store.recipe.views.tile, "overlap": store.recipe.views.overlap}
-    about |= {name: value for name, value in asdict(prompts).items() if name not in ("split", "device")}
+    about |= {name: value for name, value in asdict(prompts).items() if name not in ("split", "device", "recover")}
     path = config.out / SETTINGS
     if path.exists():
         before = json.loads(path.read_text())

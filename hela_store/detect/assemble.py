@@ -44,6 +44,8 @@ class FoundCell:
         IoU of the detected box with the mask's box.
     mask_agreement : float
         IoU of the coarse mask with the mask; ``box_agreement`` where there is no coarse mask.
+    recovered : bool
+        Asked for because a neighbouring frame has it.
     """
 
     number: int
@@ -53,6 +55,7 @@ class FoundCell:
     predicted_iou: float
     box_agreement: float
     mask_agreement: float
+    recovered: bool = False
 
     @property
     def signs(self) -> list[float]:
@@ -135,7 +138,8 @@ def decode_detections(
 def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDArray[np.uint16], list[FoundCell]]:
     """Give every pixel to one cell: where masks overlap the higher predicted IoU wins, ties go to the higher score.
 
-    A cell keeps its largest connected part; one that better ones took more than half of is dropped.
+    A recovered cell takes only what others leave. A cell keeps its largest connected part; one that better ones took
+    more than half of is dropped.
 
     Returns
     -------
@@ -145,7 +149,7 @@ def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDA
     """
     label = np.zeros(shape, np.uint16)
     kept: list[FoundCell] = []
-    for cell in sorted(cells, key=lambda c: (-c.predicted_iou, -c.score, c.number)):
+    for cell in sorted(cells, key=lambda c: (c.recovered, -c.predicted_iou, -c.score, c.number)):
         x, y = cell.origin
         part = label[y : y + cell.mask.shape[0], x : x + cell.mask.shape[1]]
         left = _largest(cell.mask & (part == 0))

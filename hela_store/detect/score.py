@@ -27,12 +27,13 @@ from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA, context_of, median_train
 from ..store import Store
 from .assemble import FoundCell, decode_detections, prompt_of, resolve
 from .calibrate import FAILURE, Calibration, fit, load_calibration, report
-from .detections import Detections, no_detections
+from .detections import Detections, join, no_detections
 from .matching import countable, mask_ious, match
 from .propose import detect_frame
 from .rows import DETECTION_SCHEMA, detection_rows, read_detections
 from .run import load_detector, threshold_of
 from .scores import FramePairs, count
+from .sequence import neighbours, proposals, recovered, with_neighbours
 from .truth import FrameTruth, scorable_frames, tile_embeddings, truths
 
 CALIBRATION = "calibration"
@@ -51,6 +52,7 @@ class DetectedConfig:
     form : what of a detection the decoder is given: ``"box"``, ``"point"`` or ``"mask"``
     threshold : score from which a detection counts; None for the detector's own
     window : positions along each side that a prompt reads at least; None for the checkpoint's
+    recover : whether cells that only neighbouring frames show are asked for
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -60,6 +62,7 @@ class DetectedConfig:
     form: str = "box"
     threshold: float | None = None
     window: int | None = None
+    recover: bool = False
     device: str = "auto"
 
 
@@ -89,6 +92,7 @@ class DetectedResult:
     ----------
     run, checkpoint, detector, split : of the new run, and what it used
     frames, cells, missed, false : counts; a cell is found, or a mask false, at mask IoU 0.5
+    recovered, recovered_right : masks that only neighbouring frames led to, and how many of them are cells
     precision, recall, f1 : at mask IoU 0.5
     f1_70 : at mask IoU 0.7
     mean_iou, mean_dice : per cell, missed cells at 0
@@ -104,6 +108,8 @@ class DetectedResult:
     cells: int
     missed: int
     false: int
+    recovered: int
+    recovered_right: int
     precision: float
     recall: float
     f1: float
@@ -151,19 +157,33 @@ def segmented_frames(store: Store, config: DetectedConfig, frames: list[str]) ->
     known = read_detections(detector) if detector.kind == "detect" else None
     head = None if known is not None else load_detector(store, config.detector, config.device)[1]
     assert config.window is not None and config.threshold is not None
+    if known is None:
+        assert head is not None
+        known = {}
+        for truth in truths(store, frames):
+            tiles = [tile.rect for tile in truth.frame.tiles]
+            found = detect_frame(head, tile_embeddings(store, truth.frame), tiles, truth.frame.shape)
+            known[truth.frame.frame] = found
+    known = {frame: found.above(config.threshold) for frame, found in known.items()}
+    near = _neighbours(store) if config.recover else {}
     for truth in truths(store, frames):
-        tiles = [tile.rect for tile in truth.frame.tiles]
-        embeddings = list(tile_embeddings(store, truth.frame))
-        if known is not None:
-            found = known.get(truth.frame.frame, no_detections())
-        else:
-            assert head is not None
-            found = detect_frame(head, embeddings, tiles, truth.frame.shape)
-        found = found.above(config.threshold)
+        part = truth.frame
+        tiles, embeddings = [tile.rect for tile in part.tiles], list(tile_embeddings(store, part))
         how: dict[str, Any] = {"form": config.form, "window": config.window}
-        cells = decode_detections(decoder, embeddings.__getitem__, tiles, truth.frame.shape, found, **how)
-        label, kept = resolve(cells, truth.frame.shape)
+        found = known.get(part.frame, no_detections())
+        cells = decode_detections(decoder, embeddings.__getitem__, tiles, part.shape, found, **how)
+        if near:
+            more = proposals(found, with_neighbours(known, near[part.frame]), part.shape)
+            answers = decode_detections(decoder, embeddings.__getitem__, tiles, part.shape, more, **how)
+            cells += recovered(answers, len(found))
+            found = join([found, more])
+        label, kept = resolve(cells, part.shape)
         yield SegmentedFrame(truth=truth, found=found, label=label, cells=kept)
+
+
+def _neighbours(store: Store) -> dict[str, list[str]]:
+    columns = (store.frames_table()[name].to_pylist() for name in ("frame", "sequence", "time"))
+    return neighbours(list(zip(*columns, strict=True)))
 
 
 def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progress = silent) -> DetectedResult:
@@ -248,6 +268,7 @@ class _Scored:
         self.signs: list[list[float]] = []
         self.right: list[bool] = []
         self.ious: list[float] = []
+        self.recovered: list[bool] = []
 
     def add(self, frame: SegmentedFrame, config: DetectedConfig, radius: float) -> None:
         """Match the cells of a frame with its truth, one to one by mask IoU."""
@@ -261,6 +282,8 @@ class _Scored:
         self.detections += detection_rows(found, truth, config.threshold)
         pairs = match(ious)
         partner = {int(cell): i for i, cell in enumerate(pairs.cell) if cell >= 0}
+        half = match(ious, 0.5)
+        self.recovered += [bool(half.cell[i] >= 0) for i, cell in enumerate(frame.cells) if cell.recovered]
         for i, cell in enumerate(frame.cells):
             if pairs.cell[i] >= 0 or counted[i]:
                 self.signs.append(cell.signs)
@@ -322,6 +345,8 @@ class _Scored:
             cells=len(ious),
             missed=at.fn,
             false=at.fp,
+            recovered=len(self.recovered),
+            recovered_right=sum(self.recovered),
             precision=at.precision,
             recall=at.recall,
             f1=at.f1,
