@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import device_option, json_option, store_option
+from .options import device_option, json_option, latest_tuned, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note_untrained
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def detect() -> None:
 
 @detect.command()
 @store_option
-@click.option("--backend", type=click.Choice(["grid", "yolo11"]), default="grid", show_default=True, help="Which.")
+@click.option("--backend", type=click.Choice(["grid"]), default="grid", show_default=True, help="Which.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps at most. [default: 800]")
 @click.option("--lr", type=float, help="Learning rate at its peak. [default: 2e-3]")
 @click.option("--seed", type=int, help="Of weights and order. [default: 0]")
@@ -87,18 +87,22 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
 
 @detect.command()
 @store_option
-@click.option("--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: zero-shot]")
+@click.option(
+    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest, if any]"
+)
+@click.option("--zero-shot", is_flag=True, help="The decoder the encoder came with.")
 @click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
 @click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", show_default=True, help="As used.")
 @device_option
 @json_option
-def calibrate(store: Store, as_json: bool, **choices: Any) -> None:
+def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> None:
     """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
     from dataclasses import asdict
 
     from hela_store.detect.score import DetectedConfig
     from hela_store.detect.score import calibrate as fit
 
+    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or latest_tuned(store)
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
     _echo({"run": run_id} | asdict(found), as_json)
 

@@ -86,6 +86,14 @@ def store_option(command: F) -> F:
     )(command)
 
 
+def latest_tuned(store: Store) -> str | None:
+    """Return the id of the latest fine-tuning, None where there is none yet."""
+    from hela_store.runs import list_runs
+
+    tuned = list_runs(store.path, "finetune")
+    return tuned[-1].id if tuned else None
+
+
 def json_option(command: F) -> F:
     """Give a command ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, latest_tuned, store_option
 from .output import bars, echo_facts, echo_json, note_untrained
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def segment(
     from hela_store.detect.score import DetectedConfig
 
     note_untrained(store)
-    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or _latest(store)
+    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or latest_tuned(store)
     where: dict[str, Any] = {"axis": axis, "channel": channel, "overlay": overlay, "cache_dir": cache_dir()}
     config = hs.SegmentConfig(out=out, prompts=DetectedConfig(**choices), **where)
     report = hs.segment(store, frames, config, progress=bars).to_json()
@@ -62,10 +62,3 @@ def segment(
         echo_json(report)
     else:
         echo_facts([(name.replace("_", " "), str(value)) for name, value in report.items() if value is not None])
-
-
-def _latest(store: Store) -> str | None:
-    from hela_store.runs import list_runs
-
-    tuned = list_runs(store.path, "finetune")
-    return tuned[-1].id if tuned else None

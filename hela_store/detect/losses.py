@@ -18,6 +18,9 @@ PEAKS = 96
 LEAST = 0.03
 """Least probability of a peak that learns its quality."""
 
+INSIDE = 3.0
+"""Weight of the inside map: a mean over positions learns slowly beside the centre loss, a sum over cells."""
+
 
 def stack_targets(targets: list[Targets]) -> dict[str, Tensor]:
     """Return the maps of several views as tensors, (B, ...)."""
@@ -48,9 +51,9 @@ def head_loss(output: HeadOutput, truth: dict[str, Tensor], boxes: list[np.ndarr
     known = truth["inside_counted"]
     if known.any():
         inside = truth["inside"][known].float()
-        loss = loss + binary_cross_entropy_with_logits(output.inside[known], inside)
         p = output.inside[known].sigmoid()
-        loss = loss + 1 - (2 * (p * inside).sum() + 1) / (p.sum() + inside.sum() + 1)
+        dice = 1 - (2 * (p * inside).sum() + 1) / (p.sum() + inside.sum() + 1)
+        loss = loss + INSIDE * (binary_cross_entropy_with_logits(output.inside[known], inside) + dice)
     for name, weight, where in (("offset", 0.3, "has_offset"), ("size", 1.0, "has_size"), ("click", 0.1, "has_size")):
         here = truth[where][:, None].expand(-1, 2, -1, -1)
         if here.any():

@@ -47,7 +47,7 @@ class DetectorConfig:
 
     Attributes
     ----------
-    backend : ``"grid"`` or ``"yolo11"``
+    backend : ``"grid"``
     steps : optimiser steps at most, ``batch`` views each
     batch : views a step
     lr : of AdamW at its peak; then a cosine to a tenth
@@ -69,8 +69,8 @@ class DetectorConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.backend not in ("grid", "yolo11"):
-            raise RecipeError(f"backend is {self.backend!r}, expected grid or yolo11")
+        if self.backend != "grid":
+            raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
@@ -149,14 +149,7 @@ def learning_rate(config: DetectorConfig, step: int) -> float:
 
 
 def train_detector(store: Store, config: DetectorConfig, *, progress: Progress = silent) -> DetectorResult:
-    """Train a detector of any backend; raises as :func:`train_grid`, and RunError where the backend is not there."""
-    if config.backend == "grid":
-        return train_grid(store, config, progress=progress)
-    raise RunError("backend yolo11 is not there yet; use --backend grid, or import its boxes")
-
-
-def train_grid(store: Store, config: DetectorConfig, *, progress: Progress = silent) -> DetectorResult:
-    """Train a ``grid`` detector and publish it as a run of kind ``"detector"``.
+    """Train a detector and publish it as a run of kind ``"detector"``.
 
     Raises
     ------

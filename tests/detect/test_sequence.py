@@ -37,7 +37,7 @@ def test_a_lost_cell_is_asked_for_where_its_neighbours_went() -> None:
 
 def test_a_box_that_left_the_frame_is_not_asked_for() -> None:
     before = from_boxes([[0, 0, 5, 5], [30, 30, 50, 50]], np.ones(2))
-    here = from_boxes([[22, 22, 42, 42]], np.ones(1))
+    here = from_boxes([[24, 24, 44, 44]], np.ones(1))
     assert len(proposals(here, [before], SHAPE)) == 0
 
 
