@@ -87,7 +87,7 @@ def evaluate(
         how |= {"detector": detector, "form": form, "recover": recover}
         _evaluate_detected(store, checkpoint, prompts, how, as_json)
         return
-    own = {"prompt_table": prompt_table, "prompt_masks": prompt_masks}
+    own: dict[str, Any] = {"prompt_table": prompt_table, "prompt_masks": prompt_masks}
     config = hs.EvaluateConfig(prompts=prompts, prompt_seeds=prompt_seeds, foreign=foreign, **own, **how)
     result = hs.evaluate(store, checkpoint, config, progress=bars)
     if as_json:

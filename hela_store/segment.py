@@ -241,9 +241,8 @@ def _segment_one(tools: _Tools, item: _Item) -> None:
     black = recipe.dataset.offset
     lo, hi = normalise.limits(image, recipe.normalise.method, recipe.normalise.low, recipe.normalise.high, black)
     seen = normalise.apply(image, lo, hi, recipe.normalise.method)
-    label, cells = np.zeros(image.shape, np.uint16), []
-    if hi > lo:
-        label, cells = _find(tools, seen)
+    blank: list[FoundCell] = []
+    label, cells = _find(tools, seen) if hi > lo else (np.zeros(image.shape, np.uint16), blank)
     rows = _rows(tools, item, image, cells)
     out = tools.config.out
     with explain_os_errors(f"writing the results of {item.name} into {out}"):
@@ -297,6 +296,7 @@ def _rows(tools: _Tools, item: _Item, image: npt.NDArray[Any], cells: list[Found
         height, width = np.nonzero(cell.mask)
         calibration = tools.calibration
         below = None if calibration is None or probability is None else probability < calibration.review_below
+        doubt: dict[str, Any] = {"probability": probability, "flagged": below}
         rows.append(
             shared
             | {"label": label, "area": int(cell.mask.sum())}
@@ -304,7 +304,7 @@ def _rows(tools: _Tools, item: _Item, image: npt.NDArray[Any], cells: list[Found
             | {"cx": float(width.mean()) + x, "cy": float(height.mean()) + y}
             | {"mean_intensity": float(part[cell.mask].mean()) - tools.store.recipe.dataset.offset}
             | {"score": cell.score, "predicted_iou": cell.predicted_iou}
-            | {"probability": probability, "flagged": below}
+            | doubt
         )
     return rows
 

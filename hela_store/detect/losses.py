@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, max_pool2d
 
 from ..user_prompts import box_iou
-from .head import GRID, HeadOutput
-from .targets import Targets
+from .head import HeadOutput
+from .targets import GRID, Targets
 
 PEAKS = 96
 """Most peaks of a view that learn their quality."""

@@ -14,9 +14,9 @@ from torch.nn.functional import interpolate
 from ..geometry import Rect
 from ..masks import Rle, encode
 from .detections import Detections, join, merge_tiles, no_detections
-from .head import GRID, GridHead, HeadOutput
+from .head import GridHead, HeadOutput
 from .losses import boxes_at, local_peaks
-from .targets import position_px
+from .targets import GRID, position_px
 
 MOST = 400
 """Most detections of a tile, best first: bounds memory and time of a head that has learnt nothing."""

@@ -153,7 +153,7 @@ def _keep(store: Store, folder: RunFolder, found: Iterable[tuple[FrameTruth, Det
             rows += detection_rows(detections, truth, config["threshold"])
             frames += 1
         folder.write_table("detections", pa.Table.from_pylist(rows, DETECTION_SCHEMA))
-        seconds, views = cost() if cost else (None, 0)
+        seconds, views = cost() if cost else (0.0, 0)
         result = DetectResult(
             run=folder.id,
             detector="",

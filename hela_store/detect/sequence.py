@@ -79,7 +79,7 @@ def _moved(found: Detections, shift: Floats, shape: tuple[int, int]) -> Detectio
     limit = np.array([shape[1], shape[0]], float)
     boxes = found.boxes + np.tile(shift, 2)
     boxes = np.concatenate([boxes[:, :2].clip(0, limit), boxes[:, 2:].clip(0, limit)], 1)
-    inside = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+    inside = np.asarray((boxes[:, 2:] - boxes[:, :2] >= 1).all(1))
     masks: list[Rle | None] = []
     for rle, (dx, dy) in zip(found.masks, shift.astype(int), strict=True):
         if rle is None:

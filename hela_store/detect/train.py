@@ -24,11 +24,11 @@ from ..runs import new_run
 from ..sam.encoder import pick_device
 from ..store import Store
 from ..stream import training_views
-from .head import GRID, GridHead, save_head
+from .head import GridHead, save_head
 from .losses import head_loss, stack_targets
 from .propose import detect_frame
 from .scores import FramePairs, best_confidence, count
-from .targets import Targets, position_px, view_targets
+from .targets import GRID, Targets, position_px, view_targets
 from .truth import box_pairs, scorable_frames, tile_embeddings, truths
 
 Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hela_store.detect.detections import Detections, from_boxes, merge_tiles, no_detections
-from hela_store.detect.head import GRID, GridHead, HeadOutput
+from hela_store.detect.head import GridHead, HeadOutput
 from hela_store.detect.propose import MOST, detect_frame, detect_tile
-from hela_store.detect.targets import Targets, position_px, view_targets
+from hela_store.detect.targets import GRID, Targets, position_px, view_targets
 from hela_store.geometry import tile_rectangles
 from hela_store.masks import decode
 from hela_store.user_prompts import box_iou
