@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
 
-from .options import device_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, echo_table, note, note_untrained
+from .options import default_checkpoint, device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json, echo_scores, echo_table, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     default=HEADLINE_PROMPTS,
     show_default=True,
     metavar="KIND",
-    help=f"Prompts made from the truth: {', '.join(PROMPT_KINDS)}; box@0.1 has a jitter of 10 %.",
+    help=f"Prompts made from the truth: {', '.join(PROMPT_KINDS)}; box@0.1 has a jitter of 10 %; detected: "
+    "found without it, see `hela-store detect`.",
 )
 @click.option(
     "--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell and kind."
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 @click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
 @click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
+@click.option("--detector", default="latest", metavar="RUN", help="With --prompt detected: a detector, or detections.")
+@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection.")
+@click.option("--recover", is_flag=True, help="Ask for cells that only neighbouring frames show.")
 @device_option
 @json_option
 def evaluate(
@@ -73,6 +77,9 @@ def evaluate(
     robustness: bool,
     foreign: bool,
     window: int | None,
+    detector: str,
+    form: str,
+    recover: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -82,6 +89,12 @@ def evaluate(
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     note_untrained(store)
+    checkpoint = None if zero_shot else run or default_checkpoint(store)
+    if "detected" in prompts:
+        how = {"split": split, "window": window, "device": device}
+        how |= {"detector": detector, "form": form, "recover": recover}
+        _evaluate_detected(store, checkpoint, prompts, how, as_json)
+        return
     config = hs.EvaluateConfig(
         split=split,
         prompts=(*prompts, f"point-clicks@{clicks}") if clicks else prompts,
@@ -93,20 +106,26 @@ def evaluate(
         window=window,
         device=device,
     )
-    result = hs.evaluate(store, None if zero_shot else run or _default(store), config, progress=bars)
+    result = hs.evaluate(store, checkpoint, config, progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:
         _echo(result)
 
 
-def _default(store: Store) -> str | None:
-    from hela_store.guard import default_run
+def _evaluate_detected(
+    store: Store, checkpoint: str | None, prompts: tuple[str, ...], how: dict[str, Any], as_json: bool
+) -> None:
+    from hela_store.detect.score import DetectedConfig, evaluate_detected
 
-    run = default_run(store.path, store.key)
-    found = "scoring zero-shot: there is no fine-tuning yet that is not worse"
-    note(found if run is None else f"scoring the default run, {run.id}")
-    return None if run is None else run.id
+    if prompts != ("detected",):
+        raise click.UsageError("--prompt detected is scored on its own, without other kinds")
+    result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars).to_json()
+    if as_json:
+        echo_json(result)
+    else:
+        echo_facts([(name.replace("_", " "), str(value)) for name, value in result.items() if value is not None])
+
 
 
 def _echo(result: EvaluateResult) -> None:

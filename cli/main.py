@@ -16,6 +16,7 @@ from .bench import bench
 from .catalog import catalog
 from .compare import compare
 from .demo import demo
+from .detect import detect
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
@@ -24,11 +25,12 @@ from .finetune import finetune
 from .info import info
 from .new import new
 from .pretrain import pretrain
+from .segment import segment
 from .sql import sql
 from .sweep import sweep
 from .verify import verify
 
-RESUMABLE = {"embed", "finetune", "sweep", "demo", "pretrain"}
+RESUMABLE = {"embed", "finetune", "sweep", "demo", "pretrain", "segment"}
 INTERRUPTED = 130
 
 
@@ -95,6 +97,8 @@ for command in (
     evaluate,
     baseline,
     compare,
+    detect,
+    segment,
     sql,
     info,
     doctor,

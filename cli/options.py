@@ -86,6 +86,17 @@ def store_option(command: F) -> F:
     )(command)
 
 
+def default_checkpoint(store: Store) -> str | None:
+    """Return the id of the store's default run, None for the zero-shot decoder, and say which it is."""
+    from hela_store.guard import default_run
+
+    run = default_run(store.path, store.key)
+    found = "using the zero-shot decoder: there is no fine-tuning yet that is not worse"
+    note(found if run is None else f"using the default run, {run.id}")
+    return None if run is None else run.id
+
+
+
 def json_option(command: F) -> F:
     """Give a command ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .new import NewReport as NewReport
     from .new import new as new
     from .recipe import Recipe as Recipe
+    from .segment import SegmentConfig as SegmentConfig
+    from .segment import SegmentReport as SegmentReport
+    from .segment import segment as segment
     from .store import Store as Store
     from .verify import VerifyConfig as VerifyConfig
     from .verify import VerifyReport as VerifyReport
@@ -61,6 +64,9 @@ _PUBLIC = {
     "NewReport": "new",
     "new": "new",
     "Recipe": "recipe",
+    "SegmentConfig": "segment",
+    "SegmentReport": "segment",
+    "segment": "segment",
     "Store": "store",
     "VerifyConfig": "verify",
     "VerifyReport": "verify",

@@ -31,6 +31,7 @@ _REQUIRED = {
     "plans": {"view", "frame", "tile", "row"},
     "prompts": {"prompt_id", "kind", "origin", "prompt_seed", "split", "cell", "frame", "view", "cut"},
     "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
+    "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
 }
 
 
@@ -144,7 +145,8 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     prompts = _run_table(con, info.path / "prompts.parquet", "prompts", {"run"})
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
     predictions = _run_table(con, info.path / "predictions.parquet", "predictions", repeated)
-    with _staged(con, "given", prompts), _staged(con, "found", predictions):
+    detections = _run_table(con, info.path / "detections.parquet", "detections", {"run"})
+    with _staged(con, "given", prompts), _staged(con, "found", predictions), _staged(con, "detected", detections):
         _check_run(con, info.id)
         con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
         con.execute(
@@ -152,11 +154,12 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
             "FROM found p JOIN given q ON p.prompt_id = q.prompt_id",
             [info.id],
         )
+        con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    return int(prompts.num_rows + predictions.num_rows)
+    return int(prompts.num_rows + predictions.num_rows + detections.num_rows)
 
 
 def _check_run(con: Connection, run: str) -> None:

@@ -168,6 +168,34 @@ COMMENT ON COLUMN cell_subsets.is_touching IS 'cells.touches_neighbour.';
 COMMENT ON COLUMN cell_subsets.is_bright_small IS
     'Among the brightest fifth by mean_intensity and the smallest fifth by area: mostly mitotic cells.';
 COMMENT ON COLUMN cell_subsets.is_dim IS 'Among the dimmest fifth by mean_intensity.';
+CREATE TABLE detections (
+    run VARCHAR, detection VARCHAR, split VARCHAR, frame VARCHAR, view VARCHAR, x0 DOUBLE, y0 DOUBLE, x1 DOUBLE,
+    y1 DOUBLE, cx DOUBLE, cy DOUBLE, x DOUBLE, y DOUBLE, score DOUBLE, cell VARCHAR, iou DOUBLE, mask_cell VARCHAR,
+    mask_iou DOUBLE, counted BOOLEAN, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+);
+COMMENT ON TABLE detections IS 'What a detector found, each cell of a frame once (runs/<id>/detections.parquet).';
+COMMENT ON COLUMN detections.run IS 'runs.id.';
+COMMENT ON COLUMN detections.detection IS 'Unique within the run.';
+COMMENT ON COLUMN detections.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN detections.frame IS 'frames.frame.';
+COMMENT ON COLUMN detections.view IS 'views.view it was found in; NULL for imported boxes.';
+COMMENT ON COLUMN detections.x0 IS 'Left edge of the box, px, frame.';
+COMMENT ON COLUMN detections.y0 IS 'Upper edge of the box, px, frame.';
+COMMENT ON COLUMN detections.x1 IS 'Right edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN detections.y1 IS 'Lower edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN detections.cx IS 'x of the box''s centre, px, frame.';
+COMMENT ON COLUMN detections.cy IS 'y of the box''s centre, px, frame.';
+COMMENT ON COLUMN detections.x IS 'x of the click point, px, frame.';
+COMMENT ON COLUMN detections.y IS 'y of the click point, px, frame.';
+COMMENT ON COLUMN detections.score IS '0 to 1; which score counts is config->''config''->>''threshold'' of the run.';
+COMMENT ON COLUMN detections.cell IS 'cells.cell it was matched with by box IoU, one to one, least IoU 0.5; NULL for none.';
+COMMENT ON COLUMN detections.iou IS 'Of the box with that cell''s box.';
+COMMENT ON COLUMN detections.mask_cell IS 'cells.cell by the IoU of the coarse mask, one to one, least IoU 0.5; NULL for none.';
+COMMENT ON COLUMN detections.mask_iou IS 'Of the coarse mask with that cell.';
+COMMENT ON COLUMN detections.counted IS 'False where it is neither right nor wrong: mostly on pixels that say nothing.';
+COMMENT ON COLUMN detections.rle IS 'Coarse mask in frame coordinates, COCO compressed run lengths; NULL without one.';
+COMMENT ON COLUMN detections.rle_height IS 'Rows of the mask, px.';
+COMMENT ON COLUMN detections.rle_width IS 'Columns of the mask, px.';
 
 CREATE VIEW cell_metrics AS
     SELECT

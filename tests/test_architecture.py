@@ -60,6 +60,7 @@ FLOORS = (
     },
     {"datasets.", "sam.", "losses.", "training_state"},
     {
+        "detect.",
         "embed",
         "encoder_record",
         "evaluate",
@@ -74,6 +75,7 @@ FLOORS = (
         "predict",
         "scoring",
         "sequence_scores",
+        "segment",
         "stream",
         "subset_scores",
         "tuning",

@@ -1,0 +1,64 @@
+"""`hela-store segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import cache_dir, default_checkpoint, device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json, note_untrained
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.command()
+@click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAMES...")
+@store_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="segmented", show_default=True, metavar="DIR", help="For results."
+)
+@click.option(
+    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest, if any]"
+)
+@click.option("--zero-shot", is_flag=True, help="Take the decoder the encoder came with.")
+@click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
+@click.option(
+    "--form",
+    type=click.Choice(["box", "point", "mask"]),
+    default="box",
+    show_default=True,
+    help="Given to the decoder.",
+)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
+@click.option("--axis", default="t", show_default=True, metavar="LETTER", help="Frames lie along this axis of stacks.")
+@click.option("--channel", type=click.IntRange(0), help="Take this channel of several.")
+@click.option("--overlay/--no-overlay", default=True, show_default=True, help="Write PNGs with outlines.")
+@device_option
+@json_option
+def segment(
+    store: Store,
+    frames: tuple[Path, ...],
+    out: Path,
+    zero_shot: bool,
+    axis: str,
+    channel: int | None,
+    overlay: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Segment frames never seen, without labels: label images, a cell table, overlays. Run it again to go on."""
+    import hela_store as hs
+    from hela_store.detect.score import DetectedConfig
+
+    note_untrained(store)
+    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store)
+    where: dict[str, Any] = {"axis": axis, "channel": channel, "overlay": overlay, "cache_dir": cache_dir()}
+    config = hs.SegmentConfig(out=out, prompts=DetectedConfig(**choices), **where)
+    report = hs.segment(store, frames, config, progress=bars).to_json()
+    if as_json:
+        echo_json(report)
+    else:
+        echo_facts([(name.replace("_", " "), str(value)) for name, value in report.items() if value is not None])
