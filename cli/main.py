@@ -16,11 +16,13 @@ from .demo import demo
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
+from .explore import explore
 from .export import export
 from .finetune import finetune
 from .info import info
 from .new import new
 from .pretrain import pretrain
+from .report import report
 from .sql import sql
 
 RESUMABLE = {"embed", "finetune", "demo", "pretrain"}
@@ -81,5 +83,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, info, doctor, demo, catalog, export, bench, pretrain):
+for command in (new, embed, finetune, evaluate, sql, report, explore, info, doctor, demo, catalog, export, bench, pretrain):
     main.add_command(command)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluate import EvaluateConfig as EvaluateConfig
     from .evaluate import EvaluateResult as EvaluateResult
     from .evaluate import evaluate as evaluate
+    from .explore import explore as explore
     from .finetune import FinetuneConfig as FinetuneConfig
     from .finetune import FinetuneResult as FinetuneResult
     from .finetune import finetune as finetune
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .new import NewReport as NewReport
     from .new import new as new
     from .recipe import Recipe as Recipe
+    from .report import ReportResult as ReportResult
+    from .report import report as report
     from .store import Store as Store
 
 _PUBLIC = {
@@ -45,6 +48,7 @@ _PUBLIC = {
     "EvaluateConfig": "evaluate",
     "EvaluateResult": "evaluate",
     "evaluate": "evaluate",
+    "explore": "explore",
     "FinetuneConfig": "finetune",
     "FinetuneResult": "finetune",
     "finetune": "finetune",
@@ -54,6 +58,8 @@ _PUBLIC = {
     "NewReport": "new",
     "new": "new",
     "Recipe": "recipe",
+    "ReportResult": "report",
+    "report": "report",
     "Store": "store",
 }
 

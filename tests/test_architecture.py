@@ -22,6 +22,7 @@ FLOORS = (
     {
         "cell_context",
         "codecs",
+        "extras",
         "files",
         "geometry",
         "image_free",
@@ -53,6 +54,7 @@ FLOORS = (
     {"datasets.", "sam.", "losses", "training_state"},
     {
         "embed",
+        "cards",
         "encoder_record",
         "evaluate",
         "finetune",
@@ -65,7 +67,7 @@ FLOORS = (
         "stream",
         "work",
     },
-    {"demo", "doctor", "info", "new", "pretrain."},
+    {"demo", "doctor", "explore.", "info", "new", "pretrain.", "report."},
 )
 
 
