@@ -83,5 +83,6 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (new, embed, finetune, evaluate, sql, report, explore, info, doctor, demo, catalog, export, bench, pretrain):
+_COMMANDS = (new, embed, finetune, evaluate, sql, report, explore, info, doctor, demo, catalog, export, bench, pretrain)
+for command in _COMMANDS:
     main.add_command(command)

@@ -17,7 +17,7 @@ from skimage.measure import approximate_polygon, find_contours
 from .cell_context import cell_context
 from .errors import PromptError, RunError
 from .geometry import Rect
-from .masks import bbox, decode_crop
+from .masks import decode_crop
 from .normalise import apply, limits
 from .prompts import make_prompt
 from .store import Store
@@ -89,7 +89,7 @@ def draw_cards(store: Store, rows: Sequence[Row]) -> Iterator[Card]:
 
 
 def _draw(row: Row, image: npt.NDArray[Any], label: LabelArray) -> Card:
-    box = tuple(int(row[name]) for name in ("x0", "y0", "x1", "y1"))
+    box = (int(row["x0"]), int(row["y0"]), int(row["x1"]), int(row["y1"]))
     x0, y0, width, height = crop_around(box, image.shape)
     rows, columns = slice(y0, y0 + height), slice(x0, x0 + width)
     prompt, points = _prompt(row, box, label, (x0, y0))
@@ -163,7 +163,7 @@ def _rle_outline(row: Row, name: str, corner: tuple[int, int]) -> str:
 
 
 def _prompt(
-    row: Row, box: tuple[int, ...], label: LabelArray, corner: tuple[int, int]
+    row: Row, box: tuple[int, int, int, int], label: LabelArray, corner: tuple[int, int]
 ) -> tuple[str, tuple[tuple[float, float, int], ...]]:
     """Return the outline of a box or mask prompt, and the points of a point prompt."""
     given, points = row.get("box"), row.get("points") or ()
@@ -179,7 +179,7 @@ def _prompt(
     return path, tuple((round(x - corner[0] + 0.5, 2), round(y - corner[1] + 0.5, 2), int(n)) for x, y, n in places)
 
 
-def _mask_prompt(row: Row, box: tuple[int, ...], label: LabelArray, corner: tuple[int, int]) -> str:
+def _mask_prompt(row: Row, box: tuple[int, int, int, int], label: LabelArray, corner: tuple[int, int]) -> str:
     """Draw a mask prompt again: the catalog keeps its seed, not its pixels."""
     try:
         drawn = make_prompt("mask", cell_context(label, row["label"], row["cell"], box), row["prompt_seed"])

@@ -24,7 +24,8 @@ MOST_CARDS = 60
 
 NAMES = """
     SELECT table_name AS "table", column_name AS "column", data_type AS type, comment FROM duckdb_columns()
-    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema') ORDER BY table_name, column_index
+    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema')
+    ORDER BY table_name, column_index
 """
 CARDS = """
     SELECT k.place, c.cell, c.label, c.x0, c.y0, c.x1, c.y1, f."group", f."row", q.rle, q.rle_height, q.rle_width,
@@ -179,7 +180,7 @@ def cards(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     StoreError
         The frames cannot be read.
     """
-    if len(rows) > MOST_CARDS or not all(isinstance(row, Mapping) and isinstance(row.get("cell"), str) for row in rows):
+    if len(rows) > MOST_CARDS or not all(isinstance(row.get("cell"), str) for row in rows):
         raise QueryError(f"expected up to {MOST_CARDS} rows, each with a cell id")
     texts = {name: [_text(row.get(name)) for row in rows] for name in ("run", "prompt")}
     seeds = [row.get("prompt_seed") if type(row.get("prompt_seed")) is int else None for row in rows]

@@ -122,7 +122,8 @@ def application(store: Store, token: str, port: int) -> ASGIApp:
 
     async def draw(request: Request) -> Response:
         rows = (await _body(request)).get("rows")
-        return await _answer(lambda: {"cards": cards(store, rows if isinstance(rows, list) else [])})
+        good = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return await _answer(lambda: {"cards": cards(store, good)})
 
     routes = [
         Route("/", page),
@@ -174,8 +175,8 @@ class _Guard:
 
 
 def _file(package: str, name: str) -> bytes:
-    root = __package__.rpartition(".")[0]
-    return resources.files(f"{root}.{package}").joinpath(name).read_bytes()
+    # from the package above: to name hela_store.report would import it, and with it an extra this page does without
+    return resources.files(__package__.rpartition(".")[0]).joinpath(package, name).read_bytes()
 
 
 async def _body(request: Request) -> Mapping[str, Any]:

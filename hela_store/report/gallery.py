@@ -64,8 +64,8 @@ def gallery(choice: Choice, progress: Progress) -> Section | None:
         # the catalog outlives the arrays; the numbers are worth having without the pictures
         notes.append(f"the gallery ends here: {error}")
     text = (
-        "Left as acquired, right with outlines: truth, prompt, prediction and the prediction before. Each crop is stretched "
-        "to its own contrast, so brightness cannot be compared between cells."
+        "Left as acquired, right with outlines: truth, prompt, prediction and the prediction before. Each crop is "
+        "stretched to its own contrast, so brightness cannot be compared between cells."
     )
     return Section(id="gallery", title="Gallery", text=text, cards=cards, notes=notes)
 

@@ -129,7 +129,7 @@ def asset(name: str, package: str = __package__) -> str:
 @cache
 def vega() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script; takes seconds."""
-    script: str = vl_convert.javascript_bundle()
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script
 
 

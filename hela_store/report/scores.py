@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -88,8 +88,8 @@ def _named(rows: Sequence[Row], lines: Sequence[Line]) -> list[Row]:
     return [row | {"name": names[row["run"]]} for row in rows]
 
 
-def _brush(*encodings: str) -> alt.Parameter:
-    return alt.selection_interval(name="brush", encodings=list(encodings))
+def _brush(*axes: Literal["x", "y"]) -> alt.Parameter:
+    return alt.selection_interval(name="brush", encodings=list(axes))
 
 
 def _base(rows: Sequence[Row]) -> alt.Chart:
@@ -97,7 +97,7 @@ def _base(rows: Sequence[Row]) -> alt.Chart:
 
 
 def distributions(choice: Choice) -> Section | None:
-    """Histograms of IoU and Dice for every kind of prompt."""
+    """Draw histograms of IoU and Dice for every kind of prompt."""
     charts = []
     for pair in choice.pairs:
         for column, name in (("iou", "IoU"), ("dice", "Dice")):
@@ -141,7 +141,7 @@ def _section(id: str, title: str, text: str, charts: Sequence[Chart]) -> Section
 
 
 def against(choice: Choice) -> Section | None:
-    """IoU against size, brightness and touching."""
+    """Draw IoU against size, brightness and touching."""
     charts = []
     for pair in choice.pairs:
         lines = _of(pair)
@@ -188,7 +188,7 @@ def _touching(rows: Sequence[Row], lines: Sequence[Line]) -> Any:
 
 
 def change(choice: Choice) -> Section | None:
-    """Change of IoU per cell between the two runs of a pair, on identical prompts."""
+    """Draw the change of IoU per cell between the two runs of a pair, on identical prompts."""
     charts, notes = [], []
     for pair in choice.pairs:
         if pair.before is None:
@@ -230,9 +230,9 @@ def change(choice: Choice) -> Section | None:
             _chart(f"before and after, {pair.prompt}", scatter + diagonal.encode(x="x:Q", y="y:Q"), pair, brush=True),
         ]
         notes.append(
-            f"{pair.prompt}: {pair.after.name} against {pair.before.name}, {total['n']} pairs: mean {total['mean']:+.3f}, "
-            f"median {total['middle']:+.3f}; {100 * total['better']:.0f} % better by more than 0.01, "
-            f"{100 * total['worse']:.0f} % worse."
+            f"{pair.prompt}: {pair.after.name} against {pair.before.name}, {total['n']} pairs: "
+            f"mean {total['mean']:+.3f}, median {total['middle']:+.3f}; {100 * total['better']:.0f} % better by more "
+            f"than 0.01, {100 * total['worse']:.0f} % worse."
         )
     if not charts:
         return None
@@ -241,7 +241,7 @@ def change(choice: Choice) -> Section | None:
 
 
 def over_time(choice: Choice) -> Section | None:
-    """Mean IoU of each frame, over time."""
+    """Draw the mean IoU of each frame, over time."""
     charts = []
     for pair in choice.pairs:
         lines = _of(pair)
@@ -264,7 +264,7 @@ def over_time(choice: Choice) -> Section | None:
 
 
 def calibration(choice: Choice) -> Section | None:
-    """The decoder's own estimate against the truth."""
+    """Compare the decoder's own estimate with the truth."""
     charts, notes = [], []
     for pair in choice.pairs:
         lines = _of(pair)
