@@ -151,7 +151,7 @@ def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
         row["role"] = FREE if row["name"] == FREE else "run"
     colour = alt.Color("role:N", scale=alt.Scale(domain=[FREE, "run"], range=[BEFORE, AFTER]), legend=None)
     order = [row["name"] for row in rows]
-    base = alt.Chart(values(rows), width="container", height={"step": 26}).encode(
+    base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(
         y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=150)), color=colour
     )
     x = alt.X("low:Q", title="IoU, 95 % interval over frames", scale=alt.Scale(zero=False))
@@ -178,7 +178,7 @@ def _failures(choice: Choice) -> list[Chart]:
         if data:
             order = [line.name for line in choice.lines if line.prompt == prompt]
             chart = (
-                alt.Chart(values(data), width="container", height={"step": 26})
+                alt.Chart(values(data), width="container", height=26 * len(order))
                 .mark_bar()
                 .encode(
                     x=alt.X("share:Q", title="share of predictions", axis=alt.Axis(format="%")),

@@ -105,8 +105,6 @@ def to_spec(chart: Any, description: str) -> dict[str, Any]:
     """Return a chart as Vega-Lite with this page's look; raises where Altair finds it wrong."""
     spec: dict[str, Any] = chart.to_dict()
     spec.pop("config", None)
-    if isinstance(spec.get("height"), dict):
-        spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return spec | {"config": _CONFIG, "description": description}
 
 
