@@ -12,6 +12,7 @@ COMMAND = Path(sys.executable).with_name("hela-store")
 
 
 def test_the_explorer_in_a_browser(scored: Path, chromium: Any) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
@@ -25,7 +26,7 @@ def test_the_explorer_in_a_browser(scored: Path, chromium: Any) -> None:
         try:
             assert process.stdout is not None
             chromium.get(process.stdout.readline().strip())
-            wait = WebDriverWait(chromium, 120)
+            wait = WebDriverWait(chromium, 120, ignored_exceptions=[StaleElementReferenceException])
             wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "yes")
             box = chromium.find_element(By.ID, "sql")
 
