@@ -20,11 +20,13 @@ from .detect import detect
 from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
+from .explore import explore
 from .export import export
 from .finetune import finetune
 from .info import info
 from .new import new
 from .pretrain import pretrain
+from .report import report
 from .segment import segment
 from .sql import sql
 from .sweep import sweep
@@ -100,6 +102,8 @@ for command in (
     detect,
     segment,
     sql,
+    report,
+    explore,
     info,
     doctor,
     demo,

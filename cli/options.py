@@ -11,6 +11,8 @@ import platformdirs
 
 from hela_store.errors import StoreError
 
+from .output import note
+
 if TYPE_CHECKING:
     from hela_store import Store
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .evaluate import EvaluateConfig as EvaluateConfig
     from .evaluate import EvaluateResult as EvaluateResult
     from .evaluate import evaluate as evaluate
+    from .explore import explore as explore
     from .finetune import FinetuneConfig as FinetuneConfig
     from .finetune import FinetuneResult as FinetuneResult
     from .finetune import finetune as finetune
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from .new import NewReport as NewReport
     from .new import new as new
     from .recipe import Recipe as Recipe
+    from .report import ReportResult as ReportResult
+    from .report import report as report
     from .segment import SegmentConfig as SegmentConfig
     from .segment import SegmentReport as SegmentReport
     from .segment import segment as segment
@@ -55,6 +58,7 @@ _PUBLIC = {
     "EvaluateConfig": "evaluate",
     "EvaluateResult": "evaluate",
     "evaluate": "evaluate",
+    "explore": "explore",
     "FinetuneConfig": "finetune",
     "FinetuneResult": "finetune",
     "finetune": "finetune",
@@ -67,6 +71,8 @@ _PUBLIC = {
     "SegmentConfig": "segment",
     "SegmentReport": "segment",
     "segment": "segment",
+    "ReportResult": "report",
+    "report": "report",
     "Store": "store",
     "VerifyConfig": "verify",
     "VerifyReport": "verify",

@@ -91,16 +91,41 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
+    with opened(store_path) as con:
+        return select(con, sql, parameters).to_arrow_table()
+
+
+@contextlib.contextmanager
+def opened(store_path: Path | str) -> Iterator[Connection]:
+    """Open the catalog for :func:`select`, up to date; what DuckDB raises meanwhile becomes an error of :func:`query`.
+
+    For whoever pages through a result or must be able to stop it; all others call :func:`query`.
+    """
     store = _folder(store_path)
-    with contextlib.suppress(_Stale), _reading(store) as con:
-        if _indexed(con) == listing(store):
-            return _run(con, store, sql, parameters)
-    _bring_up_to_date(store)
-    try:
-        with _reading(store) as con:
-            return _run(con, store, sql, parameters)
-    except _Stale as reason:
-        raise StoreError(f"{store / FILE} cannot be read ({reason}); run `hela-store catalog rebuild`") from None
+    with contextlib.ExitStack() as stack:
+        con = None
+        with contextlib.suppress(_Stale):
+            con = stack.enter_context(_reading(store))
+            if _indexed(con) != listing(store):
+                con = None
+        if con is None:
+            stack.close()
+            _bring_up_to_date(store)
+            try:
+                con = stack.enter_context(_reading(store))
+            except _Stale as reason:
+                way_out = "run `hela-store catalog rebuild`"
+                raise StoreError(f"{store / FILE} cannot be read ({reason}); {way_out}") from None
+        with _explaining(store):
+            yield con
+
+
+def select(
+    con: Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Check that ``sql`` is one SELECT and return it as a lazy relation of a catalog from :func:`opened`."""
+    _check_statement(con, sql)
+    return con.sql(sql, params=parameters)
 
 
 # ---- reading
@@ -153,10 +178,10 @@ def _indexed(con: Connection) -> dict[str, Source]:
     return {row[0]: Source(*row) for row in rows}
 
 
-def _run(con: Connection, store: Path, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
+@contextlib.contextmanager
+def _explaining(store: Path) -> Iterator[None]:
     try:
-        _check_statement(con, sql)
-        return con.sql(sql, params=parameters).to_arrow_table()
+        yield
     except duckdb.PermissionException as error:
         line = _first_line(error)
         raise QueryError(f"the catalog is closed to files: {line}; SHOW TABLES lists what can be read") from None

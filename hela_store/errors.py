@@ -41,3 +41,7 @@ class RunError(HelaError, RuntimeError):
 
 class QueryError(HelaError, ValueError):
     """SQL that fails, writes, or reaches outside the catalog."""
+
+
+class ExtraError(HelaError, ImportError):
+    """An optional part of this package is not installed."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hela_store.embed import EmbedConfig, embed
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.new import NewConfig, SyntheticConfig, new
 from hela_store.store import Store
 
@@ -42,3 +46,36 @@ def store(embedded: Path, tmp_path: Path) -> Store:
     """Return a private copy of the small embedded store."""
     shutil.copytree(embedded, tmp_path / "store")
     return Store.open(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small store with a zero-shot evaluation, a fine-tuning of two steps and its evaluation. Not to be changed."""
+    path = tmp_path_factory.mktemp("scored") / "store"
+    shutil.copytree(embedded, path)
+    store = Store.open(path)
+    prompts = ("box", "point", "mask")
+    evaluate(store, None, EvaluateConfig(prompts=prompts, prompt_seeds=2))
+    tuned = finetune(store, FinetuneConfig(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
+    evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
+    return path
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[Any]:
+    """Return a headless Chromium, driven by Selenium; skip where there is none."""
+    paths = (Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver"))
+    if not all(path.exists() for path in paths):
+        pytest.skip("no /usr/bin/chromium and chromedriver; install chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(paths[0])
+    switches = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for switch in f"{switches} disable-component-update disable-sync window-size=1200,900".split():
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'chromium'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(str(paths[1]))) as driver:
+        yield driver

@@ -27,6 +27,7 @@ FLOORS = (
         "cell_scores",
         "codecs",
         "ctc_measures",
+        "extras",
         "failures",
         "files",
         "geometry",
@@ -62,6 +63,7 @@ FLOORS = (
     {
         "detect.",
         "embed",
+        "cards",
         "encoder_record",
         "evaluate",
         "faults",
@@ -82,7 +84,22 @@ FLOORS = (
         "verify",
         "work",
     },
-    {"baselines.", "bench.", "compare", "demo", "doctor", "export.", "info", "new", "pretrain.", "preview", "sweep", "watch"},
+    {
+        "baselines.",
+        "bench.",
+        "compare",
+        "demo",
+        "doctor",
+        "explore.",
+        "export.",
+        "info",
+        "new",
+        "pretrain.",
+        "preview",
+        "report.",
+        "sweep",
+        "watch",
+    },
 )
 
 

@@ -1,0 +1,39 @@
+"""`hela-store report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import bars, echo_json, note, relative
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.command()
+@store_option
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, metavar="FILE")
+@json_option
+def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Write charts, tables and a gallery of cells as one HTML file that works offline.
+
+    RUN is an evaluation, or a fine-tuning for all evaluations of its weights; the first is compared with the last.
+    Without any: the latest evaluation of every checkpoint.
+    """
+    import hela_store as hs
+
+    found = hs.report(store, runs, out=out, progress=bars)
+    for line in found.notes:
+        note(f"note: {line}")
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        size = f"{found.bytes / 1e6:.1f} MB"
+        click.echo(
+            f"{relative(Path(found.path))}: {len(found.runs)} runs, {found.charts} charts, {found.cards} cells, {size}"
+        )
