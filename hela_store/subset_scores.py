@@ -48,6 +48,6 @@ def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
     found: dict[str, dict[str, SubsetScore]] = {}
     for name, flag in SUBSETS.items():
         for row in catalog.query(store.path, _MEANS.format(flag=flag), [run]).to_pylist():
-            won = skill(row["mean_iou"], row["image_free_iou"])
-            found.setdefault(row.pop("prompt"), {})[name] = SubsetScore(**row, skill=won)
+            prompt, won = row.pop("prompt"), skill(row["mean_iou"], row["image_free_iou"])
+            found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
     return found

@@ -192,7 +192,8 @@ def test_cell_metrics_has_exactly_the_columns_of_the_design(shared: Path) -> Non
         "prompt_origin": "truth", "prompt_seed": 0, "split": "test", "sequence": "01", "frame": "01/t000", "time": 0,
         "view": "view-0-0", "cell": "01/t000#3", "label": 3, "area": 300, "diameter": pytest.approx(33.9),
         "touches_neighbour": False, "touches_border": False, "cut": True, "iou": pytest.approx(0.3), "dice": 0.2,
-        "predicted_iou": 0.9, "is_empty": False,
+        "predicted_iou": 0.9, "is_empty": False, "is_bright_small": False, "is_dim": False, "boundary_iou": None,
+        "hd95": None, "nsd1": None, "nsd2": None, "spill": None, "failure": None,
     }  # fmt: skip
     keys = catalog.query(shared, "SELECT run, prompt, prompt_seed, cell FROM cell_metrics").to_pylist()
     assert len({tuple(row.values()) for row in keys}) == len(keys)

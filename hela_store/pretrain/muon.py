@@ -69,30 +69,30 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for value in group["params"]:
                 if value.grad is not None:
-                    (self._muon if group["is_matrix"] else self._adam)(value, group)
+                    (self._muon if group["is_matrix"] else self._adam)(value, value.grad, group)
 
-    def _muon(self, value: Tensor, group: dict[str, Any]) -> None:
+    def _muon(self, value: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[value]
         if not state:
             state["momentum"] = torch.zeros_like(value)
-        average = state["momentum"].lerp_(value.grad, 1 - group["momentum"])
-        update = orthogonalise(value.grad.lerp(average, group["momentum"]).flatten(1))
+        average = state["momentum"].lerp_(grad, 1 - group["momentum"])
+        update = orthogonalise(grad.lerp(average, group["momentum"]).flatten(1))
         value.mul_(1 - group["lr"] * group["weight_decay"])
         value.add_(update.view(value.shape), alpha=-group["lr"] * LIKE_ADAMW * max(update.shape) ** 0.5)
 
-    def _adam(self, value: Tensor, group: dict[str, Any]) -> None:
+    def _adam(self, value: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[value]
         if not state:
             state |= {"step": torch.zeros(()), "mean": torch.zeros_like(value), "square": torch.zeros_like(value)}
         first, second = group["betas"]
         state["step"] += 1
         count = float(state["step"])
-        mean = state["mean"].lerp_(value.grad, 1 - first)
-        square = state["square"].mul_(second).addcmul_(value.grad, value.grad, value=1 - second)
+        mean = state["mean"].lerp_(grad, 1 - first)
+        square = state["square"].mul_(second).addcmul_(grad, grad, value=1 - second)
         scale = (square / (1 - second**count)).sqrt_().add_(1e-8)
         value.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**count))

@@ -155,9 +155,9 @@ def against(choice: Choice) -> Section | None:
             if log:
                 dots = [dot for dot in dots if dot[column] > 0]
                 curve = [row for row in curve if row["x"] > 0]
-            scale = alt.Scale(
-                type="log" if log else "linear", nice=False, padding=8, **({} if log else {"zero": False})
-            )
+            # a log scale has no zero to leave out, and Vega warns of one
+            zero = alt.Undefined if log else False
+            scale = alt.Scale(type="log" if log else "linear", nice=False, padding=8, zero=zero)
             scatter = (
                 _base(dots)
                 .mark_point(filled=True, size=14, opacity=0.35, color=AFTER)
