@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
 
 
+COMMON = ("split", "window", "device")
+"""Choices that detected prompts have as well."""
+
+
 @click.command()
 @store_option
 @click.option(
@@ -69,19 +73,12 @@ def evaluate(
     run: str | None,
     zero_shot: bool,
     prompts: tuple[str, ...],
-    prompt_seeds: int,
-    prompt_table: Path | None,
-    prompt_masks: Path | None,
-    split: str,
     clicks: int | None,
-    robustness: bool,
-    foreign: bool,
-    window: int | None,
     detector: str,
     form: str,
     recover: bool,
-    device: str,
     as_json: bool,
+    **choices: Any,
 ) -> None:
     """Score every cell of a split and keep prompts, masks and scores as a new run."""
     import hela_store as hs
@@ -91,22 +88,11 @@ def evaluate(
     note_untrained(store)
     checkpoint = None if zero_shot else run or default_checkpoint(store)
     if "detected" in prompts:
-        how = {"split": split, "window": window, "device": device}
-        how |= {"detector": detector, "form": form, "recover": recover}
-        _evaluate_detected(store, checkpoint, prompts, how, as_json)
+        how = {"detector": detector, "form": form, "recover": recover}
+        _evaluate_detected(store, checkpoint, prompts, how | {k: choices[k] for k in COMMON}, as_json)
         return
-    config = hs.EvaluateConfig(
-        split=split,
-        prompts=(*prompts, f"point-clicks@{clicks}") if clicks else prompts,
-        prompt_seeds=prompt_seeds,
-        prompt_table=prompt_table,
-        prompt_masks=prompt_masks,
-        robustness=robustness,
-        foreign=foreign,
-        window=window,
-        device=device,
-    )
-    result = hs.evaluate(store, checkpoint, config, progress=bars)
+    kinds = (*prompts, f"point-clicks@{clicks}") if clicks else prompts
+    result = hs.evaluate(store, checkpoint, hs.EvaluateConfig(prompts=kinds, **choices), progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:

@@ -13,11 +13,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 from .types import BoolArray
 
 BAND = 0.08
 """Width of the band of :func:`boundary_iou`, in cell diameters: 2 px on a HeLa nucleus of 24.6 px."""
+
+SMALL = 100_000
+"""Pairs of boundary pixels up to which all distances at once are faster than a tree."""
 
 Distances = npt.NDArray[np.float64]
 
@@ -42,6 +46,9 @@ def surface_distances(a: BoolArray, b: BoolArray) -> tuple[Distances, Distances]
     from_a, from_b : float64, (number of boundary pixels,), px
     """
     points_a, points_b = np.argwhere(edge(a)), np.argwhere(edge(b))
+    if len(points_a) * len(points_b) <= SMALL:
+        apart = cdist(points_a, points_b)
+        return apart.min(1), apart.min(0)
     from_a = KDTree(points_b, leafsize=32).query(points_a)[0]
     from_b = KDTree(points_a, leafsize=32).query(points_b)[0]
     return np.asarray(from_a, float), np.asarray(from_b, float)

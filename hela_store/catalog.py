@@ -43,6 +43,10 @@ _ALLOWED = "SELECT (also WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT)"
 _QUERY_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|from|pivot|pivot_wider)\b", re.I | re.S)
 
 
+class _Damaged(StoreError):
+    """A query met a damaged part of the catalog file."""
+
+
 class _Stale(Exception):
     """The catalog file is missing, damaged, or of another schema: make it anew."""
 
@@ -91,6 +95,14 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
+    try:
+        return _ask(store_path, sql, parameters)
+    except _Damaged:  # further in than opening it could see
+        rebuild(store_path)
+        return _ask(store_path, sql, parameters)
+
+
+def _ask(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
     with opened(store_path) as con:
         return select(con, sql, parameters).to_arrow_table()
 
@@ -188,7 +200,7 @@ def _explaining(store: Path) -> Iterator[None]:
     except duckdb.Error as error:
         if _is_damage(error):
             line = _first_line(error)
-            raise StoreError(f"{store / FILE} is damaged ({line}); run `hela-store catalog rebuild`") from None
+            raise _Damaged(f"{store / FILE} is damaged ({line}); run `hela-store catalog rebuild`") from None
         raise QueryError(_explained(error)) from None
 
 

@@ -197,9 +197,10 @@ def finetune(
         if state.step == 0:
             first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
             state.best_iou = mean_score(first).mean_iou
+            # a run that has a log can be gone on with
+            state.save(folder.path)
             folder.rewind(-1)
             folder.log(step=0, val=mean_score(first).to_json())
-            state.save(folder.path)
 
         def validate(decoder: SamDecoder) -> PromptScore:
             return mean_score(answer(store, decoder, questions, _window(config)))

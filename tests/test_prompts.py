@@ -12,7 +12,7 @@ from hela_store.prompts import CellContext, cell_contexts, centre_point, draw_bo
 from hela_store.random import generator
 from hela_store.types import PROMPT_KINDS
 
-DRAWN = [kind for kind in PROMPT_KINDS if kind != "mask-previous"]
+DRAWN = [kind for kind in PROMPT_KINDS if kind not in ("mask-previous", "point-clicks")]
 
 
 def ellipses() -> np.ndarray:
@@ -60,7 +60,8 @@ def test_prompts_hold_what_their_kind_says(cells: list[CellContext]) -> None:
         for kind in DRAWN:
             prompt = make_prompt(kind, cell, 0)
             given = {name for name in ("box", "points", "mask") if getattr(prompt, name) is not None}
-            assert given == {"box" if "box" in kind else "points" if "point" in kind else "mask"}
+            parts = {part.partition("-")[0] for part in kind.split("+")}
+            assert given == {"points" if part == "point" else part for part in parts}
         assert same(make_prompt("box-exact", cell, 0).box, cell.box)
 
 

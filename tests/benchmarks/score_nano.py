@@ -18,10 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from hela_store.embed import embed
+from hela_store.errors import SplitError
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.masks import decode_crop
 from hela_store.new import NewConfig, new
 from hela_store.pretrain.sources import dsb_sources
+from hela_store.runs import list_runs
 from hela_store.store import Store
 
 KINDS = ("box-exact", "box", "point", "point-centre", "mask")
@@ -54,17 +56,25 @@ def open_store(path: Path, dataset: Path) -> Store:
     return store
 
 
+def table(store: Store, kind: str, config: EvaluateConfig) -> dict[str, dict]:  # type: ignore[type-arg]
+    runs = list_runs(store.path, kind)
+    run = runs[-1].id if runs else evaluate(store, None, config, progress=bars).run
+    return {row["kind"]: row for row in store.sql(TABLE.format(run=run)).to_arrow_table().to_pylist()}
+
+
 def score(name: str, store: Store) -> None:
-    seen = evaluate(store, None, EvaluateConfig(split="all", prompts=KINDS), progress=bars)
-    swapped = evaluate(store, None, EvaluateConfig(split="all", prompts=KINDS, prompt_seeds=1, foreign=True), progress=bars)
-    foreign = {kind: part.mean_iou for kind, part in swapped.prompts.items()}
-    rows = {row["kind"]: row for row in store.sql(TABLE.format(run=seen.run)).to_arrow_table().to_pylist()}
+    rows = table(store, "evaluate", EvaluateConfig(split="all", prompts=KINDS))
+    swapped = EvaluateConfig(split="all", prompts=KINDS, prompt_seeds=1, foreign=True)
+    try:
+        foreign = {kind: f"{row['iou']:.3f}" for kind, row in table(store, "control", swapped).items()}
+    except SplitError:  # stills of many sizes: some have no other of theirs
+        foreign = dict.fromkeys(KINDS, "not scored")
     for kind in KINDS:
         row = rows[kind]
         skill = (row["iou"] - row["free"]) / (1 - row["free"])
         print(
             f"| {name} | {kind} | {row['n']} | {row['iou']:.4f} | {row['dice']:.4f} | {row['free']:.4f} | {skill:+.2f} "
-            f"| {foreign[kind]:.3f} | {row['empty']:.2%} | {row['corr']:.2f} |",
+            f"| {foreign[kind]} | {row['empty']:.2%} | {row['corr']:.2f} |",
             flush=True,
         )
 
