@@ -59,6 +59,7 @@ def test_the_explorer_in_a_browser(scored: Path, chromium: Any) -> None:
             )
 
             ask("SELECT range AS n FROM range(1000)")
+            wait.until(lambda b: b.find_element(By.ID, "where").text.endswith("of 1,000"))
             for top in ("0", "999"):
                 # in the page, which may draw the table anew between finding and clicking
                 chromium.execute_script("document.querySelector('#table th button').click()")
