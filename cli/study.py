@@ -63,7 +63,13 @@ def study(
 
     note_untrained(store)
     given = FinetuneConfig(**{name: value for name, value in tuning.items() if value is not None})
-    how = {"seeds": seeds, "split": split, "prompt_seeds": prompt_seeds, "classical": classical, "tuning": given}
+    how: dict[str, Any] = {
+        "seeds": seeds,
+        "split": split,
+        "prompt_seeds": prompt_seeds,
+        "classical": classical,
+        "tuning": given,
+    }
     result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)
     if out is not None:
         write(result, out)

@@ -21,7 +21,8 @@ FrameRanges = dict[str, dict[str, str]]
 
 def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> FrameRanges:
     """Return the frames of blocks as the recipe has them now."""
-    of_frame, found = blocks_of(store), {name: defaultdict(list) for name in blocks}
+    of_frame = blocks_of(store)
+    found: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in blocks}
     for row in store.frames_table().to_pylist():
         if (block := of_frame[row["frame"]]) in found:
             found[block][row["sequence"]].append(row["time"])

@@ -150,7 +150,7 @@ def study(store: Store, config: StudyConfig | None = None, *, progress: Progress
 
 def _tuned(store: Store, config: StudyConfig, progress: Progress) -> tuple[dict[str, list[str]], list[str]]:
     """Return the fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
-    choices = {"prompt": list(config.prompts), "seed": list(range(config.seeds))}
+    choices: dict[str, Sequence[Any]] = {"prompt": list(config.prompts), "seed": list(range(config.seeds))}
     rows = sweep(store, config.tuning, choices, progress=progress)
     found = {kind: [row.run for row in rows if row.run and row.choices["prompt"] == kind] for kind in config.prompts}
     errors = [f"{row.choices['prompt']}, seed {row.choices['seed']}: {row.error}" for row in rows if row.error]
@@ -204,12 +204,14 @@ def _searched_on(run: RunInfo) -> Iterable[str]:
 def _finished(store: Store, kind: str, same: dict[str, Any], prompts: Sequence[str]) -> RunInfo | None:
     """Return the latest run with these settings that scored these prompts on the very cells of the split."""
     frames, cells = pa.array(labelled_frames(store, same["split"])), store.cells_table()
-    wanted = set(cells.filter(pc.is_in(cells["frame"], value_set=frames))["cell"].to_pylist())
+    covered = cells.filter(pc.is_in(cells["frame"], value_set=frames))["cell"].to_pylist()
+    wanted = {(prompt, cell) for prompt in prompts for cell in covered}
+    asked = "SELECT DISTINCT prompt, cell FROM predictions WHERE run = $run AND list_contains($prompts, prompt)"
     for run in reversed(list_runs(store.path, kind)):
         alike = all(name in run.config and run.config[name] == value for name, value in same.items())
         if alike and set(prompts) <= set(run.prompts):
-            scored = catalog.query(store.path, "SELECT DISTINCT cell FROM predictions WHERE run = ?", [run.id])
-            if set(scored["cell"].to_pylist()) == wanted:
+            scored = catalog.query(store.path, asked, {"run": run.id, "prompts": list(prompts)}).to_pylist()
+            if {(row["prompt"], row["cell"]) for row in scored} == wanted:
                 return run
     return None
 

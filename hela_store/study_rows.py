@@ -1,4 +1,4 @@
-"""The lines of a study's table: means over the runs of one method, their spread, and how far they are from zero-shot."""
+"""The lines of a study's table: means over the runs of a method, their spread, and how far they are from zero-shot."""
 
 from __future__ import annotations
 

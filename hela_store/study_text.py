@@ -14,8 +14,8 @@ from .study_rows import StudyRow
 
 ORACLE = "SEG (oracle prompts)"
 COLUMNS = (
-    "prompt", "method", "runs", "cells", "IoU", "Dice", "over image-free", "skill", "HD95, px", "without empty", "empty",
-    ORACLE, "SEG", "over zero-shot, per cell", "verdict",
+    "prompt", "method", "runs", "cells", "IoU", "Dice", "over image-free", "skill", "HD95, px", "without empty",
+    "empty", ORACLE, "SEG", "over zero-shot, per cell", "verdict",
 )  # fmt: skip
 """Heads of the columns of :func:`table`."""
 
@@ -58,10 +58,10 @@ def footnotes(result: StudyResult) -> list[str]:
     reference = ", ".join(f"{kind} {iou:.4f}/{dice:.4f}" for kind, (iou, dice) in REFERENCE.items())
     scorings = ", ".join(f"{name} {count}" for name, count in result.test_scorings.items()) or "none"
     return [
-        "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; ± is the standard deviation over "
-        "training seeds. HD95 counts an empty prediction as the cell's diameter.",
-        "Over zero-shot: mean IoU on the same prompts, with a 95 % interval over frame blocks crossed with training seeds; "
-        "better is wholly above +0.005, worse wholly below 0.",
+        "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; ± is the standard deviation "
+        "over training seeds. HD95 counts an empty prediction as the cell's diameter.",
+        "Over zero-shot: mean IoU on the same prompts, with a 95 % interval over frame blocks crossed with training "
+        "seeds; better is wholly above +0.005, worse wholly below 0.",
         f"For reference only, other data, other split: the study's tuned ViT-B has IoU/Dice {reference}.",
         f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}).",
         *result.notes,
@@ -73,10 +73,10 @@ def markdown(result: StudyResult) -> str:
     """Return the whole study as Markdown."""
     facts = [f"- {name}: {value}" for name, value in result.facts.items()]
     failures = [[r.prompt, r.method, str(r.n), *(f"{r.failures[name]:g}" for name in FAILURES)] for r in result.rows]
+    found = [(row.prompt, row.method, row.gain.per_cell, row.gain.per_frame) for row in result.rows if row.gain]
     gains = [
-        [r.prompt, r.method, *(text for part in (r.gain.per_cell, r.gain.per_frame) for text in (interval(part), part.word))]
-        for r in result.rows
-        if r.gain is not None
+        [prompt, method, interval(cell), cell.word, interval(frame), frame.word]
+        for prompt, method, cell, frame in found
     ]
     parts = [
         "## Study",
