@@ -29,10 +29,11 @@ from .pretrain import pretrain
 from .report import report
 from .segment import segment
 from .sql import sql
+from .study import study
 from .sweep import sweep
 from .verify import verify
 
-RESUMABLE = {"embed", "finetune", "sweep", "demo", "pretrain", "segment"}
+RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment"}
 INTERRUPTED = 130
 
 
@@ -99,6 +100,7 @@ for command in (
     evaluate,
     baseline,
     compare,
+    study,
     detect,
     segment,
     sql,

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .segment import SegmentReport as SegmentReport
     from .segment import segment as segment
     from .store import Store as Store
+    from .study import StudyConfig as StudyConfig
+    from .study import StudyResult as StudyResult
+    from .study import study as study
     from .verify import VerifyConfig as VerifyConfig
     from .verify import VerifyReport as VerifyReport
     from .verify import verify as verify
@@ -74,6 +77,9 @@ _PUBLIC = {
     "ReportResult": "report",
     "report": "report",
     "Store": "store",
+    "StudyConfig": "study",
+    "StudyResult": "study",
+    "study": "study",
     "VerifyConfig": "verify",
     "VerifyReport": "verify",
     "verify": "verify",

@@ -19,6 +19,7 @@ from . import catalog
 from .cell_scores import CellScores
 from .errors import PromptError, RecipeError, RunError
 from .failures import FAILURES
+from .leaks import check_untouched
 from .metrics import skill
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
 from .predict import DEFAULT_WINDOW, check_window
@@ -237,7 +238,8 @@ def evaluate(
     Raises
     ------
     SplitError, StoreError, RunError, PromptError
-        Nothing to score, not embedded yet, an unknown or unfitting run, own prompts that fit no cell.
+        Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the test frames, own
+        prompts that fit no cell.
     """
     config = config or EvaluateConfig()
     config = config if split is None else replace(config, split=split)
@@ -249,6 +251,8 @@ def evaluate(
     decoder = decoder_of(store, info, pick_device(config.device))
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
+    if config.split == "test":
+        check_untouched(store, info, frames)
     folder = _start(store, config, checkpoint, own)
     try:
         parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)

@@ -19,6 +19,7 @@ from . import catalog
 from .errors import RecipeError, RunError, StoreError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
+from .leaks import block_ranges, check_twins
 from .losses.decoder import REGION, check_loss
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
@@ -183,10 +184,11 @@ def finetune(
     Raises
     ------
     SplitError, StoreError
-        A block is empty, or not embedded.
+        A block is empty, or not embedded; a test frame has the pixels of one that trains.
     RunError
         The loss is not finite; the last good weights stay in the partial run.
     """
+    check_twins(store)
     config = resolved(store, config or FinetuneConfig())
     device = pick_device(config.device)
     decoder = _zero_shot(store, device) if config.init is None else _tuned(store, config.init, device)
@@ -269,13 +271,16 @@ def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps
 def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     """Return what a run's ``config.json`` says of its configuration; equal ones are the same run."""
     about = asdict(config) | {"encoder": store.key, "checkpoint": config.init, "split": "train"}
+    about |= {"frames": block_ranges(store)}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 
 
 def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two configurations give the same weights: in all but what only says how the work is done."""
-    how = ("workers",)
+    how = {"workers"}
+    if not ("frames" in one and "frames" in other):
+        how.add("frames")  # a run of before they were kept
     return {k: v for k, v in one.items() if k not in how} == {k: v for k, v in other.items() if k not in how}
 
 

@@ -24,7 +24,7 @@ Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
 Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["float32", "bfloat16", "float16"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
-SplitMode = Literal["frames", "sequence"]
+SplitMode = Literal["frames", "sequence", "folds"]
 
 
 def _choice(value: str, allowed: Any, what: str) -> None:
@@ -121,11 +121,13 @@ class ArraysRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecipe:
-    """``[split]``: inclusive frame ranges of blocks (``frames``), or whole sequences (``sequence``).
+    """``[split]``: frame ranges of blocks (``frames``), whole sequences (``sequence``), or k-fold in time (``folds``).
 
     ``frames``: ``train``, ``val``, ``test`` are ``"0-54"`` (frame numbers in every sequence; several ranges by comma).
     ``sequence``: ``train`` and ``test`` name sequences; validation is cut from the end of the training sequences,
     ``val_share`` of their frames after a gap of ``gap`` frames.
+    ``folds``: every sequence is cut into ``folds`` blocks in time, number ``fold`` (from 0) tests, ``val_share`` of the
+    frames behind it validate, and ``gap`` frames around both are unused.
     """
 
     mode: SplitMode = "frames"
@@ -134,9 +136,13 @@ class SplitRecipe:
     test: str = ""
     val_share: float = 0.1
     gap: int = 3
+    folds: int = 5
+    fold: int = 0
 
     def __post_init__(self) -> None:
         _choice(self.mode, SplitMode, "split.mode")
+        _range(self.folds, 2, 1000, "split.folds")
+        _range(self.fold, 0, self.folds - 1, f"split.fold (of {self.folds})")
         _range(self.val_share, 0, 0.5, "split.val_share")
         _range(self.gap, 0, 10_000, "split.gap (frames)")
 

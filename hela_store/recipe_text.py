@@ -105,6 +105,14 @@ test = {split.test}
 val_share = {split.val_share}
 gap = {split.gap}
 """
+_BY_FOLDS = """\
+# every sequence cut into blocks in time; number fold (from 0) tests, val_share of the frames behind it validate
+mode = "folds"
+folds = {split.folds}
+fold = {split.fold}
+val_share = {split.val_share}
+gap = {split.gap}
+"""
 _WRAP: dict[str, Any] = {"initial_indent": "# ", "subsequent_indent": "#   ", "break_long_words": False}
 STILLS_RULE = "60 % train, 15 % validate, 25 % test by a hash of the frame's id"
 TIME_RULE = "in each sequence about 60 % train, 10 % validate, 24 % test in this order"
@@ -144,7 +152,7 @@ def recipe_text(recipe: Recipe, findings: Sequence[str] = (), stills: bool = Fal
     dataset, split = recipe.dataset, recipe.split
     names = ("dataset", "encoder", "normalise", "views", "augment", "arrays")
     sections = {name: _Toml(getattr(recipe, name)) for name in names}
-    block = _BY_SEQUENCE if split.mode == "sequence" else _BY_FRAMES
+    block = {"frames": _BY_FRAMES, "sequence": _BY_SEQUENCE, "folds": _BY_FOLDS}[split.mode]
     um = dataset.pixel_size_um
     size = "# pixel_size_um = 0.5  # unknown" if um is None else f"pixel_size_um = {toml_value(um)}"
     stack = [f"axis = {toml_value(dataset.axis)}\n"] if dataset.axis else []

@@ -27,7 +27,7 @@ class SplitLike(Protocol):
 
     @property
     def mode(self) -> str:
-        """``"frames"`` or ``"sequence"``."""
+        """``"frames"``, ``"sequence"`` or ``"folds"``."""
         ...
 
     @property
@@ -47,12 +47,22 @@ class SplitLike(Protocol):
 
     @property
     def val_share(self) -> float:
-        """Share of a training sequence's frames that validate, mode ``"sequence"``."""
+        """Share of a sequence's frames that validate, modes ``"sequence"`` and ``"folds"``."""
         ...
 
     @property
     def gap(self) -> int:
-        """Unused frames before them."""
+        """Unused frames between blocks, the same modes."""
+        ...
+
+    @property
+    def folds(self) -> int:
+        """Number of blocks each sequence is cut into, mode ``"folds"``."""
+        ...
+
+    @property
+    def fold(self) -> int:
+        """Which of them is the test block, from 0."""
         ...
 
 
@@ -93,7 +103,7 @@ def assign(split: SplitLike, frames: Sequence[FrameKey], stills: bool = False) -
     Parameters
     ----------
     split : SplitRecipe
-        With neither train, val nor test, :func:`default_split` decides.
+        With neither train, val nor test, :func:`default_split` decides, except in mode ``"folds"``.
     frames : sequence of (frame id, sequence, time)
     stills : bool
         The frames are no time-lapse; only the default split asks.
@@ -108,6 +118,8 @@ def assign(split: SplitLike, frames: Sequence[FrameKey], stills: bool = False) -
     SplitError
         A malformed range, overlapping blocks, a block that is asked for and holds no frame, or an unknown sequence.
     """
+    if split.mode == "folds":
+        return _by_folds(split, frames)
     if not (split.train or split.val or split.test):
         return default_split(frames, stills)
     blocks = _by_sequence(split, frames) if split.mode == "sequence" else _by_frames(split, frames)
@@ -187,6 +199,38 @@ def _validation_start(times: Sequence[int], split: SplitLike, sequence: str) -> 
             f"{split.gap} leaves none to train on; lower split.gap or split.val_share"
         )
     return start
+
+
+def _by_folds(split: SplitLike, frames: Sequence[FrameKey]) -> dict[str, Block]:
+    for name in BLOCKS:
+        if text := getattr(split, name):
+            raise SplitError(f"split.{name} is {text!r} in mode 'folds', where split.fold decides; leave it empty")
+    times: dict[str, list[int]] = defaultdict(list)
+    for _, sequence, time in frames:
+        times[sequence].append(time)
+    blocks = {sequence: _fold_blocks(sorted(found), split, sequence) for sequence, found in times.items()}
+    return {frame: blocks[sequence][time] for frame, sequence, time in frames}
+
+
+def _fold_blocks(times: Sequence[int], split: SplitLike, sequence: str) -> dict[int, Block]:
+    """Cut one sequence: the fold tests, the frames after it (or the sequence's first) validate, gaps around both."""
+    first, last = (len(times) * number // split.folds for number in (split.fold, split.fold + 1))
+    test, before, after = times[first:last], times[:first], [t for t in times[last:] if t > times[last - 1] + split.gap]
+    count = max(1, round(split.val_share * len(times))) if split.val_share else 0
+    val = after[:count] if len(after) >= count else before[:count]
+    held = {*test, *val}
+    near = {time + step for time in held for step in range(-split.gap, split.gap + 1)}
+    blocks: dict[int, Block] = {
+        time: "test" if time in test else "val" if time in val else "gap" if time in near else "train" for time in times
+    }
+    apart = not val or not test or min(abs(v - t) for v in val for t in test) > split.gap
+    if not test or len(val) < count or not apart or "train" not in blocks.values():
+        raise SplitError(
+            f"sequence {sequence} has {len(times)} frames: {split.folds} folds with a validation share of "
+            f"{split.val_share} and gaps of {split.gap} leave none to train, validate or test on in fold {split.fold}; "
+            "lower split.folds, split.gap or split.val_share"
+        )
+    return blocks
 
 
 def default_split(frames: Sequence[FrameKey], stills: bool = False) -> dict[str, Block]:

@@ -165,6 +165,8 @@ def test_a_recipe_as_text_reads_back_the_same(
         by_sequence, encoder=EncoderRecipe(architecture="vit_b", checkpoint="x", precision="bfloat16")
     )
     assert parse_recipe(recipe_text(by_sequence)) == by_sequence
+    folds = replace(recipe, split=SplitRecipe(mode="folds", folds=4, fold=3, gap=5, val_share=0.2))
+    assert parse_recipe(recipe_text(folds)) == folds
 
 
 def test_a_recipe_as_text_holds_every_key() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hela_store.errors import SplitError
+from hela_store.errors import RecipeError, SplitError
 from hela_store.recipe import SplitRecipe
 from hela_store.splits import FrameKey, assign, default_split, format_ranges, members, parse_ranges
 
@@ -128,3 +128,30 @@ def test_a_still_that_comes_later_moves_no_other() -> None:
 def test_ranges_round_trip(numbers: set[int]) -> None:
     ranges = parse_ranges(format_ranges(numbers))
     assert {n for first, last in ranges for n in range(first, last + 1)} == numbers
+
+
+@settings(deadline=None)
+@given(st.integers(30, 100), st.integers(2, 6), st.integers(0, 3))
+def test_folds_test_every_frame_once_and_keep_their_distance(count: int, folds: int, gap: int) -> None:
+    tested: Counter[str] = Counter()
+    for fold in range(folds):
+        blocks = assign(SplitRecipe(mode="folds", folds=folds, fold=fold, gap=gap), frames_of(s01=count, s02=count + 7))
+        tested.update(frame for frame, block in blocks.items() if block == "test")
+        for sequence in ("01", "02"):
+            times = {
+                name: [int(f[-3:]) for f, block in blocks.items() if block == name and f.startswith(sequence)]
+                for name in ("train", "val", "test")
+            }
+            assert all(times.values())
+            for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
+                assert min(abs(a - b) for a in times[one] for b in times[other]) > gap
+    assert len(tested) == 2 * count + 7 and set(tested.values()) == {1}
+
+
+def test_folds_that_leave_nothing_say_so() -> None:
+    with pytest.raises(SplitError, match="sequence 01 has 8 frames: 4 folds"):
+        assign(SplitRecipe(mode="folds", folds=4, fold=1), frames_of(s01=8))
+    with pytest.raises(SplitError, match="leave it empty"):
+        assign(SplitRecipe(mode="folds", test="3"), frames_of(s01=40))
+    with pytest.raises(RecipeError, match=r"split.fold \(of 3\) is 3"):
+        SplitRecipe(mode="folds", folds=3, fold=3)

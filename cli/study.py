@@ -1,0 +1,90 @@
+"""`hela-store study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hela_store.types import MIXED_PROMPTS
+
+from .options import device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
+from .sweep import Several
+
+if TYPE_CHECKING:
+    from hela_store import Store
+    from hela_store.study import StudyResult
+
+PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
+
+
+@click.command()
+@store_option
+@click.option(
+    "--prompt",
+    "prompts",
+    cls=Several,
+    type=PROMPTS,
+    multiple=True,
+    metavar="all|KIND...",
+    help=f"Kinds, each with decoders of its own: {', '.join(MIXED_PROMPTS)}. [default: all: box, point and mask]",
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Training seeds of each.")
+@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Frames to score.")
+@click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
+@click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
+@click.option("--lr", type=float, metavar="X", help="Learning rate. [default: 1e-4]")
+@click.option("--loss", metavar="NAME", help="Loss of every run.")
+@click.option("--cells", type=click.IntRange(1), metavar="N", help="Most cells of a view that learn at once.")
+@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
+@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@device_option
+@json_option
+def study(
+    store: Store,
+    prompts: tuple[str, ...],
+    seeds: int,
+    split: str,
+    prompt_seeds: int,
+    classical: bool,
+    out: Path | None,
+    as_json: bool,
+    **tuning: Any,
+) -> None:
+    """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
+    import hela_store as hs
+    from hela_store.finetune import FinetuneConfig
+    from hela_store.study_text import write
+
+    note_untrained(store)
+    given = FinetuneConfig(**{name: value for name, value in tuning.items() if value is not None})
+    how: dict[str, Any] = {
+        "seeds": seeds,
+        "split": split,
+        "prompt_seeds": prompt_seeds,
+        "classical": classical,
+        "tuning": given,
+    }
+    result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)
+    if out is not None:
+        write(result, out)
+    if as_json:
+        echo_json(result.to_json())
+    else:
+        _echo(result)
+    if result.errors:
+        raise click.exceptions.Exit(1)
+
+
+def _echo(result: StudyResult) -> None:
+    from hela_store.study_text import COLUMNS, footnotes, table
+
+    echo_facts(list(result.facts.items()))
+    echo_table(COLUMNS, table(result))
+    for text in footnotes(result):
+        note(text)
