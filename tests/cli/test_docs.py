@@ -42,11 +42,6 @@ def test_ci_runs_the_second_command_verbatim() -> None:
     assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_in_the_readme(name: str) -> None:
-    assert f"| `{name}" in README
-
-
 MENTIONED = [*re.findall(r"hela-store [^#\n]*", "\n".join(SHELL)), *re.findall(r"`(hela-store [^`]*)`", README)]
 
 
