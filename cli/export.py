@@ -38,8 +38,6 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
         click.echo(f"{relative(found.path)}: {found.architecture} with the decoder of {found.run}")
 
 
-
-
 @export.command()
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>_RES.")
@@ -59,6 +57,25 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
     click.echo(f"run {result.run}: {result.frames} frames with {result.objects} objects in {folders}")
     if result.scores is not None:
         echo_sequences(result.scores)
+
+
+@export.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="JSON.")
+@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds.")
+@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@store_option
+@json_option
+def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
+    """Write a run's masks as one COCO file: boxes, run-length codes, scores."""
+    from hela_store.export.coco import export_coco
+
+    result = export_coco(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
+    if as_json:
+        echo_json(result.to_json())
+    else:
+        left = f"; {result.empty} empty masks left out" if result.empty else ""
+        click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
 
 
 def echo_sequences(scores: SequenceScores) -> None:
