@@ -2,8 +2,8 @@
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon)
 replaces a matrix's momentum by the nearest orthogonal matrix, so that rare directions learn as fast as common ones.
-torch's own does that in bfloat16, which CPUs without bfloat16 instructions emulate at a fifth of float32's speed, and
-keeps no AdamW beside it.
+torch's own keeps no AdamW beside it, takes one matrix at a time, and does it in bfloat16 always, which CPUs without
+bfloat16 instructions emulate at a fifth of float32's speed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ LIKE_ADAMW = 0.2
 SMALLEST_SIDE = 32
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Return the matrix with its singular values brought near 1 (0.7 to 1.2); float32, (A, B)."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return matrices, (N, A, B), with their singular values brought near 1 (0.7 to 1.2), in the dtype given."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def is_matrix(name: str, value: Tensor) -> bool:
@@ -51,6 +51,7 @@ class MuonAdamW(torch.optim.Optimizer):
     weight_decay : decoupled, of matrices only
     momentum : of Muon
     betas : of AdamW
+    dtype : in which Muon iterates; the iteration forgives bfloat16
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         parameters = list(named)
         matrices = [value for name, value in parameters if is_matrix(name, value)]
         others = [value for name, value in parameters if not is_matrix(name, value)]
@@ -72,18 +75,31 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            for value in group["params"]:
-                if value.grad is not None:
-                    (self._muon if group["is_matrix"] else self._adam)(value, value.grad, group)
+            values = [value for value in group["params"] if value.grad is not None]
+            if not group["is_matrix"]:
+                for value in values:
+                    self._adam(value, value.grad, group)
+                continue
+            alike: dict[tuple[int, int], list[Tensor]] = {}
+            for value in values:
+                alike.setdefault((value.shape[0], value[0].numel()), []).append(value)
+            for same in alike.values():
+                self._muon(same, group)
 
-    def _muon(self, value: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[value]
-        if not state:
-            state["momentum"] = torch.zeros_like(value)
-        average = state["momentum"].lerp_(grad, 1 - group["momentum"])
-        update = orthogonalise(grad.lerp(average, group["momentum"]).flatten(1))
-        value.mul_(1 - group["lr"] * group["weight_decay"])
-        value.add_(update.view(value.shape), alpha=-group["lr"] * LIKE_ADAMW * max(update.shape) ** 0.5)
+    def _muon(self, values: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape together: many small products in a row leave a CPU idle."""
+        wanted = []
+        for value in values:
+            state = self.state[value]
+            if not state:
+                state["momentum"] = torch.zeros_like(value)
+            average = state["momentum"].lerp_(value.grad, 1 - group["momentum"])
+            wanted.append(value.grad.lerp(average, group["momentum"]).flatten(1))
+        updates = orthogonalise(torch.stack(wanted).to(self.dtype)).to(values[0].dtype)
+        scale = -group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
+        for value, update in zip(values, updates, strict=True):
+            value.mul_(1 - group["lr"] * group["weight_decay"])
+            value.add_(update.reshape(value.shape), alpha=scale)
 
     def _adam(self, value: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[value]
