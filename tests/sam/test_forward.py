@@ -2,6 +2,7 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
+from hela_store.sam import forward
 from hela_store.sam.forward import image_embedding, normalise_input
 from hela_store.sam.nano import build_nano
 
@@ -14,7 +15,14 @@ def wake(module: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("window,size", [(0, 128), (8, 128), (5, 128), (0, 96)])
-def test_fast_forward_equals_the_stock_encoder(window: int, size: int) -> None:
+@pytest.mark.parametrize("way", ["whole", "parts", "fused"])
+def test_fast_forward_equals_the_stock_encoder(
+    window: int, size: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "parts":
+        monkeypatch.setattr(forward, "PART", 3000)  # neither all windows nor all queries at once
+    elif way == "fused":  # as on a GPU
+        monkeypatch.setattr(forward, "IN_PARTS", ())
     torch.manual_seed(0)
     stock = ImageEncoderViT(
         img_size=size,
