@@ -103,13 +103,14 @@ def _show(found: Any, as_json: bool) -> None:
 @click.option("--encoder", default="nano", show_default=True, help="nano, or vit_b, vit_l, vit_h with random weights.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Views at once, ours.")
+@click.option("--compile", "compiled", is_flag=True, help="Ours through torch.compile, too.")
 @device_option
 @json_option
-def encode(encoder: str, rounds: int, batch: int, device: str, as_json: bool) -> None:
+def encode(encoder: str, as_json: bool, **choices: Any) -> None:
     """Time SAM's encoder as its authors run it, in bfloat16, and ours; parity, share of the matrix rate."""
     from hela_store.bench.encode import bench_encode
 
-    _show(bench_encode(encoder, rounds=rounds, batch=batch, device=device, progress=bars), as_json)
+    _show(bench_encode(encoder, **choices, progress=bars), as_json)
 
 
 @bench.command()

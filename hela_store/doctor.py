@@ -141,13 +141,25 @@ def _devices(problems: list[str]) -> tuple[dict[str, str], int]:
         problems.append(
             f"torchvision cannot be loaded ({_first_line(error)}); it fits one torch only: install both in one command"
         )
-    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    found = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {_rates()}"}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{card.name}, {mebibytes(card.total_memory)}"
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
     return found, torch.get_num_threads()
+
+
+def _rates() -> str:
+    import torch
+
+    from .sam.rate import bfloat16_pays, matrix_rate
+
+    cpu = torch.device("cpu")
+    text = f"matrix products at {matrix_rate(cpu, torch.float32):.0f} GFLOP/s"
+    if not bfloat16_pays(cpu):
+        return f"{text}, bfloat16 slower"
+    return f"{text}, in bfloat16 at {matrix_rate(cpu, torch.bfloat16):.0f} (`new --precision bfloat16`)"
 
 
 def _machine(threads: int) -> dict[str, Any]:

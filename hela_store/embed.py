@@ -52,6 +52,8 @@ class EmbedConfig:
     batch : int or None
         Views encoded together; None is 1 on the CPU, where more is no faster, and 4 elsewhere. On the CPU the first
         embed of a key decides it for good, because it changes the last bits of the values.
+    compile : bool
+        Run the encoder through ``torch.compile``; the first embed of a key decides it, as it changes the last bits.
     dry_run : bool
         Write nothing and encode nothing; say what there is to do.
     yes : bool
@@ -64,6 +66,7 @@ class EmbedConfig:
     precision: str | None = None
     limit: int | None = None
     batch: int | None = None
+    compile: bool = False
     dry_run: bool = False
     yes: bool = False
     cache_dir: Path | None = None
@@ -168,12 +171,15 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
         sam = load_sam_encoder(
             store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress
         )
-        record, notes = prepare(store, sam, device, config.batch)
+        record, notes = prepare(store, sam, device, config.batch, config.compile)
         if sam.sha256 == UNTRAINED:
             notes = ("nano is untrained: its weights are random, from a fixed seed", *notes)
         work = work_of(views, committed, record.batch, config.limit)
         start = time.monotonic()
-        with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
+        with (
+            threads(record.threads),
+            contextlib.closing(commit_all(store, sam, work, compiled=record.compiled)) as commits,
+        ):
             done = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="embed"))
         seconds = time.monotonic() - start
         if done:

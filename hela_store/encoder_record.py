@@ -45,6 +45,8 @@ class EncoderRecord:
         Threads within an operation; views encoded together.
     created : str
         UTC, ISO 8601.
+    compiled : bool
+        Whether the encoder ran through ``torch.compile``.
     decoder_sha256 : str
         Of ``decoder.safetensors``; empty in records of earlier versions.
     seconds_per_view : float or None
@@ -60,6 +62,7 @@ class EncoderRecord:
     threads: int
     batch: int
     created: str
+    compiled: bool = False
     decoder_sha256: str = ""
     seconds_per_view: float | None = None
 
@@ -112,7 +115,7 @@ def decoder_fault(store: Store) -> str | None:
 
 
 def prepare(
-    store: Store, sam: LoadedSam, device: torch.device, batch: int | None
+    store: Store, sam: LoadedSam, device: torch.device, batch: int | None, compiled: bool = False
 ) -> tuple[EncoderRecord, tuple[str, ...]]:
     """Write the decoder, and the record of the first embed or compare with it.
 
@@ -126,7 +129,8 @@ def prepare(
     Raises
     ------
     StoreError
-        The embeddings there are come from other weights, or on the CPU from another batch.
+        The embeddings there are come from other weights, were not compiled where these are to be, or on the CPU come
+        from another batch.
     """
     now = EncoderRecord(
         architecture=sam.architecture,
@@ -138,6 +142,7 @@ def prepare(
         threads=torch.get_num_threads(),
         batch=batch or (1 if device.type == "cpu" else GPU_BATCH),
         created=datetime.now(UTC).isoformat("T", "seconds"),
+        compiled=compiled,
     )
     first = read_record(store)
     if first is None:
@@ -157,8 +162,13 @@ def prepare(
             f"the embeddings under {store.key} are made in batches of {first.batch}, which decides their last bits, "
             f"not of {batch}; leave the batch out"
         )
+    if same and compiled and not first.compiled:
+        raise StoreError(
+            f"the embeddings under {store.key} are made without torch.compile, which decides their last bits; leave "
+            "--compile out"
+        )
     adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
-    return adopted, _differences(first, now)
+    return replace(adopted, compiled=first.compiled if same else compiled), _differences(first, now)
 
 
 def _write_decoder(store: Store, sam: LoadedSam) -> str:

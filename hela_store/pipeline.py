@@ -30,7 +30,7 @@ WRITERS = 4
 """Chunks of a batch that are compressed at once."""
 
 
-def commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None, None]:
+def commit_all(store: Store, sam: LoadedSam, work: Work, *, compiled: bool = False) -> Generator[str, None, None]:
     """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
 
     Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
@@ -67,7 +67,7 @@ def commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None,
             assert made is not None
             pixels, truths = made
             ahead = reader.submit(read, index + 1)
-            embeddings = encode(sam.encoder, pixels, precision).numpy()
+            embeddings = encode(sam.encoder, pixels, precision, compiled=compiled).numpy()
             if writing is not None:
                 yield from writing.result()
             found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}

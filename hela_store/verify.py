@@ -201,7 +201,10 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     sam = _load(store, config, progress)
     record, _ = prepare(store, sam, device, None)
     work = _work(store, set(views) - bad, record.batch)
-    with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
+    with (
+        threads(record.threads),
+        contextlib.closing(commit_all(store, sam, work, compiled=record.compiled)) as commits,
+    ):
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
 
 

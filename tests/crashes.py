@@ -1,7 +1,8 @@
 """A fork server that runs ``embed`` and ``verify`` and fails them where it is told to, in the manner of SQLite's tests.
 
 ``python crashes.py`` imports everything once, then reads one JSON request a line: ``{"job": "new" | "embed" | "verify", "store":
-path, "mode": ..., "at": n}``; it forks, runs the job in the child and answers with its exit status. Nothing in the
+path, "mode": ..., "at": n, "at_once": n}``; it forks, runs the job in the child, or in several at once, and answers with its exit
+statuses. Nothing in the
 product knows of this: the child counts, through Python's audit events and ``os.fsync``, the calls that change files
 under the store, and at the n-th
 
@@ -131,27 +132,32 @@ def child(request: dict[str, Any]) -> int:
     return DONE
 
 
+def start(request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(Path(request["store"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        try:
+            code = child(request)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = BUG
+        sys.stderr.flush()
+        os._exit(code)
+    return pid
+
+
 def serve() -> None:
     narrow()
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            log = os.open(Path(request["store"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            try:
-                code = child(request)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                code = BUG
-            sys.stderr.flush()
-            os._exit(code)
-        print(os.waitpid(pid, 0)[1], flush=True)
+        pids = [start(request) for _ in range(request.get("at_once", 1))]
+        print(*(os.waitpid(pid, 0)[1] for pid in pids), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,14 @@ class Jobs:
         self.entries = {name: asdict(entry) for name, entry in Store.open(self.whole).ledger().entries().items()}
 
     def ask(self, **request: Any) -> int:
+        (status,) = self.ask_several(**request)
+        return status
+
+    def ask_several(self, **request: Any) -> list[int]:
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        return [int(status) for status in self.server.stdout.readline().split()]
 
     def copy(self, name: str, of: str = "base") -> Path:
         for old in self.folder.glob(f"{name}*"):
@@ -123,6 +127,19 @@ def test_killed_and_starved_in_short(jobs: Jobs) -> None:
     n = jobs.points
     cases = [("kill", n // 3), ("kill", n * 3 // 4), ("torn", n // 2), ("full", n * 2 // 3), ("time", 0.7)]
     report(len(cases), [text for case in cases if (text := interrupt(jobs, *case))])
+
+
+@pytest.mark.parametrize("mode", ["", "kill"])
+def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
+    path = jobs.copy("case")
+    killed = {"mode": "kill", "at": jobs.points // 2} if mode else {}
+    statuses = jobs.ask_several(job="embed", store=str(path), at_once=3, **killed)
+    assert set(statuses) <= {DONE, REFUSED, KILLED if mode else DONE}, jobs.log(path)
+    if REFUSED in statuses:
+        assert "is being embedded by" in path.with_suffix(".error").read_text()
+    assert assert_before_or_after(jobs, path) == FRAMES or mode
+    assert jobs.ask(job="embed", store=str(path)) == DONE, jobs.log(path)
+    assert contents(path) == jobs.expected
 
 
 @pytest.mark.slow

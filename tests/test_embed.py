@@ -184,10 +184,12 @@ def test_the_record_says_under_which_conditions(embedded: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="holds for the CPU")
-def test_another_batch_on_the_cpu_is_refused(store: Store):
+def test_another_batch_or_compilation_on_the_cpu_is_refused(store: Store):
     forget(store, 1)
     with pytest.raises(StoreError, match="batches of 1"):
         embed(store, EmbedConfig(batch=2))
+    with pytest.raises(StoreError, match="made without torch.compile"):
+        embed(store, EmbedConfig(compile=True))
 
 
 def test_a_second_embed_is_refused(store: Store):

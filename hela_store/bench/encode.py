@@ -19,11 +19,9 @@ from ..progress import Progress, silent
 from ..random import generator
 from ..sam.encoder import encode, pick_device
 from ..sam.nano import load_nano
+from ..sam.rate import bfloat16_pays, matrix_rate
 
 ARCHITECTURES = ("nano", "vit_b", "vit_l", "vit_h")
-MATRIX = 1024
-WORTH = 0.5
-"""bfloat16 is timed where its matrix products run at this share of the float32 rate or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class EncodeRow:
     ----------
     way : str
         ``"stock float32"`` (``SamPredictor.set_image``), ``"stock bfloat16"`` (the same under autocast), ``"ours
-        float32"``, ``"ours bfloat16"``.
+        float32"``, ``"ours bfloat16"``, ``"ours bfloat16 compiled"``.
     seconds : float
         A view, median over the rounds.
     views_per_second : float
@@ -73,9 +71,20 @@ class EncodeBench:
 
 
 def bench_encode(
-    architecture: str, *, rounds: int = 3, batch: int = 1, device: str = "auto", progress: Progress = silent
+    architecture: str,
+    *,
+    rounds: int = 3,
+    batch: int = 1,
+    compiled: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
 ) -> EncodeBench:
     """Time the ways of encoding one 1024x1024 view; ``vit_*`` with random weights, which changes no time.
+
+    Parameters
+    ----------
+    architecture, rounds, batch : which, how often each way is timed, and our views at once
+    compiled : also ours through ``torch.compile``
 
     Raises
     ------
@@ -89,12 +98,12 @@ def bench_encode(
     sam: Sam = load_nano() if architecture == "nano" else sam_model_registry[architecture]()
     sam = sam.requires_grad_(False).eval().to(where)
     grey = generator("bench encode").integers(0, 256, (SAM_INPUT, SAM_INPUT)).astype(np.uint8)
-    rates = {name: matrix_rate(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
-    ways = _ways(sam, grey, batch)
+    ways = _ways(sam, grey, batch, compiled)
     notes: tuple[str, ...] = ()
-    if rates["bfloat16"] < WORTH * rates["float32"]:
+    if not bfloat16_pays(where):
         ways = {way: run for way, run in ways.items() if "bfloat16" not in way}
-        notes = (f"bfloat16 left out: its products run at {rates['bfloat16']:.0f} GFLOP/s here",)
+        notes = ("bfloat16 left out: its products are slower than half the float32 rate here",)
+    rates = {name: matrix_rate(where, getattr(torch, name)) for name in sorted({way.split()[1] for way in ways})}
     # the first run of each also warms up
     found = {way: run() for way, run in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -131,7 +140,7 @@ def bench_encode(
     )
 
 
-def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int) -> dict[str, Callable[[], torch.Tensor]]:
+def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
     predictor = SamPredictor(sam)
     rgb, views = np.repeat(grey[..., None], 3, 2), np.repeat(grey[None].astype(np.float32), batch, 0)
 
@@ -140,12 +149,17 @@ def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int) -> dict[str, Callab
             predictor.set_image(rgb)
         return predictor.get_image_embedding()[0].float().cpu()
 
-    return {
+    ways = {
         "stock float32": lambda: stock(False),
         "stock bfloat16": lambda: stock(True),
         "ours float32": lambda: encode(sam.image_encoder, views)[0],
         "ours bfloat16": lambda: encode(sam.image_encoder, views, "bfloat16")[0],
     }
+    for precision in ("float32", "bfloat16") if compiled else ():
+        ways[f"ours {precision} compiled"] = lambda precision=precision: encode(  # type: ignore[misc]
+            sam.image_encoder, views, precision, compiled=True
+        )[0]
+    return ways
 
 
 @torch.inference_mode()
@@ -153,17 +167,3 @@ def _gflop(sam: Sam) -> float:
     with FlopCounterMode(display=False) as counter:
         sam.image_encoder(torch.zeros(1, 3, SAM_INPUT, SAM_INPUT, device=sam.device))
     return counter.get_total_flops() / 1e9
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, repeat: int = 3) -> float:
-    """Return the rate of square matrix products, GFLOP/s, the best of ``repeat``."""
-    size = MATRIX * 8 if device.type == "cuda" else MATRIX
-    # instructions that are emulated would take minutes for the whole
-    rows = 64 if device.type == "cpu" and dtype is not torch.float32 else size
-    left, right = torch.ones(rows, size, dtype=dtype, device=device), torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(repeat + 1):
-        start = time.perf_counter()
-        (left @ right)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return 2e-9 * rows * size * size / best

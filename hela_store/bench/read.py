@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..arrays import EMBEDDING_SHAPE, Arrays
 from ..errors import StoreError
+from ..files import fsync_path
 from ..progress import Progress, silent
 from ..random import generator
 from ..store import Store
@@ -65,6 +68,7 @@ def bench_read(
         raise StoreError(f"nothing is embedded in {store.path}; run `hela-store embed`")
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(Path(folder), np.stack([store.arrays.embedding(store.key, row) for row in rows]))
+        _sync(Path(folder))
         times: dict[str, list[float]] = {way: [] for way in ways}
         if not cold:
             for read, _ in ways.values():
@@ -102,7 +106,7 @@ def _ways(folder: Path, data: np.ndarray) -> dict[str, Way]:
         ways[f"ours {codec}"] = (_ours(arrays), lambda row, arrays=arrays: arrays.chunk_path(KEY, row))  # type: ignore[misc]
     data.tofile(folder / "memmap")
     mapped = np.memmap(folder / "memmap", data.dtype, "r", shape=data.shape)
-    ways["np.memmap"] = (lambda row: torch.from_numpy(np.array(mapped[row])), lambda row: folder / "memmap")
+    ways["np.memmap"] = (lambda row: torch.from_numpy(np.array(mapped[row])), lambda row: _unmapped(mapped, folder))
     with h5py.File(folder / "h5", "w") as file:
         file.create_dataset("embedding", data=data, chunks=(1, *EMBEDDING_SHAPE))
     opened = h5py.File(folder / "h5", "r")["embedding"]
@@ -112,6 +116,19 @@ def _ways(folder: Path, data: np.ndarray) -> dict[str, Way]:
 
 def _ours(arrays: Arrays) -> Callable[[int], torch.Tensor]:
     return lambda row: torch.from_numpy(arrays.embedding(KEY, row))
+
+
+def _unmapped(mapped: np.memmap[Any, Any], folder: Path) -> Path:
+    # the kernel keeps pages that are mapped into a process
+    mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    return folder / "memmap"
+
+
+def _sync(folder: Path) -> None:
+    """Write everything out: the kernel keeps pages that are not on the disk yet."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fsync_path(path)
 
 
 def _drop(path: Path) -> None:

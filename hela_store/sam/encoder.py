@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -57,9 +60,14 @@ def preprocess(views: Tensor) -> Tensor:
     return pad(normal_B3HW, (0, SAM_INPUT - width, 0, SAM_INPUT - height))
 
 
-@torch.inference_mode()
-def encode(encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], precision: str = "float32") -> Tensor:
-    """Encode views of one size.
+def encode(
+    encoder: ImageEncoderViT,
+    views: Tensor | npt.NDArray[np.float32],
+    precision: str = "float32",
+    *,
+    compiled: bool = False,
+) -> Tensor:
+    """Encode views of one size; where they do not fit into a GPU's memory together, in halves.
 
     Parameters
     ----------
@@ -68,14 +76,51 @@ def encode(encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], pr
         From :func:`hela_store.normalise.apply`.
     precision : str
         ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for autocast.
+    compiled : bool
+        Through ``torch.compile``, which takes minutes once a process and changes the last bits.
 
     Returns
     -------
     float32, (B, 256, 64, 64), on the CPU
+
+    Raises
+    ------
+    RecipeError
+        A single view does not fit; ``torch.compile`` does not work here.
     """
+    try:
+        return _encode(encoder, views, precision, compiled)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(views) == 1:
+            raise RecipeError(
+                'one view does not fit into the memory of this GPU; use --device cpu, or precision = "bfloat16"'
+            ) from error
+    except RuntimeError as error:
+        if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise RecipeError(
+                f"torch.compile does not work here ({str(error).strip().splitlines()[0]}); leave --compile out"
+            ) from error
+        raise
+    # outside the except clause, where the error still holds the tensors of the attempt
+    torch.cuda.empty_cache()
+    middle = len(views) // 2
+    halves = views[:middle], views[middle:]
+    return torch.cat([encode(encoder, half, precision, compiled=compiled) for half in halves])
+
+
+@functools.cache
+def _compiled_embedding() -> Callable[[ImageEncoderViT, Tensor], Tensor]:
+    return torch.compile(image_embedding, dynamic=False)
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], precision: str, compiled: bool
+) -> Tensor:
+    embed = _compiled_embedding() if compiled else image_embedding
     device = next(encoder.parameters()).device
     x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
     half = getattr(torch, precision)
     with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
-        embedding = image_embedding(encoder, x_BCHW)
+        embedding = embed(encoder, x_BCHW)
     return embedding.float().cpu()

@@ -102,18 +102,21 @@ def _padded(attn: Attention, qkv_BHWC: Tensor, height: int, width: int) -> Tenso
 def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend from every position of (N, H, W, C) to every other; return (N, H * W, C)."""
     height, width, length = q.shape[1:]
-    scaled, bias = q * attn.scale, None
+    scaled, down, across = q * attn.scale, None, None
+    # with gradients the scores would be kept; the fused kernel makes them again
+    in_parts = q.device.type in IN_PARTS and not q.requires_grad
     if attn.use_rel_pos:
         down = torch.einsum("nhwc,hkc->nhwk", q, get_rel_pos(height, height, attn.rel_pos_h)).to(q.dtype)
         across = torch.einsum("nhwc,wkc->nhwk", q, get_rel_pos(width, width, attn.rel_pos_w)).to(q.dtype)
-        if q.device.type not in IN_PARTS or height + width < length:
-            scaled = torch.cat([scaled, down, across], -1)
-            k = _with_indicators(k)
+        if in_parts and height + width >= length:
+            down, across = down.flatten(1, 2), across.flatten(1, 2)
         else:
-            bias = down.flatten(1, 2), across.flatten(1, 2)
+            scaled, k = torch.cat([scaled, down, across], -1), _with_indicators(k)
+            down = across = None
     scaled, k, v = (part.flatten(1, 2) for part in (scaled, k, v))
-    if q.device.type in IN_PARTS:
-        return attend_in_parts(scaled, k, v, bias)
+    if in_parts:
+        found: Tensor = attend_in_parts(scaled, k, v, down, across)
+        return found
     # fused kernels want q, k and v of one length
     v = pad(v, (0, k.shape[-1] - length))
     return scaled_dot_product_attention(scaled[None], k[None], v[None], scale=1.0)[0, ..., :length]
@@ -129,19 +132,26 @@ def _with_indicators(k: Tensor) -> Tensor:
     return out
 
 
-def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor] | None) -> Tensor:
+# an operator of its own, because torch.compile would unroll the loops
+@torch.library.custom_op(
+    "hela_store::attend_in_parts",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor? down, Tensor? across) -> Tensor",
+)
+def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor | None, across: Tensor | None) -> Tensor:
     """Return ``softmax(q k^T + bias) v`` of (N, L, C) each, over as many queries at once as the cache holds scores for.
 
-    Over the whole grid of ViT-B twice (float32) to four times (bfloat16) as fast as torch's fused kernel for CPUs, which
-    wants the bias folded into rows of one length and multiplies bfloat16 at the rate of float32 (Zen 5, torch 2.14).
+    Over the whole grid of ViT-B twice (float32) to four times (bfloat16) as fast as torch's fused kernel for CPUs,
+    which wants the bias folded into rows of one length and multiplies bfloat16 at the rate of float32 (Zen 5, torch
+    2.14).
 
     Parameters
     ----------
     q, k : (N, L, K)
         ``q`` scaled.
     v : (N, L, C)
-    bias : (N, L, H) and (N, L, W), or None
-        What is added to the scores of the keys of each row and of each column, L = H W.
+    down, across : (N, L, H) and (N, L, W), or None
+        The bias: what is added to the scores of the keys of each row and of each column, L = H W.
     """
     count, length, _ = q.shape
     out, keys = torch.empty_like(v), k.transpose(1, 2)
@@ -150,10 +160,15 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor]
     for first in range(0, count, some):
         for row in range(0, length, rows):
             part = slice(first, first + some), slice(row, row + rows)
-            if bias is None:
+            if down is None or across is None:
                 scores = torch.bmm(q[part], keys[part[0]])
             else:
-                added = bias[0][part][..., None] + bias[1][part][..., None, :]
-                scores = added.flatten(2).baddbmm_(q[part], keys[part[0]])
+                bias = down[part][..., None] + across[part][..., None, :]
+                scores = bias.flatten(2).baddbmm_(q[part], keys[part[0]])
             out[part] = torch.bmm(scores.softmax(-1), v[part[0]])
     return out
+
+
+@attend_in_parts.register_fake
+def _attended(q: Tensor, k: Tensor, v: Tensor, down: Tensor | None, across: Tensor | None) -> Tensor:
+    return torch.empty_like(v)

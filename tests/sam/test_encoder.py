@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -58,12 +60,35 @@ def test_encode(tiny):
     assert torch.allclose(out[:1], encode(tiny, grey[:1]), atol=1e-5)
 
 
-@pytest.mark.slow  # autocast to bfloat16 takes minutes on a CPU without the instructions for it
-def test_half_precision_is_near_and_comes_back_as_float32(tiny):
-    grey = views(1, 64, 64)
-    exact, half = encode(tiny, grey), encode(tiny, grey, "bfloat16")
-    assert half.dtype == torch.float32
-    assert 0 < (half - exact).abs().mean() < 0.05
+class Small(torch.nn.Module):
+    """A patch embedding on a device with memory for so many images."""
+
+    def __init__(self, inner: torch.nn.Module, room: int) -> None:
+        super().__init__()
+        self.inner, self.room = inner, room
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.room:
+            raise torch.cuda.OutOfMemoryError
+        return self.inner(x)
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch):
+    grey = views(5, 48, 64)
+    expected = encode(tiny, grey)
+    monkeypatch.setattr(tiny, "patch_embed", Small(tiny.patch_embed, 2))
+    assert torch.allclose(encode(tiny, grey), expected, atol=1e-5)
+    tiny.patch_embed.room = 0
+    with pytest.raises(RecipeError, match="one view does not fit"):
+        encode(tiny, grey)
+
+
+@pytest.mark.slow  # a minute of compilation
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_it_gives_the_same(tiny):
+    grey = views(1, 48, 64)
+    expected, found = encode(tiny, grey), encode(tiny, grey, compiled=True)
+    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
 
 
 def test_devices():

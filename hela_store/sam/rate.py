@@ -1,0 +1,33 @@
+"""How fast a device multiplies matrices, which says whether bfloat16 pays there."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+SIZE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
+"""Edge of the matrices."""
+WORTH = 0.5
+"""bfloat16 may be worth it where its products run at this share of the float32 rate or more."""
+PROBE = 64
+"""Rows of the product that tells; the whole would take minutes where the instructions are emulated."""
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether bfloat16 products run at half the float32 rate or more; emulated ones are a hundred times slower."""
+    half, full = (matrix_rate(device, dtype, rows=PROBE) for dtype in (torch.bfloat16, torch.float32))
+    return half >= WORTH * full
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, repeat: int = 3, rows: int | None = None) -> float:
+    """Return the rate of matrix products, GFLOP/s, the best of ``repeat``; square, or with fewer rows."""
+    size = SIZE[device.type]
+    rows = rows or size
+    left, right = torch.ones(rows, size, dtype=dtype, device=device), torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2e-9 * rows * size * size / best
