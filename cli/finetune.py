@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
+@click.option("--ema", type=float, metavar="DECAY", help="Of a running average of the weights. [default: 0, none]")
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")

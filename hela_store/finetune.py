@@ -57,6 +57,7 @@ class FinetuneConfig:
     lr : of AdamW at its peak, after ``warmup`` steps
     schedule : ``"cosine"`` or ``"linear"``, down to a tenth, or ``"constant"``
     weight_decay : of AdamW
+    ema : decay of a running average of the weights, such as 0.99; that is what is validated and kept. 0 for none
     cells : most cells of the view that learn at once
     seed : of batches and prompts
     window : positions along each side a prompt reads; None for the encoder's default
@@ -80,6 +81,7 @@ class FinetuneConfig:
     steps: int = 500
     lr: float = 1e-4
     weight_decay: float = 0.01
+    ema: float = 0.0
     cells: int = 16
     seed: int = 0
     window: int | None = None
@@ -110,6 +112,8 @@ class FinetuneConfig:
         for name in ("loss_ramp", "refine"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")
+        if not 0 <= self.ema < 1:
+            raise RecipeError(f"ema is {self.ema}, expected a decay such as 0.99, or 0 for none")
         if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
             raise RecipeError(f"loss_weight is {self.loss_weight}, expected 0 or more")
         if self.schedule not in SCHEDULES:
@@ -276,12 +280,21 @@ def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     return plain
 
 
+BEFORE = {"ema": 0.0}
+"""What runs did that are older than these choices."""
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a run's configuration decides its weights: all but what only says how the work is done."""
+    return {name: value for name, value in (BEFORE | dict(config)).items() if name != "workers"}
+
+
 def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations give the same weights: in all but what only says how the work is done."""
-    how = {"workers"}
-    if not ("frames" in one and "frames" in other):
-        how.add("frames")  # a run of before they were kept
-    return {k: v for k, v in one.items() if k not in how} == {k: v for k, v in other.items() if k not in how}
+    """Whether two configurations give the same weights."""
+    first, second = deciding(one), deciding(other)
+    if not ("frames" in first and "frames" in second):  # a run of before they were kept
+        first.pop("frames", None), second.pop("frames", None)
+    return first == second
 
 
 def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Tuning:
     ----------
     decoder, optimizer : as they are after ``step`` steps
     best : weights of the best validation so far, that of ``best_step``
+    mean : running average of the weights that learn; empty where none is kept
     stale : validations since then
     losses : of the steps since the last line of the log
     """
@@ -59,6 +61,7 @@ class Tuning:
     decoder: SamDecoder
     optimizer: torch.optim.AdamW
     best: dict[str, Tensor]
+    mean: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     best_step: int = 0
     best_iou: float = -1.0
@@ -69,7 +72,7 @@ class Tuning:
         """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
         plain = {name: getattr(self, name) for name in ("step", "best_step", "best_iou", "stale", "losses")}
         about = {name: json.dumps(value) for name, value in plain.items()}
-        parts = {"decoder": self.decoder.state_dict(), "best": self.best}
+        parts = {"decoder": self.decoder.state_dict(), "best": self.best, "mean": self.mean}
         save_training(folder / STATE, parts, self.optimizer, about)
 
     def load(self, folder: Path) -> None:
@@ -77,8 +80,32 @@ class Tuning:
         parts, about = load_training(folder / STATE, self.optimizer)
         self.decoder.load_state_dict(parts["decoder"])
         self.best = parts["best"]
+        self.mean = {name: value.to(self.mean[name]) for name, value in parts.get("mean", {}).items()}
         for name, value in about.items():
             setattr(self, name, json.loads(value))
+
+    @torch.no_grad()
+    def update_mean(self, ema: float) -> None:
+        """Move the running average, if one is kept, to the weights after ``step`` steps.
+
+        The first steps weigh more, so that where a run began is soon forgotten (as in TensorFlow's
+        ``ExponentialMovingAverage``).
+        """
+        decay = min(ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.decoder.named_parameters():
+            if name in self.mean:
+                self.mean[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[SamDecoder]:
+        """Lend the decoder as it is to be judged, with its averaged weights where such are kept, ready to predict."""
+        own = _weights(self.decoder)
+        self.decoder.load_state_dict(own | self.mean)
+        try:
+            yield self.decoder.eval()
+        finally:
+            self.decoder.load_state_dict(own)
+            self.decoder.train()
 
 
 def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
@@ -86,7 +113,9 @@ def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
     decoder.prompt_encoder.requires_grad_(False)
     parameters = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder))
+    learning = {name: p.detach().clone() for name, p in decoder.named_parameters() if p.requires_grad}
+    mean = learning if config.ema else {}
+    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder), mean=mean)
 
 
 def _weights(decoder: SamDecoder) -> dict[str, Tensor]:
@@ -166,24 +195,22 @@ def train(
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.decoder.train()
-    try:
-        for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
-            state.losses.append(_step(state, batches, config, folder))
-            state.step += 1
-            last = state.step == config.steps
-            if state.step % every == 0 or last:
-                _validation(state, folder, validate, learning_rate(config, state.step - 1))
-                saved = time.monotonic()
-                if _patience_is_over(state, config):
-                    break
-            elif state.step % LOG_STEPS == 0:
-                _log(state, folder, lr=learning_rate(config, state.step - 1))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                state.save(folder.path)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        state.save(folder.path)
-        raise
+    # whatever ends the process, Ctrl-C too, may come in the middle of a step: only whole ones are ever saved
+    for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
+        state.losses.append(_step(state, batches, config, folder))
+        state.step += 1
+        state.update_mean(config.ema)
+        last = state.step == config.steps
+        if state.step % every == 0 or last:
+            _validation(state, folder, validate, learning_rate(config, state.step - 1))
+            saved = time.monotonic()
+            if _patience_is_over(state, config):
+                break
+        elif state.step % LOG_STEPS == 0:
+            _log(state, folder, lr=learning_rate(config, state.step - 1))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            state.save(folder.path)
+            saved = time.monotonic()
 
 
 def _patience_is_over(state: Tuning, config: FinetuneConfig) -> bool:
@@ -228,13 +255,12 @@ def _stop(state: Tuning, folder: RunFolder, what: str, batch: TrainingStep, cell
 
 
 def _validation(state: Tuning, folder: RunFolder, validate: Validate, lr: float) -> None:
-    state.decoder.eval()
-    score = validate(state.decoder)
-    state.decoder.train()
     state.stale += 1
-    if score.mean_iou > state.best_iou:
-        state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
-        state.best = _weights(state.decoder)
+    with state.averaged() as decoder:
+        score = validate(decoder)
+        if score.mean_iou > state.best_iou:
+            state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
+            state.best = _weights(decoder)
     _log(state, folder, lr=lr, val=score.to_json())
     state.save(folder.path)
 

@@ -66,6 +66,7 @@ FLOORS = (
         "cards",
         "encoder_record",
         "evaluate",
+        "executors",
         "faults",
         "finetune",
         "guard",

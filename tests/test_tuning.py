@@ -10,14 +10,14 @@ import torch
 
 from hela_store.errors import RecipeError, RunError, StoreError
 from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune
+from hela_store.finetune import FinetuneConfig, finetune, same_run
 from hela_store.guard import default_run, paired_change
 from hela_store.runs import load_run, partial_runs
 from hela_store.sam.correct import corrected_prompts
 from hela_store.sam.decoder import SamPrompts, load_decoder
 from hela_store.store import Store
 from hela_store.stream import TrainingSteps
-from hela_store.tuning import learning_rate, step_loss
+from hela_store.tuning import learning_rate, new_tuning, step_loss
 from hela_store.types import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.watch import watch
 
@@ -77,6 +77,38 @@ def test_schedules() -> None:
         assert learning_rate(chosen, 100) == pytest.approx(end)
     with pytest.raises(RecipeError, match="staircase"):
         replace(config, schedule="staircase")
+
+
+def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
+    """The average of three known steps by hand, and a validation that leaves the weights it trains on alone."""
+    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+    state = new_tuning(decoder, replace(QUICK, ema=0.5))
+    weight = decoder.mask_decoder.iou_token.weight
+    begin = weight.detach().clone()
+    expected = begin.clone()
+    for step in (1, 2, 30):
+        with torch.no_grad():
+            weight += 1.0
+        state.step = step
+        state.update_mean(0.5)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    with state.averaged() as lent:
+        torch.testing.assert_close(lent.mask_decoder.iou_token.weight, expected)
+        assert not lent.training
+    assert torch.equal(weight, begin + 3.0) and decoder.training
+    assert new_tuning(decoder, QUICK).mean == {}
+    plain = finetune(store, replace(QUICK, steps=2, evaluate_every=1))
+    smooth = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.9))
+    logs = [load_run(store.path, run.run).log() for run in (plain, smooth)]
+    losses = [[row["loss"] for row in log if "loss" in row] for log in logs]
+    assert losses[0] == losses[1], "the average changes what is judged, not how it learns"
+    assert logs[0][2]["val"] != logs[1][2]["val"]
+
+
+def test_runs_from_before_a_choice_are_found_again() -> None:
+    now = {"lr": 1e-4, "ema": 0.0, "frames": {}}
+    assert same_run(now, {"lr": 1e-4, "frames": {}}) and not same_run(now | {"ema": 0.9}, {"lr": 1e-4, "frames": {}})
 
 
 def test_patience_accumulation_and_init(store: Store) -> None:
