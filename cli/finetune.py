@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,16 +60,26 @@ if TYPE_CHECKING:
     "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
 )
 @device_option
+@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Write for TensorBoard, too.")
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
 @json_option
-def finetune(store: Store, prompts: tuple[str, ...], preset: str, fresh: bool, as_json: bool, **choices: Any) -> None:
+def finetune(
+    store: Store,
+    prompts: tuple[str, ...],
+    preset: str,
+    tensorboard: Path | None,
+    fresh: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
     """Tune the mask decoder from the store, and say whether it helped."""
     import hela_store as hs
 
     note_untrained(store)
     results = []
+    how = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
     for prompt in dict.fromkeys(prompts):
-        results.append(hs.finetune(store, _config(prompt, preset, choices), resume=not fresh, progress=bars))
+        results.append(hs.finetune(store, _config(prompt, preset, choices), **how))
         if not as_json:
             _echo(results[-1])
     if as_json:

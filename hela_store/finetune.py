@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import catalog
+from . import catalog, scalars
 from .errors import RecipeError, RunError, StoreError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
@@ -175,6 +176,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     resume: bool = True,
+    tensorboard: Path | None = None,
     progress: Progress = silent,
 ) -> FinetuneResult:
     """Tune the mask decoder for one prompt kind and publish the run.
@@ -184,6 +186,7 @@ def finetune(
     store : with the views of its train and val blocks embedded
     config : how; the defaults where None
     resume : go on with an interrupted run of the very same configuration, if there is one
+    tensorboard : folder in which a folder of the run's id gets its loss, rates and scores, too; None for none
 
     Raises
     ------
@@ -199,31 +202,45 @@ def finetune(
     questions = validation_questions(store, config)
     folder, state = _open_run(store, config, decoder, resume)
     try:
-        zero = answer(store, _zero_shot(store, device), questions, _window(config))
-        if state.step == 0:
-            first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
-            state.best_iou = mean_score(first).mean_iou
-            # a run that has a log can be gone on with
-            state.save(folder.path)
-            folder.rewind(-1)
-            folder.log(step=0, val=mean_score(first).to_json())
-
-        def validate(decoder: SamDecoder) -> PromptScore:
-            return mean_score(answer(store, decoder, questions, _window(config)))
-
-        train(_steps(store, config, state), config, state, folder, validate, progress)
-        decoder.load_state_dict(state.best)
-        tuned = answer(store, decoder.eval(), questions, _window(config))
-        save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
-        result = _result(folder.id, config, zero, tuned, state.best_step)
-        folder.log(step=state.step, result=result.to_json())
-        (folder.path / STATE).unlink(missing_ok=True)
-        folder.publish()
+        with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
+            result = _tune(store, config, (folder, state), questions, progress)
     except BaseException:
         if folder.path.name.endswith(".partial"):
             folder.close()
         raise
     catalog.index(store.path)
+    return result
+
+
+def _tune(
+    store: Store,
+    config: FinetuneConfig,
+    run: tuple[RunFolder, Tuning],
+    questions: list[Question],
+    progress: Progress,
+) -> FinetuneResult:
+    """Take a run from where it is to its end and publish it."""
+    (folder, state), decoder = run, run[1].decoder
+    zero = answer(store, _zero_shot(store, next(decoder.parameters()).device), questions, _window(config))
+    if state.step == 0:
+        first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
+        state.best_iou = mean_score(first).mean_iou
+        # a run that has a log can be gone on with
+        state.save(folder.path)
+        folder.rewind(-1)
+        folder.log(step=0, val=mean_score(first).to_json())
+
+    def validate(decoder: SamDecoder) -> PromptScore:
+        return mean_score(answer(store, decoder, questions, _window(config)))
+
+    train(_steps(store, config, state), config, state, folder, validate, progress)
+    decoder.load_state_dict(state.best)
+    tuned = answer(store, decoder.eval(), questions, _window(config))
+    save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
+    result = _result(folder.id, config, zero, tuned, state.best_step)
+    folder.log(step=state.step, result=result.to_json())
+    (folder.path / STATE).unlink(missing_ok=True)
+    folder.publish()
     return result
 
 

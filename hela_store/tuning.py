@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -23,12 +24,12 @@ from torch.utils.data import DataLoader
 from .errors import RunError
 from .evaluate import PromptScore
 from .losses.decoder import decoder_loss, ramp
-from .predict import window_sizes
+from .predict import WINDOWS, window_sizes
 from .progress import Progress
 from .random import generator
 from .runs import RunFolder
 from .sam.correct import corrected_prompts
-from .sam.decoder import SamDecoder, SamPrompts, crop_windows, view_tokens
+from .sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
 from .stream import FINE, TrainingStep, TrainingSteps
 from .training_state import load_training, save_training
 
@@ -132,13 +133,43 @@ def learning_rate(config: FinetuneConfig, step: int) -> float:
     return config.lr * warm * (0.1 + 0.9 * left)
 
 
+def training_windows(prompts: SamPrompts, truth: Tensor, labels: Tensor, window: int) -> npt.NDArray[np.int64]:
+    """Return the window each prompt learns in, (B,): that of :mod:`hela_store.predict`, grown until it holds the cell.
+
+    Predictions grow where the predicted mask touches their window's edge; so does this where the true one does, or a
+    cell larger than the window would only ever be seen cut.
+
+    Parameters
+    ----------
+    prompts : of B cells
+    truth : integer, (512, 512), labels of the view
+    labels : integer, (B,), of the cells
+    window : least size
+    """
+    sizes = window_sizes(prompts, window)
+    for size in WINDOWS[:-1]:
+        part = np.flatnonzero(sizes == size)
+        if not len(part):
+            continue
+        index = torch.from_numpy(part).to(labels.device)
+        origins = window_origins(prompts.take(index), size)
+        inside = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
+        inside = inside == labels[index][:, None, None]
+        before, after = origins > 0, origins + size < GRID  # (B, 2): there is more to see in x, in y
+        rows, columns = inside.any(2), inside.any(1)
+        cut = rows[:, 0] & before[:, 1] | rows[:, -1] & after[:, 1]
+        cut |= columns[:, 0] & before[:, 0] | columns[:, -1] & after[:, 0]
+        sizes[part[cut.cpu().numpy()]] = 2 * size
+    return sizes
+
+
 def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) -> tuple[Tensor, Tensor]:
     """Return the losses of the cells of one view, over all passes, and the first pass's IoUs, (B,) each."""
     assert config.window is not None
     device = next(decoder.parameters()).device
     prompts = batch.prompts.to(device)
     tokens, labels, truth = view_tokens(batch.embedding.to(device)), batch.labels.to(device), batch.truth.to(device)
-    sizes = window_sizes(prompts, config.window)
+    sizes = training_windows(prompts, truth, labels, config.window)
     rng = generator("passes", config.seed, batch.step)
     passes = 1 + max(config.clicks - 1 if prompts.points is not None else 0, int(rng.random() < config.refine))
     losses, ious = torch.zeros(len(prompts), device=device), torch.zeros(len(prompts), device=device)

@@ -41,6 +41,7 @@ FLOORS = (
         "progress",
         "prompts",
         "random",
+        "scalars",
         "sizes",
         "splits",
         "training_prompts",
