@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
+@click.option(
+    "--masks", type=click.Choice(["best", "all"]), help="Of a lone point's three, that learn. [default: best]"
+)
 @click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a click each.")
 @click.option("--refine", type=float, metavar="SHARE", help="Of the steps with a second pass, logits fed back.")
 @click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")

@@ -16,7 +16,7 @@ from .output import bars, echo_json, echo_table, note, note_untrained
 if TYPE_CHECKING:
     from hela_store import Store
 
-GRID = ("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants")
+GRID = ("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants", "masks")
 
 
 class Several(click.Option):
@@ -50,6 +50,7 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @_several("window", int, "Embedding positions a prompt reads.")
 @_several("ema", float, "Decays of the running average of the weights.")
 @_several("accumulate", click.IntRange(1), "Views a step.")
+@_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn.")
 @_several("variants", click.IntRange(0), "Augmented variants to train on.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")

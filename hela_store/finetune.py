@@ -32,7 +32,7 @@ from .scoring import Question, Score, answer, frame_cells, labelled_frames, medi
 from .store import Store
 from .stream import TrainingSteps, stored_variants
 from .training_prompts import check_training_prompt, validation_kinds
-from .tuning import SCHEDULES, STATE, Tuning, new_tuning, train
+from .tuning import MASKS, SCHEDULES, STATE, Tuning, new_tuning, train
 
 LEAST = {
     "steps": 1,
@@ -68,6 +68,8 @@ class FinetuneConfig:
     accumulate : views a step
     loss : one of :data:`hela_store.losses.decoder.LOSSES`
     loss_weight : of what the loss has beyond Dice + cross-entropy
+    masks : of the three masks of a lone point ``"best"`` lets the best learn, so that they stay different readings, and
+        ``"all"`` each: of one kind of cell there is one reading, and whichever predicted IoU takes has learned it
     loss_ramp : share of the steps over which that weight grows from 0
     clicks : passes with point prompts: the first click, then one each in the region of the error, logits fed back
     refine : share of the steps with a second pass for any kind of prompt
@@ -94,6 +96,7 @@ class FinetuneConfig:
     loss: str = REGION
     loss_weight: float = 1.0
     loss_ramp: float = 0.5
+    masks: str = "best"
     clicks: int = 1
     refine: float = 0.0
     init: str | None = None
@@ -119,6 +122,8 @@ class FinetuneConfig:
             raise RecipeError(f"loss_weight is {self.loss_weight}, expected 0 or more")
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if self.masks not in MASKS:
+            raise RecipeError(f"masks is {self.masks!r}, expected one of {', '.join(MASKS)}")
         if self.window is not None:
             check_window(self.window)
         if self.variants is not None and self.variants < 0:
@@ -297,7 +302,7 @@ def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     return plain
 
 
-BEFORE = {"ema": 0.0}
+BEFORE = {"ema": 0.0, "masks": "best"}
 """What runs did that are older than these choices."""
 
 

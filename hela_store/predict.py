@@ -184,7 +184,7 @@ def _decode_growing(
             decoded = decoder(
                 tokens, prompts.take(torch.from_numpy(part).to(tokens.device)), window=size, multimask=multimask
             )
-            order = decoded.iou.argsort(1, descending=True, stable=True)
+            order = decoded.iou.argsort(dim=1, descending=True, stable=True)
             pick = torch.arange(len(part), device=order.device)[:, None]
             planes = decoded.logits[pick, order].float().cpu().numpy()
             ious, corners = decoded.iou[pick, order].float().cpu().numpy(), decoded.origins.cpu().numpy()

@@ -42,6 +42,7 @@ STATE = "state.safetensors"
 LOG_STEPS = 10
 SAVE_SECONDS = 60.0
 SCHEDULES = ("cosine", "linear", "constant")
+MASKS = ("best", "all")
 
 Validate = Callable[[SamDecoder], PromptScore]
 
@@ -186,15 +187,27 @@ def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) 
                 cut = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
                 inside = (cut == labels[part][:, None, None]).to(torch.uint8)
             weight = config.loss_weight * ramp(batch.step // config.accumulate, config.steps, config.loss_ramp)
-            loss, real = decoder_loss(
-                decoded.logits, decoded.iou, inside, multimask=lone, name=config.loss, weight=weight
-            )
+            loss, real = _pass_loss((decoded.logits, decoded.iou), inside, config, weight)
             losses = losses.index_add(0, part, loss / passes)
             if number == 0:
                 ious = ious.index_copy(0, part, real)
             if number + 1 < passes:
                 given = corrected_prompts(given, decoded.logits[:, 0], inside, origins, rng)
     return losses, ious
+
+
+def _pass_loss(
+    decoded: tuple[Tensor, Tensor], truth: Tensor, config: FinetuneConfig, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of one pass, (B,), and the single mask's IoUs, (B,), of logits and IoUs, (B, M, ...) each."""
+    logits, iou = decoded
+    several = logits.shape[1] > 1
+    if not several or config.masks == "best":
+        return decoder_loss(logits, iou, truth, multimask=several, name=config.loss, weight=weight)
+    alone = logits.flatten(0, 1)[:, None], iou.flatten()[:, None], truth.repeat_interleave(logits.shape[1], 0)
+    loss, real = decoder_loss(*alone, multimask=False, name=config.loss, weight=weight)
+    loss, real = loss.view(iou.shape), real.view(iou.shape)
+    return loss[:, 0] + loss[:, 1:].mean(1), real[:, 0]
 
 
 def train(

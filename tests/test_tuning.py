@@ -17,7 +17,7 @@ from hela_store.sam.correct import corrected_prompts
 from hela_store.sam.decoder import SamPrompts, load_decoder, window_origins
 from hela_store.store import Store
 from hela_store.stream import TrainingSteps
-from hela_store.tuning import learning_rate, new_tuning, step_loss, training_windows
+from hela_store.tuning import MASKS, learning_rate, new_tuning, step_loss, training_windows
 from hela_store.types import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.watch import watch
 
@@ -86,6 +86,21 @@ def test_mixed_runs_show_every_kind_and_single_kinds_are_their_own(embedded: Pat
         prompts = steps[i].prompts
         forms.add(tuple(part is not None for part in (prompts.boxes, prompts.points, prompts.masks)))
     assert len(forms) == len(MIXED_PROMPTS)
+
+
+def test_of_a_lone_point_the_best_mask_learns_or_each(embedded: Path) -> None:
+    store = Store.open(embedded)
+    batch = TrainingSteps(store, "point", cells=1, seed=0, first=0, count=1)[0]
+    moved = {}
+    for masks in MASKS:
+        decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+        step_loss(decoder, batch, replace(QUICK, prompt="point", masks=masks))[0].sum().backward()
+        heads = decoder.mask_decoder.output_hypernetworks_mlps
+        moved[masks] = [float(head.layers[-1].weight.grad.abs().sum()) > 0 for head in heads]
+    assert moved["all"] == [True] * 4
+    assert moved["best"][0] and sum(moved["best"]) == 2
+    with pytest.raises(RecipeError, match="masks is 'some'"):
+        replace(QUICK, masks="some")
 
 
 def test_schedules() -> None:
