@@ -113,7 +113,6 @@ def _evaluate_detected(
         echo_facts([(name.replace("_", " "), str(value)) for name, value in result.items() if value is not None])
 
 
-
 def _echo(result: EvaluateResult) -> None:
     click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
@@ -121,6 +120,6 @@ def _echo(result: EvaluateResult) -> None:
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     subsets = [(f"{kind}, {name}", s) for kind, part in result.subsets.items() for name, s in part.items()]
-    echo_scores("hard cells", [(name, asdict(score)) for name, score in subsets])
+    echo_scores("hard cells, masks by IoU", [(name, asdict(score)) for name, score in subsets])
     if result.split in ("test", "all"):
         click.echo(f"this store's test split has been scored {result.test_scorings} times")

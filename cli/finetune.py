@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,9 +47,13 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
+@click.option("--ema", type=float, metavar="DECAY", help="Of a running average of the weights. [default: 0, none]")
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
+@click.option(
+    "--masks", type=click.Choice(["best", "all"]), help="Of a lone point's three, that learn. [default: best]"
+)
 @click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a click each.")
 @click.option("--refine", type=float, metavar="SHARE", help="Of the steps with a second pass, logits fed back.")
 @click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")
@@ -58,16 +63,26 @@ if TYPE_CHECKING:
     "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
 )
 @device_option
+@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Write for TensorBoard, too.")
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
 @json_option
-def finetune(store: Store, prompts: tuple[str, ...], preset: str, fresh: bool, as_json: bool, **choices: Any) -> None:
+def finetune(
+    store: Store,
+    prompts: tuple[str, ...],
+    preset: str,
+    tensorboard: Path | None,
+    fresh: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
     """Tune the mask decoder from the store, and say whether it helped."""
     import hela_store as hs
 
     note_untrained(store)
     results = []
+    how = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
     for prompt in dict.fromkeys(prompts):
-        results.append(hs.finetune(store, _config(prompt, preset, choices), resume=not fresh, progress=bars))
+        results.append(hs.finetune(store, _config(prompt, preset, choices), **how))
         if not as_json:
             _echo(results[-1])
     if as_json:

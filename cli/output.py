@@ -134,6 +134,8 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "image_free_iou": "image-free IoU",
         "skill": "skill",
         "prompt_iou": "prompt's IoU",
+        "made_worse": "made worse",
+        "oracle_iou": "oracle IoU",
         "mean_boundary_iou": "boundary IoU",
         "mean_hd95": "HD95, px",
         "mean_hd95_found": "without empty",

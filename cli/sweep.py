@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from .output import bars, echo_json, echo_table, note, note_untrained
 if TYPE_CHECKING:
     from hela_store import Store
 
-GRID = ("lr", "loss", "prompt", "seed", "cells", "window")
+GRID = ("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants", "masks")
 
 
 class Several(click.Option):
@@ -47,22 +48,33 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @_several("seed", int, "Seeds.")
 @_several("cells", click.IntRange(1), "Most cells of a view that learn at once.")
 @_several("window", int, "Embedding positions a prompt reads.")
+@_several("ema", float, "Decays of the running average of the weights.")
+@_several("accumulate", click.IntRange(1), "Views a step.")
+@_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn.")
+@_several("variants", click.IntRange(0), "Augmented variants to train on.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations.")
 @click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N at once, in processes of this machine.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option
 @json_option
-def sweep(store: Store, as_json: bool, **given: Any) -> None:
+def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, **given: Any) -> None:
     """Run a grid of fine-tunings, one run folder each; the same command again goes on with what is left."""
+    from hela_store.executors import dask, processes
     from hela_store.finetune import FinetuneConfig
     from hela_store.sweep import sweep as run_sweep
 
+    if jobs and scheduler:
+        raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
     note_untrained(store)
     choices = {name: list(dict.fromkeys(given[name])) for name in GRID if given[name]}
     shared = {name: value for name, value in given.items() if value is not None and name not in GRID}
-    rows = run_sweep(store, FinetuneConfig(**shared), choices, report=_told, progress=bars)
+    where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()
+    with where as executor:
+        rows = run_sweep(store, FinetuneConfig(**shared), choices, executor=executor, report=_told, progress=bars)
     if as_json:
         echo_json([row.flat() for row in rows])
     else:

@@ -116,6 +116,8 @@ class PromptScore:
     image_free_iou, image_free_dice : of the answers that do not look at the image, to the same prompts
     skill : ``(IoU - IoU_free) / (1 - IoU_free)``
     prompt_iou : mean IoU of mask prompts themselves; None for other kinds
+    made_worse : share of mask prompts that were better than the answer; None for other kinds
+    oracle_iou : with the best of three masks chosen by the truth: an oracle, never ranked; None where one was asked for
     mean_boundary_iou : None, as all that follow, where only overlaps were asked for
     mean_hd95 : px; empty predictions count as the cell's diameter (measuring rule 8)
     mean_hd95_found, n_found : the same without empty predictions, and how many that are
@@ -130,6 +132,8 @@ class PromptScore:
     image_free_dice: float
     skill: float
     prompt_iou: float | None = None
+    made_worse: float | None = None
+    oracle_iou: float | None = None
     mean_boundary_iou: float | None = None
     mean_hd95: float | None = None
     mean_hd95_found: float | None = None
@@ -151,7 +155,7 @@ class EvaluateResult:
     checkpoint : run whose weights were scored, or ``"zero-shot"``
     split : block that was scored
     prompts : scores by prompt kind
-    subsets : scores of touching, dim, and bright and small cells, by prompt kind
+    subsets : scores of touching, dim, and bright and small cells, and of mask prompts by their own IoU, by prompt kind
     test_scorings : how often this store's test block has been scored so far, this time included
     """
 
@@ -179,7 +183,8 @@ def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
 def mean_score(scores: Sequence[Score]) -> PromptScore:
     """Return the means over all scores, whatever their kinds."""
     iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
-    own = [s.prompt_iou for s in scores if s.prompt_iou is not None]
+    own = [(s.prompt_iou, s.iou < s.prompt_iou) for s in scores if s.prompt_iou is not None]
+    oracle = [s.oracle_iou for s in scores if s.oracle_iou is not None]
     return PromptScore(
         n=len(scores),
         mean_iou=float(iou),
@@ -188,7 +193,9 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
         image_free_iou=float(free),
         image_free_dice=float(np.mean([s.question.free[1] for s in scores])),
         skill=skill(float(iou), float(free)),
-        prompt_iou=float(np.mean(own)) if own else None,
+        prompt_iou=float(np.mean([iou for iou, _ in own])) if own else None,
+        made_worse=float(np.mean([worse for _, worse in own])) if own else None,
+        oracle_iou=float(np.mean(oracle)) if len(oracle) == len(scores) else None,
         **_detail_means([s.detail for s in scores if s.detail is not None]),
     )
 
@@ -314,7 +321,7 @@ def _score_frames(
 def _light(score: Score) -> Score:
     # means need no masks; a long evaluation should not keep them
     empty = np.zeros((0, 0), np.float32)
-    return replace(score, prediction=replace(score.prediction, logits=empty))
+    return replace(score, prediction=replace(score.prediction, logits=empty, others=()))
 
 
 def _window_of(store: Store, info: RunInfo | None) -> int:

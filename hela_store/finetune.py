@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import catalog
+from . import catalog, scalars
 from .errors import RecipeError, RunError, StoreError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
@@ -31,7 +32,7 @@ from .scoring import Question, Score, answer, frame_cells, labelled_frames, medi
 from .store import Store
 from .stream import TrainingSteps, stored_variants
 from .training_prompts import check_training_prompt, validation_kinds
-from .tuning import SCHEDULES, STATE, Tuning, new_tuning, train
+from .tuning import MASKS, SCHEDULES, STATE, Tuning, new_tuning, train
 
 LEAST = {
     "steps": 1,
@@ -57,6 +58,7 @@ class FinetuneConfig:
     lr : of AdamW at its peak, after ``warmup`` steps
     schedule : ``"cosine"`` or ``"linear"``, down to a tenth, or ``"constant"``
     weight_decay : of AdamW
+    ema : decay of a running average of the weights, such as 0.99; that is what is validated and kept. 0 for none
     cells : most cells of the view that learn at once
     seed : of batches and prompts
     window : positions along each side a prompt reads; None for the encoder's default
@@ -66,6 +68,8 @@ class FinetuneConfig:
     accumulate : views a step
     loss : one of :data:`hela_store.losses.decoder.LOSSES`
     loss_weight : of what the loss has beyond Dice + cross-entropy
+    masks : of the three masks of a lone point ``"best"`` lets the best learn, so that they stay different readings, and
+        ``"all"`` each: of one kind of cell there is one reading, and whichever predicted IoU takes has learned it
     loss_ramp : share of the steps over which that weight grows from 0
     clicks : passes with point prompts: the first click, then one each in the region of the error, logits fed back
     refine : share of the steps with a second pass for any kind of prompt
@@ -80,6 +84,7 @@ class FinetuneConfig:
     steps: int = 500
     lr: float = 1e-4
     weight_decay: float = 0.01
+    ema: float = 0.0
     cells: int = 16
     seed: int = 0
     window: int | None = None
@@ -91,6 +96,7 @@ class FinetuneConfig:
     loss: str = REGION
     loss_weight: float = 1.0
     loss_ramp: float = 0.5
+    masks: str = "best"
     clicks: int = 1
     refine: float = 0.0
     init: str | None = None
@@ -110,10 +116,14 @@ class FinetuneConfig:
         for name in ("loss_ramp", "refine"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")
+        if not 0 <= self.ema < 1:
+            raise RecipeError(f"ema is {self.ema}, expected a decay such as 0.99, or 0 for none")
         if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
             raise RecipeError(f"loss_weight is {self.loss_weight}, expected 0 or more")
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if self.masks not in MASKS:
+            raise RecipeError(f"masks is {self.masks!r}, expected one of {', '.join(MASKS)}")
         if self.window is not None:
             check_window(self.window)
         if self.variants is not None and self.variants < 0:
@@ -171,6 +181,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     resume: bool = True,
+    tensorboard: Path | None = None,
     progress: Progress = silent,
 ) -> FinetuneResult:
     """Tune the mask decoder for one prompt kind and publish the run.
@@ -180,6 +191,7 @@ def finetune(
     store : with the views of its train and val blocks embedded
     config : how; the defaults where None
     resume : go on with an interrupted run of the very same configuration, if there is one
+    tensorboard : folder in which a folder of the run's id gets its loss, rates and scores, too; None for none
 
     Raises
     ------
@@ -195,31 +207,45 @@ def finetune(
     questions = validation_questions(store, config)
     folder, state = _open_run(store, config, decoder, resume)
     try:
-        zero = answer(store, _zero_shot(store, device), questions, _window(config))
-        if state.step == 0:
-            first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
-            state.best_iou = mean_score(first).mean_iou
-            # a run that has a log can be gone on with
-            state.save(folder.path)
-            folder.rewind(-1)
-            folder.log(step=0, val=mean_score(first).to_json())
-
-        def validate(decoder: SamDecoder) -> PromptScore:
-            return mean_score(answer(store, decoder, questions, _window(config)))
-
-        train(_steps(store, config, state), config, state, folder, validate, progress)
-        decoder.load_state_dict(state.best)
-        tuned = answer(store, decoder.eval(), questions, _window(config))
-        save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
-        result = _result(folder.id, config, zero, tuned, state.best_step)
-        folder.log(step=state.step, result=result.to_json())
-        (folder.path / STATE).unlink(missing_ok=True)
-        folder.publish()
+        with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
+            result = _tune(store, config, (folder, state), questions, progress)
     except BaseException:
         if folder.path.name.endswith(".partial"):
             folder.close()
         raise
     catalog.index(store.path)
+    return result
+
+
+def _tune(
+    store: Store,
+    config: FinetuneConfig,
+    run: tuple[RunFolder, Tuning],
+    questions: list[Question],
+    progress: Progress,
+) -> FinetuneResult:
+    """Take a run from where it is to its end and publish it."""
+    (folder, state), decoder = run, run[1].decoder
+    zero = answer(store, _zero_shot(store, next(decoder.parameters()).device), questions, _window(config))
+    if state.step == 0:
+        first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
+        state.best_iou = mean_score(first).mean_iou
+        # a run that has a log can be gone on with
+        state.save(folder.path)
+        folder.rewind(-1)
+        folder.log(step=0, val=mean_score(first).to_json())
+
+    def validate(decoder: SamDecoder) -> PromptScore:
+        return mean_score(answer(store, decoder, questions, _window(config)))
+
+    train(_steps(store, config, state), config, state, folder, validate, progress)
+    decoder.load_state_dict(state.best)
+    tuned = answer(store, decoder.eval(), questions, _window(config))
+    save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
+    result = _result(folder.id, config, zero, tuned, state.best_step)
+    folder.log(step=state.step, result=result.to_json())
+    (folder.path / STATE).unlink(missing_ok=True)
+    folder.publish()
     return result
 
 
@@ -276,12 +302,21 @@ def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     return plain
 
 
+BEFORE = {"ema": 0.0, "masks": "best"}
+"""What runs did that are older than these choices."""
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a run's configuration decides its weights: all but what only says how the work is done."""
+    return {name: value for name, value in (BEFORE | dict(config)).items() if name != "workers"}
+
+
 def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations give the same weights: in all but what only says how the work is done."""
-    how = {"workers"}
-    if not ("frames" in one and "frames" in other):
-        how.add("frames")  # a run of before they were kept
-    return {k: v for k, v in one.items() if k not in how} == {k: v for k, v in other.items() if k not in how}
+    """Whether two configurations give the same weights."""
+    first, second = deciding(one), deciding(other)
+    if not ("frames" in first and "frames" in second):  # a run of before they were kept
+        first.pop("frames", None), second.pop("frames", None)
+    return first == second
 
 
 def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:

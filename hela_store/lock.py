@@ -49,6 +49,28 @@ def embed_lock(store_path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def claim(folder: Path, name: str, wait: bool) -> Iterator[bool]:
+    """Claim a piece of work among processes; yields whether it is ours, False only where we do not ``wait`` for it.
+
+    The lock's file goes when the work is over: whoever comes later has to look first whether it is done.
+    """
+    lock = filelock.FileLock(folder / f".{name}.lock", timeout=-1 if wait else 0)
+    ours = True
+    with explain_os_errors(f"locking {folder}"):
+        folder.mkdir(exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            ours = False
+    try:
+        yield ours
+    finally:
+        if ours:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
 def _holder(store_path: Path) -> str:
     try:
         holder = json.loads((store_path / HOLDER_FILE).read_text())

@@ -50,6 +50,8 @@ class Prediction:
         Low-resolution logits of the window.
     corner : (int, int)
         ``(x, y)`` of the window's first position in the 64x64 grid.
+    others : of (mask, origin)
+        Where three masks were asked for, the two of lower predicted IoU.
     """
 
     mask: BoolArray
@@ -57,6 +59,7 @@ class Prediction:
     predicted_iou: float
     logits: Logits
     corner: tuple[int, int]
+    others: tuple[tuple[BoolArray, tuple[int, int]], ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -161,15 +164,17 @@ def predict_view(
         sam = sam_prompts([prompts[i] for i in members], rect, [given[i] for i in members], str(embedding.device))
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
         found = _decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
-        for i, (plane, corner, iou) in zip(members, found, strict=True):
-            mask, origin = _frame_mask(plane, corner, rect)
-            out[i] = Prediction(mask=mask, origin=origin, predicted_iou=iou, logits=plane, corner=corner)
+        for i, (planes, corner, iou) in zip(members, found, strict=True):
+            (mask, origin), *others = (_frame_mask(plane, corner, rect) for plane in planes)
+            about = {"predicted_iou": iou, "logits": planes[0].copy(), "corner": corner, "others": tuple(others)}
+            out[i] = Prediction(mask=mask, origin=origin, **about)
     return [out[i] for i in range(len(prompts))]
 
 
 def _decode_growing(
     decoder: SamDecoder, tokens: torch.Tensor, prompts: SamPrompts, sizes: npt.NDArray[np.int64], multimask: bool
 ) -> list[tuple[Logits, tuple[int, int], float]]:
+    """Return of each prompt its planes of logits (M, 4 window, 4 window), the best first, their corner and its IoU."""
     found: dict[int, tuple[Logits, tuple[int, int], float]] = {}
     for size in WINDOWS:
         todo = np.flatnonzero(sizes == size)
@@ -179,15 +184,15 @@ def _decode_growing(
             decoded = decoder(
                 tokens, prompts.take(torch.from_numpy(part).to(tokens.device)), window=size, multimask=multimask
             )
-            best = decoded.iou.argmax(1)
-            pick = torch.arange(len(part), device=best.device)
-            planes = decoded.logits[pick, best].float().cpu().numpy()
-            ious, corners = decoded.iou[pick, best].float().cpu().numpy(), decoded.origins.cpu().numpy()
-            for i, plane, iou, corner in zip(part, planes, ious, corners, strict=True):
-                if size < GRID and _touches_edge(plane, corner, size):
+            order = decoded.iou.argsort(dim=1, descending=True, stable=True)
+            pick = torch.arange(len(part), device=order.device)[:, None]
+            planes = decoded.logits[pick, order].float().cpu().numpy()
+            ious, corners = decoded.iou[pick, order].float().cpu().numpy(), decoded.origins.cpu().numpy()
+            for i, several, iou, corner in zip(part, planes, ious, corners, strict=True):
+                if size < GRID and _touches_edge(several[0], corner, size):
                     sizes[i] = size * 2
                 else:
-                    found[int(i)] = (plane, (int(corner[0]), int(corner[1])), float(iou))
+                    found[int(i)] = (several, (int(corner[0]), int(corner[1])), float(iou[0]))
     return [found[i] for i in range(len(sizes))]
 
 

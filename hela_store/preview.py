@@ -128,7 +128,7 @@ def _variants(store: Store, frame: Frame, warps: Sequence[Warp]) -> Image.Image:
     before = _panels(store, frame, still, limits, (label, frame.valid))
     for number, warp in enumerate(warps, start=1):
         after = _panels(store, frame, warp, limits, (label, frame.valid))
-        rows.append((f"variant {number}: {_words(warp.variant)}", before + after))
+        rows.append(([f"variant {number}: {_words(warp.variant)}"], before + after))
     names = ("original", "overlay", "mask", "augmented", "augmented overlay", "augmented mask")
     title = f"{frame.id}, view {warps[0].rect} px (x, y, width, height); dark red: not valid"
     return _compose(title, names, rows)
@@ -195,14 +195,14 @@ def _strength(amplitude: str) -> tuple[list[dict[str, float]], Image.Image]:
             fields.append({"sigma": sigma, "alpha": alpha, "rms": moved, "jacobian": least})
             grey = np.repeat(np.clip(warp.image(lines), 0, 255)[..., None], 3, axis=2)
             panels.append((grey * (np.array([1, 0.35, 0.35]) if least <= 0 else 1)).astype(np.uint8))
-            words.append(f"rms {moved:.2f} px, J {least:.2f}{' FOLDS' if least <= 0 else ''}")
-        rows.append((f"sigma {sigma:g} px:   " + "   |   ".join(words), panels))
+            words.append(f"sigma {sigma:g} px: rms {moved:.2f} px, J {least:.2f}{', FOLDS' if least <= 0 else ''}")
+        rows.append((words, panels))
     title = f"elastic strength, amplitude {amplitude!r}: displacement rms and smallest Jacobian, before any damping"
     return fields, _compose(title, [f"alpha {alpha:g}" for alpha in alphas], rows)
 
 
-def _compose(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[Picture]]]) -> Image.Image:
-    """Set panels in rows, each under a line of text, the columns under their names."""
+def _compose(title: str, names: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[Picture]]]) -> Image.Image:
+    """Set panels in rows, each under a line of text or each panel under its own, the columns under their names."""
     height, width = rows[0][1][0].shape[:2]
     scale = PANEL / max(height, width)
     size = (round(width * scale), round(height * scale))
@@ -214,7 +214,8 @@ def _compose(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequenc
         draw.text((GAP + column * step_x, LINE + 2), name, fill="black", font=font)
     for number, (words, panels) in enumerate(rows):
         top = 2 * LINE + number * step_y
-        draw.text((GAP, top + 2), words, fill="black", font=font)
+        for column, text in enumerate(words):
+            draw.text((GAP + column * step_x, top + 2), text, fill="black", font=font)
         for column, panel in enumerate(panels):
             sheet.paste(
                 Image.fromarray(panel).resize(size, Image.Resampling.LANCZOS), (GAP + column * step_x, top + LINE)

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,10 +55,13 @@ class RunFolder:
         ``runs/.<id>.partial``, from :meth:`publish` on ``runs/<id>``.
     info : RunInfo
         What its ``config.json`` says.
+    tell : callable or None
+        Given every row of the log, too.
     """
 
     info: RunInfo
     path: Path
+    tell: Callable[[Mapping[str, object]], None] | None = field(default=None, repr=False)
     _lock: int = field(repr=False)
     _log: IO[str] | None = field(default=None, repr=False)
     _open: bool = field(default=True, repr=False)
@@ -76,6 +79,8 @@ class RunFolder:
                 self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
             self._log.write(to_json(row) + "\n")
             self._log.flush()
+        if self.tell is not None:
+            self.tell(row)
 
     def rewind(self, step: int) -> None:
         """Drop the log's lines of later steps: they will be written again by a run that goes on from ``step``."""

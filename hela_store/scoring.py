@@ -102,13 +102,18 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A question, its answer, and how good that is; ``detail`` where it was asked for, see :func:`with_details`."""
+    """A question, its answer, and how good that is.
+
+    ``oracle_iou`` is that of the best of three masks by the truth, None where there was one; ``detail`` is there where
+    it was asked for, see :func:`with_details`.
+    """
 
     question: Question
     prediction: Prediction
     iou: float
     dice: float
     prompt_iou: float | None
+    oracle_iou: float | None = None
     detail: CellScores | None = None
 
 
@@ -300,7 +305,15 @@ def _score(question: Question, prediction: Prediction) -> Score:
     context = question.context
     shared = overlap(prediction.mask, context.mask, prediction.origin, context.origin)
     own = question.free[0] if question.prompt.mask is not None else None
-    return Score(question=question, prediction=prediction, iou=shared.iou, dice=shared.dice, prompt_iou=own)
+    others = [overlap(mask, context.mask, origin, context.origin).iou for mask, origin in prediction.others]
+    return Score(
+        question=question,
+        prediction=prediction,
+        iou=shared.iou,
+        dice=shared.dice,
+        prompt_iou=own,
+        oracle_iou=max(shared.iou, *others) if others else None,
+    )
 
 
 def with_details(scores: Sequence[Score], labels: LabelArray) -> list[Score]:

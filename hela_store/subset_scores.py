@@ -1,19 +1,23 @@
-"""Means over the cells that are hard: touching, dim, bright and small; from the catalog, so SQL gives the same."""
+"""Means over the cells that are hard, and over masks by their own IoU; from the catalog, so SQL gives the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from . import catalog
+from .mask_prompts import BINS
 from .metrics import skill
 from .store import Store
 
 SUBSETS = {"touching": "touches_neighbour", "dim": "is_dim", "bright-small": "is_bright_small"}
 """Columns of cell_metrics by the names that tables show."""
+PROMPT_BINS = {f"prompt IoU {low:g}-{high:g}": f"p.prompt_iou >= {low} AND p.prompt_iou < {high}" for low, high in BINS}
+"""Mask prompts by their own IoU (measuring rule 4)."""
 
 _MEANS = """
 SELECT m.prompt, count(*) AS n, avg(m.iou) AS mean_iou, avg(m.dice) AS mean_dice, avg(m.is_empty::INT) AS empty,
-    avg(p.free_iou) AS image_free_iou, avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou
+    avg(p.free_iou) AS image_free_iou, avg((m.iou < p.prompt_iou)::INT) AS made_worse,
+    avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou
 FROM cell_metrics m
 JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
 WHERE m.run = ? AND {flag} GROUP BY m.prompt
@@ -28,6 +32,8 @@ class SubsetScore:
     ----------
     n : int
     mean_iou, mean_dice, empty, image_free_iou, skill : float
+    made_worse : float
+        Share of mask prompts that were better than the answer; None where there are none.
     mean_hd95 : float, px
         Empty predictions count as the cell's diameter.
     mean_boundary_iou : float
@@ -39,6 +45,7 @@ class SubsetScore:
     empty: float
     image_free_iou: float
     skill: float
+    made_worse: float | None
     mean_hd95: float | None
     mean_boundary_iou: float | None
 
@@ -46,7 +53,7 @@ class SubsetScore:
 def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
     """Return the means of a published run by prompt kind and subset; subsets without a cell are left out."""
     found: dict[str, dict[str, SubsetScore]] = {}
-    for name, flag in SUBSETS.items():
+    for name, flag in (SUBSETS | PROMPT_BINS).items():
         for row in catalog.query(store.path, _MEANS.format(flag=flag), [run]).to_pylist():
             prompt, won = row.pop("prompt"), skill(row["mean_iou"], row["image_free_iou"])
             found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)

@@ -2,21 +2,31 @@
 
 What is done is read from the runs themselves: a point of the grid whose configuration a published run has is not run
 again, and an interrupted one goes on. So a killed sweep is taken up by the same command, and several processes may work
-on one sweep: whoever holds a run's folder works on it, the others go on to the next.
+on one sweep: whoever claims a point works on it, the others go on to the next and come back to it last.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing import current_process
+from pathlib import Path
 from typing import Any
 
-from .errors import HelaError, RecipeError
-from .finetune import FinetuneConfig, finetune, resolved, run_config, same_run
+from .errors import ClusterError, HelaError, RecipeError
+from .executors import outcome
+from .files import digest
+from .finetune import FinetuneConfig, deciding, finetune, resolved, run_config, same_run
+from .lock import claim
 from .progress import Progress, silent
+from .recipe import Recipe
 from .runs import RunInfo, list_runs
 from .store import Store
+
+Point = tuple[dict[str, Any], FinetuneConfig]
+"""What a point of the grid has of it, and its whole configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +58,7 @@ class SweepRow:
         return self.choices | {name: value for name, value in asdict(self).items() if name != "choices"}
 
 
-def grid(base: FinetuneConfig, choices: Mapping[str, Sequence[Any]]) -> list[tuple[dict[str, Any], FinetuneConfig]]:
+def grid(base: FinetuneConfig, choices: Mapping[str, Sequence[Any]]) -> list[Point]:
     """Return every combination of the choices, the first name varying slowest.
 
     Raises
@@ -71,16 +81,18 @@ def sweep(
     base: FinetuneConfig,
     choices: Mapping[str, Sequence[Any]],
     *,
+    executor: Executor | None = None,
     report: Callable[[SweepRow], None] = lambda row: None,
     progress: Progress = silent,
 ) -> list[SweepRow]:
-    """Run a grid of fine-tunings, one after another; a point that fails is told and the others go on.
+    """Run a grid of fine-tunings; a point that fails is told and the others go on.
 
     Parameters
     ----------
     store : with the views of its train and val blocks embedded
     base : what all points share
     choices : values by name of a :class:`hela_store.finetune.FinetuneConfig`, e.g. ``{"lr": [1e-4, 3e-4]}``
+    executor : where points run side by side, see :mod:`hela_store.executors`; here and one after another where None
     report : called with each row when it is there
     progress : shown point by point
 
@@ -89,18 +101,58 @@ def sweep(
     list of SweepRow
         In the order of the grid.
     """
-    rows = []
-    points = grid(base, choices)
-    for point, config in progress(points, total=len(points), what="sweep"):
-        rows.append(_row(store, point, config))
-        report(rows[-1])
-    return rows
+    points, rows = grid(base, choices), dict[int, SweepRow]()
+    for number, row in progress(_rows(store, points, executor), total=len(points), what="sweep"):
+        rows[number] = row
+        report(row)
+    return [rows[number] for number in range(len(points))]
 
 
-def _row(store: Store, point: dict[str, Any], config: FinetuneConfig) -> SweepRow:
+def _rows(store: Store, points: Sequence[Point], executor: Executor | None) -> Iterator[tuple[int, SweepRow]]:
+    """Yield each point's number and row as it is done; those that another process works on come last."""
+    left = list(range(len(points)))
+    for wait in (False, True):
+        busy = []
+        for number, row in _tried(store, {number: points[number] for number in left}, executor, wait):
+            if row is None:
+                busy.append(number)
+            else:
+                yield number, row
+        left = busy
+
+
+def _tried(
+    store: Store, points: Mapping[int, Point], executor: Executor | None, wait: bool
+) -> Iterator[tuple[int, SweepRow | None]]:
+    if executor is None:
+        for number, (point, config) in points.items():
+            yield number, _row(store, point, config, wait)
+        return
+    place = store.path, store.recipe
+    futures = {executor.submit(_row_at, place, *point, wait): number for number, point in points.items()}
+    for future in as_completed(futures):
+        number = futures[future]
+        try:
+            yield number, outcome(future)
+        except ClusterError as error:
+            yield number, SweepRow(choices=points[number][0], error=str(error))
+
+
+def _row_at(place: tuple[Path, Recipe], point: dict[str, Any], config: FinetuneConfig, wait: bool) -> SweepRow | None:
+    if current_process().daemon:
+        config = replace(config, workers=0)  # Dask's processes may not have any of their own
+    return _row(Store(*place), point, config, wait)
+
+
+def _row(store: Store, point: dict[str, Any], config: FinetuneConfig, wait: bool) -> SweepRow | None:
+    """Return the row of a point; None if another process works on it and we do not ``wait`` for that."""
     try:
-        found = finished(store, config)
-        result = _result(found) if found else finetune(store, config).to_json()
+        wanted = deciding(run_config(store, resolved(store, config)))
+        with claim(store.path / "runs", digest("sweep", repr(sorted(wanted.items())))[:16], wait) as ours:
+            if not ours:
+                return None
+            found = finished(store, config)
+            result = _result(found) if found else finetune(store, config).to_json()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
     names = ("run", "mean_change", "low", "high", "verdict", "best_step")

@@ -10,11 +10,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,12 +24,12 @@ from torch.utils.data import DataLoader
 from .errors import RunError
 from .evaluate import PromptScore
 from .losses.decoder import decoder_loss, ramp
-from .predict import window_sizes
+from .predict import WINDOWS, window_sizes
 from .progress import Progress
 from .random import generator
 from .runs import RunFolder
 from .sam.correct import corrected_prompts
-from .sam.decoder import SamDecoder, SamPrompts, crop_windows, view_tokens
+from .sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
 from .stream import FINE, TrainingStep, TrainingSteps
 from .training_state import load_training, save_training
 
@@ -40,6 +42,7 @@ STATE = "state.safetensors"
 LOG_STEPS = 10
 SAVE_SECONDS = 60.0
 SCHEDULES = ("cosine", "linear", "constant")
+MASKS = ("best", "all")
 
 Validate = Callable[[SamDecoder], PromptScore]
 
@@ -52,6 +55,7 @@ class Tuning:
     ----------
     decoder, optimizer : as they are after ``step`` steps
     best : weights of the best validation so far, that of ``best_step``
+    mean : running average of the weights that learn; empty where none is kept
     stale : validations since then
     losses : of the steps since the last line of the log
     """
@@ -59,6 +63,7 @@ class Tuning:
     decoder: SamDecoder
     optimizer: torch.optim.AdamW
     best: dict[str, Tensor]
+    mean: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     best_step: int = 0
     best_iou: float = -1.0
@@ -69,7 +74,7 @@ class Tuning:
         """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
         plain = {name: getattr(self, name) for name in ("step", "best_step", "best_iou", "stale", "losses")}
         about = {name: json.dumps(value) for name, value in plain.items()}
-        parts = {"decoder": self.decoder.state_dict(), "best": self.best}
+        parts = {"decoder": self.decoder.state_dict(), "best": self.best, "mean": self.mean}
         save_training(folder / STATE, parts, self.optimizer, about)
 
     def load(self, folder: Path) -> None:
@@ -77,8 +82,32 @@ class Tuning:
         parts, about = load_training(folder / STATE, self.optimizer)
         self.decoder.load_state_dict(parts["decoder"])
         self.best = parts["best"]
+        self.mean = {name: value.to(self.mean[name]) for name, value in parts.get("mean", {}).items()}
         for name, value in about.items():
             setattr(self, name, json.loads(value))
+
+    @torch.no_grad()
+    def update_mean(self, ema: float) -> None:
+        """Move the running average, if one is kept, to the weights after ``step`` steps.
+
+        The first steps weigh more, so that where a run began is soon forgotten (as in TensorFlow's
+        ``ExponentialMovingAverage``).
+        """
+        decay = min(ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.decoder.named_parameters():
+            if name in self.mean:
+                self.mean[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[SamDecoder]:
+        """Lend the decoder as it is to be judged, with its averaged weights where such are kept, ready to predict."""
+        own = _weights(self.decoder)
+        self.decoder.load_state_dict(own | self.mean)
+        try:
+            yield self.decoder.eval()
+        finally:
+            self.decoder.load_state_dict(own)
+            self.decoder.train()
 
 
 def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
@@ -86,7 +115,9 @@ def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
     decoder.prompt_encoder.requires_grad_(False)
     parameters = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder))
+    learning = {name: p.detach().clone() for name, p in decoder.named_parameters() if p.requires_grad}
+    mean = learning if config.ema else {}
+    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder), mean=mean)
 
 
 def _weights(decoder: SamDecoder) -> dict[str, Tensor]:
@@ -103,13 +134,43 @@ def learning_rate(config: FinetuneConfig, step: int) -> float:
     return config.lr * warm * (0.1 + 0.9 * left)
 
 
+def training_windows(prompts: SamPrompts, truth: Tensor, labels: Tensor, window: int) -> npt.NDArray[np.int64]:
+    """Return the window each prompt learns in, (B,): that of :mod:`hela_store.predict`, grown until it holds the cell.
+
+    Predictions grow where the predicted mask touches their window's edge; so does this where the true one does, or a
+    cell larger than the window would only ever be seen cut.
+
+    Parameters
+    ----------
+    prompts : of B cells
+    truth : integer, (512, 512), labels of the view
+    labels : integer, (B,), of the cells
+    window : least size
+    """
+    sizes = window_sizes(prompts, window)
+    for size in WINDOWS[:-1]:
+        part = np.flatnonzero(sizes == size)
+        if not len(part):
+            continue
+        index = torch.from_numpy(part).to(labels.device)
+        origins = window_origins(prompts.take(index), size)
+        inside = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
+        inside = inside == labels[index][:, None, None]
+        before, after = origins > 0, origins + size < GRID  # (B, 2): there is more to see in x, in y
+        rows, columns = inside.any(2), inside.any(1)
+        cut = rows[:, 0] & before[:, 1] | rows[:, -1] & after[:, 1]
+        cut |= columns[:, 0] & before[:, 0] | columns[:, -1] & after[:, 0]
+        sizes[part[cut.cpu().numpy()]] = 2 * size
+    return sizes
+
+
 def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) -> tuple[Tensor, Tensor]:
     """Return the losses of the cells of one view, over all passes, and the first pass's IoUs, (B,) each."""
     assert config.window is not None
     device = next(decoder.parameters()).device
     prompts = batch.prompts.to(device)
     tokens, labels, truth = view_tokens(batch.embedding.to(device)), batch.labels.to(device), batch.truth.to(device)
-    sizes = window_sizes(prompts, config.window)
+    sizes = training_windows(prompts, truth, labels, config.window)
     rng = generator("passes", config.seed, batch.step)
     passes = 1 + max(config.clicks - 1 if prompts.points is not None else 0, int(rng.random() < config.refine))
     losses, ious = torch.zeros(len(prompts), device=device), torch.zeros(len(prompts), device=device)
@@ -126,15 +187,27 @@ def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) 
                 cut = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
                 inside = (cut == labels[part][:, None, None]).to(torch.uint8)
             weight = config.loss_weight * ramp(batch.step // config.accumulate, config.steps, config.loss_ramp)
-            loss, real = decoder_loss(
-                decoded.logits, decoded.iou, inside, multimask=lone, name=config.loss, weight=weight
-            )
+            loss, real = _pass_loss((decoded.logits, decoded.iou), inside, config, weight)
             losses = losses.index_add(0, part, loss / passes)
             if number == 0:
                 ious = ious.index_copy(0, part, real)
             if number + 1 < passes:
                 given = corrected_prompts(given, decoded.logits[:, 0], inside, origins, rng)
     return losses, ious
+
+
+def _pass_loss(
+    decoded: tuple[Tensor, Tensor], truth: Tensor, config: FinetuneConfig, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of one pass, (B,), and the single mask's IoUs, (B,), of logits and IoUs, (B, M, ...) each."""
+    logits, iou = decoded
+    several = logits.shape[1] > 1
+    if not several or config.masks == "best":
+        return decoder_loss(logits, iou, truth, multimask=several, name=config.loss, weight=weight)
+    alone = logits.flatten(0, 1)[:, None], iou.flatten()[:, None], truth.repeat_interleave(logits.shape[1], 0)
+    loss, real = decoder_loss(*alone, multimask=False, name=config.loss, weight=weight)
+    loss, real = loss.view(iou.shape), real.view(iou.shape)
+    return loss[:, 0] + loss[:, 1:].mean(1), real[:, 0]
 
 
 def train(
@@ -166,24 +239,22 @@ def train(
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.decoder.train()
-    try:
-        for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
-            state.losses.append(_step(state, batches, config, folder))
-            state.step += 1
-            last = state.step == config.steps
-            if state.step % every == 0 or last:
-                _validation(state, folder, validate, learning_rate(config, state.step - 1))
-                saved = time.monotonic()
-                if _patience_is_over(state, config):
-                    break
-            elif state.step % LOG_STEPS == 0:
-                _log(state, folder, lr=learning_rate(config, state.step - 1))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                state.save(folder.path)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        state.save(folder.path)
-        raise
+    # whatever ends the process, Ctrl-C too, may come in the middle of a step: only whole ones are ever saved
+    for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
+        state.losses.append(_step(state, batches, config, folder))
+        state.step += 1
+        state.update_mean(config.ema)
+        last = state.step == config.steps
+        if state.step % every == 0 or last:
+            _validation(state, folder, validate, learning_rate(config, state.step - 1))
+            saved = time.monotonic()
+            if _patience_is_over(state, config):
+                break
+        elif state.step % LOG_STEPS == 0:
+            _log(state, folder, lr=learning_rate(config, state.step - 1))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            state.save(folder.path)
+            saved = time.monotonic()
 
 
 def _patience_is_over(state: Tuning, config: FinetuneConfig) -> bool:
@@ -228,13 +299,12 @@ def _stop(state: Tuning, folder: RunFolder, what: str, batch: TrainingStep, cell
 
 
 def _validation(state: Tuning, folder: RunFolder, validate: Validate, lr: float) -> None:
-    state.decoder.eval()
-    score = validate(state.decoder)
-    state.decoder.train()
     state.stale += 1
-    if score.mean_iou > state.best_iou:
-        state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
-        state.best = _weights(state.decoder)
+    with state.averaged() as decoder:
+        score = validate(decoder)
+        if score.mean_iou > state.best_iou:
+            state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
+            state.best = _weights(decoder)
     _log(state, folder, lr=lr, val=score.to_json())
     state.save(folder.path)
 

@@ -73,6 +73,24 @@ def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
     assert found and all(part["mean_iou"] == pytest.approx(box.iou[flags[name]].mean()) for name, part in found.items())
 
 
+def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None:
+    """What a decoder makes worse, and what a better choice among its three masks would have given, from stored rows."""
+    result = evaluate(store, None, EvaluateConfig(split="val", prompts=("mask", "point", "box"), prompt_seeds=2, window=8))
+    pairs = "FROM predictions d JOIN prompts p USING (run, prompt_id) WHERE p.kind = 'mask'"
+    rows = store.sql(f"SELECT p.prompt_iou, d.iou {pairs}").fetchall()
+    assert result.prompts["mask"].made_worse == pytest.approx(np.mean([iou < own for own, iou in rows]))
+    assert result.prompts["box"].made_worse is result.prompts["box"].oracle_iou is result.prompts["mask"].oracle_iou is None
+    assert result.prompts["point"].oracle_iou > result.prompts["point"].mean_iou
+    bins = {name: part for name, part in result.subsets["mask"].items() if name.startswith("prompt IoU")}
+    assert sum(part.n for part in bins.values()) == sum(0.4 <= own < 0.9 for own, _ in rows) > 0
+    for name, part in bins.items():
+        low, high = map(float, name.split()[-1].split("-"))
+        inside = [(own, iou) for own, iou in rows if low <= own < high]
+        assert part.n == len(inside) and part.mean_iou == pytest.approx(np.mean([iou for _, iou in inside]))
+        assert part.made_worse == pytest.approx(np.mean([iou < own for own, iou in inside]))
+    assert not any(name.startswith("prompt IoU") for name in result.subsets["box"])
+
+
 def test_runs_pair_on_identical_prompts(store: Store) -> None:
     evaluate(store, None, config(prompts=("box", "point", "mask")))
     evaluate(store, None, config(prompts=("mask", "box", "point")))

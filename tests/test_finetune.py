@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ import sys, torch
 torch.set_num_threads(1)
 from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.store import Store
-config = FinetuneConfig(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=int(sys.argv[2]), lr=1e-3, window=8, refine=0.5)
+config = FinetuneConfig(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=int(sys.argv[2]), lr=1e-3, window=8, refine=0.5, accumulate=2, ema=0.9)
 print(finetune(Store.open(sys.argv[1]), config).run)
 """
 
@@ -92,6 +93,38 @@ print(finetune(Store.open(sys.argv[1]), config).run)
     logs = [[{k: v for k, v in row.items() if k != "result"} for row in load_run(path, run.strip()).log()]
             for path, run in ((store.path, straight), (tmp_path / "other", resumed))]
     assert logs[0] == logs[1]
+
+
+def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_weights(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store.path, tmp_path / "other")
+    straight = load_file(load_run(store.path, finetune(store, replace(QUICK, ema=0.9)).run).weights)
+    other, calls = Store.open(tmp_path / "other"), []
+    adam, score = torch.optim.AdamW.step, importlib.import_module("hela_store.finetune").answer
+
+    def interrupted(real, at):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            result = real(*args, **kwargs)
+            calls.append(real)
+            if calls.count(real) == at:
+                raise KeyboardInterrupt  # its work is half done: weights have moved, nothing is told yet
+            return result
+
+        return call
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted(adam, 3))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(other, replace(QUICK, ema=0.9))
+    monkeypatch.setattr(torch.optim.AdamW, "step", adam)
+    monkeypatch.setattr(importlib.import_module("hela_store.finetune"), "answer", interrupted(score, 3))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(other, replace(QUICK, ema=0.9))
+    monkeypatch.undo()
+    (name,) = partial_runs(other.path)
+    again = finetune(other, replace(QUICK, ema=0.9)).run
+    found = load_file(load_run(other.path, again).weights)
+    assert again == name and all(torch.equal(straight[key], found[key]) for key in straight)
 
 
 def load_names(path: Path) -> list[str]:
@@ -132,7 +165,7 @@ def test_a_damaged_state_is_named(store: Store, monkeypatch: pytest.MonkeyPatch)
         finetune(store, QUICK)
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"steps": 0}, {"window": 7}, {"cells": 0}])
+@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"steps": 0}, {"window": 7}, {"cells": 0}, {"ema": 1.0}])
 def test_impossible_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError):
         FinetuneConfig(**wrong)  # type: ignore[arg-type]

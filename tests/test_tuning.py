@@ -10,14 +10,14 @@ import torch
 
 from hela_store.errors import RecipeError, RunError, StoreError
 from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune
+from hela_store.finetune import FinetuneConfig, finetune, same_run
 from hela_store.guard import default_run, paired_change
 from hela_store.runs import load_run, partial_runs
 from hela_store.sam.correct import corrected_prompts
-from hela_store.sam.decoder import SamPrompts, load_decoder
+from hela_store.sam.decoder import SamPrompts, load_decoder, window_origins
 from hela_store.store import Store
 from hela_store.stream import TrainingSteps
-from hela_store.tuning import learning_rate, step_loss
+from hela_store.tuning import MASKS, learning_rate, new_tuning, step_loss, training_windows
 from hela_store.types import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.watch import watch
 
@@ -59,6 +59,25 @@ def test_every_kind_learns_with_several_passes(embedded: Path, prompt: str) -> N
     assert not torch.equal(alone, losses)
 
 
+@pytest.mark.parametrize("kind", ["point", "box"])
+def test_a_cell_larger_than_the_window_is_seen_whole(kind: str) -> None:
+    """Discs of 2 to 40 positions: the window is the smallest that holds the cell, or ends where the view does."""
+    sizes = []
+    for radius in (8, 20, 31, 40, 70, 160):  # truth px, eight a position
+        rows, columns = torch.meshgrid(torch.arange(512), torch.arange(512), indexing="ij")
+        truth = (((rows - 200) ** 2 + (columns - 240) ** 2) <= radius**2).int() * 7
+        around = torch.tensor([[240.0 - radius, 200.0 - radius, 240.0 + radius, 200.0 + radius]]) * 2
+        point = SamPrompts(points=torch.tensor([[[480.0 + radius, 400.0]]]), point_labels=torch.ones(1, 1))
+        prompts = point if kind == "point" else SamPrompts(boxes=around)
+        (size,) = training_windows(prompts, truth, torch.tensor([7]), 8)
+        sizes.append(int(size))
+        x, y = window_origins(prompts, int(size))[0].tolist()
+        seen = truth[y * 8 : (y + size) * 8, x * 8 : (x + size) * 8]
+        assert (seen == 7).sum() == (truth == 7).sum()
+        assert size == 8 or kind == "box" or size / 4 <= 1.5 * radius / 8 + 1, "half of it would not do"
+    assert sizes == sorted(sizes) and sizes[0] == 8 and sizes[-1] == 64
+
+
 def test_mixed_runs_show_every_kind_and_single_kinds_are_their_own(embedded: Path) -> None:
     store = Store.open(embedded)
     steps = TrainingSteps(store, "all", cells=1, seed=0, first=0, count=40)
@@ -69,6 +88,21 @@ def test_mixed_runs_show_every_kind_and_single_kinds_are_their_own(embedded: Pat
     assert len(forms) == len(MIXED_PROMPTS)
 
 
+def test_of_a_lone_point_the_best_mask_learns_or_each(embedded: Path) -> None:
+    store = Store.open(embedded)
+    batch = TrainingSteps(store, "point", cells=1, seed=0, first=0, count=1)[0]
+    moved = {}
+    for masks in MASKS:
+        decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+        step_loss(decoder, batch, replace(QUICK, prompt="point", masks=masks))[0].sum().backward()
+        heads = decoder.mask_decoder.output_hypernetworks_mlps
+        moved[masks] = [float(head.layers[-1].weight.grad.abs().sum()) > 0 for head in heads]
+    assert moved["all"] == [True] * 4
+    assert moved["best"][0] and sum(moved["best"]) == 2
+    with pytest.raises(RecipeError, match="masks is 'some'"):
+        replace(QUICK, masks="some")
+
+
 def test_schedules() -> None:
     config = replace(QUICK, steps=100, lr=1.0, warmup=10)
     for schedule, end in (("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)):
@@ -77,6 +111,50 @@ def test_schedules() -> None:
         assert learning_rate(chosen, 100) == pytest.approx(end)
     with pytest.raises(RecipeError, match="staircase"):
         replace(config, schedule="staircase")
+
+
+def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
+    """The average of three known steps by hand, and a validation that leaves the weights it trains on alone."""
+    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+    state = new_tuning(decoder, replace(QUICK, ema=0.5))
+    weight = decoder.mask_decoder.iou_token.weight
+    begin = weight.detach().clone()
+    expected = begin.clone()
+    for step in (1, 2, 30):
+        with torch.no_grad():
+            weight += 1.0
+        state.step = step
+        state.update_mean(0.5)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    with state.averaged() as lent:
+        torch.testing.assert_close(lent.mask_decoder.iou_token.weight, expected)
+        assert not lent.training
+    assert torch.equal(weight, begin + 3.0) and decoder.training
+    assert new_tuning(decoder, QUICK).mean == {}
+    plain = finetune(store, replace(QUICK, steps=2, evaluate_every=1))
+    smooth = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.9))
+    logs = [load_run(store.path, run.run).log() for run in (plain, smooth)]
+    losses = [[row["loss"] for row in log if "loss" in row] for log in logs]
+    assert losses[0] == losses[1], "the average changes what is judged, not how it learns"
+    assert logs[0][2]["val"] != logs[1][2]["val"]
+
+
+def test_tensorboard_shows_what_the_log_says(store: Store, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = finetune(store, QUICK, tensorboard=tmp_path / "board").run
+    seen = accumulator.EventAccumulator(str(tmp_path / "board" / run)).Reload()
+    log = load_run(store.path, run).log()
+    for name, value in (("loss", lambda row: row.get("loss")), ("val/mean_iou", lambda row: row.get("val", {}).get("mean_iou"))):
+        expected = [(row["step"], value(row)) for row in log if value(row) is not None]
+        found = [(event.step, event.value) for event in seen.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [v for _, v in found] == pytest.approx([v for _, v in expected], rel=1e-6)
+
+
+def test_runs_from_before_a_choice_are_found_again() -> None:
+    now = {"lr": 1e-4, "ema": 0.0, "frames": {}}
+    assert same_run(now, {"lr": 1e-4, "frames": {}}) and not same_run(now | {"ema": 0.9}, {"lr": 1e-4, "frames": {}})
 
 
 def test_patience_accumulation_and_init(store: Store) -> None:
