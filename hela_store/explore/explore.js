@@ -109,9 +109,11 @@
   }
 
   // The same query, another part of it: what the box holds by now may be something else.
+  // It follows what was asked last, which may not have been answered yet: two clicks are two steps.
   function again(change) {
+    state = { ...state, ...change };
     const { sql, offset, order, descending, total } = state;
-    return run({ sql, offset, order, descending, total, ...change });
+    return run({ sql, offset, order, descending, total });
   }
 
   async function pictures({ columns, rows }, mine) {
