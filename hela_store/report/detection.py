@@ -56,7 +56,19 @@ def _name(run: RunInfo, runs: Sequence[RunInfo]) -> str:
 
 
 def _scores(scored: dict[str, DetectionReport]) -> Table:
-    columns = ("detector", "block", "counts from", "of", "IoU", "precision", "recall", "F1", "AP50", "AP75", "AP50:95")
+    columns = (
+        "detector",
+        "block",
+        "counts from",
+        "of",
+        "at IoU",
+        "precision",
+        "recall",
+        "F1",
+        "AP50",
+        "AP75",
+        "AP50:95",
+    )
     rows: list[tuple[str, ...]] = []
     for name, found in scored.items():
         average = (number(found.ap50), number(found.ap75), number(found.ap50_95))
@@ -78,21 +90,23 @@ def _missed(scored: dict[str, DetectionReport]) -> Table:
 
 
 def _confusion(name: str, found: DetectionReport) -> Chart:
-    cells = {("cell", "cell"): "detected", ("cell", "background"): "missed", ("background", "cell"): "detected"}
+    named = ("detected", "missed")
+    most = max(n or 0 for row in found.confusion.values() for n in row.values())
     data = []
-    for truth in ("cell", "background"):
-        for detected in ("cell", "background"):
-            n = found.confusion[truth][cells.get((truth, detected), "missed")]
-            share = None if n is None else n / max(1, sum(v or 0 for v in found.confusion[truth].values()))
-            data.append({"truth": truth, "detected": detected, "n": "–" if n is None else f"{n:,}", "share": share})
+    for truth, counts in found.confusion.items():
+        for answer, detected in zip(named, found.confusion, strict=True):
+            n = counts[answer]
+            text, share = ("–", None) if n is None else (f"{n:,}", n / max(1, most))
+            data.append({"truth": truth, "detected": detected, "n": text, "share": share, "right": truth == detected})
     order = ["cell", "background"]
     base = alt.Chart(values(data), width="container", height=150).encode(
         x=alt.X("detected:N", sort=order, title="detected as", axis=alt.Axis(labelAngle=0, orient="top")),
         y=alt.Y("truth:N", sort=order, title="truth"),
     )
     # opacity, not hue: the page below may be white or black
-    tone = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.08, 0.7]), legend=None)
-    marks = base.mark_rect(color=AFTER).encode(opacity=tone)
+    tone = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.7]), legend=None)
+    colour = alt.Color("right:N", scale=alt.Scale(domain=[True, False], range=[AFTER, PALETTE[1]]), legend=None)
+    marks = base.mark_rect().encode(opacity=tone, color=colour)
     drawn = marks + base.mark_text(fontSize=18, color="currentColor").encode(text="n:N")
     return Chart(title=f"confusion matrix, {name}", spec=to_spec(drawn, "truth against detection at box IoU 0.5"))
 
@@ -102,6 +116,7 @@ def _curve(column: str, title: str, scored: dict[str, DetectionReport]) -> Chart
         {"name": name, "confidence": point["confidence"], column: point[column], "n": point["tp"] + point["fp"]}
         for name, found in scored.items()
         for point in found.curve
+        if column != "precision" or point["tp"] + point["fp"]
     ]
     colour: Any = alt.value(AFTER)
     if len(scored) > 1:

@@ -3,8 +3,8 @@
   const { charts, cards } = JSON.parse(document.getElementById("data").textContent);
   const STEP = 60;
   const NAMES = {
-    predicted_iou: "predicted IoU", prompt_iou: "prompt's IoU", diameter: "diameter, px:", mean_intensity: "brightness, counts:",
-    time: "frame", boundary_iou: "boundary IoU", hd95: "HD95, px:", failure: "failure:",
+    predicted_iou: ["predicted IoU"], prompt_iou: ["prompt's own IoU"], diameter: ["diameter", "px"], time: ["frame"],
+    mean_intensity: ["brightness", "counts"], boundary_iou: ["boundary IoU"], hd95: ["HD95", "px"], failure: ["failure:"],
   };
   const brushes = new Map();
   const views = [];
@@ -20,9 +20,9 @@
     const scores = ["iou", "dice"].map((name) => `${name === "iou" ? "IoU" : "Dice"} ${facts[name].toFixed(3)}`);
     if (facts.before !== undefined) scores.push(`before ${facts.before.toFixed(3)}`);
     const other = Object.keys(facts).filter((name) => !["iou", "dice", "before", "change"].includes(name) && facts[name] !== "");
-    const more = other.map((name) => `${NAMES[name] ?? name} ${text(facts[name])}`);
+    const more = other.map((name) => [(NAMES[name] ?? [name])[0], text(facts[name]), ...(NAMES[name] ?? []).slice(1)].join(" "));
     if (card.touching) more.push("touching");
-    return [`${card.prompt_kind} · ${card.run}`, scores.join(" · "), more.join(" · ")];
+    return [`${card.prompt_kind} · ${card.run}` + (card.old ? `, before: ${card.old}` : ""), scores.join(" · "), more.join(" · ")];
   }
 
   function passes(card) {

@@ -160,7 +160,7 @@ def against(choice: Choice) -> Section | None:
             scale = alt.Scale(type="log" if log else "linear", nice=False, padding=8, zero=zero)
             scatter = (
                 _base(dots)
-                .mark_point(filled=True, size=14, opacity=0.35, color=AFTER)
+                .mark_point(filled=True, size=14, opacity=0.5, color=AFTER)
                 .encode(
                     x=alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5)),
                     y=alt.Y("iou:Q", title="IoU", scale=alt.Scale(domain=[0, 1])),
@@ -218,7 +218,7 @@ def change(choice: Choice) -> Section | None:
         unit = alt.Scale(domain=[0, 1])
         scatter = (
             _base(dots)
-            .mark_point(filled=True, size=14, opacity=0.4, color=AFTER)
+            .mark_point(filled=True, size=14, opacity=0.5, color=AFTER)
             .encode(
                 x=alt.X("before:Q", title=f"IoU, {pair.before.name}", scale=unit),
                 y=alt.Y("iou:Q", title=f"IoU, {pair.after.name}", scale=unit),
