@@ -172,8 +172,8 @@ def _prompt(
         x0, x1 = (given[i] - corner[0] for i in (0, 2))
         y0, y1 = (given[i] - corner[1] for i in (1, 3))
         path = f"M{x0:.1f} {y0:.1f}H{x1:.1f}V{y1:.1f}H{x0:.1f}Z"
-    elif row.get("kind") == "mask" and row.get("origin") == "truth":
-        path = _mask_prompt(row, box, label, corner)
+    if "mask" in (row.get("kind") or "") and row.get("origin") == "truth":
+        path += _mask_prompt(row, box, label, corner)
     places = zip(points[::2], points[1::2], row.get("point_labels") or (), strict=False)
     # a point lies at a pixel's centre; the picture counts from pixel corners
     return path, tuple((round(x - corner[0] + 0.5, 2), round(y - corner[1] + 0.5, 2), int(n)) for x, y, n in places)
@@ -182,7 +182,7 @@ def _prompt(
 def _mask_prompt(row: Row, box: tuple[int, int, int, int], label: LabelArray, corner: tuple[int, int]) -> str:
     """Draw a mask prompt again: the catalog keeps its seed, not its pixels."""
     try:
-        drawn = make_prompt("mask", cell_context(label, row["label"], row["cell"], box), row["prompt_seed"])
+        drawn = make_prompt(row["kind"], cell_context(label, row["label"], row["cell"], box), row["prompt_seed"])
     except PromptError:
         return ""
     if drawn.mask is None:

@@ -40,9 +40,10 @@
   }
 
   async function run(change) {
-    if (running) await call("stop", { id: running });
-    const wanted = { sql: at("sql").value, offset: 0, order: "", descending: false, total: null, ...change };
     const mine = ++turn;
+    const wanted = { sql: at("sql").value, offset: 0, order: "", descending: false, total: null, ...change };
+    if (running) await call("stop", { id: running });
+    if (mine !== turn) return;
     running = crypto.randomUUID();
     at("stop").disabled = false;
     say("running …");
@@ -109,9 +110,11 @@
   }
 
   // The same query, another part of it: what the box holds by now may be something else.
+  // It follows what was asked last, which may not have been answered yet: two clicks are two steps.
   function again(change) {
+    state = { ...state, ...change };
     const { sql, offset, order, descending, total } = state;
-    return run({ sql, offset, order, descending, total, ...change });
+    return run({ sql, offset, order, descending, total });
   }
 
   async function pictures({ columns, rows }, mine) {
@@ -122,6 +125,7 @@
     const asked = few.filter((row) => typeof row.cell === "string");
     const { cards } = await call("cards", { rows: asked.map(({ cell, run, prompt, prompt_seed }) => ({ cell, run, prompt, prompt_seed })) });
     if (mine !== turn) return;
+    at("few").textContent = rows.length > CARDS ? `the first ${CARDS} rows of this page` : "";
     at("cards").replaceChildren(...cards.flatMap((card, i) => (card ? [drawn(card, asked[i])] : [])));
   }
 

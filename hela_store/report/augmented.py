@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
 from ..cards import data_address, label_edges
 from ..normalise import apply
@@ -16,7 +17,7 @@ from .choice import Choice, Row
 from .page import Section
 
 MOST = 4
-SIDE = 200
+SIDE = 300
 EDGE = (46, 204, 113)
 TURN = 0.618033988749895
 """Golden ratio's fraction: neighbouring labels get hues far apart."""
@@ -56,7 +57,9 @@ def panels(name: str, image: npt.NDArray[Any], label: LabelArray, limits: tuple[
     """
     grey = np.repeat(apply(image, *limits).astype(np.uint8)[..., None], 3, 2)
     overlay = grey.copy()
-    overlay[label_edges(label)] = EDGE
+    # as many px wide as the picture is reduced by
+    width = max(1, round(max(label.shape) / SIDE))
+    overlay[ndimage.binary_dilation(label_edges(label), iterations=width) if width > 1 else label_edges(label)] = EDGE
     hue = (label.astype(np.float64) * TURN % 1 * 255).astype(np.uint8)
     filled = np.where(label > 0, 200, 0).astype(np.uint8)
     mask = Image.fromarray(np.dstack([hue, filled, filled]), "HSV").convert("RGB")

@@ -13,11 +13,13 @@ from ..store import Store
 from .augmented import augmented
 from .cells import correlograms
 from .choice import choose
+from .detection import detection
 from .gallery import gallery
 from .ladder import ladder
 from .learning import learning
 from .page import render
 from .provenance import provenance
+from .robustness import robustness
 from .scores import against, calibration, change, distributions, over_time
 
 
@@ -81,7 +83,14 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
         found.append(calibration(choice))
     # the gallery follows the charts that filter it
     found[4:4] = [shown]
-    found += [learning(choice), augmented(choice), correlograms(choice), provenance(choice)]
+    found += [
+        robustness(choice),
+        detection(choice, progress),
+        learning(choice),
+        augmented(choice),
+        correlograms(choice),
+        provenance(choice),
+    ]
     sections = [section for section in found if section is not None]
     subtitle = f"{len(choice.runs)} runs" + (f", block {choice.split}" if choice.split else "")
     page = render(f"{store.recipe.name}: report", subtitle, sections, choice.notes).encode()

@@ -77,7 +77,7 @@ def _pair(choice: Choice, across: str, down: str) -> Any:
             ),
             y2="y2:Q",
             # opacity, not hue: the page below may be white or black
-            opacity=alt.Opacity("n:Q", scale=alt.Scale(type="sqrt", range=[0.12, 1]), legend=None),
+            opacity=alt.Opacity("n:Q", scale=alt.Scale(type="sqrt", range=[0.25, 1]), legend=None),
             tooltip=["n:Q"],
         )
     )

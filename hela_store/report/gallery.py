@@ -87,7 +87,7 @@ def _picked(choice: Choice, pair: Pair, most: int) -> list[Row]:
     drawn = choice.rows(DRAWN, **keys, **{name: asked[name] for name in ("after", "first", "prompt")})
     for row, more in zip(rows, drawn, strict=True):
         row |= more
-        row["name"] = pair.after.name
+        row["name"], row["old"] = pair.after.name, pair.before.name if pair.before else ""
         row["tags"] = [
             tag for tag in SHARES if row[tag] <= counts[tag] and (tag != "changed" or row["change"] is not None)
         ]
@@ -101,6 +101,7 @@ def _about(row: Row) -> Row:
         "facts": facts,
         "prompt_kind": row["prompt"],
         "run": row["name"],
+        "old": row["old"],
         "tags": row["tags"],
         "touching": bool(row["touches_neighbour"]),
     }

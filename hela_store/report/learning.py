@@ -14,6 +14,7 @@ from .page import PALETTE, Chart, Section, to_spec, values
 MOST_POINTS = 500
 MOST_RUNS = len(PALETTE)
 SHOWN = {"val.mean_iou": "IoU on validation cells", "loss": "training loss", "lr": "learning rate"}
+FORMATS = {"IoU on validation cells": ".3f", "training loss": "~g", "learning rate": "~e"}
 """Numbers of a log line that are drawn, in this order, and their titles."""
 
 
@@ -65,8 +66,8 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, order: Sequence[str]) 
         alt.Chart(values(rows), width="container", height=220)
         .mark_line(point=alt.OverlayMarkDef(size=25))
         .encode(
-            x=alt.X("step:Q", title="step"),
-            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=FORMATS[title])),
             color=colour,
             tooltip=["run:N", "step:Q", "value:Q"],
         )

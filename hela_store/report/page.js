@@ -2,6 +2,10 @@
 (() => {
   const { charts, cards } = JSON.parse(document.getElementById("data").textContent);
   const STEP = 60;
+  const NAMES = {
+    predicted_iou: ["predicted IoU"], prompt_iou: ["prompt's own IoU"], diameter: ["diameter", "px"], time: ["frame"],
+    mean_intensity: ["brightness", "counts"], boundary_iou: ["boundary IoU"], hd95: ["HD95", "px"], failure: ["failure:"],
+  };
   const brushes = new Map();
   const views = [];
   let shown = STEP;
@@ -15,10 +19,10 @@
     const facts = card.facts;
     const scores = ["iou", "dice"].map((name) => `${name === "iou" ? "IoU" : "Dice"} ${facts[name].toFixed(3)}`);
     if (facts.before !== undefined) scores.push(`before ${facts.before.toFixed(3)}`);
-    const other = Object.keys(facts).filter((name) => !["iou", "dice", "before", "change"].includes(name));
-    const more = other.map((name) => `${name.replaceAll("_", " ")} ${text(facts[name])}`);
+    const other = Object.keys(facts).filter((name) => !["iou", "dice", "before", "change"].includes(name) && facts[name] !== "");
+    const more = other.map((name) => [(NAMES[name] ?? [name])[0], text(facts[name]), ...(NAMES[name] ?? []).slice(1)].join(" "));
     if (card.touching) more.push("touching");
-    return [`${card.prompt_kind} · ${card.run}`, scores.join(" · "), more.join(" · ")];
+    return [`${card.prompt_kind} · ${card.run}` + (card.old ? `, before: ${card.old}` : ""), scores.join(" · "), more.join(" · ")];
   }
 
   function passes(card) {
@@ -53,7 +57,7 @@
     const tags = ["worst", "median", "changed", "random"].filter((tag) => cards.some((card) => card.tags.includes(tag)));
     fill("tag", [["all", "all"], ...tags.map((tag) => [tag, tag === "changed" ? "most changed" : tag])]);
     fill("prompt", [["all", "all"], ...[...new Set(cards.map((card) => card.prompt_kind))].map((kind) => [kind, kind])]);
-    const sorts = [["iou 1", "IoU, worst first"], ["iou -1", "IoU, best first"], ["diameter 1", "size"]];
+    const sorts = [["iou 1", "IoU, worst first"], ["iou -1", "IoU, best first"], ["diameter 1", "size, smallest first"]];
     if (tags.includes("changed")) sorts.splice(2, 0, ["change 1", "change, most worsened first"], ["change -1", "change, most improved first"]);
     fill("sort", sorts);
     Card.layers(at("layers"), at("cards"), ["truth", "prompt", "prediction", "before"].filter((layer) => cards.some((card) => card[layer] || (layer === "prompt" && card.points.length))));

@@ -33,6 +33,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal",
         "labelFontSize": 11,
         "titleFontSize": 12,
+        "labelFlush": False,
     },
     "legend": {**_INK, "titleFontWeight": "normal", "labelFontSize": 12, "labelLimit": 240},
     "header": _INK,

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import altair as alt
 
 from .choice import Choice, Line, Pair, Row
-from .page import AFTER, BEFORE, PALETTE, Chart, Section, to_spec, values
+from .page import AFTER, BEFORE, PALETTE, Chart, Section, Table, number, to_spec, values
 
 POINTS = 1500
 """Dots in a scatter; above that a sample is shown, the curves are over all cells."""
 HEIGHT = 220
-BRUSH = "Drag in a chart marked ◫ to filter the gallery; click beside the selection to undo it."
+BRUSH = "Drag in a chart to filter the gallery where it says so; click beside the selection to undo it."
 STEPS = {"iou": 0.02, "dice": 0.02, "change": 0.02}
 
 HISTOGRAM = """
@@ -160,7 +160,7 @@ def against(choice: Choice) -> Section | None:
             scale = alt.Scale(type="log" if log else "linear", nice=False, padding=8, zero=zero)
             scatter = (
                 _base(dots)
-                .mark_point(filled=True, size=14, opacity=0.35, color=AFTER)
+                .mark_point(filled=True, size=14, opacity=0.5, color=AFTER)
                 .encode(
                     x=alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5)),
                     y=alt.Y("iou:Q", title="IoU", scale=alt.Scale(domain=[0, 1])),
@@ -191,7 +191,7 @@ def _touching(rows: Sequence[Row], lines: Sequence[Line]) -> Any:
 
 def change(choice: Choice) -> Section | None:
     """Draw the change of IoU per cell between the two runs of a pair, on identical prompts."""
-    charts, notes = [], []
+    charts, rows = [], []
     for pair in choice.pairs:
         if pair.before is None:
             continue
@@ -208,7 +208,7 @@ def change(choice: Choice) -> Section | None:
             .encode(
                 x=alt.X("change:Q", title="change of IoU", bin="binned"),
                 x2="high:Q",
-                y=alt.Y("n:Q", title="cells"),
+                y=alt.Y("n:Q", title="predictions"),
                 color=alt.Color("up:N", legend=None, scale=alt.Scale(domain=[False, True], range=[PALETTE[1], AFTER])),
                 tooltip=["change:Q", "high:Q", "n:Q"],
             )
@@ -218,7 +218,7 @@ def change(choice: Choice) -> Section | None:
         unit = alt.Scale(domain=[0, 1])
         scatter = (
             _base(dots)
-            .mark_point(filled=True, size=14, opacity=0.4, color=AFTER)
+            .mark_point(filled=True, size=14, opacity=0.5, color=AFTER)
             .encode(
                 x=alt.X("before:Q", title=f"IoU, {pair.before.name}", scale=unit),
                 y=alt.Y("iou:Q", title=f"IoU, {pair.after.name}", scale=unit),
@@ -231,15 +231,14 @@ def change(choice: Choice) -> Section | None:
             _chart(f"change, {pair.prompt}", histogram, pair, brush=True),
             _chart(f"before and after, {pair.prompt}", scatter + diagonal.encode(x="x:Q", y="y:Q"), pair, brush=True),
         ]
-        notes.append(
-            f"{pair.prompt}: {pair.after.name} against {pair.before.name}, {total['n']} pairs: "
-            f"mean {total['mean']:+.3f}, median {total['middle']:+.3f}; {100 * total['better']:.0f} % better by more "
-            f"than 0.01, {100 * total['worse']:.0f} % worse."
-        )
+        shares = (f"{100 * total['better']:.0f} %", f"{100 * total['worse']:.0f} %")
+        means = (f"{total['mean']:+.3f}", f"{total['middle']:+.3f}")
+        rows.append((pair.prompt, pair.before.name, pair.after.name, str(total["n"]), *means, *shares))
     if not charts:
         return None
-    text = f"The same cells with identical prompts. {BRUSH}"
-    return Section(id="change", title="Paired change", text=text, charts=charts, notes=notes)
+    text = f"The same cells with identical prompts. Better and worse: by more than 0.01. {BRUSH}"
+    table = Table(columns=("prompt", "before", "after", "pairs", "mean", "median", "better", "worse"), rows=rows)
+    return Section(id="change", title="Paired change", text=text, charts=charts, tables=[table])
 
 
 def over_time(choice: Choice) -> Section | None:
@@ -267,7 +266,7 @@ def over_time(choice: Choice) -> Section | None:
 
 def calibration(choice: Choice) -> Section | None:
     """Compare the decoder's own estimate with the truth."""
-    charts, notes = [], []
+    charts, errors = [], []
     for pair in choice.pairs:
         lines = _of(pair)
         rows = _named(choice.scored(CALIBRATION, lines, prompt=pair.prompt), lines)
@@ -293,8 +292,9 @@ def calibration(choice: Choice) -> Section | None:
             n = sum(row["n"] for row in parts)
             if n:
                 error = sum(row["n"] * abs(row["predicted"] - row["iou"]) for row in parts) / n
-                notes.append(f"{pair.prompt}, {line.name}: expected calibration error {error:.3f} (ten bins).")
+                errors.append((pair.prompt, line.name, str(n), number(error)))
     if not charts:
         return None
     text = "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are."
-    return Section(id="calibration", title="Calibration", text=text, charts=charts, notes=notes)
+    table = Table(columns=("prompt", "run", "n", "expected calibration error"), rows=errors)
+    return Section(id="calibration", title="Calibration", text=text, charts=charts, tables=[table])

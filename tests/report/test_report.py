@@ -11,15 +11,25 @@ import pyarrow as pa
 import pytest
 
 from hela_store import catalog
+from hela_store.baselines.classical import ClassicalConfig, classical
+from hela_store.baselines.image_free import image_free
+from hela_store.detect.evaluate import evaluate_detections
+from hela_store.detect.run import run_detector
+from hela_store.detect.train import DetectorConfig, train_detector
 from hela_store.errors import ExtraError, RunError, StoreError
+from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.extras import needs
+from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.new import NewConfig, SyntheticConfig, new
+from hela_store.progress import silent
 from hela_store.report import ReportResult, report
 from hela_store.report.augmented import panels
 from hela_store.report.choice import choose
+from hela_store.report.detection import detection
 from hela_store.report.gallery import MOST_CARDS
-from hela_store.report.ladder import interval
+from hela_store.report.ladder import interval, ladder
 from hela_store.report.page import in_script
+from hela_store.report.robustness import robustness
 from hela_store.report.scores import POINTS
 from hela_store.runs import list_runs, new_run
 from hela_store.scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA
@@ -38,6 +48,22 @@ def data_of(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def made(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
     return report(Store.open(scored), out=tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def full(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Return a store with runs of every kind that a report shows."""
+    path = tmp_path_factory.mktemp("full") / "store"
+    shutil.copytree(scored, path)
+    store = Store.open(path)
+    tuned = finetune(store, FinetuneConfig(prompt="point", steps=1, cells=2, workers=0))
+    evaluate(store, tuned.run, EvaluateConfig(prompts=("box", "point", "mask"), prompt_seeds=1))
+    classical(store, ClassicalConfig(budget=2, search_frames=1))
+    image_free(store, prompts=("box",), prompt_seeds=1)
+    evaluate(store, None, EvaluateConfig(robustness=True, prompt_seeds=1, window=8))
+    train_detector(store, DetectorConfig(steps=10, batch=2, workers=0, evaluate_every=5, device="cpu"))
+    run_detector(store, threshold=0.2, device="cpu")
+    return store
 
 
 def test_every_figure_whose_data_is_there(made: ReportResult) -> None:
@@ -61,6 +87,81 @@ def test_the_ladder_has_the_means_of_the_catalog(scored: Path, made: ReportResul
     free = catalog.query(scored, "SELECT kind, avg(free_iou) AS iou FROM prompts GROUP BY ALL").to_pylist()
     for row in free:
         assert f"<td>{row['iou']:.3f}</td>" in page
+
+
+def test_a_rung_for_baselines_zero_shot_and_each_tuning(full: Store) -> None:
+    choice = choose(full, [])
+    section = ladder(choice)
+    assert section is not None and choice.prompts == ("box", "point", "mask")
+    rows = section.tables[0].rows
+    means = catalog.query(full.path, "SELECT run, prompt, count(*) AS n, avg(iou) AS iou FROM predictions GROUP BY ALL")
+    mean = {(row["run"], row["prompt"]): row for row in means.to_pylist()}
+    for head, prompt in zip(sorted(section.tables[0].heads), choice.prompts, strict=True):
+        rungs = rows[head + 1 : head + 6]
+        assert [name[:13] for name, *_ in rungs] == [
+            "image-free",
+            "classical",
+            "zero-shot",
+            "finetune-box-",
+            "finetune-poin",
+        ]
+        for rung, line in zip(rungs[1:], choice.beside(prompt), strict=True):
+            there = mean[line.run, line.prompt]
+            assert rung[:3] == (line.name, str(there["n"]), f"{there['iou']:.3f}")
+
+
+def test_a_prompt_is_compared_with_what_was_tuned_for_it(full: Store) -> None:
+    after = {pair.prompt: pair.after.name[:13] for pair in choose(full, []).pairs}
+    assert after == {"box": "finetune-box-", "point": "finetune-poin", "mask": "finetune-poin"}
+    box = next(pair.after.run for pair in choose(full, []).pairs if pair.prompt == "box")
+    zero, *_, point = (run.id for run in list_runs(full.path, "evaluate"))
+    assert {pair.after.run for pair in choose(full, [zero, point, box]).pairs} == {box}
+    assert {pair.after.run for pair in choose(full, [zero, box, point]).pairs} == {point}
+
+
+def test_robustness_curves_have_the_means_of_the_catalog(full: Store) -> None:
+    section = robustness(choose(full, []))
+    assert section is not None and [chart.title for chart in section.charts] == [
+        f"robustness, {k}" for k in ("box", "point", "mask")
+    ]
+    run = list_runs(full.path, "robustness")[0].id
+    for chart in section.charts:
+        kind = chart.title.split()[-1]
+        drawn = {(row["name"], row["setting"]): row["iou"] for part in _datasets(chart.spec) for row in part["values"]}
+        sql = """SELECT q.prompt, avg(q.iou) AS iou, avg(p.free_iou) AS free FROM predictions q
+                 JOIN prompts p USING (run, prompt_id) WHERE q.run = ? AND q.prompt LIKE ? GROUP BY ALL"""
+        for row in catalog.query(full.path, sql, [run, f"{kind}@%"]).to_pylist():
+            setting = float(row["prompt"].split("@")[1])
+            assert drawn["zero-shot", setting] == pytest.approx(row["iou"], rel=1e-4)
+            assert drawn["image-free", setting] == pytest.approx(row["free"], rel=1e-4)
+        assert len(drawn) == 2 * len({setting for _, setting in drawn}) >= 10
+
+
+def test_detections_are_scored_as_the_command_does(full: Store) -> None:
+    section = detection(choose(full, []), silent)
+    assert section is not None
+    truth = evaluate_detections(full)
+    confusion, *curves = section.charts
+    counts = [row["n"] for part in _datasets(confusion.spec) for row in part["values"]]
+    assert counts == [f"{n:,}" for n in (truth.confusion["cell"]["detected"], truth.confusion["cell"]["missed"])] + [
+        f"{truth.confusion['background']['detected']:,}",
+        "\N{EN DASH}",
+    ]
+    assert [chart.title.split()[0] for chart in curves] == ["F1", "recall", "precision"]
+    drawn = next(part["values"] for part in _datasets(curves[1].spec) if "recall" in part["values"][0])
+    assert [row["recall"] for row in drawn] == pytest.approx([row["recall"] for row in truth.curve], rel=1e-4)
+    # named by its detector too, where there is nothing else
+    alone = choose(full, [list_runs(full.path, "detector")[0].id])
+    assert [run.id for run in alone.detections] == [truth.run] and not alone.lines and not alone.notes
+
+
+def test_a_detection_run_without_its_rows_is_named(full: Store, tmp_path: Path) -> None:
+    shutil.copytree(full.path, tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    run = list_runs(store.path, "detect")[0]
+    (run.path / "detections.parquet").unlink()
+    section = detection(choose(store, []), silent)
+    assert section is not None and not section.charts and run.id in section.notes[0]
 
 
 def test_the_gallery_holds_the_worst_cell_of_each_prompt(scored: Path, made: ReportResult) -> None:
