@@ -16,7 +16,7 @@ from .output import bars, note
 @click.option(
     "--dsb2018", type=click.Path(path_type=Path), metavar="DIR", help="Stills of DSB 2018 to learn from as well."
 )
-@click.option("--steps", type=click.IntRange(1), default=7500, show_default=True, help="Optimiser steps.")
+@click.option("--steps", type=click.IntRange(1), default=4500, show_default=True, help="Optimiser steps.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and batches.")
 def pretrain(out: Path, dsb2018: Path | None, steps: int, seed: int) -> None:
     """Train nano, the small SAM, from nothing; the same command goes on where it stopped."""

@@ -17,10 +17,10 @@ from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.encoder import encode
 from hela_store.store import Store
 
-# of the view below; made with torch 2.15 on x86-64
+# of the view below; made with torch 2.14 on x86-64
 REFERENCE = (
-    (0.603, 0.468, 0.466, 0.618, -0.587, -0.458, -0.333, -0.511)
-    + (0.261, 0.357, 0.538, 0.162, -0.153, 0.033, -0.154, -0.131)
+    (0.429, 0.461, 0.168, 0.470, -1.063, -0.977, -0.965, -0.874)
+    + (0.363, 0.275, 0.250, 0.359, -0.746, -1.211, -1.158, -0.868)
 )
 FLOORS = {"box-exact": 0.86, "point": 0.72, "mask": 0.80}
 """Mean IoU over the drawn sequence; these weights have 0.89, 0.79 and 0.84."""
@@ -56,7 +56,7 @@ def test_a_fixed_view_gives_the_same_embedding_and_masks_everywhere() -> None:
     left, top = (found.origins[0] * 4).tolist()
     y, x = np.mgrid[top : top + 64, left : left + 64]
     mask, disc = found.logits[0, 0] > 0, torch.from_numpy(np.hypot(x - 60, y - 70) <= 14)
-    assert float((mask & disc).sum() / (mask | disc).sum()) == pytest.approx(0.909, abs=0.03)
+    assert float((mask & disc).sum() / (mask | disc).sum()) == pytest.approx(0.962, abs=0.03)
 
 
 def test_nano_segments_the_drawn_sequence(embedded: Path, tmp_path: Path) -> None:
