@@ -75,7 +75,7 @@ def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
 
 def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None:
     """What a decoder makes worse, and what a better choice among its three masks would have given, from stored rows."""
-    result = evaluate(store, None, EvaluateConfig(split="val", prompts=("mask", "point", "box"), prompt_seeds=2, window=8))
+    result = evaluate(store, None, EvaluateConfig(split="train", prompts=("mask", "point", "box"), prompt_seeds=2, window=8))
     pairs = "FROM predictions d JOIN prompts p USING (run, prompt_id) WHERE p.kind = 'mask'"
     rows = store.sql(f"SELECT p.prompt_iou, d.iou {pairs}").fetchall()
     assert result.prompts["mask"].made_worse == pytest.approx(np.mean([iou < own for own, iou in rows]))
