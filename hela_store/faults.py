@@ -19,8 +19,12 @@ from .pipeline import coordinates
 from .plan import view_id
 from .progress import Progress
 from .store import Store
-from .work import View
+from .work import Frames, View
 
+VIEWS = "views"
+"""Folder of the labels of variants."""
+WARP_TOLERANCE = 1e-3
+"""Share of the pixels of a warped label image that rounding may move on another machine."""
 SEARCHED = 32
 """Of so many wrong embeddings it is looked up whose they are; with more, something else is the matter."""
 
@@ -154,6 +158,25 @@ def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> st
     if any(areas.get(label) != area for label, area in cells.items()):
         return "the labels are not those that were ingested"
     return None
+
+
+def truth_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the committed variants whose stored labels are not those of their frame, warped again."""
+    ledger, frames = store.ledger(), Frames(store)
+    entries = ledger.entries(skip=ledger.damaged())
+    varied = [view for name, view in planned_views(store).items() if view["variant"] and name in entries]
+    for view in progress(varied, total=len(varied), what="verify variants"):
+        note = _error(lambda view=view: _wrong_truth(store, frames, view))  # type: ignore[misc]
+        if note:
+            place = {name: view[name] for name in ("frame", "tile", "variant", "row")}
+            path = store.arrays.path / VIEWS / f"{view['height']}x{view['width']}"
+            yield Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note, **place)
+
+
+def _wrong_truth(store: Store, frames: Frames, view: View) -> str | None:
+    stored = store.arrays.view_truth((view["height"], view["width"]), view["row"])
+    wrong = max(np.mean(there != made) for there, made in zip(stored, frames.truth(view), strict=True))
+    return f"{wrong:.1%} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
 
 
 def view_faults(store: Store, progress: Progress) -> Iterator[Fault]:

@@ -70,6 +70,20 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
+def read_parquet(path: Path) -> pa.Table:
+    """Return the table of a Parquet file of ours, its checksums compared.
+
+    Raises
+    ------
+    StoreError
+        It is damaged, or not there.
+    """
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as hex."""
     with path.open("rb") as file:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .datasets import CtcReader, FolderReader, open_dataset
 from .datasets.entries import Entry
 from .datasets.pixels import stored_dtype
 from .errors import StoreError
-from .files import write_parquet
+from .files import read_parquet, write_parquet
 from .geometry import tile_rectangles
 from .measure import CELLS_SCHEMA, CellScale, cell_scale, measure_cells
 from .progress import Progress
@@ -119,9 +118,15 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
 
 def ingested_frames(path: Path) -> pa.Table:
-    """Return the rows of ``ingest/frames-*.parquet`` of the store at ``path``, empty where there are none."""
+    """Return the rows of ``ingest/frames-*.parquet`` of the store at ``path``, empty where there are none.
+
+    Raises
+    ------
+    StoreError
+        A file is damaged.
+    """
     files = sorted((path / "ingest").glob("frames-*.parquet"))
-    return pa.concat_tables([pq.read_table(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
+    return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
 
 
 def frame_digest(image: np.ndarray) -> str:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .errors import StoreError
-from .files import digest, explain_os_errors, fsync_path, write_atomic
+from .files import digest, explain_os_errors, fsync_path, read_parquet, write_atomic
 from .geometry import Rect
 from .ledger import Ledger
 from .recipe import Recipe, encoder_key, load_recipe, parse_recipe
@@ -251,13 +250,7 @@ class Store:
     def _table(self, paths: list[Path]) -> pa.Table:
         names = tuple(str(path) for path in paths)
         if names not in self._tables:
-            parts = []
-            for path in paths:
-                try:
-                    parts.append(pq.read_table(path, page_checksum_verification=True))
-                except (pa.ArrowInvalid, OSError) as error:
-                    raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
-            self._tables[names] = pa.concat_tables(parts)
+            self._tables[names] = pa.concat_tables([read_parquet(path) for path in paths])
         return self._tables[names]
 
     # embeddings

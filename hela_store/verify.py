@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .arrays import COORDINATES
 from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
 from .encoder_record import DECODER_FILE, RECORD_FILE, prepare, threads
 from .errors import RecipeError
-from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, view_faults
+from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, truth_faults, view_faults
 from .ingest import restore_frames
 from .lock import embed_lock
 from .pipeline import commit_all, make_room
@@ -27,7 +27,7 @@ from .recipe import Recipe
 from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
 from .store import Store
-from .work import Frames, Work, unique_views, work_of
+from .work import Frames, View, Work, unique_views, work_of
 
 DEEP_SAMPLE = 8
 ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
@@ -155,6 +155,7 @@ def _find(
     errors: dict[str, float] = {}
     if not any(fault.path.startswith(("plan/", "arrays.zarr/")) for fault in found):
         found += frame_faults(store, progress)
+        found += truth_faults(store, progress)
         found += view_faults(store, progress)
         if config.deep:
             faults, errors = _deep(store, {fault.view for fault in found}, config, rng, progress)
@@ -189,6 +190,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     make_plan(store)
     make_room(store)
     views, ledger = planned_views(store), store.ledger()
+    _repair_truth(store, {fault.row for fault in faults if not fault.view}, views.values())
     if any(fault.path.startswith(("plan/", "arrays.zarr/")) and not fault.view for fault in faults):
         faults = [*faults, *view_faults(store, progress)]
     bad = {fault.view for fault in faults if fault.view}
@@ -206,6 +208,13 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
         contextlib.closing(commit_all(store, sam, work, compiled=record.compiled)) as commits,
     ):
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
+
+
+def _repair_truth(store: Store, rows: set[int], views: Iterable[View]) -> None:
+    frames = Frames(store)
+    for view in views:
+        if view["variant"] and view["row"] in rows:
+            store.arrays.write_view_truth(view["row"], *frames.truth(view))
 
 
 def _work(store: Store, good: set[str], batch: int) -> Work:

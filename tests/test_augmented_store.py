@@ -20,6 +20,7 @@ from hela_store.runs import load_run
 from hela_store.scoring import frame_cells, labelled_frames
 from hela_store.store import Store
 from hela_store.stream import TrainingSteps, stored_variants, training_views
+from hela_store.verify import VerifyConfig, verify
 from hela_store.work import Frames, unique_views
 
 
@@ -58,6 +59,21 @@ def test_what_is_embedded_is_what_the_plan_says_and_its_labels_are_stored(varied
     x, y = shown.cells[0]["cx"], shown.cells[0]["cy"]
     assert np.allclose(shown.warp.to_view(shown.warp.to_frame([x, y])), [x, y], atol=1e-3)
     assert not np.array_equal(store.embedding("01/t002"), store.embedding("01/t002", variant=1))
+
+
+def test_lost_and_wrong_labels_of_variants_are_found_and_made_again(varied: Path, tmp_path: Path) -> None:
+    store = Store.open(shutil.copytree(varied, tmp_path / "store"))
+    lost, wrong = [row for row in store.views_table().to_pylist() if row["variant"]][:2]
+    before = {row["row"]: store.arrays.view_truth((192, 256), row["row"]) for row in (lost, wrong)}
+    (store.arrays.path / f"views/192x256/label/c.{lost['row']}.0.0").unlink()
+    label, valid = before[wrong["row"]]
+    store.arrays.write_view_truth(wrong["row"], np.roll(label, 5, 1), valid)
+    report = verify(store)
+    assert [(fault.kind, fault.row) for fault in report.faults] == [("damaged", row) for row in before]
+    report = verify(store, VerifyConfig(repair=True))
+    assert report.whole and report.encoded == 0
+    for row, truth in before.items():
+        assert all(map(np.array_equal, store.arrays.view_truth((192, 256), row), truth))
 
 
 def test_views_as_acquired_are_what_they_were(embedded: Path, varied: Path) -> None:

@@ -148,7 +148,7 @@ def test_killed_and_starved_at_every_call(jobs: Jobs, capsys: pytest.CaptureFixt
     random.seed(0)
     every = range(1, jobs.points + 1)
     cases: list[tuple[str, float]] = [(mode, at) for mode in ("kill", "torn", "full") for at in every]
-    cases += [("time", random.uniform(0, 2.5)) for _ in range(40)]
+    cases += [("time", random.uniform(0, 2.5)) for _ in range(max(40, 200 - jobs.points))]
     failures = [text for case in cases if (text := interrupt(jobs, *case))]
     with capsys.disabled():
         report(len(cases), failures)
@@ -203,6 +203,18 @@ def damage(jobs: Jobs, kind: str, how: str, seed: int) -> str | None:
 @pytest.mark.parametrize("kind", ["chunk", "ledger", "image"])
 def test_damaged_in_short(jobs: Jobs, kind: str) -> None:
     report(1, [text for how in ("flip",) if (text := damage(jobs, kind, how, 0))])
+
+
+@pytest.mark.parametrize("kind", ["ingest/frames-*.parquet", "ingest/cells-*.parquet", "store.toml"])
+def test_damaged_truth_is_refused_and_left_alone(jobs: Jobs, kind: str) -> None:
+    path = jobs.copy("case", of="whole")
+    (file,) = path.glob(kind)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    before = file.read_bytes()
+    for job in ("verify", "embed"):
+        assert jobs.ask(job=job, store=str(path), repair=True) == REFUSED, jobs.log(path)
+        assert file.name in path.with_suffix(".error").read_text()
+    assert file.read_bytes() == before
 
 
 @pytest.mark.slow
