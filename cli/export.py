@@ -117,6 +117,24 @@ def ome_zarr(
         click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
 
 
+@export.command(name="micro-sam")
+@click.argument("what", metavar="FRAME|SEQUENCE")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Embeddings and image.")
+@click.option("--tile", type=int, default=0, show_default=True, metavar="N", help="Which tile of the frame.")
+@store_option
+@json_option
+def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> None:
+    """Write embeddings that micro-sam's annotators open as their own."""
+    from hela_store.export.micro_sam import export_micro_sam
+
+    found = export_micro_sam(store, what, out, tile=tile, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        where = f"{relative(found.embeddings)} belongs to {relative(found.image)}"
+        click.echo(f"{where}; open both in micro-sam with {found.model_type} and the store's checkpoint")
+
+
 def echo_sequences(scores: SequenceScores) -> None:
     """Print SEG, DET and count errors by sequence."""
     names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
