@@ -101,8 +101,13 @@ def export_micro_sam(
         _write(partial / EMBEDDINGS, embeddings, pixels, architecture)
         tifffile.imwrite(partial / IMAGE, pixels, compression="zlib")
         partial.rename(out)
-    about = {"model_type": architecture, "ndim": pixels.ndim, "frames": len(views)}
-    return MicroSamExport(embeddings=out / EMBEDDINGS, image=out / IMAGE, **about)
+    return MicroSamExport(
+        embeddings=out / EMBEDDINGS,
+        image=out / IMAGE,
+        model_type=architecture,
+        ndim=pixels.ndim,
+        frames=len(views),
+    )
 
 
 def _check_sequence(name: str, views: list[ViewData]) -> None:
