@@ -78,6 +78,63 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
         click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
 
 
+@export.command()
+@store_option
+@click.argument("run", required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Ends in .onnx.")
+@click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads. [default: as it was tuned]")
+@json_option
+def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: bool) -> None:
+    """Write the tuned decoder of RUN (the default run) as ONNX, checked with onnxruntime."""
+    from hela_store.export.onnx import export_onnx
+
+    found = export_onnx(store, run, out, window=window)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        apart = f"logits within {found.difference:.1g} of torch's"
+        click.echo(f"{relative(found.path)}: decoder of {found.run}, window {found.window}; {apart}")
+
+
+@export.command(name="ome-zarr")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>.ome.zarr.")
+@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where a run has several kinds.")
+@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@store_option
+@json_option
+def ome_zarr(
+    store: Store, runs: tuple[str, ...], out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool
+) -> None:
+    """Write frames, labels and the masks of RUNs as OME-NGFF 0.5 with pyramids."""
+    from hela_store.export.ome_zarr import export_ome_zarr
+
+    found = export_ome_zarr(store, runs, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        folders = ", ".join(relative(path) for path in found.images.values())
+        click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
+
+
+@export.command(name="micro-sam")
+@click.argument("what", metavar="FRAME|SEQUENCE")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Embeddings and image.")
+@click.option("--tile", type=int, default=0, show_default=True, metavar="N", help="Which tile of the frame.")
+@store_option
+@json_option
+def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> None:
+    """Write embeddings that micro-sam's annotators open as their own."""
+    from hela_store.export.micro_sam import export_micro_sam
+
+    found = export_micro_sam(store, what, out, tile=tile, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        where = f"{relative(found.embeddings)} belongs to {relative(found.image)}"
+        click.echo(f"{where}; open both in micro-sam with {found.model_type} and the store's checkpoint")
+
+
 def echo_sequences(scores: SequenceScores) -> None:
     """Print SEG, DET and count errors by sequence."""
     names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .info import info as info
     from .new import NewConfig as NewConfig
     from .new import NewReport as NewReport
+    from .new import SyntheticConfig as SyntheticConfig
     from .new import new as new
     from .recipe import Recipe as Recipe
     from .report import ReportResult as ReportResult
@@ -77,6 +78,7 @@ _PUBLIC = {
     "ReportResult": "report",
     "report": "report",
     "Store": "store",
+    "SyntheticConfig": "new",
     "StudyConfig": "study",
     "StudyResult": "study",
     "study": "study",

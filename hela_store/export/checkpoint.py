@@ -14,7 +14,7 @@ from ..errors import RunError
 from ..files import write_atomic
 from ..guard import default_run
 from ..progress import Progress, silent
-from ..runs import load_run
+from ..runs import RunInfo, load_run
 from ..sam.checkpoints import load_sam_encoder
 from ..sam.decoder import load_decoder
 from ..store import Store
@@ -69,11 +69,7 @@ def export_checkpoint(
         raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
     if out.exists():
         raise RunError(f"{out} is there already; remove it or choose another name")
-    info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
-    if info is None:
-        raise RunError("this store has no default run: no fine-tuning that is not worse than zero-shot; name a run")
-    if info.encoder != store.key:
-        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
+    info = tuned_run(store, run)
     sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)
     state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
     state |= load_decoder(info.weights).state_dict()
@@ -88,3 +84,13 @@ def export_checkpoint(
     return CheckpointExport(
         path=out, run=info.id, architecture=architecture, tensors=len(state), bytes=out.stat().st_size
     )
+
+
+def tuned_run(store: Store, run: str | None) -> RunInfo:
+    """Return the fine-tuning that is meant, None for the store's default run; arguments and errors as above."""
+    info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
+    if info is None:
+        raise RunError("this store has no default run: no fine-tuning that is not worse than zero-shot; name a run")
+    if info.encoder != store.key:
+        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
+    return info

@@ -40,7 +40,7 @@ def decode_windows(
     """
     transformer = decoder.transformer
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output.expand(len(src_BNC), -1, -1), sparse_BTC], dim=1)
+    tokens = torch.cat([output.expand(src_BNC.shape[0], -1, -1), sparse_BTC], dim=1)
     queries, keys = tokens, src_BNC
     for layer in transformer.layers:
         queries, keys = _block(layer, queries, keys, tokens, pe_BNC)
@@ -109,6 +109,6 @@ def _upscale(decoder: MaskDecoder, keys_BNC: Tensor, hyper_BMC: Tensor) -> Tenso
     fine = gelu(layer_norm(fine, norm.weight.shape, norm.weight, norm.bias, norm.eps))
     fine = gelu(linear(fine, second.weight.permute(2, 3, 1, 0).flatten(0, 2), second.bias.repeat(4)))
     side = math.isqrt(keys_BNC.shape[1])
-    values = torch.bmm(fine.view(len(keys_BNC), side * side * 16, -1), hyper_BMC.transpose(1, 2))
-    images = values.view(len(values), side, side, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return images.reshape(len(values), -1, side * 4, side * 4)
+    values = torch.bmm(fine.view(keys_BNC.shape[0], side * side * 16, -1), hyper_BMC.transpose(1, 2))
+    images = values.view(values.shape[0], side, side, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return images.reshape(values.shape[0], -1, side * 4, side * 4)
