@@ -35,6 +35,7 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Frames to score.")
 @click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
+@click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--lr", type=float, metavar="X", help="Learning rate. [default: 1e-4]")
@@ -52,6 +53,7 @@ def study(
     split: str,
     prompt_seeds: int,
     classical: bool,
+    unet: bool,
     out: Path | None,
     as_json: bool,
     **tuning: Any,
@@ -68,6 +70,7 @@ def study(
         "split": split,
         "prompt_seeds": prompt_seeds,
         "classical": classical,
+        "unet": unet,
         "tuning": given,
     }
     result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)

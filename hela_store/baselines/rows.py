@@ -80,11 +80,13 @@ def found_row(frame: Row, number: int, box: tuple[int, int, int, int], rle: Rle)
     return about | corners | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
 
 
-def write_run(store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str) -> BaselineResult:
-    """Publish gathered rows as a run of kind ``baseline``."""
+def write_run(
+    store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str, parent: str | None = None
+) -> BaselineResult:
+    """Publish gathered rows as a run of kind ``baseline``; ``parent`` is the run that trained what answered."""
     kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
     stored = dict(config) | {"encoder": store.key, "prompts": kinds}
-    folder = new_run(store.path, "baseline", stored, label=label)
+    folder = new_run(store.path, "baseline", stored, parent=parent, label=label)
     try:
         folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))
         folder.write_table("predictions", pa.Table.from_pylist(run.predictions, PREDICTION_SCHEMA))
