@@ -25,7 +25,7 @@ OVERLAP = 0.125
 def new_network() -> nn.Module:
     """Return an untrained network, (B, 1, row, col) to logits (B, 3, row, col); ExtraError without MONAI."""
     with needs("unet"):
-        from monai.networks.nets import UNet
+        from monai.networks.nets.unet import UNet
     strides = (2,) * (len(CHANNELS) - 1)
     network: nn.Module = UNet(
         spatial_dims=2, in_channels=1, out_channels=3, channels=CHANNELS, strides=strides, num_res_units=2, norm="BATCH"
@@ -71,7 +71,7 @@ def probabilities(
         Of background, nucleus and border, at the frame's size.
     """
     with needs("unet"):
-        from monai.inferers import sliding_window_inference
+        from monai.inferers.utils import sliding_window_inference
     given = torch.from_numpy(image[None, None]).to(next(network.parameters()).device)
     logits = sliding_window_inference(given, ROI, 1, network, overlap=OVERLAP, mode="gaussian")
     assert isinstance(logits, Tensor)
