@@ -36,6 +36,7 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
+@click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score`.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--lr", type=float, metavar="X", help="Learning rate. [default: 1e-4]")
@@ -54,6 +55,7 @@ def study(
     prompt_seeds: int,
     classical: bool,
     unet: bool,
+    truth: str | None,
     out: Path | None,
     as_json: bool,
     **tuning: Any,
@@ -71,6 +73,7 @@ def study(
         "prompt_seeds": prompt_seeds,
         "classical": classical,
         "unet": unet,
+        "truth": truth,
         "tuning": given,
     }
     result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)
@@ -85,9 +88,11 @@ def study(
 
 
 def _echo(result: StudyResult) -> None:
-    from hela_store.study_text import COLUMNS, footnotes, table
+    from hela_store.study_text import AGAINST, COLUMNS, against, footnotes, table
 
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
+    if result.against:
+        echo_table(AGAINST, against(result))
     for text in footnotes(result):
         note(text)

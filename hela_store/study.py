@@ -26,6 +26,7 @@ from .evaluate import EvaluateConfig, evaluate
 from .finetune import FinetuneConfig
 from .info import is_trained
 from .leaks import block_ranges
+from .other_truth import TruthScore, score_against
 from .predict import DEFAULT_WINDOW
 from .progress import Progress, silent
 from .runs import RunInfo, list_runs, load_run
@@ -55,6 +56,7 @@ class StudyConfig:
     prompt_seeds : draws a cell and kind
     classical : run the classical baseline where there is none yet
     unet : train a U-Net for each training seed that has none yet
+    truth : other labels of the data set that all is scored against, too, on the same nuclei; None for none
     tuning : what all fine-tunings share; its prompt and seed are not used
     """
 
@@ -64,6 +66,7 @@ class StudyConfig:
     prompt_seeds: int = 3
     classical: bool = False
     unet: bool = False
+    truth: str | None = None
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,7 @@ class StudyResult:
     test_scorings : how often this store's test block has been scored so far, by checkpoint
     notes : what a reader has to know
     errors : why fine-tunings are missing
+    against : every run against the other labels, where these were asked for
     """
 
     facts: dict[str, str]
@@ -102,11 +106,13 @@ class StudyResult:
     test_scorings: dict[str, int]
     notes: list[str]
     errors: list[str]
+    against: list[TruthScore]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store study --json`` prints."""
         reference = {kind: {"iou": iou, "dice": dice} for kind, (iou, dice) in REFERENCE.items()}
-        more = {"rows": [row.to_json() for row in self.rows], "reference (other data, other split)": reference}
+        more: dict[str, Any] = {"rows": [row.to_json() for row in self.rows]}
+        more |= {"against": [row.to_json() for row in self.against], "reference (other data, other split)": reference}
         return asdict(self) | more
 
 
@@ -144,12 +150,14 @@ def study(store: Store, config: StudyConfig | None = None, *, progress: Progress
     if networks := _unet(store, config, progress):
         lines.append(("U-Net", NO_PROMPT, networks, None))
     shown = progress(lines, total=len(lines), what="table")
+    everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
     return StudyResult(
         facts=_facts(store, config, frames),
         rows=[study_row(store, method, prompt, of, base) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors,
+        against=[] if config.truth is None else score_against(store, everyone, config.truth, progress=progress),
     )
 
 
