@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .. import catalog
 from ..errors import RunError
+from ..leaks import check_untouched
 from ..progress import Progress, silent
 from ..runs import RunFolder, RunInfo, load_run, new_run
 from ..sam.encoder import pick_device
@@ -105,12 +106,15 @@ def run_detector(
     Raises
     ------
     RunError, SplitError, StoreError
-        No such detector or one of another encoder; no such frames; not embedded yet.
+        No such detector, one of another encoder, or one that trained on the test frames; no such frames; not embedded
+        yet.
     """
     info = load_run(store.path, detector, KIND)
     backend = info.config["backend"]
     threshold = threshold_of(info) if threshold is None else threshold
     frames = split_frames(store, split)
+    if split == "test":
+        check_untouched(store, info, frames)
     find = _yolo11 if backend == BACKEND else _grid
     found = find(store, info, frames, device, progress)
     about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}

@@ -12,6 +12,7 @@ from typing import Any
 from .. import catalog
 from ..errors import RunError
 from ..evaluate import decoder_of
+from ..leaks import check_untouched
 from ..predict import DEFAULT_WINDOW, check_window
 from ..progress import Progress, silent
 from ..runs import RunInfo, list_runs, load_run, new_run
@@ -109,10 +110,12 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
     Raises
     ------
     RunError, SplitError, StoreError
-        No such run, or one of another encoder; no labelled frame; not embedded yet.
+        No such run, one of another encoder, or one that trained on the test frames; no labelled frame; not embedded.
     """
     config, detector = resolved(store, config)
     frames = scorable_frames(store, config.split)
+    if config.split == "test":
+        _check_untouched(store, config, detector, frames)
     about = asdict(config) | {"encoder": store.key, "prompts": ["detected"], "seeds": [0]}
     folder = new_run(store.path, "evaluate", about, parent=config.checkpoint, label=f"detected-{config.split}")
     try:
@@ -133,6 +136,13 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
     catalog.index(store.path)
     sequences = sequence_scores(run_labels(store, folder.id), progress)
     return replace(result, sequences=sequences, subsets=subset_scores(store, folder.id).get("detected", {}))
+
+
+def _check_untouched(store: Store, config: DetectedConfig, detector: RunInfo, frames: list[str]) -> None:
+    """Refuse a decoder or a detector that trained or was chosen on these frames."""
+    trained = load_run(store.path, detector.parent) if detector.kind == "detect" and detector.parent else detector
+    for run in (None if config.checkpoint is None else load_run(store.path, config.checkpoint), trained):
+        check_untouched(store, None if run is None or run.kind == "detect" else run, frames)
 
 
 def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = silent) -> tuple[str, Calibration]:
