@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import device_option, json_option, store_option
-from .output import bars, echo_json, echo_scores
+from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -72,5 +72,8 @@ def _echo(result: BaselineResult, as_json: bool) -> None:
     if as_json:
         echo_json(result.to_json())
         return
-    click.echo(f"run {result.run}, split {result.split}; `hela-store export ctc {result.run}` gives SEG and DET")
+    click.echo(f"run {result.run}, split {result.split}")
     echo_scores("prompt", list(result.prompts.items()))
+    echo_subsets(result.subsets)
+    if result.sequences is not None:
+        echo_sequences(result.sequences)

@@ -10,11 +10,10 @@ import click
 from hela_store.types import PROMPT_KINDS
 
 from .options import cache_dir, json_option, store_option
-from .output import bars, echo_json, echo_table, relative
+from .output import bars, echo_json, echo_sequences, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.sequence_scores import SequenceScores
 
 
 @click.group()
@@ -76,10 +75,3 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
     else:
         left = f"; {result.empty} empty masks left out" if result.empty else ""
         click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
-
-
-def echo_sequences(scores: SequenceScores) -> None:
-    """Print SEG, DET and count errors by sequence."""
-    names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
-    rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
-    echo_table(names, rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,8 @@ def score_against(
     for info in infos:
         if not (info.path / "predictions.parquet").exists():
             raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")
-    frames = dict(progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}"))
-    frames = {name: frame for name, frame in frames.items() if frame is not None}
+    shown = progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}")
+    frames = {name: frame for name, frame in shown if frame is not None}
     if not frames:
         raise DatasetError(f"no frame of {store.path} has {labels} labels; expected some of the data set's")
     found: list[TruthScore] = []
@@ -157,7 +158,7 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
     return _Frame(truth=truth, stored=stored, nuclei=nuclei, unmatched=int((areas[1:] > 0).sum()) - len(nuclei))
 
 
-def _answers(path: Any) -> list[dict[str, Any]]:
+def _answers(path: Path) -> list[dict[str, Any]]:
     asked = pq.read_table(path / "prompts.parquet", columns=["prompt_id", "kind"]).to_pylist()
     kinds = {row["prompt_id"]: row["kind"] for row in asked}
     columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle", "rle_height", "rle_width"]

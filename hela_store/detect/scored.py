@@ -158,9 +158,9 @@ class Scored:
         areas = label_areas(truth.frame.label)
         for j in range(len(truth.frame.cells)):
             mask, origin = self._add_cell(frame, j, partner.get(j), config, radius)
-            cell = truth.frame.cells[j]
-            box = (cell["x0"], cell["y0"], cell["x1"], cell["y1"])
-            self.predictions[-1] |= asdict(score_cell(mask, origin, truth.frame.label, (cell["label"], box), areas))
+            row = truth.frame.cells[j]
+            asked = row["label"], (row["x0"], row["y0"], row["x1"], row["y1"])
+            self.predictions[-1] |= asdict(score_cell(mask, origin, truth.frame.label, asked, areas))
 
     def _add_cell(
         self, frame: SegmentedFrame, j: int, i: int | None, config: DetectedConfig, radius: float

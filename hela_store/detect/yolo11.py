@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
     try:
         _train(store, config, folder, progress)
         result = _chosen(store, folder, config, validation, progress)
-        result = DetectorResult(**asdict(result) | {"seconds": time.monotonic() - start})
+        result = replace(result, seconds=time.monotonic() - start)
         folder.log(step=config.steps, result=result.to_json())
         (folder.path / STATE).unlink(missing_ok=True)
         shutil.rmtree(folder.path / DATA, ignore_errors=True)
@@ -166,7 +166,9 @@ def _chosen(
     pairs = [box_pairs(found[truth.frame.frame], truth) for truth in truths(store, validation)]
     threshold, _ = best_confidence(pairs)
     at = count(pairs, threshold, 0.5)
-    best = max((row for row in folder.info.log() if "epoch" in row), key=lambda row: row["fitness"], default={})
+    epochs = [row for row in folder.info.log() if "epoch" in row]
+    # of equal ones the last was kept
+    best: dict[str, Any] = max(epochs, key=lambda row: (row["fitness"], row["epoch"]), default={})
     return DetectorResult(
         run=folder.id,
         threshold=threshold,
@@ -206,8 +208,7 @@ def _in_frame(tiles: Tiles, boxes: dict[str, list[list[float]]]) -> Detections:
         corners = (rows[:, :4] + np.tile(rect[:2], 2)).clip(0, limit)
         good = (corners[:, 2:] > corners[:, :2]).all(1)
         plain = from_boxes(corners[good], rows[good, 4])
-        numbers = np.full(len(plain), number, np.int64)
-        parts.append(Detections(**{**plain.__dict__, "tiles": numbers}))
+        parts.append(replace(plain, tiles=np.full(len(plain), number, np.int64)))
     return merge_tiles(join(parts), tiles.rects, tiles.shape)
 
 
