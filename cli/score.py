@@ -11,6 +11,7 @@ from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.other_truth import Labels
 
 COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
 
@@ -20,7 +21,7 @@ COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice
 @click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), default="GT", show_default=True, help="Labels.")
 @store_option
 @json_option
-def score(store: Store, runs: tuple[str, ...], truth: str, as_json: bool) -> None:
+def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
     """Score runs against other labels of the data set, such as gold, beside the store's, on the same nuclei."""
     from hela_store.other_truth import score_against
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.study import StudyResult
 
+TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
+"""Options that every fine-tuning of the table gets."""
 PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 
 
@@ -47,36 +49,16 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
 @device_option
 @json_option
-def study(
-    store: Store,
-    prompts: tuple[str, ...],
-    seeds: int,
-    split: str,
-    prompt_seeds: int,
-    classical: bool,
-    unet: bool,
-    truth: str | None,
-    out: Path | None,
-    as_json: bool,
-    **tuning: Any,
-) -> None:
+def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any) -> None:
     """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
     import hela_store as hs
-    from hela_store.finetune import FinetuneConfig
     from hela_store.study_text import write
 
     note_untrained(store)
-    given = FinetuneConfig(**{name: value for name, value in tuning.items() if value is not None})
-    how: dict[str, Any] = {
-        "seeds": seeds,
-        "split": split,
-        "prompt_seeds": prompt_seeds,
-        "classical": classical,
-        "unet": unet,
-        "truth": truth,
-        "tuning": given,
-    }
-    result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)
+    of_tuning = {name: choices.pop(name) for name in TUNING}
+    tuning = hs.FinetuneConfig(**{name: value for name, value in of_tuning.items() if value is not None})
+    config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
+    result = hs.study(store, config, progress=bars)
     if out is not None:
         write(result, out)
     if as_json:

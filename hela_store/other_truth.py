@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,6 +64,7 @@ class TruthScore:
         return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
 
 
+Labels = Literal["GT", "ST", "GT+ST"]
 LABEL_FREE = ("none", "detected")
 """Prompts that were not made from the truth."""
 
@@ -86,7 +87,7 @@ class _Frame:
 
 
 def score_against(
-    store: Store, runs: Sequence[str], labels: str = "GT", *, progress: Progress = silent
+    store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress: Progress = silent
 ) -> list[TruthScore]:
     """Score runs against other labels of the same frames.
 
@@ -123,7 +124,7 @@ def score_against(
     return found
 
 
-def _frames(store: Store, labels: str) -> Iterator[tuple[str, _Frame | None]]:
+def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
     reader = open_dataset(replace(store.recipe.dataset, labels=labels), store.path)
     cells: dict[str, dict[int, str]] = {}
     for cell in store.cells_table().select(["frame", "label", "cell"]).to_pylist():

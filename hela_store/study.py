@@ -26,7 +26,7 @@ from .evaluate import EvaluateConfig, evaluate
 from .finetune import FinetuneConfig
 from .info import is_trained
 from .leaks import block_ranges
-from .other_truth import TruthScore, score_against
+from .other_truth import Labels, TruthScore, score_against
 from .predict import DEFAULT_WINDOW
 from .progress import Progress, silent
 from .runs import RunInfo, list_runs, load_run
@@ -66,7 +66,7 @@ class StudyConfig:
     prompt_seeds: int = 3
     classical: bool = False
     unet: bool = False
-    truth: str | None = None
+    truth: Labels | None = None
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:

@@ -57,9 +57,7 @@ class BaselineResult:
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store baseline ... --json`` prints."""
         plain = {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
-        subsets = {
-            kind: {name: asdict(score) for name, score in part.items()} for kind, part in self.subsets.items()
-        }
+        subsets = {kind: {name: asdict(score) for name, score in part.items()} for kind, part in self.subsets.items()}
         sequences = None if self.sequences is None else self.sequences.to_json()["sequences"]
         return plain | {"subsets": subsets, "sequences": sequences}
 

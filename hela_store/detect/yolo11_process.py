@@ -33,7 +33,11 @@ def main() -> None:
     # ultralytics prints wherever it likes; stdout is for what the caller reads
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    {"train": train, "predict": predict}[job["task"]](job, lambda row: lines.write(json.dumps(row) + "\n") and None)
+
+    def tell(row: dict[str, Any]) -> None:
+        lines.write(json.dumps(row) + "\n")
+
+    {"train": train, "predict": predict}[job["task"]](job, tell)
 
 
 def _end_with_the_caller() -> None:
