@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option, store_option
-from .output import bars, echo_json, echo_scores
+from .options import device_option, json_option, store_option
+from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -37,6 +37,24 @@ def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -
     _echo(run(store, config, progress=bars), as_json)
 
 
+@baseline.command()
+@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 800]")
+@click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-3]")
+@click.option("--seed", type=int, help="Of weights and crops. [default: 0]")
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@device_option
+@store_option
+@json_option
+def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
+    """Train MONAI's U-Net on train, choose on val, watershed; no prompts. Run it again to go on."""
+    from hela_store.baselines.unet import UnetConfig
+    from hela_store.baselines.unet import unet as run
+
+    given = {name: value for name, value in choices.items() if value is not None}
+    _echo(run(store, UnetConfig(**given), split=split, progress=bars), as_json)
+
+
 @baseline.command("image-free")
 @click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
 @click.option("--prompt", "prompts", type=click.Choice(KINDS), multiple=True, default=KINDS, help="[default: all]")
@@ -54,5 +72,8 @@ def _echo(result: BaselineResult, as_json: bool) -> None:
     if as_json:
         echo_json(result.to_json())
         return
-    click.echo(f"run {result.run}, split {result.split}; `hela-store export ctc {result.run}` gives SEG and DET")
+    click.echo(f"run {result.run}, split {result.split}")
     echo_scores("prompt", list(result.prompts.items()))
+    echo_subsets(result.subsets)
+    if result.sequences is not None:
+        echo_sequences(result.sequences)

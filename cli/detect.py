@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import default_checkpoint, device_option, json_option, store_option
-from .output import bars, echo_facts, echo_json, echo_table, note_untrained
+from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.detect.evaluate import DetectionReport
 
+BACKENDS = ("grid", "yolo11")
 SPLITS = click.Choice(["train", "val", "test", "all"])
 
 
@@ -24,20 +25,32 @@ def detect() -> None:
 
 @detect.command()
 @store_option
-@click.option("--backend", type=click.Choice(["grid"]), default="grid", show_default=True, help="Which.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="grid", show_default=True, help="yolo11: AGPL-3.0.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps at most. [default: 800]")
-@click.option("--lr", type=float, help="Learning rate at its peak. [default: 2e-3]")
 @click.option("--seed", type=int, help="Of weights and order. [default: 0]")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@click.option("--lr", type=float, help="[grid] Learning rate at its peak. [default: 2e-3]")
+@click.option("--workers", type=click.IntRange(0), metavar="N", help="[grid] Processes that prepare batches.")
+@click.option("--batch", type=click.IntRange(2), metavar="N", help="[yolo11] Views a step. [default: 8]")
+@click.option("--image-size", type=click.IntRange(64), metavar="PX", help="[yolo11] Side of a view. [default: 640]")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="[yolo11] safetensors to begin with.")
 @device_option
 @json_option
-def train(store: Store, as_json: bool, **choices: Any) -> None:
+def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
     """Train a detector on the train block; its threshold is chosen on validation."""
-    from hela_store.detect.train import DetectorConfig, train_detector
-
-    note_untrained(store)
     given = {name: value for name, value in choices.items() if value is not None}
-    result = train_detector(store, DetectorConfig(**given), progress=bars)
+    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "workers")}[backend]:
+        if name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
+    note_untrained(store)
+    if backend == "grid":
+        from hela_store.detect.train import DetectorConfig, train_detector
+
+        result = train_detector(store, DetectorConfig(**given), progress=bars)
+    else:
+        from hela_store.detect.yolo11 import LICENCE, YoloConfig, train_yolo
+
+        note(f"note: {LICENCE}")
+        result = train_yolo(store, YoloConfig(**given), progress=bars)
     _echo(result.to_json(), as_json)
 
 

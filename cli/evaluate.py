@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,16 @@ import click
 from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
 
 from .options import default_checkpoint, device_option, json_option, store_option
-from .output import bars, echo_facts, echo_json, echo_scores, echo_table, note_untrained
+from .output import (
+    bars,
+    echo_facts,
+    echo_json,
+    echo_scores,
+    echo_sequences,
+    echo_subsets,
+    echo_table,
+    note_untrained,
+)
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -106,11 +114,17 @@ def _evaluate_detected(
 
     if prompts != ("detected",):
         raise click.UsageError("--prompt detected is scored on its own, without other kinds")
-    result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars).to_json()
+    result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars)
     if as_json:
-        echo_json(result)
-    else:
-        echo_facts([(name.replace("_", " "), str(value)) for name, value in result.items() if value is not None])
+        echo_json(result.to_json())
+        return
+    facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
+    told = ("ece", "flagged", "failures", "caught")
+    facts |= {f"calibration: {name}": value for name, value in (result.calibration or {}).items() if name in told}
+    echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    echo_subsets({"detected": result.subsets})
+    if result.sequences is not None:
+        echo_sequences(result.sequences)
 
 
 def _echo(result: EvaluateResult) -> None:
@@ -119,7 +133,6 @@ def _echo(result: EvaluateResult) -> None:
     failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
-    subsets = [(f"{kind}, {name}", s) for kind, part in result.subsets.items() for name, s in part.items()]
-    echo_scores("hard cells, masks by IoU", [(name, asdict(score)) for name, score in subsets])
+    echo_subsets(result.subsets)
     if result.split in ("test", "all"):
         click.echo(f"this store's test split has been scored {result.test_scorings} times")

@@ -10,11 +10,10 @@ import click
 from hela_store.types import PROMPT_KINDS
 
 from .options import cache_dir, json_option, store_option
-from .output import bars, echo_json, echo_table, relative
+from .output import bars, echo_json, echo_sequences, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.sequence_scores import SequenceScores
 
 
 @click.group()
@@ -133,10 +132,3 @@ def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> N
     else:
         where = f"{relative(found.embeddings)} belongs to {relative(found.image)}"
         click.echo(f"{where}; open both in micro-sam with {found.model_type} and the store's checkpoint")
-
-
-def echo_sequences(scores: SequenceScores) -> None:
-    """Print SEG, DET and count errors by sequence."""
-    names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
-    rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
-    echo_table(names, rows)

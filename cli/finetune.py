@@ -80,7 +80,7 @@ def finetune(
 
     note_untrained(store)
     results = []
-    how = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
+    how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
     for prompt in dict.fromkeys(prompts):
         results.append(hs.finetune(store, _config(prompt, preset, choices), **how))
         if not as_json:

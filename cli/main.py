@@ -27,6 +27,7 @@ from .info import info
 from .new import new
 from .pretrain import pretrain
 from .report import report
+from .score import score
 from .segment import segment
 from .sql import sql
 from .study import study
@@ -102,6 +103,7 @@ for command in (
     compare,
     study,
     detect,
+    score,
     segment,
     sql,
     report,

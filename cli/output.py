@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.sequence_scores import SequenceScores
+    from hela_store.subset_scores import SubsetScore
 
 T = TypeVar("T")
 Cell = str | int | float | bool | None
@@ -137,6 +139,9 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "made_worse": "made worse",
         "oracle_iou": "oracle IoU",
         "mean_boundary_iou": "boundary IoU",
+        "mean_nsd1": "NSD 1 px",
+        "mean_nsd2": "NSD 2 px",
+        "mean_spill": "spill",
         "mean_hd95": "HD95, px",
         "mean_hd95_found": "without empty",
         "n_found": "n found",
@@ -144,6 +149,20 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
     found = list(rows)
     keys = [key for key in names if any(row.get(key) is not None for _, row in found)]
     echo_table([title, *(names[key] for key in keys)], [[name, *(row.get(key) for key in keys)] for name, row in found])
+
+
+def echo_subsets(subsets: Mapping[str, Mapping[str, SubsetScore]]) -> None:
+    """Print the means over hard cells, by prompt kind and subset."""
+    rows = [(f"{kind}, {name}", vars(score)) for kind, part in subsets.items() for name, score in part.items()]
+    if rows:
+        echo_scores("hard cells", rows)
+
+
+def echo_sequences(scores: SequenceScores) -> None:
+    """Print SEG, DET and count errors by sequence."""
+    names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
+    rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
+    echo_table(names, rows)
 
 
 def relative(path: Path) -> str:

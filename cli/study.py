@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.study import StudyResult
 
+TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
+"""Options that every fine-tuning of the table gets."""
 PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 
 
@@ -35,6 +37,8 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Frames to score.")
 @click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
+@click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
+@click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score`.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--lr", type=float, metavar="X", help="Learning rate. [default: 1e-4]")
@@ -45,32 +49,16 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
 @device_option
 @json_option
-def study(
-    store: Store,
-    prompts: tuple[str, ...],
-    seeds: int,
-    split: str,
-    prompt_seeds: int,
-    classical: bool,
-    out: Path | None,
-    as_json: bool,
-    **tuning: Any,
-) -> None:
+def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any) -> None:
     """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
     import hela_store as hs
-    from hela_store.finetune import FinetuneConfig
     from hela_store.study_text import write
 
     note_untrained(store)
-    given = FinetuneConfig(**{name: value for name, value in tuning.items() if value is not None})
-    how: dict[str, Any] = {
-        "seeds": seeds,
-        "split": split,
-        "prompt_seeds": prompt_seeds,
-        "classical": classical,
-        "tuning": given,
-    }
-    result = hs.study(store, hs.StudyConfig(prompts=prompts or ("all",), **how), progress=bars)
+    of_tuning = {name: choices.pop(name) for name in TUNING}
+    tuning = hs.FinetuneConfig(**{name: value for name, value in of_tuning.items() if value is not None})
+    config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
+    result = hs.study(store, config, progress=bars)
     if out is not None:
         write(result, out)
     if as_json:
@@ -82,9 +70,11 @@ def study(
 
 
 def _echo(result: StudyResult) -> None:
-    from hela_store.study_text import COLUMNS, footnotes, table
+    from hela_store.study_text import AGAINST, COLUMNS, against, footnotes, table
 
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
+    if result.against:
+        echo_table(AGAINST, against(result))
     for text in footnotes(result):
         note(text)

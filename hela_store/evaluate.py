@@ -119,6 +119,8 @@ class PromptScore:
     made_worse : share of mask prompts that were better than the answer; None for other kinds
     oracle_iou : with the best of three masks chosen by the truth: an oracle, never ranked; None where one was asked for
     mean_boundary_iou : None, as all that follow, where only overlaps were asked for
+    mean_nsd1, mean_nsd2 : normalised surface Dice at 1 and 2 px
+    mean_spill : share of the predicted pixels on other cells
     mean_hd95 : px; empty predictions count as the cell's diameter (measuring rule 8)
     mean_hd95_found, n_found : the same without empty predictions, and how many that are
     failures : how many predictions failed each way, see :mod:`hela_store.failures`
@@ -135,6 +137,9 @@ class PromptScore:
     made_worse: float | None = None
     oracle_iou: float | None = None
     mean_boundary_iou: float | None = None
+    mean_nsd1: float | None = None
+    mean_nsd2: float | None = None
+    mean_spill: float | None = None
     mean_hd95: float | None = None
     mean_hd95_found: float | None = None
     n_found: int | None = None
@@ -200,13 +205,16 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
     )
 
 
+_MEANS = ("boundary_iou", "nsd1", "nsd2", "spill")
+
+
 def _detail_means(details: Sequence[CellScores]) -> dict[str, Any]:
     if not details:
         return {}
     distances = [d.hd95 for d in details if d.failure != "empty"]
     counted = Counter(d.failure for d in details)
     return {
-        "mean_boundary_iou": float(np.mean([d.boundary_iou for d in details])),
+        **{f"mean_{name}": float(np.mean([getattr(d, name) for d in details])) for name in _MEANS},
         "mean_hd95": float(np.mean([d.hd95 for d in details])),
         "mean_hd95_found": float(np.mean(distances)) if distances else None,
         "n_found": len(distances),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import catalog, scalars
-from .errors import RecipeError, RunError, StoreError
+from .errors import RecipeError, RunError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
 from .leaks import block_ranges, check_twins
@@ -25,7 +25,7 @@ from .losses.decoder import REGION, check_loss
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
 from .random import generator
-from .runs import RunFolder, load_run, new_run, partial_runs, resume_run
+from .runs import RunFolder, load_run, new_run, take_up
 from .sam.decoder import SamDecoder, load_decoder, save_decoder
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
@@ -321,26 +321,12 @@ def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:
     state, wanted = new_tuning(decoder, config), run_config(store, config)
-    for name in reversed(partial_runs(store.path)) if resume else ():
-        path = store.path / "runs" / f".{name}.partial"
-        if not (path / STATE).exists() or not same_run(_config_of(path), wanted):
-            continue
-        try:
-            folder = resume_run(store.path, name)
-        except (RunError, StoreError):
-            continue  # another process is at it
-        state.load(folder.path)
-        folder.rewind(state.step)
-        return folder, state
-    return new_run(store.path, "finetune", wanted, parent=config.init, label=config.prompt), state
-
-
-def _config_of(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # damaged, or from another time: nothing to go on with
-    return found if isinstance(found, dict) else {}
+    folder = take_up(store.path, "finetune", STATE, lambda other: same_run(other, wanted)) if resume else None
+    if folder is None:
+        return new_run(store.path, "finetune", wanted, parent=config.init, label=config.prompt), state
+    state.load(folder.path)
+    folder.rewind(state.step)
+    return folder, state
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:

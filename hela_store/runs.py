@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from .errors import RunError
+from .errors import RunError, StoreError
 from .files import explain_os_errors, fsync_path, write_atomic, write_parquet
 from .run_info import FORMAT, RunInfo, read_info, to_json
 
@@ -38,6 +38,7 @@ __all__ = [
     "partial_runs",
     "resume_run",
     "run_ids",
+    "take_up",
 ]
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}")
@@ -287,6 +288,26 @@ def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:
         os.close(lock)
         raise
     return RunFolder(info=info, path=path, _lock=lock)
+
+
+def take_up(store_path: Path | str, kind: str, state: str, same: Callable[[dict[str, Any]], bool]) -> RunFolder | None:
+    """Take up the last interrupted run of a kind that can be gone on with; None where there is none.
+
+    Parameters
+    ----------
+    state : name of the file in its folder that it goes on from
+    same : whether a configuration is the wanted one
+    """
+    for name in reversed(partial_runs(store_path)):
+        path = Path(store_path) / "runs" / f".{name}.partial"
+        if name.split("-")[2] != kind or not (path / state).exists():
+            continue
+        try:
+            if same(read_info(path, name).config):
+                return resume_run(store_path, name)
+        except (RunError, StoreError):
+            continue  # damaged, or another process is at it
+    return None
 
 
 def _names(store_path: Path | str, pattern: re.Pattern[str]) -> list[str]:

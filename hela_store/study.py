@@ -20,11 +20,13 @@ from .baselines.classical import ClassicalConfig, classical
 from .baselines.image_free import KINDS as IMAGE_FREE_KINDS
 from .baselines.image_free import image_free
 from .baselines.rows import NO_PROMPT
+from .baselines.unet import UnetConfig, score_unet, train_unet
 from .errors import PromptError, RecipeError
 from .evaluate import EvaluateConfig, evaluate
 from .finetune import FinetuneConfig
 from .info import is_trained
 from .leaks import block_ranges
+from .other_truth import Labels, TruthScore, score_against
 from .predict import DEFAULT_WINDOW
 from .progress import Progress, silent
 from .runs import RunInfo, list_runs, load_run
@@ -53,6 +55,8 @@ class StudyConfig:
     split : ``"test"`` or ``"val"``
     prompt_seeds : draws a cell and kind
     classical : run the classical baseline where there is none yet
+    unet : train a U-Net for each training seed that has none yet
+    truth : other labels of the data set that all is scored against, too, on the same nuclei; None for none
     tuning : what all fine-tunings share; its prompt and seed are not used
     """
 
@@ -61,6 +65,8 @@ class StudyConfig:
     split: str = "test"
     prompt_seeds: int = 3
     classical: bool = False
+    unet: bool = False
+    truth: Labels | None = None
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
@@ -92,6 +98,7 @@ class StudyResult:
     test_scorings : how often this store's test block has been scored so far, by checkpoint
     notes : what a reader has to know
     errors : why fine-tunings are missing
+    against : every run against the other labels, where these were asked for
     """
 
     facts: dict[str, str]
@@ -99,11 +106,13 @@ class StudyResult:
     test_scorings: dict[str, int]
     notes: list[str]
     errors: list[str]
+    against: list[TruthScore]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store study --json`` prints."""
         reference = {kind: {"iou": iou, "dice": dice} for kind, (iou, dice) in REFERENCE.items()}
-        more = {"rows": [row.to_json() for row in self.rows], "reference (other data, other split)": reference}
+        more: dict[str, Any] = {"rows": [row.to_json() for row in self.rows]}
+        more |= {"against": [row.to_json() for row in self.against], "reference (other data, other split)": reference}
         return asdict(self) | more
 
 
@@ -138,13 +147,17 @@ def study(store: Store, config: StudyConfig | None = None, *, progress: Progress
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
         lines.append(("classical", NO_PROMPT, [found], None))
+    if networks := _unet(store, config, progress):
+        lines.append(("U-Net", NO_PROMPT, networks, None))
     shown = progress(lines, total=len(lines), what="table")
+    everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
     return StudyResult(
         facts=_facts(store, config, frames),
         rows=[study_row(store, method, prompt, of, base) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
-        notes=_notes(store, config, runs, found is not None),
+        notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors,
+        against=[] if config.truth is None else score_against(store, everyone, config.truth, progress=progress),
     )
 
 
@@ -194,6 +207,22 @@ def _classical(store: Store, config: StudyConfig, progress: Progress) -> str | N
     if found and set(_searched_on(found)).isdisjoint(labelled_frames(store, config.split)):
         return found.id
     return classical(store, ClassicalConfig(split=config.split), progress).run if config.classical else None
+
+
+def _unet(store: Store, config: StudyConfig, progress: Progress) -> list[str]:
+    """Return a scored U-Net for each training seed: the latest that was trained on these blocks, whatever its steps."""
+    blocks, found = block_ranges(store), []
+    trainings = {r.config["seed"]: r for r in list_runs(store.path, "unet") if r.config["frames"] == blocks}
+    for seed in range(config.seeds):
+        info = trainings.get(seed)
+        if info is None and config.unet:
+            info = train_unet(store, UnetConfig(seed=seed, device=config.tuning.device), progress=progress)
+        if info is None:
+            continue
+        done = _finished(store, "baseline", {"checkpoint": info.id, "split": config.split}, (NO_PROMPT,))
+        how: dict[str, Any] = {"split": config.split, "device": config.tuning.device, "progress": progress}
+        found.append(done.id if done else score_unet(store, info, **how).run)
+    return found
 
 
 def _searched_on(run: RunInfo) -> Iterable[str]:
@@ -251,7 +280,7 @@ def _sequences(text: str) -> list[str]:
     return [part.rpartition("/")[0] for part in text.split(", ") if "/" in part]
 
 
-def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], classical_there: bool) -> list[str]:
+def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there: dict[str, int]) -> list[str]:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
         notes.append("fewer than 3 training seeds: rule 7 asks for 3; intervals are too narrow")
@@ -259,6 +288,8 @@ def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], classi
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":
         notes.append("what nano shows is a hypothesis for ViT-B")
-    if not classical_there:
+    if not there["classical"]:
         notes.append("no classical baseline yet; --classical runs one")
+    if there["unet"] < config.seeds:
+        notes.append(f"U-Nets of {there['unet']} of {config.seeds} training seeds; --unet trains the others")
     return notes

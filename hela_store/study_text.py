@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from .bootstrap import Interval
 from .failures import FAILURES
@@ -18,11 +19,30 @@ COLUMNS = (
     "empty", ORACLE, "SEG", "over zero-shot, per cell", "verdict",
 )  # fmt: skip
 """Heads of the columns of :func:`table`."""
+AGAINST = (
+    "prompt", "method", "nuclei", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU",
+    "SEG, of true prompts oracle", "labels' own SEG",
+)  # fmt: skip
+"""Heads of the columns of :func:`against`: scores against the other labels, then against the store's."""
 
 
 def table(result: StudyResult) -> list[list[str]]:
     """Return the cells of the table's lines, as text."""
     return [_line(row) for row in result.rows]
+
+
+def against(result: StudyResult) -> list[list[str]]:
+    """Return the lines of the table against other labels, as text: means over the runs of a method."""
+    scores = {(score.run, score.prompt): score for score in result.against}
+    lines = []
+    for row in result.rows:
+        if part := [scores[run, row.prompt] for run in row.runs if (run, row.prompt) in scores]:
+            means = [
+                fmean(getattr(score, name) for score in part)
+                for name in ("iou", "dice", "reference_iou", "reference_dice", "between_iou", "seg", "between_seg")
+            ]
+            lines.append([row.prompt, row.method, str(part[0].nuclei), *(f"{value:.4f}" for value in means)])
+    return lines
 
 
 def _line(row: StudyRow) -> list[str]:
@@ -85,6 +105,11 @@ def markdown(result: StudyResult) -> str:
         "\n".join(f"- {text}" for text in footnotes(result)),
         "### Over zero-shot, per cell and per frame",
         _markdown_table(("prompt", "method", "per cell", "verdict", "per frame", "verdict"), gains),
+        *(
+            ("### Against the other labels, on the same nuclei", _markdown_table(AGAINST, against(result)))
+            if result.against
+            else ()
+        ),
         "### How predictions failed, mean number a run",
         _markdown_table(("prompt", "method", "predictions", *FAILURES), failures),
         "### Runs",

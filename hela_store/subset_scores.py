@@ -17,7 +17,8 @@ PROMPT_BINS = {f"prompt IoU {low:g}-{high:g}": f"p.prompt_iou >= {low} AND p.pro
 _MEANS = """
 SELECT m.prompt, count(*) AS n, avg(m.iou) AS mean_iou, avg(m.dice) AS mean_dice, avg(m.is_empty::INT) AS empty,
     avg(p.free_iou) AS image_free_iou, avg((m.iou < p.prompt_iou)::INT) AS made_worse,
-    avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou
+    avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou,
+    avg(m.nsd1) AS mean_nsd1, avg(m.nsd2) AS mean_nsd2, avg(m.spill) AS mean_spill
 FROM cell_metrics m
 JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
 WHERE m.run = ? AND {flag} GROUP BY m.prompt
@@ -31,23 +32,27 @@ class SubsetScore:
     Attributes
     ----------
     n : int
-    mean_iou, mean_dice, empty, image_free_iou, skill : float
+    mean_iou, mean_dice, empty : float
+    image_free_iou, skill : float; None of cells that were found without a prompt
     made_worse : float
         Share of mask prompts that were better than the answer; None where there are none.
     mean_hd95 : float, px
         Empty predictions count as the cell's diameter.
-    mean_boundary_iou : float
+    mean_boundary_iou, mean_nsd1, mean_nsd2, mean_spill : float
     """
 
     n: int
     mean_iou: float
     mean_dice: float
     empty: float
-    image_free_iou: float
-    skill: float
+    image_free_iou: float | None
+    skill: float | None
     made_worse: float | None
     mean_hd95: float | None
     mean_boundary_iou: float | None
+    mean_nsd1: float | None
+    mean_nsd2: float | None
+    mean_spill: float | None
 
 
 def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
@@ -55,6 +60,7 @@ def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
     found: dict[str, dict[str, SubsetScore]] = {}
     for name, flag in (SUBSETS | PROMPT_BINS).items():
         for row in catalog.query(store.path, _MEANS.format(flag=flag), [run]).to_pylist():
-            prompt, won = row.pop("prompt"), skill(row["mean_iou"], row["image_free_iou"])
+            prompt, free = row.pop("prompt"), row["image_free_iou"]
+            won = None if free is None else skill(row["mean_iou"], free)
             found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
     return found

@@ -97,6 +97,7 @@ FLOORS = (
         "export.",
         "info",
         "new",
+        "other_truth",
         "pretrain.",
         "preview",
         "report.",
@@ -188,6 +189,17 @@ def test_no_import_cycles() -> None:
 def test_library_knows_no_command_line(module: str) -> None:
     roots = {name.partition(".")[0] for name in imports(module, MODULES[module])}
     assert not roots & {"click", "rich", "tqdm", "cli", "hela_store_cli"}
+
+
+def test_ultralytics_stays_in_a_process_of_its_own() -> None:
+    """It is AGPL-3.0: one file uses it, which imports nothing of ours, and which nothing imports."""
+    process = "hela_store.detect.yolo11_process"
+    every = MODULES | COMMANDS
+    for module, path in every.items():
+        roots = {name.partition(".")[0] for name in imports(module, path)}
+        assert ("ultralytics" in roots) == (module == process), module
+        assert process not in imports(module, path), module
+    assert not {name for name in imports(process, every[process]) if name.startswith("hela_store")}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow as pa
 from ..masks import Rle
 from ..runs import new_run
 from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA, Row
+from ..sequence_scores import SequenceScores, run_labels, sequence_scores
 from ..store import Store
+from ..subset_scores import SubsetScore, subset_scores
 
 __all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "Row", "found_row", "write_run"]
 
@@ -41,16 +43,23 @@ class BaselineResult:
     split : block that was scored
     prompts : kind to ``{"n", "mean_iou", "mean_dice", "empty"}``
     config : the run's resolved configuration
+    subsets : means over touching, dim, and bright and small cells, by prompt kind
+    sequences : SEG, DET and count errors of cells that were found without a prompt; None of others
     """
 
     run: str
     split: str
     prompts: dict[str, dict[str, float]]
     config: Mapping[str, Any]
+    subsets: dict[str, dict[str, SubsetScore]]
+    sequences: SequenceScores | None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store baseline ... --json`` prints."""
-        return {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
+        plain = {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
+        subsets = {kind: {name: asdict(score) for name, score in part.items()} for kind, part in self.subsets.items()}
+        sequences = None if self.sequences is None else self.sequences.to_json()["sequences"]
+        return plain | {"subsets": subsets, "sequences": sequences}
 
 
 @dataclass
@@ -80,11 +89,13 @@ def found_row(frame: Row, number: int, box: tuple[int, int, int, int], rle: Rle)
     return about | corners | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
 
 
-def write_run(store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str) -> BaselineResult:
-    """Publish gathered rows as a run of kind ``baseline``."""
+def write_run(
+    store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str, parent: str | None = None
+) -> BaselineResult:
+    """Publish gathered rows as a run of kind ``baseline``; ``parent`` is the run that trained what answered."""
     kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
     stored = dict(config) | {"encoder": store.key, "prompts": kinds}
-    folder = new_run(store.path, "baseline", stored, label=label)
+    folder = new_run(store.path, "baseline", stored, parent=parent, label=label)
     try:
         folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))
         folder.write_table("predictions", pa.Table.from_pylist(run.predictions, PREDICTION_SCHEMA))
@@ -97,7 +108,15 @@ def write_run(store: Store, config: Mapping[str, Any], run: BaselineRun, *, labe
         raise
     of_kind = {kind: [i for i, row in enumerate(run.prompts) if row["kind"] == kind] for kind in kinds}
     means = {kind: _means([run.predictions[i] for i in index]) for kind, index in of_kind.items()}
-    return BaselineResult(run=folder.id, split=str(config["split"]), prompts=means, config=stored)
+    found_cells = run.detections is not None and len(run.prompts) > 0
+    return BaselineResult(
+        run=folder.id,
+        split=str(config["split"]),
+        prompts=means,
+        config=stored,
+        subsets=subset_scores(store, folder.id),
+        sequences=sequence_scores(run_labels(store, folder.id)) if found_cells else None,
+    )
 
 
 def _means(rows: list[Row]) -> dict[str, float]:

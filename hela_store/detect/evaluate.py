@@ -83,7 +83,7 @@ def evaluate_detections(
     found = read_detections(info)
     split = split or info.split or "all"
     frames = scorable_frames(store, split)
-    if info.config.get("backend") != "grid":  # a table says nothing of frames it has no box for
+    if info.parent is None:  # a table says nothing of frames it has no box for
         frames = [frame for frame in frames if frame in found]
     elif info.split not in (split, "all"):
         raise RunError(f"run {info.id} looked at split {info.split}, not at {split}; detect there first")

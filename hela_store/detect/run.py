@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .. import catalog
 from ..errors import RunError
+from ..leaks import check_untouched
 from ..progress import Progress, silent
 from ..runs import RunFolder, RunInfo, load_run, new_run
 from ..sam.encoder import pick_device
@@ -23,6 +24,7 @@ from .propose import detect_frame
 from .rows import DETECTION_SCHEMA, detection_rows
 from .train import KIND
 from .truth import FrameTruth, split_frames, tile_embeddings, truths
+from .yolo11 import BACKEND, yolo_detections
 
 IMPORTED = 0.5
 """Score from which imported boxes count, where nothing else is said."""
@@ -66,7 +68,10 @@ def load_detector(store: Store, run: str = "latest", device: str = "auto") -> tu
     """
     info = load_run(store.path, run, KIND)
     if info.config.get("backend") != "grid":
-        raise RunError(f"run {info.id} is a {info.config.get('backend')} detector, expected a grid one")
+        raise RunError(
+            f"run {info.id} is a {info.config.get('backend')} detector, expected a grid one; of others give the "
+            "detections: `hela-store detect run`, then `--detector` with that run"
+        )
     return info, load_head(info.weights, store.key, pick_device(device)), threshold_of(info)
 
 
@@ -101,28 +106,50 @@ def run_detector(
     Raises
     ------
     RunError, SplitError, StoreError
-        No such detector or one of another encoder; no such frames; not embedded yet.
+        No such detector, one of another encoder, or one that trained on the test frames; no such frames; not embedded
+        yet.
     """
-    info, head, own = load_detector(store, detector, device)
-    spent: list[float] = []
-    views = 0
+    info = load_run(store.path, detector, KIND)
+    backend = info.config["backend"]
+    threshold = threshold_of(info) if threshold is None else threshold
+    frames = split_frames(store, split)
+    if split == "test":
+        check_untouched(store, info, frames)
+    find = _yolo11 if backend == BACKEND else _grid
+    found = find(store, info, frames, device, progress)
+    about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}
+    folder = new_run(store.path, "detect", about | {"encoder": store.key}, parent=info.id, label=split)
+    spent: list[tuple[float, int]] = []
 
-    def find(truth: FrameTruth) -> Detections:
-        nonlocal views
+    def pairs() -> Iterator[tuple[FrameTruth, Detections]]:
+        for truth, detections, seconds in found:
+            spent.append((seconds, len(truth.frame.tiles)))
+            yield truth, detections
+
+    result = _keep(store, folder, pairs(), lambda: (sum(s for s, _ in spent), sum(n for _, n in spent)))
+    return replace(result, detector=info.id)
+
+
+Found = Iterator[tuple[FrameTruth, Detections, float]]
+"""Frames with what was found in them, and the seconds that the detector took."""
+
+
+def _grid(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
+    _, head, _ = load_detector(store, info.id, device)
+    return _grid_frames(store, head, frames, progress)
+
+
+def _grid_frames(store: Store, head: GridHead, frames: Sequence[str], progress: Progress) -> Found:
+    for truth in progress(truths(store, frames), total=len(frames), what="detect"):
         tiles, embeddings = [tile.rect for tile in truth.frame.tiles], list(tile_embeddings(store, truth.frame))
         start = time.perf_counter()
-        found = detect_frame(head, embeddings, tiles, truth.frame.shape)
-        spent.append(time.perf_counter() - start)
-        views += len(tiles)
-        return found
+        yield truth, detect_frame(head, embeddings, tiles, truth.frame.shape), time.perf_counter() - start
 
-    frames = split_frames(store, split)
-    threshold = own if threshold is None else threshold
-    about = {"detector": info.id, "backend": "grid", "checkpoint": info.id, "split": split, "threshold": threshold}
-    folder = new_run(store.path, "detect", about | {"encoder": store.key}, parent=info.id, label=split)
-    shown = progress(truths(store, frames), total=len(frames), what=f"detect {split}")
-    result = _keep(store, folder, ((truth, find(truth)) for truth in shown), lambda: (sum(spent), views))
-    return replace(result, detector=info.id)
+
+def _yolo11(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
+    found, seconds, _ = yolo_detections(store, info, frames, device=device, progress=progress)
+    share = seconds / max(len(frames), 1)
+    return ((truth, found[truth.frame.frame], share) for truth in truths(store, frames))
 
 
 def import_boxes(

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import catalog
 from ..errors import RecipeError, RunError
+from ..leaks import block_ranges, check_twins
 from ..progress import Progress, silent
 from ..random import generator
 from ..runs import new_run
@@ -154,16 +155,18 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     Raises
     ------
     SplitError, StoreError
-        The training or validation block is empty, or not embedded.
+        The training or validation block is empty, or not embedded; a test frame has the pixels of one that trains.
     RunError
         The loss is not finite.
     """
+    check_twins(store)
     views = DetectionViews(store, seed=config.seed, first=0, count=config.steps * config.batch)
     validation = scorable_frames(store, "val")
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     head = GridHead(_typical_side(views)).to(device)
     about = asdict(config) | {"encoder": store.key, "checkpoint": None, "split": "train"}
+    about |= {"frames": block_ranges(store)}
     folder = new_run(store.path, KIND, about, label=config.backend)
     start = time.monotonic()
     try:

@@ -93,6 +93,7 @@ class MuonAdamW(torch.optim.Optimizer):
             state = self.state[value]
             if not state:
                 state["momentum"] = torch.zeros_like(value)
+            assert value.grad is not None
             average = state["momentum"].lerp_(value.grad, 1 - group["momentum"])
             wanted.append(value.grad.lerp(average, group["momentum"]).flatten(1))
         updates = orthogonalise(torch.stack(wanted).to(self.dtype)).to(values[0].dtype)

@@ -42,6 +42,11 @@ def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> Non
     scores = sequence_scores(run_labels(store, done.run))
     assert scores.suffix == "" and "SEG" in scores.to_json()["sequences"][0]
     assert scores.sequences[0].seg == pytest.approx(rows.iou[rows.iou > 0].sum() / len(rows), abs=0.15)
+    assert done.sequences == scores and done.to_json()["sequences"][0]["count_errors"].keys() == {"01/t007"}
+    hard = store.sql(f"select avg(iou), avg(nsd1) from cell_metrics where run = '{done.run}' and is_dim").fetchall()[0]
+    dim = done.subsets.get("none", {}).get("dim")
+    assert (dim is None and hard[0] is None) or (dim is not None and (dim.mean_iou, dim.mean_nsd1) == pytest.approx(hard))
+    assert dim is None or dim.skill is None
     assert export_ctc(store, done.run, tmp_path / "out").objects > 0
     again = classical(store, config)
     assert again.config["parameters"] == done.config["parameters"]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hela_store.detect.assemble import FoundCell, resolve
 from hela_store.detect.calibrate import expected_error, fit, load_calibration, report
+from hela_store.detect.run import run_detector
 from hela_store.detect.score import DetectedConfig, calibrate, evaluate_detected
 from hela_store.errors import DatasetError, RunError, StoreError
 from hela_store.segment import SegmentConfig, segment
@@ -80,7 +81,21 @@ def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: S
     assert all(row[0] == 0 for row in rows if row[1])
     assert result.cells == result.missed + round(result.recall * result.cells)
     assert result.calibration is not None and 0 <= result.calibration["ece"] <= 1
-    json.dumps(result.to_json())
+    told = json.loads(json.dumps(result.to_json()))
+    assert result.recall_before == result.recall and "SEG" in told["sequences"][0] and told["sequences"][0]["DET"] is not None
+    failures = detector_store.sql("select iou, failure, hd95, diameter from cell_metrics where prompt = 'detected'").fetchall()
+    assert all((failure == "empty") == (hd95 == diameter) for iou, failure, hd95, diameter in failures if iou == 0)
+    assert all(row[1] is not None for row in failures)
+
+
+def test_recovered_cells_count_after_and_not_before(detector_store: Store) -> None:
+    without = evaluate_detected(detector_store, replace(LOW, split="all"))
+    result = evaluate_detected(detector_store, replace(LOW, split="all", recover=True))
+    assert result.recall_before == pytest.approx(without.recall)
+    assert result.recall == pytest.approx(result.recall_before + result.recovered_right / result.cells)
+    run = run_detector(detector_store, split="val", device="cpu").run
+    with pytest.raises(RunError, match="looked at split val, not at test"):
+        evaluate_detected(detector_store, replace(LOW, detector=run))
 
 
 def test_unseen_frames_become_label_images_and_the_rest_is_resumed(detector_store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""`hela-store score`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, store_option
+from .output import bars, echo_json, echo_table, note
+
+if TYPE_CHECKING:
+    from hela_store import Store
+    from hela_store.other_truth import Labels
+
+COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), default="GT", show_default=True, help="Labels.")
+@store_option
+@json_option
+def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
+    """Score runs against other labels of the data set, such as gold, beside the store's, on the same nuclei."""
+    from hela_store.other_truth import score_against
+
+    found = score_against(store, runs, truth, progress=bars)
+    if as_json:
+        echo_json([row.to_json() for row in found])
+        return
+    rows = [[r.run, r.prompt, r.nuclei, r.n, r.iou, r.dice, r.reference_iou, r.reference_dice] for r in found]
+    echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
+    names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
+    lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
+    echo_table(("run", "prompt", f"against all of {truth}", "SEG", "labels' own SEG"), lines)
+    for row in found:
+        if row.unmatched:
+            note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")

@@ -1,0 +1,117 @@
+"""Label images of a baseline as a run: every cell of the truth has a row, found or not, and every object one, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from ..cell_scores import score_cell
+from ..failures import label_areas
+from ..masks import bbox, encode
+from ..metrics import overlap
+from ..progress import Progress
+from ..scoring import blocks_of
+from ..splits import members
+from ..store import Store
+from ..types import BoolArray, LabelArray
+from .rows import BaselineRun, Row, found_row
+
+Labels = npt.NDArray[np.int32]
+
+
+def pixels(store: Store, frame: str) -> tuple[npt.NDArray[Any], LabelArray]:
+    """Return image (counts) and labels of a stored frame, (row, col)."""
+    table = store.frames_table()
+    index = table["frame"].index(frame).as_py()
+    group, row = table["group"][index].as_py(), table["row"][index].as_py()
+    return store.arrays.image(group, row), store.arrays.label(group, row)
+
+
+def spread(frames: Sequence[str], count: int) -> list[str]:
+    """Return at most ``count`` of the frames, evenly spread."""
+    places = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+    return [frames[place] for place in places]
+
+
+def segment_split(
+    store: Store, split: str, segment: Callable[[npt.NDArray[Any]], Labels], what: str, progress: Progress
+) -> BaselineRun:
+    """Segment every frame of a block and match what is found with its cells.
+
+    Every cell has a row of prompt ``none``: the object matched to it one to one (greatest total IoU), or IoU 0.
+    Objects that match no cell are in ``detections.parquet`` alone, which SEG and DET are made from.
+
+    Parameters
+    ----------
+    segment : makes a label image, int32 (row, col), of a frame as acquired
+    what : shown as progress
+
+    Raises
+    ------
+    SplitError, StoreError
+        The block is empty; nothing was ingested.
+    """
+    blocks, run = blocks_of(store), BaselineRun(detections=[])
+    wanted = members(blocks, split)
+    rows = {row["frame"]: row for row in store.frames_table().to_pylist()}
+    cells: dict[str, list[Row]] = {}
+    for cell in store.cells_table().to_pylist():
+        cells.setdefault(cell["frame"], []).append(cell)
+    found: list[Row] = []
+    for frame in progress(wanted, total=len(wanted), what=f"{what} {split}"):
+        image, truth = pixels(store, frame)
+        found += _add(run, rows[frame] | {"split": blocks[frame]}, segment(image), truth, cells.get(frame, []))
+    run.detections = found
+    return run
+
+
+def _add(run: BaselineRun, frame: Row, label: Labels, truth: LabelArray, cells: Sequence[Row]) -> list[Row]:
+    """Add the cells of one frame to a run; return the rows of all objects found."""
+    shape = (frame["height"], frame["width"])
+    objects = [(number, place) for number, place in enumerate(ndimage.find_objects(label), 1) if place is not None]
+    masks: list[tuple[BoolArray, tuple[int, int]]] = [
+        (label[place] == number, (place[1].start, place[0].start)) for number, place in objects
+    ]
+    matched = _match(label, truth, [number for number, _ in objects], [cell["label"] for cell in cells])
+    areas = label_areas(truth)
+    of_object = {number: cells[i]["cell"] for i, number in matched.items()}
+    ious: dict[int, float] = {}
+    for i, cell in enumerate(cells):
+        number = matched.get(i)
+        mask, origin = (np.zeros((0, 0), bool), (0, 0)) if number is None else masks[number - 1]
+        box = (cell["x0"], cell["y0"], cell["x1"], cell["y1"])
+        own = truth[box[1] : box[3], box[0] : box[2]] == cell["label"]
+        shared = overlap(mask, own, origin, (box[0], box[1]))
+        if number is not None:
+            ious[number] = shared.iou
+        detail = score_cell(mask, origin, truth, (cell["label"], box), areas)
+        run.add_cell(cell, frame, (shared.iou, shared.dice), encode(mask, origin, shape), asdict(detail))
+    return [
+        found_row(frame, number, bbox(mask, origin), encode(mask, origin, shape))
+        | {"cell": of_object.get(number), "iou": ious.get(number)}
+        for (number, _), (mask, origin) in zip(objects, masks, strict=True)
+    ]
+
+
+def _match(label: Labels, truth: LabelArray, objects: Sequence[int], cells: Sequence[int]) -> dict[int, int]:
+    """Return the object of each matched cell, by index of the cell: the assignment of greatest total IoU."""
+    if not objects or not cells:
+        return {}
+    both = (label > 0) & (truth > 0)
+    stride = int(label.max()) + 1
+    pairs, shared = np.unique(truth[both].astype(np.int64) * stride + label[both], return_counts=True)
+    of_cell, of_object = {c: i for i, c in enumerate(cells)}, {o: i for i, o in enumerate(objects)}
+    areas, own = label_areas(truth), label_areas(label)
+    iou = np.zeros((len(cells), len(objects)))
+    for pair, count in zip(pairs.tolist(), shared.tolist(), strict=True):
+        cell, number = pair // stride, pair % stride
+        if cell in of_cell:
+            iou[of_cell[cell], of_object[number]] = count / (areas[cell] + own[number] - count)
+    rows, columns = linear_sum_assignment(iou, maximize=True)
+    return {int(r): objects[c] for r, c in zip(rows, columns, strict=True) if iou[r, c] > 0}

@@ -1,0 +1,299 @@
+"""The U-Net baseline: trained on the training frames, chosen on validation, a watershed makes its cells.
+
+It sees frames, neither prompts nor embeddings. A training is a run of kind ``"unet"`` and can be interrupted: its state
+is saved, and every step is a pure function of (seed, step) and the weights so far. Scoring a block is another run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import catalog
+from ..ctc_measures import match_frame, seg
+from ..datasets.truth import apply_field_of_interest
+from ..errors import RecipeError, RunError, SplitError
+from ..leaks import block_ranges, check_twins, check_untouched
+from ..progress import Progress, silent
+from ..runs import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
+from ..sam.encoder import pick_device
+from ..scoring import labelled_frames, median_training_radius
+from ..store import Store
+from ..training_state import load_training, save_training
+from .found import Labels, pixels, segment_split, spread
+from .rows import BaselineResult, write_run
+from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
+from .unet_labels import BORDER, GRID, IGNORED, USUAL, UnetParameters, cells
+from .unet_network import load_network, new_network, probabilities, save_network
+
+KIND = "unet"
+STATE = "state.safetensors"
+SAVE_SECONDS = 60.0
+WARMUP = 30
+BORDER_WEIGHT = 3.0
+"""Of a border pixel in the loss: few decide whether two cells are one."""
+VALIDATION_FRAMES = 6
+VALIDATIONS = 5
+"""In a training, where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetConfig:
+    """How a U-Net is trained.
+
+    Attributes
+    ----------
+    steps : optimiser steps, ``batch`` crops of 256 px each
+    batch : crops a step
+    lr : of AdamW at its peak; then a cosine to a tenth
+    seed : of weights and crops
+    evaluate_every : steps between validations; 0 for five a training
+    workers : loader processes that prepare batches ahead
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    steps: int = 800
+    batch: int = 4
+    lr: float = 1e-3
+    seed: int = 0
+    evaluate_every: int = 0
+    workers: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-3")
+        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+
+def unet(
+    store: Store, config: UnetConfig | None = None, *, split: str = "test", progress: Progress = silent
+) -> BaselineResult:
+    """Train, or take the training of this configuration that is there, segment the frames of a split, keep a run.
+
+    Rows are those of :func:`hela_store.baselines.found.segment_split`.
+
+    Raises
+    ------
+    ExtraError
+        MONAI is not installed.
+    SplitError, StoreError
+        No labelled cell in train, val or the split, or no background in train; nothing was ingested.
+    RunError
+        The loss is not finite; the run trained on frames that the split tests now.
+    """
+    labelled_frames(store, split)
+    config = config or UnetConfig()
+    info = trained(store, config) or train_unet(store, config, progress=progress)
+    return score_unet(store, info, split=split, device=config.device, progress=progress)
+
+
+def score_unet(
+    store: Store, info: RunInfo, *, split: str, device: str = "auto", progress: Progress = silent
+) -> BaselineResult:
+    """Segment the frames of a split with a published training and keep that as a run; raises as :func:`unet`."""
+    if split == "test":
+        check_untouched(store, info, labelled_frames(store, split))
+    network, shrink = load_network(info.weights, pick_device(device))
+    result = result_of(info)
+    parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])
+
+    def found(image: npt.NDArray[Any]) -> Labels:
+        return cells(_answer(store, network, image, shrink), parameters, area)
+
+    run = segment_split(store, split, found, "U-Net", progress)
+    about = {"checkpoint": info.id, "split": split, "parameters": asdict(parameters), "median_area": area}
+    return write_run(store, about, run, label=f"unet {split}", parent=info.id)
+
+
+def result_of(info: RunInfo) -> dict[str, Any]:
+    """Return what a training ended in; RunError where its log is damaged."""
+    for row in reversed(info.log()):
+        if "result" in row:
+            return dict(row["result"])
+    raise RunError(f"run {info.id} is damaged: its log has no result; train another U-Net")
+
+
+def trained(store: Store, config: UnetConfig) -> RunInfo | None:
+    """Return the latest published training of this configuration on these frames."""
+    wanted = _run_config(store, config)
+    return next((run for run in reversed(list_runs(store.path, KIND)) if _same(run.config, wanted)), None)
+
+
+def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent) -> RunInfo:
+    """Train a U-Net, or go on with an interrupted training of this configuration; raises as :func:`unet`."""
+    check_twins(store)
+    train, val = labelled_frames(store, "train"), labelled_frames(store, "val")
+    _check_background(store, train)
+    shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
+    state = _new_training(config)
+    wanted = _run_config(store, config)
+    folder = take_up(store.path, KIND, STATE, lambda other: _same(other, wanted))
+    if folder is None:
+        folder = new_run(store.path, KIND, wanted, label=f"seed {config.seed}")
+    try:
+        if (folder.path / STATE).exists():
+            state.load(folder)
+        validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
+        series: dict[str, Any] = {"shrink": shrink, "size": config.batch, "seed": config.seed, "first": state.step}
+        crops = Crops(store, train, count=config.steps - state.step, **series)
+        _train(state, crops, config, folder, validation, progress)
+        _publish(state, folder, validation, progress)
+    except BaseException:
+        if folder.path.name.endswith(".partial"):
+            folder.close()
+        raise
+    catalog.index(store.path)
+    return load_run(store.path, folder.id, KIND)
+
+
+class _Validation:
+    """Validation frames, and the SEG of a network on them."""
+
+    def __init__(self, store: Store, frames: Sequence[str], shrink: float) -> None:
+        self.store, self.frames, self.shrink = store, list(frames), shrink
+        self.area = math.pi * median_training_radius(store) ** 2
+
+    def score(self, network: nn.Module, tried: Sequence[UnetParameters], progress: Progress = silent) -> list[float]:
+        """Return the SEG of each set of parameters."""
+        network.eval()
+        band = self.store.recipe.dataset.field_of_interest
+        matches: list[list[Any]] = [[] for _ in tried]
+        for frame in progress(self.frames, total=len(self.frames), what="choose on val"):
+            image, truth = pixels(self.store, frame)
+            probability = _answer(self.store, network, image, self.shrink)
+            for kept, parameters in zip(matches, tried, strict=True):
+                label = cells(probability, parameters, self.area)
+                kept.append(match_frame(truth, apply_field_of_interest(label, band)))
+        return [seg(kept) for kept in matches]
+
+
+_PLAIN = ("step", "best_step", "best_seg", "losses")
+
+
+@dataclass
+class _Training:
+    """A network on its way, and all that a resumed run needs."""
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    best: dict[str, Tensor]
+    step: int = 0
+    best_step: int = 0
+    best_seg: float = -1.0
+    losses: list[float] = field(default_factory=list)
+
+    def save(self, folder: RunFolder) -> None:
+        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
+        parts = {"network": self.network.state_dict(), "best": self.best}
+        save_training(folder.path / STATE, parts, self.optimizer, about)
+
+    def load(self, folder: RunFolder) -> None:
+        parts, about = load_training(folder.path / STATE, self.optimizer)
+        self.network.load_state_dict(parts["network"])
+        self.best = parts["best"]
+        for name, value in about.items():
+            setattr(self, name, json.loads(value))
+        folder.rewind(self.step)
+
+
+def _new_training(config: UnetConfig) -> _Training:
+    torch.manual_seed(config.seed)
+    network = new_network().to(pick_device(config.device))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
+    return _Training(network=network, optimizer=optimizer, best=_weights(network))
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _train(
+    state: _Training, crops: Crops, config: UnetConfig, folder: RunFolder, validation: _Validation, progress: Progress
+) -> None:
+    every = config.evaluate_every or math.ceil(config.steps / VALIDATIONS)
+    saved = time.monotonic()
+    loader = DataLoader(crops, batch_size=None, num_workers=config.workers)
+    for batch in progress(loader, total=len(crops), what="train U-Net"):
+        state.losses.append(_step(state, batch, config))
+        state.step += 1
+        if state.step % every == 0 or state.step == config.steps:
+            score = validation.score(state.network, [USUAL])[0]
+            if score > state.best_seg or state.best_step == 0:
+                state.best, state.best_seg, state.best_step = _weights(state.network), score, state.step
+            folder.log(step=state.step, loss=float(np.mean(state.losses)), val_seg=score)
+            state.losses = []
+        elif time.monotonic() - saved <= SAVE_SECONDS:
+            continue
+        state.save(folder)
+        saved = time.monotonic()
+
+
+def _step(state: _Training, batch: Batch, config: UnetConfig) -> float:
+    device = next(state.network.parameters()).device
+    warm = min(1.0, (state.step + 1) / WARMUP)
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.lr * warm * (0.55 + 0.45 * math.cos(math.pi * state.step / config.steps))
+    weight = torch.tensor([1.0, 1.0, BORDER_WEIGHT], device=device)
+    image, classes = (part.to(device) for part in batch)
+    logits = state.network.train()(image)
+    # a sum, and a divisor of our own: the mean of a batch without a valid pixel is NaN
+    total = nn.functional.cross_entropy(logits, classes, weight, ignore_index=IGNORED, reduction="sum")
+    counted = (classes != IGNORED).sum() + (BORDER_WEIGHT - 1) * (classes == BORDER).sum()
+    loss = total / counted.clamp(min=1)
+    if not torch.isfinite(loss):
+        raise RunError(f"the U-Net's loss became {float(loss.detach())} at step {state.step}; lower --lr")
+    state.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
+    state.optimizer.step()
+    return float(loss.detach())
+
+
+def _publish(state: _Training, folder: RunFolder, validation: _Validation, progress: Progress) -> None:
+    state.network.load_state_dict(state.best)
+    scores = validation.score(state.network, GRID, progress)
+    best = int(np.argmax(scores))
+    save_network(folder.path / "weights.safetensors", state.best, validation.shrink)
+    result = {"val_seg": scores[best], "best_step": state.best_step, "parameters": asdict(GRID[best])}
+    result |= {"median_area": validation.area, "shrink": validation.shrink, "val_frames": validation.frames}
+    folder.log(step=state.step, result=result)
+    (folder.path / STATE).unlink(missing_ok=True)
+    folder.publish()
+
+
+def _answer(store: Store, network: nn.Module, image: npt.NDArray[Any], shrink: float) -> npt.NDArray[np.float32]:
+    return probabilities(network, shrunk(seen(image, store), shrink), image.shape)
+
+
+def _run_config(store: Store, config: UnetConfig) -> dict[str, Any]:
+    about = asdict(config) | {"checkpoint": None, "split": "train", "frames": block_ranges(store)}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return {k: v for k, v in one.items() if k != "workers"} == {k: v for k, v in other.items() if k != "workers"}
+
+
+def _check_background(store: Store, frames: Sequence[str]) -> None:
+    """Refuse truth that never shows what is no cell: a network would learn that everything is one."""
+    wanted = set(frames)
+    partial = [row["frame"] for row in store.frames_table().to_pylist() if row["frame"] in wanted and row["partial"]]
+    if len(partial) == len(wanted):
+        raise SplitError(
+            f"all {len(wanted)} training frames have partial labels, so no pixel is known to be background; "
+            'a U-Net needs complete ones, such as labels = "ST" or "GT+ST"'
+        )

@@ -1,0 +1,127 @@
+"""The U-Net baseline: what it learns, its cells, its runs, and that a killed training ends in the same weights."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hela_store.baselines.unet import UnetConfig, result_of, trained, unet
+from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
+from hela_store.baselines.unet_labels import BACKGROUND, BORDER, GRID, IGNORED, NUCLEUS, USUAL, cells, targets
+from hela_store.baselines.unet_network import load_network, new_network, probabilities
+from hela_store.ctc_measures import match_frame, seg
+from hela_store.errors import RecipeError, RunError, SplitError
+from hela_store.runs import partial_runs, run_ids
+from hela_store.sequence_scores import run_labels, sequence_scores
+from hela_store.store import Store
+
+QUICK = UnetConfig(steps=2, batch=1, evaluate_every=1, workers=0, device="cpu")
+KILLED = """
+import os, signal, sys
+from hela_store.baselines.unet import UnetConfig, train_unet
+from hela_store.store import Store
+
+def progress(iterable, *, total, what):
+    for number, item in enumerate(iterable):
+        if what == "train U-Net" and number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield item
+
+config = UnetConfig(steps=2, batch=1, evaluate_every=1, workers=0, device="cpu")
+train_unet(Store.open(sys.argv[1]), config, progress=progress)
+"""
+
+
+def discs() -> np.ndarray:
+    rows, columns = np.mgrid[:80, :120]
+    label = np.zeros((80, 120), np.int32)
+    for number, (x, y) in enumerate([(20, 30), (38, 30), (90, 50)], 1):
+        label[np.hypot(rows - y, columns - x) < 10] = number
+    return label
+
+
+def test_perfect_probabilities_give_the_cells_back() -> None:
+    label = discs()
+    classes = targets(label, np.ones(label.shape, bool))
+    assert set(np.unique(classes)) == {BACKGROUND, NUCLEUS, BORDER} and ((classes > 0) == (label > 0)).all()
+    assert (classes[30, 29] == BORDER) and (classes[30, 20] == NUCLEUS)  # where two touch, and the middle of one
+    sure = np.eye(3, dtype=np.float32)[classes].transpose(2, 0, 1)
+    found = cells(sure, USUAL, median_area=300)
+    assert found.max() == 3 and seg([match_frame(label, found)]) > 0.98
+    assert not cells(np.eye(3, dtype=np.float32)[0 * classes].transpose(2, 0, 1), USUAL, 300).any()
+    assert cells(sure, USUAL, median_area=1e5).max() == 0
+
+
+def test_pixels_that_say_nothing_have_no_class_and_no_part_in_the_loss(store: Store) -> None:
+    label, valid = discs(), np.ones((80, 120), bool)
+    valid[:, 60:] = False
+    classes = targets(label, valid)
+    assert (classes[:, 60:] == IGNORED).all() and (classes[:, :60] != IGNORED).all()
+    crops = Crops(store, ["01/t000", "01/t001"], shrink=1.0, size=2, seed=0, first=4, count=2)
+    image, classes_BHW = crops[1]
+    again = Crops(store, ["01/t000", "01/t001"], shrink=1.0, size=2, seed=0, first=5, count=1)[0]
+    assert torch.equal(image, again[0]) and torch.equal(classes_BHW, again[1])  # of (seed, step) alone
+    assert image.shape == (2, 1, CROP, CROP) and (classes_BHW == IGNORED).float().mean() >= 0.25  # frames of 192 rows
+
+
+def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) -> None:
+    whole = seen(store.arrays.image("01", 0), store)
+    small = shrunk(whole, 0.4)
+    assert small.shape == (77, 102) and abs(float(small.mean() - whole.mean())) < 0.01
+    assert shrunk_labels(store.arrays.label("01", 0), small.shape).shape == small.shape
+    answer = probabilities(new_network().eval(), small, whole.shape)
+    assert answer.shape == (3, 192, 256) and np.allclose(answer.sum(0), 1, atol=1e-5)
+
+
+def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(store: Store, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, store.path], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    (left,) = partial_runs(store.path)
+    first = unet(store, QUICK)
+    info = trained(store, QUICK)
+    assert info is not None and info.id == left and partial_runs(store.path) == []
+    assert [row["step"] for row in info.log() if "loss" in row] == [1, 2]
+    again = unet(store, QUICK, split="val")
+    assert len(run_ids(store.path)) == 3 and again.config["checkpoint"] == first.config["checkpoint"] == info.id
+
+    rows = store.sql(f"select * from cell_metrics where run = '{first.run}'").df()
+    wanted = store.sql("select cell from cells where frame = '01/t007'").df()
+    assert sorted(rows.cell) == sorted(wanted.cell) and set(rows.prompt) == {"none"}
+    assert sequence_scores(run_labels(store, first.run)).suffix == ""
+    assert result_of(info)["parameters"] in [vars(p) for p in GRID]
+    scorings = store.sql("select checkpoint, scorings from test_scorings").fetchall()
+    assert scorings == [(info.id, 1)]  # the training looked at train and val alone
+
+    killed = load_network(info.weights, torch.device("cpu"))[0].state_dict()
+    for path in (store.path / "runs").glob("*-unet-seed-0-*"):
+        path.rename(tmp_path / path.name)
+    unet(store, QUICK, split="val")
+    whole = trained(store, QUICK)
+    assert whole is not None and whole.id != info.id
+    other = load_network(whole.weights, torch.device("cpu"))[0].state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in killed.items())
+
+    whole.weights.write_bytes(b"no weights")
+    with pytest.raises(RunError, match="no U-Net, or damaged"):
+        unet(store, QUICK)
+
+
+def test_what_cannot_be_trained_is_refused(store: Store) -> None:
+    with pytest.raises(RecipeError, match="steps is 0"):
+        UnetConfig(steps=0)
+    with pytest.raises(RecipeError, match="lr is nan"):
+        UnetConfig(lr=float("nan"))
+    with pytest.raises(SplitError):
+        unet(store, QUICK, split="tests")
+
+
+@pytest.mark.slow
+def test_it_learns(store: Store) -> None:
+    done = unet(store, UnetConfig(steps=80, batch=2, workers=0, device="cpu"))
+    assert done.prompts["none"]["mean_iou"] > 0.6
