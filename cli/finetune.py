@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     help="What the decoder is tuned for; several times: one run each; all: one decoder for all kinds.",
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 500]")
-@click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-4]")
+@click.option("--lr", type=float, help="Learning rate at its peak. [default: 3e-4]")
 @click.option("--seed", type=int, help="Of batches and prompts. [default: 0]")
 @click.option(
     "--preset",
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
-@click.option("--ema", type=float, metavar="DECAY", help="Of a running average of the weights. [default: 0, none]")
+@click.option("--ema", type=float, metavar="DECAY", help="Of a running average of the weights; 0 for none. [default: 0.99]")
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")

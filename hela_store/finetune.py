@@ -82,9 +82,9 @@ class FinetuneConfig:
 
     prompt: str = "box"
     steps: int = 500
-    lr: float = 1e-4
+    lr: float = 3e-4
     weight_decay: float = 0.01
-    ema: float = 0.0
+    ema: float = 0.99
     cells: int = 16
     seed: int = 0
     window: int | None = None
@@ -132,7 +132,7 @@ class FinetuneConfig:
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
     """Return the study's way: Adam at lr 1e-5, one view and one random cell a step, SAM's own full window."""
-    return replace(config, lr=1e-5, weight_decay=0.0, cells=1, warmup=0, window=64)
+    return replace(config, lr=1e-5, weight_decay=0.0, ema=0.0, cells=1, warmup=0, window=64)
 
 
 @dataclass(frozen=True, kw_only=True)
