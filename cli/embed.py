@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,33 +24,23 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
 @click.option("--yes", is_flag=True, help="Embed more than 100 variants of every view, too.")
 @json_option
-def embed(
-    store: Store,
-    device: str,
-    precision: str | None,
-    limit: int | None,
-    batch: int | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def embed(store: Store, as_json: bool, **choices: Any) -> None:
     """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
     import hela_store as hs
 
     note_untrained(store)
-    config = hs.EmbedConfig(
-        device=device, precision=precision, limit=limit, batch=batch, dry_run=dry_run, yes=yes, cache_dir=cache_dir()
-    )
-    report = hs.embed(store, config, bars)
+    report = hs.embed(store, hs.EmbedConfig(**choices, cache_dir=cache_dir()), bars)
     for text in report.notes:
         note(f"note: {text}")
     if as_json:
         echo_json(asdict(report))
     else:
-        echo_facts(_facts(report, dry_run))
+        echo_facts(_facts(report, choices["dry_run"]))
 
 
 def _break_even(report: EmbedReport) -> str:

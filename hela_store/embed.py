@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +26,16 @@ from .lock import embed_lock
 from .plan import build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
-from .work import View, done_of, unique_views, work_of
+from .work import View, Work, done_of, unique_views, work_of
 
+if TYPE_CHECKING:
+    import torch
+
+    from .encoder_record import EncoderRecord
+    from .sam.checkpoints import LoadedSam
+
+WorkOf = Callable[[int, int | None], Work]
+"""From batch and limit to what there is to encode."""
 SIZE_SAMPLE = 32
 LEFTOVERS = (
     "arrays.zarr/**/*.partial",
@@ -58,6 +69,11 @@ class EmbedConfig:
         Embed more than 100 variants of every view, too.
     cache_dir : Path or None
         Where official checkpoints are fetched to.
+    workers : int or None
+        Processes on this machine to encode in; None is this one.
+    scheduler : str or None
+        Address of a Dask scheduler whose workers encode, e.g. ``"tcp://node1:8786"``; they see the store's folder under
+        the same path.
     """
 
     device: str = "auto"
@@ -67,12 +83,16 @@ class EmbedConfig:
     dry_run: bool = False
     yes: bool = False
     cache_dir: Path | None = None
+    workers: int | None = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch"):
+        for name in ("limit", "batch", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
+        if self.workers is not None and self.scheduler is not None:
+            raise RecipeError("workers are to be started here and a scheduler has its own; give one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +142,8 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         The data, the recipe or the weights cannot be used; nothing was encoded.
     StoreError
         Another process embeds into this store, a frame changed since it was ingested, no space, no permission.
+    ClusterError
+        A scheduler cannot be reached or is gone, or its workers cannot do the work.
     """
     config = config or EmbedConfig()
     if config.precision is not None:
@@ -155,29 +177,14 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
 
 
 def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
-    from .encoder_record import has_decoder, prepare, threads, write_record
-    from .pipeline import commit_all
-    from .sam.checkpoints import UNTRAINED, load_sam_encoder
-    from .sam.encoder import pick_device
+    from .encoder_record import has_decoder
 
     committed = done_of(store, views)
-    device = pick_device(config.device)
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
     if len(committed) < len(views) or not has_decoder(store):
-        sam = load_sam_encoder(
-            store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress
-        )
-        record, notes = prepare(store, sam, device, config.batch)
-        if sam.sha256 == UNTRAINED:
-            notes = ("nano is untrained: its weights are random, from a fixed seed", *notes)
-        work = work_of(views, committed, record.batch, config.limit)
-        start = time.monotonic()
-        with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
-            done = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="embed"))
-        seconds = time.monotonic() - start
-        if done:
-            write_record(store, replace(record, seconds_per_view=seconds / done))
+        encode = _encode_here if config.workers is None and config.scheduler is None else _encode_on_cluster
+        done, seconds, notes = encode(store, partial(work_of, views, committed), config, progress)
     return EmbedReport(
         key=store.key,
         planned=len(views),
@@ -190,6 +197,68 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
         blank=_blank(store),
         notes=(*notes, *_damping_note(store.views_table())),
     )
+
+
+Encoded = tuple[int, float, tuple[str, ...]]
+"""Views that were committed, seconds, and what a user should know."""
+
+
+def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
+    from .encoder_record import conditions_on, prepare, threads
+    from .pipeline import Pipeline
+    from .sam.encoder import pick_device
+
+    device = pick_device(config.device)
+    sam = _load(store, device, config, progress)
+    record, notes = prepare(store, sam, conditions_on(device), config.batch)
+    work = work_of(record.batch, config.limit)
+    with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
+        done, seconds = _count(store, record, progress(commits, total=_size(work), what="embed"))
+    return done, seconds, (*_untrained_note(sam), *notes)
+
+
+def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
+    from .cluster import cluster
+    from .encoder_record import prepare
+
+    asked = {name: getattr(config, name) for name in ("workers", "scheduler", "device", "cache_dir")}
+    with cluster(store, progress=progress, **asked) as workers:
+        sam = _load(store, "cpu", config, progress)
+        record, notes = prepare(store, sam, workers.conditions, config.batch)
+        work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"
+        with contextlib.closing(workers.commits(store, record, work)) as commits:
+            done, seconds = _count(store, record, progress(commits, total=_size(work), what=what))
+        others = sorted(workers.notes - set(notes))
+    return done, seconds, (*_untrained_note(sam), *notes, *others)
+
+
+def _load(store: Store, device: str | torch.device, config: EmbedConfig, progress: Progress) -> LoadedSam:
+    from .sam.checkpoints import load_sam_encoder
+
+    recipe = store.recipe.encoder
+    return load_sam_encoder(recipe, device, base=store.path, cache_dir=config.cache_dir, progress=progress)
+
+
+def _count(store: Store, record: EncoderRecord, commits: Iterable[str]) -> tuple[int, float]:
+    """Let the work be done; return how many views were committed in how many seconds, and keep the speed."""
+    from .encoder_record import write_record
+
+    start = time.monotonic()
+    done = sum(1 for _ in commits)
+    seconds = time.monotonic() - start
+    if done:
+        write_record(store, replace(record, seconds_per_view=seconds / done))
+    return done, seconds
+
+
+def _size(work: Work) -> int:
+    return sum(len(todo) for _, todo in work)
+
+
+def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
+    from .sam.checkpoints import UNTRAINED
+
+    return ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
 
 
 def _sweep(path: Path) -> None:

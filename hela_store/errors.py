@@ -43,5 +43,9 @@ class QueryError(HelaError, ValueError):
     """SQL that fails, writes, or reaches outside the catalog."""
 
 
+class ClusterError(HelaError, RuntimeError):
+    """A Dask scheduler cannot be reached, or its workers cannot do the work."""
+
+
 class ExtraError(HelaError, ImportError):
     """An optional part of this package is not installed."""

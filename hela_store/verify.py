@@ -14,12 +14,12 @@ import numpy as np
 
 from .arrays import COORDINATES
 from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
-from .encoder_record import DECODER_FILE, RECORD_FILE, prepare, threads
+from .encoder_record import DECODER_FILE, RECORD_FILE, conditions_on, prepare, threads
 from .errors import RecipeError
 from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, view_faults
 from .ingest import restore_frames
 from .lock import embed_lock
-from .pipeline import commit_all, make_room
+from .pipeline import Pipeline, make_room
 from .plan import make_plan
 from .progress import Progress, silent
 from .random import generator
@@ -199,9 +199,9 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     bad = (bad & set(views)) | (lost - set(committed))
     device = pick_device(config.device)
     sam = _load(store, config, progress)
-    record, _ = prepare(store, sam, device, None)
+    record, _ = prepare(store, sam, conditions_on(device), None)
     work = _work(store, set(views) - bad, record.batch)
-    with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
+    with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
 
 

@@ -61,6 +61,7 @@ FLOORS = (
     },
     {"datasets.", "sam.", "losses.", "training_state"},
     {
+        "cluster",
         "detect.",
         "embed",
         "cards",
