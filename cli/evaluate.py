@@ -113,7 +113,6 @@ def _evaluate_detected(
         echo_facts([(name.replace("_", " "), str(value)) for name, value in result.items() if value is not None])
 
 
-
 def _echo(result: EvaluateResult) -> None:
     click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])

@@ -19,7 +19,7 @@ import pyarrow as pa
 from .augment.ranges import MOST_UNASKED
 from .augment.variant import DAMPED_TOO_OFTEN
 from .codecs import parse_codec
-from .errors import RecipeError
+from .errors import HelaError, RecipeError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
 from .lock import embed_lock
@@ -213,7 +213,7 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     record, notes = prepare(store, sam, conditions_on(device), config.batch)
     work = work_of(record.batch, config.limit)
     with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
-        done, seconds = _count(store, record, progress(commits, total=_size(work), what="embed"))
+        done, seconds = _count(store, record, progress(commits, total=_size(work), what="embed"), _size(work))
     return done, seconds, (*_untrained_note(sam), *notes)
 
 
@@ -227,7 +227,7 @@ def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progr
         record, notes = prepare(store, sam, workers.conditions, config.batch)
         work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"
         with contextlib.closing(workers.commits(store, record, work)) as commits:
-            done, seconds = _count(store, record, progress(commits, total=_size(work), what=what))
+            done, seconds = _count(store, record, progress(commits, total=_size(work), what=what), _size(work))
         others = sorted(workers.notes - set(notes))
     return done, seconds, (*_untrained_note(sam), *notes, *others)
 
@@ -239,12 +239,16 @@ def _load(store: Store, device: str | torch.device, config: EmbedConfig, progres
     return load_sam_encoder(recipe, device, base=store.path, cache_dir=config.cache_dir, progress=progress)
 
 
-def _count(store: Store, record: EncoderRecord, commits: Iterable[str]) -> tuple[int, float]:
+def _count(store: Store, record: EncoderRecord, commits: Iterable[str], asked: int) -> tuple[int, float]:
     """Let the work be done; return how many views were committed in how many seconds, and keep the speed."""
     from .encoder_record import write_record
 
-    start = time.monotonic()
-    done = sum(1 for _ in commits)
+    start, done = time.monotonic(), 0
+    try:
+        for _ in commits:
+            done += 1
+    except HelaError as error:
+        raise type(error)(f"{error}; {done} of {asked} views were committed before, {asked - done} are left") from error
     seconds = time.monotonic() - start
     if done:
         write_record(store, replace(record, seconds_per_view=seconds / done))
@@ -320,7 +324,8 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 
 def _bytes_each(store: Store) -> int:
     rows = list(store.committed().values())[-SIZE_SAMPLE:]
-    sizes = [path.stat().st_size for row in rows if (path := store.arrays.chunk_path(store.key, row)).exists()]
+    found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
+    sizes = [size for size in found if size is not None]
     if sizes:
         return sum(sizes) // len(sizes)
     return 256 * 64 * 64 * np.dtype(store.recipe.arrays.dtype).itemsize

@@ -85,6 +85,8 @@ clahe = {augment.clahe}
 dtype = {arrays.dtype}
 # raw, lz4, zstd, bitround:<keepbits>
 codec = {arrays.codec}
+# empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
+data = {arrays.data}
 
 [split]
 {split}

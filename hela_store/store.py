@@ -183,8 +183,9 @@ class Store:
     def arrays(self) -> Arrays:
         """The arrays of this store."""
         from .arrays import Arrays
+        from .storage import open_storage
 
-        return Arrays(self.path / "arrays.zarr")
+        return Arrays(open_storage(self.path / "arrays.zarr", self.recipe.arrays.data))
 
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""

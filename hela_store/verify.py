@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from .arrays import COORDINATES
 from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
 from .encoder_record import DECODER_FILE, RECORD_FILE, conditions_on, prepare, threads
 from .errors import RecipeError
-from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, view_faults
+from .faults import ARRAYS, Fault, embedding_fault, file_faults, frame_faults, planned_views, view_faults
 from .ingest import restore_frames
 from .lock import embed_lock
 from .pipeline import Pipeline, make_room
@@ -26,6 +24,7 @@ from .random import generator
 from .recipe import Recipe
 from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
+from .storage import METADATA
 from .store import Store
 from .work import Frames, Work, unique_views, work_of
 
@@ -153,7 +152,7 @@ def _find(
 ) -> tuple[list[Fault], dict[str, float]]:
     found = list(file_faults(store))
     errors: dict[str, float] = {}
-    if not any(fault.path.startswith(("plan/", "arrays.zarr/")) for fault in found):
+    if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)
         found += view_faults(store, progress)
         if config.deep:
@@ -185,17 +184,19 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     """Put right what can be; return how many views were encoded."""
     _repair_files(store, faults)
     store = Store(store.path, store.recipe)
-    restore_frames(store, {fault.frame for fault in faults if fault.path.startswith("arrays.zarr/frames/")})
+    restore_frames(store, {fault.frame for fault in faults if fault.path.startswith(f"{ARRAYS}frames/")})
     make_plan(store)
     make_room(store)
     views, ledger = planned_views(store), store.ledger()
-    if any(fault.path.startswith(("plan/", "arrays.zarr/")) and not fault.view for fault in faults):
+    if any(fault.path.startswith(("plan/", ARRAYS)) and not fault.view for fault in faults):
         faults = [*faults, *view_faults(store, progress)]
     bad = {fault.view for fault in faults if fault.view}
     ledger.forget(bad - set(views))
     committed = store.committed()
     # of a segment that was lost only the chunks are left
-    lost = {name for name, view in views.items() if store.arrays.chunk_path(store.key, view["row"]).exists()}
+    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
+    chunks = {name: store.arrays.chunk_name(store.key, view["row"]) for name, view in views.items()}
+    lost = {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
     bad = (bad & set(views)) | (lost - set(committed))
     device = pick_device(config.device)
     sam = _load(store, config, progress)
@@ -218,35 +219,35 @@ def _work(store: Store, good: set[str], batch: int) -> Work:
 
 def _repair_files(store: Store, faults: list[Fault]) -> None:
     """Remove what can be made again from the plan, the recipe and the weights."""
-    for path in _removable(store, faults):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    storage = store.arrays.storage
     for fault in faults:
-        path = store.path / fault.path
+        if fault.path.startswith(ARRAYS):
+            _repair_arrays(store, fault)
+        elif _can_be_made_again(store, fault):
+            (store.path / fault.path).unlink(missing_ok=True)
+    for fault in faults:
+        name = fault.path.removeprefix(ARRAYS)
         # arrays, three folders down, are made again by the plan and the frames
-        if path.name == "zarr.json" and len(path.relative_to(store.arrays.path).parts) < 4 and not path.exists():
-            store.arrays.restore_group(path.parent)
+        if name != fault.path and name.endswith(METADATA) and name.count("/") < 3 and storage.size(name) is None:
+            store.arrays.restore_group(name.rpartition("/")[0])
 
 
-def _removable(store: Store, faults: list[Fault]) -> Iterator[Path]:
-    embeddings = store.arrays.path / "embeddings"
-    coordinates = {embeddings / store.key / name for name in COORDINATES}
+def _can_be_made_again(store: Store, fault: Fault) -> bool:
     record = (store.encoder_folder() / RECORD_FILE, store.encoder_folder() / DECODER_FILE)
-    for fault in faults:
-        path = store.path / fault.path
-        if path in coordinates or path.parent in coordinates:
-            yield path if path in coordinates else path.parent
-        elif path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/"))):
-            yield path
-        elif path.name == "zarr.json" and not _is_foreign(store, path):
-            yield path
+    return store.path / fault.path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/")))
 
 
-def _is_foreign(store: Store, path: Path) -> bool:
+def _repair_arrays(store: Store, fault: Fault) -> None:
+    name = fault.path.removeprefix(ARRAYS)
+    coordinates = [f"embeddings/{store.key}/{coordinate}" for coordinate in COORDINATES]
+    whole = next((each for each in coordinates if name == each or name.rpartition("/")[0] == each), None)
+    if whole is not None or (name.rpartition("/")[2] == METADATA and not _is_foreign(store, name)):
+        store.arrays.storage.remove(whole or name)
+
+
+def _is_foreign(store: Store, name: str) -> bool:
     """Whether an array belongs to another encoder key, whose recipe is not known here."""
-    parts = path.relative_to(store.arrays.path).parts
+    parts = name.split("/")
     return parts[0] == "embeddings" and len(parts) == 4 and parts[1] != store.key
 
 

@@ -48,6 +48,7 @@ FLOORS = (
     },
     {
         "arrays",
+        "bucket",
         "catalog",
         "catalog_rows",
         "lazy",
@@ -57,6 +58,7 @@ FLOORS = (
         "recipe_text",
         "run_info",
         "runs",
+        "storage",
         "store",
     },
     {"datasets.", "sam.", "losses.", "training_state"},
