@@ -149,3 +149,39 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
     from hela_store.bench.codec import bench_codec
 
     _show(bench_codec(store, views=views, prompt=prompt, split=split, progress=bars), as_json)
+
+
+@bench.command()
+@click.option(
+    "--views",
+    multiple=True,
+    type=click.IntRange(4),
+    default=(1_000, 10_000, 100_000, 1_000_000),
+    show_default=True,
+    metavar="N",
+    help="Size of a simulated store; may be given several times.",
+)
+@click.option(
+    "--rows",
+    "metric_rows",
+    type=click.IntRange(0),
+    default=10_000_000,
+    show_default=True,
+    metavar="N",
+    help="Rows of cell metrics, beside pandas and SQLite; 0: none.",
+)
+@json_option
+def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
+    """Open, plan, info, random read and append of stores of up to a million views; queries over many rows."""
+    from hela_store.bench.scale import bench_scale
+
+    found = bench_scale(views=views, metric_rows=metric_rows, progress=bars).to_json()
+    if as_json:
+        echo_json(found)
+        return
+    echo_table(list(found["rows"][0]), [list(row.values()) for row in found["rows"]])
+    if found["metrics"] is not None:
+        echo_table(["rows a second", "who"], [[rate, who] for who, rate in found["metrics"]["insert"].items()])
+        queries = found["metrics"]["queries"]
+        columns = ["seconds", *next(iter(queries.values()))]
+        echo_table(columns, [[name, *taken.values()] for name, taken in queries.items()])

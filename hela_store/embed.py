@@ -6,6 +6,7 @@ A killed process leaves at most chunks that nobody believes in, and the next one
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .augment.ranges import MOST_UNASKED
 from .augment.variant import DAMPED_TOO_OFTEN
@@ -23,10 +25,10 @@ from .errors import HelaError, RecipeError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
 from .lock import embed_lock
-from .plan import build_plan, damped_share, make_plan, varied_frames
+from .plan import PLAN_SCHEMA, build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
-from .work import View, Work, done_of, unique_views, work_of
+from .work import Work, done_of, unique_views, work_of
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +178,7 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
         )
 
 
-def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
+def _embed_views(store: Store, views: pa.Table, config: EmbedConfig, progress: Progress) -> EmbedReport:
     from .encoder_record import has_decoder
 
     committed = done_of(store, views)
@@ -213,7 +215,7 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     record, notes = prepare(store, sam, conditions_on(device), config.batch)
     work = work_of(record.batch, config.limit)
     with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
-        done, seconds = _count(store, record, progress(commits, total=_size(work), what="embed"), _size(work))
+        done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work.size)
     return done, seconds, (*_untrained_note(sam), *notes)
 
 
@@ -227,7 +229,7 @@ def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progr
         record, notes = prepare(store, sam, workers.conditions, config.batch)
         work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"
         with contextlib.closing(workers.commits(store, record, work)) as commits:
-            done, seconds = _count(store, record, progress(commits, total=_size(work), what=what), _size(work))
+            done, seconds = _count(store, record, progress(commits, total=work.size, what=what), work.size)
         others = sorted(workers.notes - set(notes))
     return done, seconds, (*_untrained_note(sam), *notes, *others)
 
@@ -255,10 +257,6 @@ def _count(store: Store, record: EncoderRecord, commits: Iterable[str], asked: i
     return done, seconds
 
 
-def _size(work: Work) -> int:
-    return sum(len(todo) for _, todo in work)
-
-
 def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
     from .sam.checkpoints import UNTRAINED
 
@@ -276,7 +274,7 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     from .datasets import open_dataset
     from .encoder_record import read_record
 
-    views: list[View] = []
+    views = PLAN_SCHEMA.empty_table()
     ingested: set[str] = set()
     notes: tuple[str, ...] = ()
     if any((store.path / "ingest").glob("frames-*.parquet")):
@@ -308,8 +306,8 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     )
 
 
-def _variants(views: list[View]) -> int:
-    return sum(view["variant"] > 0 for view in views)
+def _variants(views: pa.Table) -> int:
+    return int(pc.sum(pc.greater(views["variant"], 0)).as_py() or 0)
 
 
 def _damping_note(plan: pa.Table) -> tuple[str, ...]:
@@ -323,7 +321,7 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 
 
 def _bytes_each(store: Store) -> int:
-    rows = list(store.committed().values())[-SIZE_SAMPLE:]
+    rows = itertools.islice(reversed(store.committed().values()), SIZE_SAMPLE)
     found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
     sizes = [size for size in found if size is not None]
     if sizes:

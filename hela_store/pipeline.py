@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import StoreError
 from .ledger import Entry, view_digest
 from .sam.encoder import encode
 from .types import BoolArray, LabelArray
-from .work import Frames, View, Work
+from .work import Frames, Group, View
 
 if TYPE_CHECKING:
     from .sam.checkpoints import LoadedSam
@@ -51,7 +52,7 @@ class Pipeline:
         """Views whose labels were stored with their embedding under any key."""
         return {view for key in self._store.arrays.embedding_keys() for view in self._store.committed(key)}
 
-    def run(self, work: Work, commit: Commit | None = None) -> Generator[str, None, None]:
+    def run(self, work: Sequence[Group], commit: Commit | None = None) -> Generator[str, None, None]:
         """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
 
         Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
@@ -91,7 +92,7 @@ class Pipeline:
             if writing is not None:
                 yield from writing.result()
 
-    def _read(self, part: tuple[list[View], list[View]]) -> tuple[npt.NDArray[np.float32], Truths]:
+    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Truths]:
         group, todo = part
         pixels = self._frames.stack(group)
         varied = [view for view in todo if view["variant"] and view["view"] not in self._labelled]
@@ -121,10 +122,12 @@ def make_room(store: Store) -> None:
 
 def coordinates(store: Store) -> dict[str, Sequence[str] | Sequence[int]]:
     """Return view, frame, tile and variant of every row, by all plans."""
-    rows: dict[int, View] = {}
-    for plan in store.all_plans():
-        for view in plan.select(["view", "frame", "tile", "variant", "row"]).to_pylist():
-            rows.setdefault(view["row"], view)
+    names = ["view", "frame", "tile", "variant", "row"]
+    every = pa.concat_tables([plan.select(names).replace_schema_metadata() for plan in store.all_plans()])
+    rows, first = np.unique(every["row"].to_numpy(), return_index=True)
+    found = every.take(pa.array(first))
+    if len(rows) == rows[-1] + 1:
+        return {name: found[name].to_pylist() for name in names[:-1]}
+    by_row = {view["row"]: view for view in found.to_pylist()}
     lost = {"view": "", "frame": "", "tile": -1, "variant": -1}
-    every = [rows.get(row, lost) for row in range(max(rows) + 1)]
-    return {name: [view[name] for view in every] for name in lost}
+    return {name: [by_row.get(row, lost)[name] for row in range(int(rows[-1]) + 1)] for name in lost}

@@ -26,7 +26,7 @@ from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
 from .storage import METADATA
 from .store import Store
-from .work import Frames, Work, unique_views, work_of
+from .work import Frames, Group, unique_views, work_of
 
 DEEP_SAMPLE = 8
 ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
@@ -206,13 +206,13 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
 
 
-def _work(store: Store, good: set[str], batch: int) -> Work:
+def _work(store: Store, good: set[str], batch: int) -> list[Group]:
     """Return all but the good views in the groups they were first encoded in: those of their own plan."""
-    work: Work = []
+    work: list[Group] = []
     seen = set(good)
     for plan in [store.views_table(), *store.all_plans()]:
         part = work_of(unique_views(plan), seen, batch, None)
-        seen |= {view["view"] for _, todo in part for view in todo}
+        seen |= set(part.ids)
         work += part
     return work
 
