@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,24 @@ def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> Non
     from hela_store.bench.read import bench_read
 
     _show(bench_read(store, views=views, reads=reads, cold=cold, progress=bars), as_json)
+
+
+@bench.command()
+@store_option
+@click.option(
+    "--delay", "delays", multiple=True, type=click.FloatRange(0), default=(1, 5, 20), show_default=True, help="ms."
+)
+@click.option("--steps", type=click.IntRange(2), default=40, show_default=True, help="Optimiser steps of each way.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load batches.")
+@json_option
+def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as_json: bool) -> None:
+    """Time tuning from a local S3 server with added delay, with and without a cache, against the local disk."""
+    from hela_store.bench.bucket import bench_bucket
+
+    def connect(address: str) -> None:
+        os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+
+    _show(bench_bucket(store, connect, delays=delays, steps=steps, workers=workers, progress=bars), as_json)
 
 
 @bench.command()

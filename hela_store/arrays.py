@@ -383,6 +383,7 @@ class Arrays:
             raise StoreError(f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {values.dtype} {values.shape}")
         with self.storage.explain(f"writing {self.storage.root}/{name}"):
             array[row] = values
+        self.storage.changed(f"{name}/{_chunk_name(array, row)}")
 
     @overload
     def _read(self, name: str, row: int) -> npt.NDArray[Any]: ...

@@ -23,6 +23,7 @@ from zarr.storage import ObjectStore
 from .errors import StoreError
 from .extras import needs
 from .files import write_atomic
+from .read_cache import ReadCache
 
 with needs("s3"):
     import boto3
@@ -53,14 +54,16 @@ class Bucket:
         ``"s3://bucket/prefix"``.
     claim : Path
         File beside the recipe that says under which name this store owns the prefix.
+    cache : ReadCache or None
+        Keeps copies of chunks that are read.
     """
 
-    def __init__(self, url: str, claim: Path) -> None:
+    def __init__(self, url: str, claim: Path, cache: ReadCache | None = None) -> None:
         self.root = url
-        self._claim = claim
+        self._claim, self._cache = claim, cache
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_claim": self._claim}
+        return {"root": self.root, "_claim": self._claim, "_cache": self._cache}
 
     @cached_property
     def _store(self) -> S3Store:
@@ -102,6 +105,16 @@ class Bucket:
 
     def read(self, name: str) -> bytes | None:
         """See :class:`hela_store.storage.Storage`."""
+        if self._cache is None or not name.rpartition("/")[2].startswith("c."):
+            return self._get(name)
+        data = self._cache.get(name)
+        if data is None:
+            data = self._get(name)
+            if data is not None:
+                self._cache.put(name, data)
+        return data
+
+    def _get(self, name: str) -> bytes | None:
         with self.explain(f"reading {self.root}/{name}"):
             try:
                 return bytes(obstore.get(self._store, name).bytes())
@@ -129,12 +142,18 @@ class Bucket:
 
     def remove(self, name: str) -> None:
         """See :class:`hela_store.storage.Storage`."""
+        self.changed(name)
         below = self._all(f"{name}/")
         with self.explain(f"removing {self.root}/{name}"):
             obstore.delete(self._store, below or [name])
 
     def created(self, name: str) -> None:
         """See :class:`hela_store.storage.Storage`; what a bucket acknowledged is durable."""
+
+    def changed(self, name: str) -> None:
+        """See :class:`hela_store.storage.Storage`."""
+        if self._cache is not None:
+            self._cache.forget(name)
 
     def _all(self, prefix: str) -> list[str]:
         with self.explain(f"listing {self.root}/{prefix}"):

@@ -59,6 +59,10 @@ class Storage(Protocol):
         """Make durable that an array of this name was created."""
         ...
 
+    def changed(self, name: str) -> None:
+        """Forget what is known of a name, because it was written."""
+        ...
+
 
 class Folder:
     """Arrays in a folder.
@@ -119,6 +123,9 @@ class Folder:
             folder = folder.parent
             fsync_path(folder)
 
+    def changed(self, name: str) -> None:
+        """See :class:`Storage`; nothing is kept."""
+
 
 class _DurableStore(LocalStore):
     """Zarr's local store, but what was written is on the disk, and no file has its name before its bytes."""
@@ -135,7 +142,7 @@ class _DurableStore(LocalStore):
         write_atomic(self.root / key, value.to_bytes())
 
 
-def open_storage(folder: Path, data: str) -> Storage:
+def open_storage(folder: Path, data: str, cache_mib: int = 0) -> Storage:
     """Return where a store's arrays lie.
 
     Parameters
@@ -144,6 +151,8 @@ def open_storage(folder: Path, data: str) -> Storage:
         ``arrays.zarr`` beside the recipe.
     data : str
         ``arrays.data`` of the recipe: empty for that folder, or ``"s3://bucket/prefix"``.
+    cache_mib : int
+        ``arrays.cache_mib`` of the recipe.
 
     Raises
     ------
@@ -160,5 +169,7 @@ def open_storage(folder: Path, data: str) -> Storage:
             f"`aws s3 sync {folder} {data}`, and then remove it, or take arrays.data out of store.toml"
         )
     from .bucket import Bucket
+    from .read_cache import ReadCache
 
-    return Bucket(data, folder.with_name("data.json"))
+    cache = ReadCache(folder.with_name("cache"), cache_mib << 20) if cache_mib else None
+    return Bucket(data, folder.with_name("data.json"), cache)

@@ -202,7 +202,8 @@ class Store:
         from .arrays import Arrays
         from .storage import open_storage
 
-        return Arrays(open_storage(self.path / "arrays.zarr", self.recipe.arrays.data))
+        where = self.recipe.arrays
+        return Arrays(open_storage(self.path / "arrays.zarr", where.data, where.cache_mib))
 
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         The weights are needed and cannot be used.
     """
     config = config or VerifyConfig()
+    # what the bucket has is to be verified, not the copies of it
+    store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
         found, errors = _find(store, config, rng, progress)

@@ -41,6 +41,7 @@ FLOORS = (
         "progress",
         "prompts",
         "random",
+        "read_cache",
         "sizes",
         "splits",
         "training_prompts",
