@@ -58,9 +58,10 @@ class Arrays:
         return {"storage": self.storage, "_open": {}}
 
     @property
-    def forks(self) -> bool:
-        """Whether a process that read arrays may fork and go on reading in both; connections cannot."""
-        return isinstance(self.storage, Folder)
+    def start_method(self) -> str | None:
+        """How processes that read on must be started (``multiprocessing_context`` of a loader); None for any way."""
+        # connections to a bucket do not survive a fork
+        return None if isinstance(self.storage, Folder) else "spawn"
 
     # frames
 

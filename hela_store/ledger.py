@@ -107,17 +107,20 @@ class Ledger:
         StoreError
             A segment is damaged.
         """
-        table = self._read(skip)
+        table = self.table(skip)
         columns = (table[name].to_pylist() for name in SCHEMA.names)
         return {view: Entry(view=view, row=row, sha256=sha256) for view, row, sha256 in zip(*columns, strict=True)}
 
     def rows(self) -> dict[str, int]:
         """Return the row of every committed view, by its id; raises as :meth:`entries`."""
-        table = self._read()
+        table = self.table()
         return dict(zip(table["view"].to_pylist(), table["row"].to_pylist(), strict=True))
 
-    def _read(self, skip: Collection[Path] = ()) -> pa.Table:
-        """Return all entries in the order they were written; of the last call only what is new is read."""
+    def table(self, skip: Collection[Path] = ()) -> pa.Table:
+        """Return all entries in the order they were written; of what an earlier call read only what is new is read.
+
+        Also those that a later one replaces. Raises as :meth:`entries`.
+        """
         there = {}
         for _, file in self._segments():
             if Path(file.path) not in skip:

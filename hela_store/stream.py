@@ -167,18 +167,13 @@ class TrainingSteps(Dataset[TrainingStep]):
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
         self._store: Store | None = None
-        self._forks = store.arrays.forks
+        self.start_method = store.arrays.start_method
 
     def __len__(self) -> int:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_store": None}
-
-    @property
-    def start_method(self) -> str | None:
-        """How a loader must start its processes, for ``multiprocessing_context``; None leaves it to torch."""
-        return None if self._forks else "spawn"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -165,3 +165,22 @@ def test_groups_follow_from_the_plan_alone():
     assert len(work_of(plan, set(plan["view"].to_pylist()), 3, None)) == 0
     assert (work_of(plan, {"0"}, 2, 3).size, work_of(plan, {"0"}, 2, 3).ids) == (3, ["1", "2", "4"])
     assert len(work_of(plan.slice(0, 0), set(), 2, None)) == 0
+
+
+def test_a_plan_over_more_frames_adds_to_the_one_before(tmp_path):
+    folder = tmp_path / "data" / "01"
+    folder.mkdir(parents=True)
+    images = [generator("plan", i).integers(0, 1000, (80, 96)).astype("uint16") for i in range(4)]
+    plans = []
+    for stop in (2, 4):
+        for number in range(stop):
+            tifffile.imwrite(folder / f"t{number:03}.tif", images[number])
+        if not (tmp_path / "store").exists():
+            new_store(tmp_path / "store", RECIPE)
+        grown = Store.open(tmp_path / "store")
+        ingest(grown, silent)
+        plans.append(make_plan(grown))
+    fresh = new_store(tmp_path / "fresh", RECIPE)
+    ingest(fresh, silent)
+    assert plans[1].equals(make_plan(fresh), check_metadata=True)
+    assert plans[1].slice(0, len(plans[0])).to_pylist() == plans[0].to_pylist()

@@ -107,7 +107,8 @@ def _rate(store: Store, steps: int, workers: int) -> float:
     decoder = load_decoder(store.encoder_folder() / "decoder.safetensors").train()
     optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.lr)
     start = 0.0
-    loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=data.start_method)
+    start_method = data.start_method if workers else None
+    loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
     for number, batch in enumerate(loader):
         if number == 1:
             start = time.perf_counter()

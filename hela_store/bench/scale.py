@@ -27,7 +27,7 @@ from ..ingest import FRAMES_SCHEMA, SEGMENT_FRAMES
 from ..ledger import DIGITS, MERGED, Entry, segment_text
 from ..measure import CELLS_SCHEMA
 from ..pipeline import make_room
-from ..plan import PLAN_SCHEMA, make_plan, view_id
+from ..plan import PLAN_SCHEMA, make_plan, plan_metadata, view_id
 from ..progress import Progress, silent
 from ..random import generator
 from ..recipe import DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
@@ -174,7 +174,7 @@ def simulate(path: Path, views: int) -> Store:
     store = new_store(path, recipe_text(recipe))
     _write_frames(path, 0, frames)
     table = _plan_table(store.frames_table()).slice(0, views)
-    write_parquet(store.plan_path(), table)
+    write_parquet(store.plan_path(), table.replace_schema_metadata(plan_metadata(recipe)))
     make_room(store)
     _write_ledger(store, table)
     rng = generator("bench scale")
