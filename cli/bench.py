@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,24 @@ def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> Non
 
 @bench.command()
 @store_option
+@click.option(
+    "--delay", "delays", multiple=True, type=click.FloatRange(0), default=(1, 5, 20), show_default=True, help="ms."
+)
+@click.option("--steps", type=click.IntRange(2), default=40, show_default=True, help="Optimiser steps of each way.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load batches.")
+@json_option
+def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as_json: bool) -> None:
+    """Time tuning from a local S3 server with added delay, with and without a cache, against the local disk."""
+    from hela_store.bench.bucket import bench_bucket
+
+    def connect(address: str) -> None:
+        os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+
+    _show(bench_bucket(store, connect, delays=delays, steps=steps, workers=workers, progress=bars), as_json)
+
+
+@bench.command()
+@store_option
 @click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Views decoded.")
 @click.option("--prompt", default="box", show_default=True, help="Kind of the prompts.")
 @click.option("--split", default="val", show_default=True, help="Block of the views.")
@@ -150,3 +169,39 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
     from hela_store.bench.codec import bench_codec
 
     _show(bench_codec(store, views=views, prompt=prompt, split=split, progress=bars), as_json)
+
+
+@bench.command()
+@click.option(
+    "--views",
+    multiple=True,
+    type=click.IntRange(4),
+    default=(1_000, 10_000, 100_000, 1_000_000),
+    show_default=True,
+    metavar="N",
+    help="Size of a simulated store; may be given several times.",
+)
+@click.option(
+    "--rows",
+    "metric_rows",
+    type=click.IntRange(0),
+    default=10_000_000,
+    show_default=True,
+    metavar="N",
+    help="Rows of cell metrics, beside pandas and SQLite; 0: none.",
+)
+@json_option
+def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
+    """Open, plan, info, random read and append of stores of up to a million views; queries over many rows."""
+    from hela_store.bench.scale import bench_scale
+
+    found = bench_scale(views=views, metric_rows=metric_rows, progress=bars).to_json()
+    if as_json:
+        echo_json(found)
+        return
+    echo_table(list(found["rows"][0]), [list(row.values()) for row in found["rows"]])
+    if found["metrics"] is not None:
+        echo_table(["rows a second", "who"], [[rate, who] for who, rate in found["metrics"]["insert"].items()])
+        queries = found["metrics"]["queries"]
+        columns = ["seconds", *next(iter(queries.values()))]
+        echo_table(columns, [[name, *taken.values()] for name, taken in queries.items()])

@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
 @click.option("--compile", is_flag=True, help="Through torch.compile; the first embed of an encoder decides it.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
 @click.option("--yes", is_flag=True, help="Embed more than 100 variants of every view, too.")
 @json_option
-def embed(store: Store, as_json: bool, dry_run: bool, **choices: Any) -> None:
+def embed(store: Store, as_json: bool, **choices: Any) -> None:
     """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
     import hela_store as hs
 
     note_untrained(store)
-    config = hs.EmbedConfig(**choices, dry_run=dry_run, cache_dir=cache_dir())
-    report = hs.embed(store, config, bars)
+    report = hs.embed(store, hs.EmbedConfig(**choices, cache_dir=cache_dir()), bars)
     for text in report.notes:
         note(f"note: {text}")
     if as_json:
         echo_json(asdict(report))
     else:
-        echo_facts(_facts(report, dry_run))
+        echo_facts(_facts(report, choices["dry_run"]))
 
 
 def _break_even(report: EmbedReport) -> str:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
-@click.option("--ema", type=float, metavar="DECAY", help="Of a running average of the weights; 0 for none. [default: 0.99]")
+@click.option("--ema", type=float, metavar="DECAY", help="Of averaged weights; 0 for none. [default: 0.99]")
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
 @click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
 @click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
@@ -80,9 +80,9 @@ def finetune(
 
     note_untrained(store)
     results = []
-    how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
     for prompt in dict.fromkeys(prompts):
-        results.append(hs.finetune(store, _config(prompt, preset, choices), **how))
+        config = _config(prompt, preset, choices)
+        results.append(hs.finetune(store, config, resume=not fresh, tensorboard=tensorboard, progress=bars))
         if not as_json:
             _echo(results[-1])
     if as_json:

@@ -60,6 +60,7 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option(
     "--codec", default="zstd", show_default=True, metavar="NAME", help="raw, lz4, zstd or bitround:<keepbits>."
 )
+@click.option("--data", default="", metavar="s3://BUCKET/PREFIX", help="Arrays go there. [default: beside store.toml]")
 @click.option(
     "--train-sequence", "train_sequences", multiple=True, metavar="NAME", help="Split by sequence: train here,"
 )

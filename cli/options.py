@@ -98,7 +98,6 @@ def default_checkpoint(store: Store) -> str | None:
     return None if run is None else run.id
 
 
-
 def json_option(command: F) -> F:
     """Give a command ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)

@@ -6,25 +6,38 @@ A killed process leaves at most chunks that nobody believes in, and the next one
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .augment.ranges import MOST_UNASKED
 from .augment.variant import DAMPED_TOO_OFTEN
 from .codecs import parse_codec
-from .errors import RecipeError
+from .errors import HelaError, RecipeError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
 from .lock import embed_lock
-from .plan import build_plan, damped_share, make_plan, varied_frames
+from .plan import PLAN_SCHEMA, build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
-from .work import View, done_of, unique_views, work_of
+from .work import Work, done_of, unique_views, work_of
 
+if TYPE_CHECKING:
+    import torch
+
+    from .encoder_record import EncoderRecord
+    from .sam.checkpoints import LoadedSam
+
+WorkOf = Callable[[int, int | None], Work]
+"""From batch and limit to what there is to encode."""
 SIZE_SAMPLE = 32
 LEFTOVERS = (
     "arrays.zarr/**/*.partial",
@@ -60,6 +73,11 @@ class EmbedConfig:
         Embed more than 100 variants of every view, too.
     cache_dir : Path or None
         Where official checkpoints are fetched to.
+    workers : int or None
+        Processes on this machine to encode in; None is this one.
+    scheduler : str or None
+        Address of a Dask scheduler whose workers encode, e.g. ``"tcp://node1:8786"``; they see the store's folder under
+        the same path.
     """
 
     device: str = "auto"
@@ -70,12 +88,16 @@ class EmbedConfig:
     dry_run: bool = False
     yes: bool = False
     cache_dir: Path | None = None
+    workers: int | None = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch"):
+        for name in ("limit", "batch", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
+        if self.workers is not None and self.scheduler is not None:
+            raise RecipeError("workers are to be started here and a scheduler has its own; give one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +147,8 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         The data, the recipe or the weights cannot be used; nothing was encoded.
     StoreError
         Another process embeds into this store, a frame changed since it was ingested, no space, no permission.
+    ClusterError
+        A scheduler cannot be reached or is gone, or its workers cannot do the work.
     """
     config = config or EmbedConfig()
     if config.precision is not None:
@@ -157,33 +181,15 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
         )
 
 
-def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress: Progress) -> EmbedReport:
-    from .encoder_record import has_decoder, prepare, threads, write_record
-    from .pipeline import commit_all
-    from .sam.checkpoints import UNTRAINED, load_sam_encoder
-    from .sam.encoder import pick_device
+def _embed_views(store: Store, views: pa.Table, config: EmbedConfig, progress: Progress) -> EmbedReport:
+    from .encoder_record import has_decoder
 
     committed = done_of(store, views)
-    device = pick_device(config.device)
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
     if len(committed) < len(views) or not has_decoder(store):
-        sam = load_sam_encoder(
-            store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress
-        )
-        record, notes = prepare(store, sam, device, config.batch, config.compile)
-        if sam.sha256 == UNTRAINED:
-            notes = ("nano is untrained: its weights are random, from a fixed seed", *notes)
-        work = work_of(views, committed, record.batch, config.limit)
-        start = time.monotonic()
-        with (
-            threads(record.threads),
-            contextlib.closing(commit_all(store, sam, work, compiled=record.compiled)) as commits,
-        ):
-            done = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="embed"))
-        seconds = time.monotonic() - start
-        if done:
-            write_record(store, replace(record, seconds_per_view=seconds / done))
+        encode = _encode_here if config.workers is None and config.scheduler is None else _encode_on_cluster
+        done, seconds, notes = encode(store, partial(work_of, views, committed), config, progress)
     return EmbedReport(
         key=store.key,
         planned=len(views),
@@ -198,6 +204,69 @@ def _embed_views(store: Store, views: list[View], config: EmbedConfig, progress:
     )
 
 
+Encoded = tuple[int, float, tuple[str, ...]]
+"""Views that were committed, seconds, and what a user should know."""
+
+
+def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
+    from .encoder_record import conditions_on, prepare, threads
+    from .pipeline import Pipeline
+    from .sam.encoder import pick_device
+
+    device = pick_device(config.device)
+    sam = _load(store, device, config, progress)
+    record, notes = prepare(store, sam, conditions_on(device), config.batch, config.compile)
+    work = work_of(record.batch, config.limit)
+    pipeline = Pipeline(store, sam, compiled=record.compiled)
+    with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
+        done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work.size)
+    return done, seconds, (*_untrained_note(sam), *notes)
+
+
+def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
+    from .cluster import cluster
+    from .encoder_record import prepare
+
+    asked = {name: getattr(config, name) for name in ("workers", "scheduler", "device", "cache_dir")}
+    with cluster(store, progress=progress, **asked) as workers:
+        sam = _load(store, "cpu", config, progress)
+        record, notes = prepare(store, sam, workers.conditions, config.batch, config.compile)
+        work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"
+        with contextlib.closing(workers.commits(store, record, work)) as commits:
+            done, seconds = _count(store, record, progress(commits, total=work.size, what=what), work.size)
+        others = sorted(workers.notes - set(notes))
+    return done, seconds, (*_untrained_note(sam), *notes, *others)
+
+
+def _load(store: Store, device: str | torch.device, config: EmbedConfig, progress: Progress) -> LoadedSam:
+    from .sam.checkpoints import load_sam_encoder
+
+    recipe = store.recipe.encoder
+    return load_sam_encoder(recipe, device, base=store.path, cache_dir=config.cache_dir, progress=progress)
+
+
+def _count(store: Store, record: EncoderRecord, commits: Iterable[str], asked: int) -> tuple[int, float]:
+    """Let the work be done; return how many views were committed in how many seconds, and keep the speed."""
+    from .encoder_record import write_record
+
+    start, done = time.monotonic(), 0
+    try:
+        for _ in commits:
+            done += 1
+    except HelaError as error:
+        raise type(error)(f"{error}; {done} of {asked} views were committed before, {asked - done} are left") from error
+    seconds = time.monotonic() - start
+    if done:
+        write_record(store, replace(record, seconds_per_view=seconds / done))
+    return done, seconds
+
+
+def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
+    from .sam.checkpoints import UNTRAINED
+
+    return ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
+
+
 def _sweep(path: Path) -> None:
     with explain_os_errors(f"clearing leftovers in {path}"):
         for pattern in LEFTOVERS:
@@ -209,7 +278,7 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     from .datasets import open_dataset
     from .encoder_record import read_record
 
-    views: list[View] = []
+    views = PLAN_SCHEMA.empty_table()
     ingested: set[str] = set()
     notes: tuple[str, ...] = ()
     if any((store.path / "ingest").glob("frames-*.parquet")):
@@ -241,8 +310,8 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     )
 
 
-def _variants(views: list[View]) -> int:
-    return sum(view["variant"] > 0 for view in views)
+def _variants(views: pa.Table) -> int:
+    return int(pc.sum(pc.greater(views["variant"], 0)).as_py() or 0)
 
 
 def _damping_note(plan: pa.Table) -> tuple[str, ...]:
@@ -256,8 +325,9 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 
 
 def _bytes_each(store: Store) -> int:
-    rows = list(store.committed().values())[-SIZE_SAMPLE:]
-    sizes = [path.stat().st_size for row in rows if (path := store.arrays.chunk_path(store.key, row)).exists()]
+    rows = itertools.islice(reversed(store.committed().values()), SIZE_SAMPLE)
+    found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
+    sizes = [size for size in found if size is not None]
     if sizes:
         return sum(sizes) // len(sizes)
     return 256 * 64 * 64 * np.dtype(store.recipe.arrays.dtype).itemsize

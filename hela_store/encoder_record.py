@@ -30,6 +30,33 @@ DECODER_FILE = "decoder.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the last bits of an embedding depend on beyond recipe, weights and batch.
+
+    Attributes
+    ----------
+    device : str
+        Kind: ``"cpu"``, ``"cuda"``, ``"mps"``.
+    processor, torch : str
+        Name of the processor (or GPU) with its vector instructions, and version of torch.
+    threads : int
+        Threads within an operation.
+    """
+
+    device: str
+    processor: str
+    torch: str
+    threads: int
+
+
+def conditions_on(device: torch.device) -> Conditions:
+    """Return the conditions in this process on a device."""
+    return Conditions(
+        device=device.type, processor=_processor(device), torch=torch.__version__, threads=torch.get_num_threads()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderRecord:
     """How the first embed of an encoder key ran.
 
@@ -37,12 +64,10 @@ class EncoderRecord:
     ----------
     architecture, sha256, precision : str
         Of the encoder; ``sha256`` of its weights file.
-    device : str
-        Kind: ``"cpu"``, ``"cuda"``, ``"mps"``.
-    processor, torch : str
-        Name of the processor (or GPU) with its vector instructions, and version of torch.
-    threads, batch : int
-        Threads within an operation; views encoded together.
+    device, processor, torch, threads
+        Its :class:`Conditions`.
+    batch : int
+        Views encoded together.
     created : str
         UTC, ISO 8601.
     compiled : bool
@@ -115,7 +140,7 @@ def decoder_fault(store: Store) -> str | None:
 
 
 def prepare(
-    store: Store, sam: LoadedSam, device: torch.device, batch: int | None, compiled: bool = False
+    store: Store, sam: LoadedSam, conditions: Conditions, batch: int | None, compiled: bool = False
 ) -> tuple[EncoderRecord, tuple[str, ...]]:
     """Write the decoder, and the record of the first embed or compare with it.
 
@@ -136,11 +161,8 @@ def prepare(
         architecture=sam.architecture,
         sha256=sam.sha256,
         precision=store.recipe.encoder.precision,
-        device=device.type,
-        processor=_processor(device),
-        torch=torch.__version__,
-        threads=torch.get_num_threads(),
-        batch=batch or (1 if device.type == "cpu" else GPU_BATCH),
+        **asdict(conditions),
+        batch=batch or (1 if conditions.device == "cpu" else GPU_BATCH),
         created=datetime.now(UTC).isoformat("T", "seconds"),
         compiled=compiled,
     )
@@ -156,8 +178,8 @@ def prepare(
         )
     if not has_decoder(store):
         _write_decoder(store, sam)
-    same = device.type == first.device
-    if same and device.type == "cpu" and batch not in (None, first.batch):
+    same = conditions.device == first.device
+    if same and conditions.device == "cpu" and batch not in (None, first.batch):
         raise StoreError(
             f"the embeddings under {store.key} are made in batches of {first.batch}, which decides their last bits, "
             f"not of {batch}; leave the batch out"
@@ -168,7 +190,7 @@ def prepare(
             "--compile out"
         )
     adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
-    return replace(adopted, compiled=first.compiled if same else compiled), _differences(first, now)
+    return replace(adopted, compiled=first.compiled if same else compiled), differences(first, conditions)
 
 
 def _write_decoder(store: Store, sam: LoadedSam) -> str:
@@ -181,7 +203,8 @@ def _digest(values: dict[str, object]) -> str:
     return digest(json.dumps(values, sort_keys=True))
 
 
-def _differences(first: EncoderRecord, now: EncoderRecord) -> tuple[str, ...]:
+def differences(first: EncoderRecord, now: Conditions) -> tuple[str, ...]:
+    """Say in what conditions differ from those of the first embeddings."""
     names = [name for name in ("device", "processor", "torch") if getattr(first, name) != getattr(now, name)]
     return tuple(
         f"{name} is {getattr(now, name)}, the first embeddings were made with {getattr(first, name)}: equal within "

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import ClusterError, HelaError
 from .extras import needs
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 T = TypeVar("T")
 CONNECT_SECONDS = 20
@@ -34,7 +37,14 @@ def processes(jobs: int) -> Iterator[Executor]:
 
 @contextmanager
 def dask(scheduler: str) -> Iterator[Executor]:
-    """Reach the workers of a Dask scheduler, ``"tcp://host:port"``.
+    """Reach the workers of a Dask scheduler, ``"tcp://host:port"``; raises as :func:`connected`."""
+    with connected(scheduler, instead="--jobs") as client, client.get_executor(pure=False) as executor:
+        yield executor
+
+
+@contextmanager
+def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
+    """Connect to a Dask scheduler; ``instead`` is the option that does without one.
 
     Raises
     ------
@@ -49,9 +59,11 @@ def dask(scheduler: str) -> Iterator[Executor]:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ClusterError(f"no Dask scheduler answers at {scheduler} ({reason}); start one, or give --jobs") from None
-    with client, client.get_executor(pure=False) as executor:
-        yield executor
+        raise ClusterError(
+            f"no Dask scheduler answers at {scheduler} ({reason}); start one with `dask scheduler`, or give {instead}"
+        ) from None
+    with client:
+        yield client
 
 
 def outcome(future: Future[T]) -> T:

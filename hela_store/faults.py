@@ -18,6 +18,7 @@ from .ledger import Entry, view_digest
 from .pipeline import coordinates
 from .plan import view_id
 from .progress import Progress
+from .storage import METADATA
 from .store import Store
 from .work import Frames, View
 
@@ -25,6 +26,8 @@ VIEWS = "views"
 """Folder of the labels of variants."""
 WARP_TOLERANCE = 1e-3
 """Share of the pixels of a warped label image that rounding may move on another machine."""
+ARRAYS = "arrays.zarr/"
+"""Begins the path of a fault in the arrays, wherever they lie."""
 SEARCHED = 32
 """Of so many wrong embeddings it is looked up whose they are; with more, something else is the matter."""
 
@@ -40,7 +43,7 @@ class Fault:
         embedding), ``"stale"`` (an earlier embedding of this view, or one of another encoder), ``"differs"`` (encoding
         it again gives something else), ``"damaged"`` (a file other than an embedding).
     path : str
-        The file, relative to the store.
+        The file, relative to the store; of arrays in a bucket as if they were beside the recipe.
     note : str
         What was found.
     view, frame : str
@@ -104,32 +107,32 @@ def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
 
 
 def _metadata_faults(store: Store) -> Iterator[Fault]:
-    there = set(store.arrays.path.rglob("zarr.json"))
-    above = {parent / "zarr.json" for path in there for parent in path.parents}
-    for path in sorted(path for path in above - there if path.is_relative_to(store.arrays.path)):
-        yield _file(store, path, "it is missing")
-    for path in sorted(there):
-        note = _error(lambda path=path: _wrong_json(path))  # type: ignore[misc]
+    there = store.arrays.storage.documents()
+    above = {"/".join([*name.split("/")[:depth], METADATA]) for name in there for depth in range(name.count("/") + 1)}
+    for name in sorted(above - set(there)):
+        yield _array_fault(name, "it is missing")
+    for name in there:
+        note = _error(lambda name=name: _wrong_json(store, name))  # type: ignore[misc]
         if note:
-            yield _file(store, path, note)
+            yield _array_fault(name, note)
     if not store.ledger().path.exists():
         return
     rows = coordinates(store)
     arrays = store.recipe.arrays
     note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec))
-    folder = store.arrays.path / "embeddings" / store.key
+    folder = f"embeddings/{store.key}"
     if note:
-        yield _file(store, folder / "embedding" / "zarr.json", note)
+        yield _array_fault(f"{folder}/embedding/{METADATA}", note)
     for name in COORDINATES:
         note = _error(
             lambda name=name: None if store.arrays.coordinate(store.key, name) == rows[name] else "not the plan's"  # type: ignore[misc]
         )
         if note:
-            yield _file(store, folder / name, note)
+            yield _array_fault(f"{folder}/{name}", note)
 
 
-def _wrong_json(path: Path) -> str | None:
-    kind = json.loads(path.read_bytes()).get("node_type")
+def _wrong_json(store: Store, name: str) -> str | None:
+    kind = json.loads(store.arrays.storage.read(name) or b"").get("node_type")
     return None if kind in ("array", "group") else f"node_type is {kind!r}"
 
 
@@ -143,8 +146,7 @@ def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     for row in progress(rows, total=len(rows), what="verify frames"):
         note = _error(lambda row=row: _wrong_frame(store, row, cells.get(row["frame"], {})))  # type: ignore[misc]
         if note:
-            path = store.arrays.path / "frames" / row["group"]
-            yield Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note, frame=row["frame"])
+            yield Fault(kind="damaged", path=f"{ARRAYS}frames/{row['group']}", note=note, frame=row["frame"])
 
 
 def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> str | None:
@@ -169,8 +171,8 @@ def truth_faults(store: Store, progress: Progress) -> Iterator[Fault]:
         note = _error(lambda view=view: _wrong_truth(store, frames, view))  # type: ignore[misc]
         if note:
             place = {name: view[name] for name in ("frame", "tile", "variant", "row")}
-            path = store.arrays.path / VIEWS / f"{view['height']}x{view['width']}"
-            yield Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note, **place)
+            path = f"{ARRAYS}{VIEWS}/{view['height']}x{view['width']}"
+            yield Fault(kind="damaged", path=path, note=note, **place)
 
 
 def _wrong_truth(store: Store, frames: Frames, view: View) -> str | None:
@@ -210,17 +212,16 @@ NOTES = {
 
 def embedding_fault(store: Store, entry: Entry, kind: str, view: View | None) -> Fault:
     """Return the fault of a committed embedding; ``view`` is its row of the plan."""
-    path = str(store.arrays.chunk_path(store.key, entry.row).relative_to(store.path))
+    path = f"{ARRAYS}{store.arrays.chunk_name(store.key, entry.row)}"
     place = {name: view[name] for name in ("frame", "tile", "variant")} if view else {}
     note = NOTES[kind] if view else f"{NOTES[kind]}, and the view is in no plan"
     return Fault(kind=kind, path=path, note=note, view=entry.view, row=entry.row, **place)
 
 
 def _chunk_kind(store: Store, entry: Entry) -> str | None:
-    path = store.arrays.chunk_path(store.key, entry.row)
-    if not path.exists():
-        return "missing"
     try:
+        if store.arrays.storage.size(store.arrays.chunk_name(store.key, entry.row)) is None:
+            return "missing"
         if view_digest(entry.view, store.arrays.embedding(store.key, entry.row)) == entry.sha256:
             return None
     except StoreError:
@@ -251,6 +252,10 @@ def _whose(store: Store, entry: Entry, entries: dict[str, Entry], sums: dict[str
 
 def _file(store: Store, path: Path, note: str) -> Fault:
     return Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note)
+
+
+def _array_fault(name: str, note: str) -> Fault:
+    return Fault(kind="damaged", path=f"{ARRAYS}{name}", note=note)
 
 
 def _error(check: Callable[[], str | None]) -> str | None:

@@ -92,9 +92,9 @@ def sha256_file(path: Path) -> str:
 
 def digest(*parts: str | bytes | int | float) -> str:
     """Return the sha256, as hex, over parts of unambiguous length and type."""
-    total = hashlib.sha256()
-    for part in parts:
-        raw = part if isinstance(part, bytes) else repr(part).encode()
-        total.update(f"{type(part).__name__}:{len(raw)}:".encode())
-        total.update(raw)
-    return total.hexdigest()
+    return hashlib.sha256(b"".join(map(_framed, parts))).hexdigest()
+
+
+def _framed(part: str | bytes | int | float) -> bytes:
+    raw = part if isinstance(part, bytes) else repr(part).encode()
+    return b"%s:%d:%s" % (type(part).__name__.encode(), len(raw), raw)

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from . import catalog
 from .errors import StoreError
 from .guard import default_run
@@ -14,6 +16,7 @@ from .runs import RunInfo, list_runs, partial_runs
 from .sizes import folder_bytes, mebibytes
 from .splits import BLOCKS
 from .store import Store
+from .work import unique_views
 
 BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
 SCORES = """
@@ -138,14 +141,16 @@ def info(store: Store) -> StoreInfo:
     """
     recipe = store.recipe
     frames, labelled, blank, cells, planned, done = 0, 0, 0, 0, None, 0
+    committed = store.committed()
     ingested = any((store.path / "ingest").glob("frames-*.parquet"))
     if ingested:
         table = store.frames_table()
-        frames, cells = len(table), len(store.cells_table())
-        labelled, blank = sum(table["has_label"].to_pylist()), sum(table["is_blank"].to_pylist())
+        frames, cells = len(table), store.cell_count()
+        labelled, blank = (pc.sum(table[name]).as_py() or 0 for name in ("has_label", "is_blank"))
         if store.plan_path().exists():
-            views = set(store.views_table()["view"].to_pylist())
-            planned, done = len(views), len(views & store.committed().keys())
+            views = unique_views(store.views_table())
+            planned = len(views)
+            done = len(committed.keys() & views["view"].to_pylist()) if committed else 0
     default = default_run(store.path, store.key)
     return StoreInfo(
         store=str(store.path),
@@ -165,7 +170,9 @@ def info(store: Store) -> StoreInfo:
             "precision": recipe.encoder.precision,
             "trained": is_trained(store),
         },
-        keys={key: len(store.committed(key)) for key in store.arrays.embedding_keys()},
+        keys={
+            key: len(committed if key == store.key else store.committed(key)) for key in store.arrays.embedding_keys()
+        },
         scale=cell_scale(store) if ingested else None,
         runs=tuple(_runs(store)),
         default_run=default.id if default else None,

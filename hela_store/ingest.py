@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "ingested_frames", "measure_cells"]
 
-SEGMENT_FRAMES = 256
+SEGMENT_FRAMES = 2048
 
 FRAMES_SCHEMA = pa.schema(
     [

@@ -1,7 +1,8 @@
 """What is done: a view counts as embedded only through an entry here, written after its chunk is durable.
 
 ``ledger/<encoder key>/<n>.jsonl`` holds one segment per committed group of views, one line a view; segments are written
-whole (temporary file, sync, rename) and never changed. A later segment's word on a view replaces an earlier one's.
+whole (temporary file, sync, rename) and never changed, but 1024 of them become one. A later segment's word on a view
+replaces an earlier one's.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json as pj
 
 from .errors import StoreError
 from .files import fsync_path, write_atomic
 
 DIGITS = 8
+MERGED = 1024
+"""So many segments become one."""
+SCHEMA = pa.schema([("view", pa.string()), ("row", pa.int64()), ("sha256", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +69,35 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._parsed: dict[tuple[str, int, int], list[Entry]] = {}
+        self._seen: list[tuple[str, int, int]] = []
+        self._table = SCHEMA.empty_table()
 
     def commit(self, entries: Iterable[Entry]) -> None:
         """Write one segment durably. Whoever calls holds the store's embed lock.
 
+        Every 1024th segment says again what the 1023 before it say, and those are removed when the next one does, so
+        that a ledger stays a few files and nobody who is reading misses one.
+
         Raises
         ------
         StoreError
-            No space, no permission.
+            No space, no permission; a segment that is taken up is damaged.
         """
-        data = _lines(entries)
+        data = segment_text(entries)
         if not data:
             return
         segments = self._segments()
         number = segments[-1][0] + 1 if segments else 0
+        merges = number % MERGED == MERGED - 1
+        if merges:
+            data = _bytes([Path(file.path) for n, file in segments if n // MERGED == number // MERGED]) + data
         write_atomic(self.path / f"{number:0{DIGITS}d}.jsonl", data)
         if not segments:
             fsync_path(self.path.parent)
             fsync_path(self.path.parent.parent)
+        for n, file in segments if merges else ():
+            if n // MERGED < number // MERGED and n % MERGED < MERGED - 1:
+                Path(file.path).unlink()
 
     def entries(self, skip: Collection[Path] = ()) -> dict[str, Entry]:
         """Return every committed view, by its id; without the segments in ``skip``.
@@ -90,17 +107,32 @@ class Ledger:
         StoreError
             A segment is damaged.
         """
-        found: dict[str, Entry] = {}
-        seen = {}
+        table = self.table(skip)
+        columns = (table[name].to_pylist() for name in SCHEMA.names)
+        return {view: Entry(view=view, row=row, sha256=sha256) for view, row, sha256 in zip(*columns, strict=True)}
+
+    def rows(self) -> dict[str, int]:
+        """Return the row of every committed view, by its id; raises as :meth:`entries`."""
+        table = self.table()
+        return dict(zip(table["view"].to_pylist(), table["row"].to_pylist(), strict=True))
+
+    def table(self, skip: Collection[Path] = ()) -> pa.Table:
+        """Return all entries in the order they were written; of what an earlier call read only what is new is read.
+
+        Also those that a later one replaces. Raises as :meth:`entries`.
+        """
+        there = {}
         for _, file in self._segments():
-            if Path(file.path) in skip:
-                continue
-            status = file.stat()
-            identity = (file.name, status.st_mtime_ns, status.st_size)
-            seen[identity] = self._parsed.get(identity) or _parse(Path(file.path))
-            found.update((entry.view, entry) for entry in seen[identity])
-        self._parsed = seen
-        return found
+            if Path(file.path) not in skip:
+                status = file.stat()
+                there[file.name, status.st_mtime_ns, status.st_size] = Path(file.path)
+        if list(there)[: len(self._seen)] != self._seen:
+            self._seen, self._table = [], SCHEMA.empty_table()
+        new = list(there.values())[len(self._seen) :]
+        if new:
+            self._table = pa.concat_tables([self._table, _parse(new)])
+            self._seen = list(there)
+        return self._table
 
     def damaged(self) -> list[Path]:
         """Return the segments that cannot be read."""
@@ -109,22 +141,23 @@ class Ledger:
     def history(self, skip: Collection[Path] = ()) -> dict[str, set[str]]:
         """Return every sum that was ever committed for each view; without the segments in ``skip``."""
         found: dict[str, set[str]] = {}
-        for _, file in self._segments():
-            if Path(file.path) not in skip:
-                for entry in _parse(Path(file.path)):
-                    found.setdefault(entry.view, set()).add(entry.sha256)
+        paths = [Path(file.path) for _, file in self._segments() if Path(file.path) not in skip]
+        table = _parse(paths) if paths else SCHEMA.empty_table()
+        for view, sha256 in zip(table["view"].to_pylist(), table["sha256"].to_pylist(), strict=True):
+            found.setdefault(view, set()).add(sha256)
         return found
 
     def forget(self, views: Collection[str]) -> None:
         """Take entries out again, durably; only repair does this, for entries of views that never were."""
         for _, file in self._segments():
             path = Path(file.path)
-            kept = [entry for entry in _parse(path) if entry.view not in views]
+            entries = [Entry(**line) for line in _parse([path]).to_pylist()]
+            kept = [entry for entry in entries if entry.view not in views]
             if not kept:
                 path.unlink()
                 fsync_path(self.path)
-            elif len(kept) < len(_parse(path)):
-                write_atomic(path, _lines(kept))
+            elif len(kept) < len(entries):
+                write_atomic(path, segment_text(kept))
 
     def _segments(self) -> list[tuple[int, os.DirEntry[str]]]:
         if not self.path.is_dir():
@@ -137,28 +170,44 @@ class Ledger:
         )
 
 
-def _lines(entries: Iterable[Entry]) -> bytes:
+def segment_text(entries: Iterable[Entry]) -> bytes:
+    """Return what a segment with these entries holds."""
     return "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
 
 
-def _parse(segment: Path) -> list[Entry]:
+def _bytes(segments: Sequence[Path]) -> bytes:
+    parts = []
+    for segment in segments:
+        part = segment.read_bytes()
+        if not part.endswith(b"\n"):
+            raise _damaged(segment, "it is cut short")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _parse(segments: Sequence[Path]) -> pa.Table:
+    """Return the entries of segments, all at once where none is damaged, else the error names the first that is."""
+    options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="error")
     try:
-        text = segment.read_text(encoding="utf-8")
-        entries = [Entry(**json.loads(line)) for line in text.splitlines()]
-        if not entries or not text.endswith("\n"):
-            raise ValueError("it is cut short")
-        if any(list(map(type, asdict(entry).values())) != [str, int, str] for entry in entries):
-            raise ValueError("a value is of another type")
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"ledger segment {segment} is damaged ({error}); `hela-store verify --repair` encodes its views again"
-        ) from None
-    return entries
+        table = pj.read_json(BytesIO(_bytes(segments)), parse_options=options).select(SCHEMA.names)
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError) as error:
+        if len(segments) == 1:
+            raise _damaged(segments[0], str(error).partition("\n")[0]) from None
+        return pa.concat_tables([_parse([segment]) for segment in segments])
+    return table
+
+
+def _damaged(segment: Path, why: str) -> StoreError:
+    way_out = "`hela-store verify --repair` encodes its views again"
+    return StoreError(f"ledger segment {segment} is damaged ({why}); {way_out}")
 
 
 def _unreadable(segment: Path) -> bool:
     try:
-        _parse(segment)
+        _parse([segment])
     except StoreError:
         return True
     return False

@@ -191,11 +191,12 @@ def cell_scale(store: Store) -> CellScale | None:
 
     Paired (the same cells whole and tiled), and with the tile the recipe has now. None where no frame has cells.
     """
-    frames = [row for row in store.frames_table().to_pylist() if row["has_label"]]
+    table = store.frames_table()
+    frames = table.filter(table["has_label"])
     picked = np.unique(np.linspace(0, len(frames) - 1, min(SCALE_FRAMES, len(frames))).round().astype(int))
     views = store.recipe.views
     parts = []
-    for row in (frames[i] for i in picked):
+    for row in frames.take(pa.array(picked)).to_pylist():
         _, index = compact(store.arrays.label(row["group"], row["row"]))
         area = np.bincount(index.ravel())
         present = np.flatnonzero(area[1:]) + 1

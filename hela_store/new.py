@@ -78,6 +78,8 @@ class NewConfig:
         From metadata or a known data set's name where None.
     field_of_interest : int or None
         px; 0 or a known data set's where None.
+    data : str
+        Where the arrays lie: empty for beside the recipe, or ``"s3://bucket/prefix"``.
     variants : int
         Augmented variants of every view.
     augment : str
@@ -104,6 +106,7 @@ class NewConfig:
     tile: str = "auto"
     overlap: int | None = None
     codec: str = "zstd"
+    data: str = ""
     variants: int = 0
     augment: AugmentPreset = "default"
     train_sequences: tuple[str, ...] = ()
@@ -317,7 +320,7 @@ def _arrays(config: NewConfig) -> ArraysRecipe:
     from .codecs import parse_codec
 
     parse_codec(config.codec)
-    return ArraysRecipe(codec=config.codec)
+    return ArraysRecipe(codec=config.codec, data=config.data)
 
 
 def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:

@@ -6,19 +6,21 @@ leaves at most chunks that nobody believes in. At most one batch is being writte
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import StoreError
 from .ledger import Entry, view_digest
 from .sam.encoder import encode
 from .types import BoolArray, LabelArray
-from .work import Frames, View, Work
+from .work import Frames, Group, View
 
 if TYPE_CHECKING:
     from .sam.checkpoints import LoadedSam
@@ -26,54 +28,77 @@ if TYPE_CHECKING:
 
 Truths = dict[int, tuple[LabelArray, BoolArray]]
 """Warped labels and valid pixels by row."""
+Commit = Callable[[Iterable[Entry]], object]
 WRITERS = 4
 """Chunks of a batch that are compressed at once."""
 
 
-def commit_all(store: Store, sam: LoadedSam, work: Work, *, compiled: bool = False) -> Generator[str, None, None]:
-    """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
+class Pipeline:
+    """Encodes groups of views and stores their embeddings; keeps what it knows of the frames from call to call.
 
-    Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
-
-    Raises
-    ------
-    StoreError
-        No space, no permission, a frame that changed in the store, or a disk that does not read back what was written.
+    Parameters
+    ----------
+    store : Store
+    sam : LoadedSam
+        Its encoder is on the device to use.
+    compiled : bool
+        Run it through ``torch.compile``.
     """
-    device = next(sam.encoder.parameters()).device
-    frames, precision = Frames(store, device), store.recipe.encoder.precision
-    labelled = {view for key in store.arrays.embedding_keys() for view in store.committed(key)}
 
-    def read(index: int) -> tuple[npt.NDArray[np.float32], Truths] | None:
-        if index == len(work):
-            return None
-        group, todo = work[index]
-        pixels = frames.stack(group)
-        varied = [view for view in todo if view["variant"] and view["view"] not in labelled]
-        return pixels, {view["row"]: frames.truth(view) for view in varied}
+    def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False) -> None:
+        self._store, self._encoder, self._compiled = store, sam.encoder, compiled
+        self._frames = Frames(store, next(sam.encoder.parameters()).device)
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as writers:
+    @cached_property
+    def _labelled(self) -> set[str]:
+        """Views whose labels were stored with their embedding under any key."""
+        return {view for key in self._store.arrays.embedding_keys() for view in self._store.committed(key)}
 
-        def commit(todo: list[View], found: dict[str, npt.NDArray[np.float32]], truths: Truths) -> list[str]:
-            for row, truth in truths.items():
-                store.arrays.write_view_truth(row, *truth)
-            store.ledger().commit(writers.map(lambda view: write_view(store, view, found[view["view"]]), todo))
-            return [view["view"] for view in todo]
+    def run(self, work: Sequence[Group], commit: Commit | None = None) -> Generator[str, None, None]:
+        """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
 
-        ahead = reader.submit(read, 0)
-        writing: Future[list[str]] | None = None
-        for index, (group, todo) in enumerate(work):
-            made = ahead.result()
-            assert made is not None
-            pixels, truths = made
-            ahead = reader.submit(read, index + 1)
-            embeddings = encode(sam.encoder, pixels, precision, compiled=compiled).numpy()
+        Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
+
+        Parameters
+        ----------
+        work : list of groups
+        commit : called with the entries of a group once all their chunks are durable; None is the store's ledger
+
+        Raises
+        ------
+        StoreError
+            No space, no permission, a frame that changed in the store, or a disk that does not read back what was
+            written.
+        """
+        precision = self._store.recipe.encoder.precision
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
+
+            def write(todo: list[View], found: dict[str, npt.NDArray[np.float32]], truths: Truths) -> list[str]:
+                for row, truth in truths.items():
+                    self._store.arrays.write_view_truth(row, *truth)
+                entries = pool.map(lambda view: write_view(self._store, view, found[view["view"]]), todo)
+                (commit or self._store.ledger().commit)(entries)
+                return [view["view"] for view in todo]
+
+            ahead = reader.submit(self._read, work[0]) if work else None
+            writing: Future[list[str]] | None = None
+            for index, (group, todo) in enumerate(work):
+                assert ahead is not None
+                pixels, truths = ahead.result()
+                ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
+                embeddings = encode(self._encoder, pixels, precision, compiled=self._compiled).numpy()
+                if writing is not None:
+                    yield from writing.result()
+                found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
+                writing = committer.submit(write, todo, found, truths)
             if writing is not None:
                 yield from writing.result()
-            found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
-            writing = committer.submit(commit, todo, found, truths)
-        if writing is not None:
-            yield from writing.result()
+
+    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Truths]:
+        group, todo = part
+        pixels = self._frames.stack(group)
+        varied = [view for view in todo if view["variant"] and view["view"] not in self._labelled]
+        return pixels, {view["row"]: self._frames.truth(view) for view in varied}
 
 
 def write_view(store: Store, view: View, embedding: npt.NDArray[np.float32]) -> Entry:
@@ -99,10 +124,12 @@ def make_room(store: Store) -> None:
 
 def coordinates(store: Store) -> dict[str, Sequence[str] | Sequence[int]]:
     """Return view, frame, tile and variant of every row, by all plans."""
-    rows: dict[int, View] = {}
-    for plan in store.all_plans():
-        for view in plan.select(["view", "frame", "tile", "variant", "row"]).to_pylist():
-            rows.setdefault(view["row"], view)
+    names = ["view", "frame", "tile", "variant", "row"]
+    every = pa.concat_tables([plan.select(names).replace_schema_metadata() for plan in store.all_plans()])
+    rows, first = np.unique(every["row"].to_numpy(), return_index=True)
+    found = every.take(pa.array(first))
+    if len(rows) == rows[-1] + 1:
+        return {name: found[name].to_pylist() for name in names[:-1]}
+    by_row = {view["row"]: view for view in found.to_pylist()}
     lost = {"view": "", "frame": "", "tile": -1, "variant": -1}
-    every = [rows.get(row, lost) for row in range(max(rows) + 1)]
-    return {name: [view[name] for view in every] for name in lost}
+    return {name: [by_row.get(row, lost)[name] for row in range(int(rows[-1]) + 1)] for name in lost}

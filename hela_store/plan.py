@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .augment.variant import draw_variant, parse_variant
 from .files import digest, fsync_path, write_parquet
@@ -82,15 +83,26 @@ def make_plan(store: Store, progress: Progress = silent) -> pa.Table:
 
 
 def build_plan(store: Store, progress: Progress = silent) -> pa.Table:
-    """Return what :func:`make_plan` would write."""
+    """Return what :func:`make_plan` would write; a plan of the same recipe over fewer frames is only added to."""
+    recipe, frames = store.recipe, store.frames_table()
+    metadata = plan_metadata(recipe)
+    base = _plan_to_extend(store, frames, metadata)
+    planned = base["frame"].unique() if base is not None else pa.array([], pa.string())
+    rest = frames.slice(len(planned))
+    new = _rows_of(store, rest, metadata, progress)
+    if base is not None:
+        new = pa.concat_tables([base.replace_schema_metadata(), new])
+    return new.replace_schema_metadata(metadata)
+
+
+def _rows_of(store: Store, frames: pa.Table, metadata: dict[str, str], progress: Progress) -> pa.Table:
+    """Return the views of some frames; those that no plan has get the rows after the largest there is."""
     recipe = store.recipe
-    metadata = {"normalise": _normalise_text(recipe)}
-    known, taken = _frame_limits(store, metadata), _taken_rows(store)
-    free = itertools.count(max(taken.values(), default=-1) + 1)
-    rows: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
-    frames = store.frames_table()
-    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
-    varied, drawn = varied_frames(recipe, list(zip(*columns, strict=True))), _drawn_before(store)
+    known, drawn = _frame_limits(store, frames, metadata), _drawn_before(store)
+    every = store.frames_table()
+    keys = (every[name].to_pylist() for name in ("frame", "sequence", "time")) if recipe.augment.variants else ()
+    varied = varied_frames(recipe, list(zip(*keys, strict=True)))
+    rows: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names if name != "row"}
     for frame in progress(_dicts(frames), total=len(frames), what="plan"):
         lo, hi = known.get(frame["frame"]) or _measure(store, frame)
         shape_rc = (frame["height"], frame["width"])
@@ -99,12 +111,33 @@ def build_plan(store: Store, progress: Progress = silent) -> pa.Table:
                 which = (frame["frame"], tile, variant, rect[3], rect[2])
                 seed, params = drawn.get(which) or _draw(recipe, *which)
                 view = view_id(frame["sha256"], lo, hi, rect, params)
-                if view not in taken:
-                    taken[view] = next(free)
-                values = (view, frame["frame"], tile, variant, *rect, lo, hi, seed, params, taken[view])
-                for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
+                values = (view, frame["frame"], tile, variant, *rect, lo, hi, seed, params)
+                for name, value in zip(rows, values, strict=True):
                     rows[name].append(value)
-    return pa.table(rows, schema=PLAN_SCHEMA.with_metadata(metadata))
+    taken, first_free = _taken_rows(store, rows["view"])
+    free = itertools.count(first_free)
+    for view in rows["view"]:
+        if view not in taken:
+            taken[view] = next(free)
+    return pa.table(rows | {"row": [taken[view] for view in rows["view"]]}, schema=PLAN_SCHEMA)
+
+
+def _plan_to_extend(store: Store, frames: pa.Table, metadata: dict[str, str]) -> pa.Table | None:
+    """Return the longest plan of the same recipe over the first of the frames, if there is one."""
+    if store.recipe.augment.variants and store.recipe.augment.frames == "train":
+        return None  # more frames move the blocks
+    found = None
+    for plan in store.all_plans():
+        if _is_of(plan, metadata) and (found is None or len(plan) > len(found)):
+            planned = plan["frame"].unique()
+            if planned.equals(frames["frame"].slice(0, len(planned)).combine_chunks()):
+                found = plan
+    return found
+
+
+def _is_of(plan: pa.Table, metadata: dict[str, str]) -> bool:
+    have = plan.schema.metadata or {}
+    return all(have.get(key.encode()) == value.encode() for key, value in metadata.items())
 
 
 def varied_frames(recipe: Recipe, frames: Sequence[FrameKey]) -> set[str]:
@@ -133,6 +166,8 @@ def _draw(recipe: Recipe, frame: str, tile: int, variant: int, height: int, widt
 
 def _drawn_before(store: Store) -> dict[tuple[str, int, int, int, int], tuple[int, str]]:
     """Return (seed, params) that earlier plans drew from the same ranges, by frame, tile, variant, height and width."""
+    if not store.recipe.augment.variants:
+        return {}
     mine = json.dumps({"set": store.recipe.augment.set})[1:-1]
     found = {}
     names = ("frame", "tile", "variant", "height", "width", "seed", "params")
@@ -143,31 +178,38 @@ def _drawn_before(store: Store) -> dict[tuple[str, int, int, int, int], tuple[in
     return found
 
 
-def _taken_rows(store: Store) -> dict[str, int]:
-    """Return the row of every view that ever had one; the ledgers' too, should a plan have been lost."""
+def _taken_rows(store: Store, views: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Return the rows of those of the views that ever had one, and the first row that is free.
+
+    The ledgers' too, should a plan have been lost.
+    """
+    asked, largest = pa.array(views, pa.string()), -1
     taken: dict[str, int] = {}
-    for plan in store.all_plans():
-        taken.update(zip(plan["view"].to_pylist(), plan["row"].to_pylist(), strict=True))
-    for folder in sorted((store.path / "ledger").glob("*/")):
-        for view, row in store.committed(folder.name).items():
+    ledgers = (store.ledger(folder.name).table() for folder in sorted((store.path / "ledger").glob("*/")))
+    for table in itertools.chain(store.all_plans(), ledgers):
+        largest = max(largest, pc.max(table["row"]).as_py() if len(table) else -1)
+        same = table.filter(pc.is_in(table["view"], asked))
+        for view, row in zip(same["view"].to_pylist(), same["row"].to_pylist(), strict=True):
             taken.setdefault(view, row)
-    return taken
+    return taken, largest + 1
 
 
-def _normalise_text(recipe: Recipe) -> str:
-    normalise = recipe.normalise
-    parts = [normalise.method, normalise.low, normalise.high, recipe.dataset.offset]
-    return json.dumps(parts)
+def plan_metadata(recipe: Recipe) -> dict[str, str]:
+    """Return what a plan's file says of the recipe it was made by, so that another plan may take over from it."""
+    normalise, views, augment = recipe.normalise, recipe.views, recipe.augment
+    limits_of = [normalise.method, normalise.low, normalise.high, recipe.dataset.offset]
+    variants = [augment.set, augment.variants, augment.frames] if augment.variants else []
+    cut = [views.tile, views.overlap if views.tile else 0, *variants]
+    return {"normalise": json.dumps(limits_of), "views": json.dumps(cut)}
 
 
-def _frame_limits(store: Store, metadata: dict[str, str]) -> dict[str, tuple[float, float]]:
-    """Return the limits that earlier plans of the same normalisation hold, by frame."""
-    wanted = {key.encode(): value.encode() for key, value in metadata.items()}
+def _frame_limits(store: Store, frames: pa.Table, metadata: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """Return the limits of some frames that earlier plans of the same normalisation hold, by frame."""
     found: dict[str, tuple[float, float]] = {}
     for plan in store.all_plans():
-        have = plan.schema.metadata or {}
-        if all(have.get(key) == value for key, value in wanted.items()):
-            columns = (plan[name].to_pylist() for name in ("frame", "lo", "hi"))
+        if _is_of(plan, {"normalise": metadata["normalise"]}):
+            same = plan.filter(pc.is_in(plan["frame"], frames["frame"].combine_chunks()))
+            columns = (same[name].to_pylist() for name in ("frame", "lo", "hi"))
             found.update((frame, (lo, hi)) for frame, lo, hi in zip(*columns, strict=True))
     return found
 

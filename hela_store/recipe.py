@@ -7,6 +7,7 @@ says what to do, never what was found: what was found (limits, cells, views) is 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["float32", "bfloat16", "float16"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
 SplitMode = Literal["frames", "sequence", "folds"]
+
+
+# no user or key before the bucket, no query behind: credentials have no place in a recipe
+_S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()-]+)*")
 
 
 def _choice(value: str, allowed: Any, what: str) -> None:
@@ -110,13 +115,21 @@ class ViewsRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysRecipe:
-    """``[arrays]``: how embeddings are stored."""
+    """``[arrays]``: how embeddings are stored, and where: ``data`` is empty or ``"s3://bucket/prefix"``.
+
+    ``cache_mib``: of what is read from there, copies of at most so many MiB are kept beside the recipe; 0 for none.
+    """
 
     dtype: Literal["float16", "float32"] = "float16"
     codec: str = "zstd"
+    data: str = ""
+    cache_mib: int = 0
 
     def __post_init__(self) -> None:
         _choice(self.dtype, Literal["float16", "float32"], "arrays.dtype")
+        _range(self.cache_mib, 0, 1 << 30, "arrays.cache_mib")
+        if self.data and not _S3_URL.fullmatch(self.data):
+            raise RecipeError(f'arrays.data is {self.data!r}, expected "s3://bucket/prefix", or "" for arrays.zarr')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,10 @@ clahe = {augment.clahe}
 dtype = {arrays.dtype}
 # raw, lz4, zstd, bitround:<keepbits>
 codec = {arrays.codec}
+# empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
+data = {arrays.data}
+# copies of what is read from there, kept in cache/ beside this file: at most so many MiB; 0: none
+cache_mib = {arrays.cache_mib}
 
 [split]
 {split}

@@ -9,6 +9,7 @@ import difflib
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from .errors import StoreError
 from .files import digest, explain_os_errors, fsync_path, read_parquet, write_atomic
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from .augment.warp import Warp
 
 RECIPE_FILE = "store.toml"
+READERS = 8
+NAMES_COMPARED = 10_000
 EMBED_FIRST = "run `hela-store embed`"
 
 
@@ -135,6 +140,13 @@ def plan_key(recipe: Recipe, frames: pa.Table) -> str:
     return digest("plan", *parts)[:16]
 
 
+def _rows_of(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
+
+
 class Store:
     """A store on disk.
 
@@ -151,7 +163,6 @@ class Store:
         self._ledgers: dict[str, Ledger] = {}
         self._tables: dict[tuple[str, ...], pa.Table] = {}
         self._plan_path: tuple[pa.Table, Path] | None = None
-        self._view_index: tuple[pa.Table, dict[tuple[str, int, int], int]] | None = None
         self._rows: dict[str, dict[str, int]] = {}
 
     @classmethod
@@ -182,8 +193,10 @@ class Store:
     def arrays(self) -> Arrays:
         """The arrays of this store."""
         from .arrays import Arrays
+        from .storage import open_storage
 
-        return Arrays(self.path / "arrays.zarr")
+        where = self.recipe.arrays
+        return Arrays(open_storage(self.path / "arrays.zarr", where.data, where.cache_mib))
 
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""
@@ -209,6 +222,11 @@ class Store:
     def cells_table(self) -> pa.Table:
         """Return all labelled cells; raises as :meth:`frames_table`."""
         return self._ingested("cells")
+
+    def cell_count(self) -> int:
+        """Return how many labelled cells there are, from the heads of the files; raises as :meth:`frames_table`."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return sum(pool.map(_rows_of, self._ingest_paths("cells")))
 
     def views_table(self) -> pa.Table:
         """Return the views of the current recipe over all ingested frames, in plan order.
@@ -240,24 +258,27 @@ class Store:
         return self._table([path])
 
     def _ingested(self, what: str) -> pa.Table:
+        return self._table(self._ingest_paths(what))
+
+    def _ingest_paths(self, what: str) -> list[Path]:
         frames = sorted((self.path / "ingest").glob("frames-*.parquet"))
-        # a segment's frames are written last: cells without them are leftovers of an interrupted ingest
-        paths = [path.with_name(path.name.replace("frames-", f"{what}-", 1)) for path in frames]
-        if not paths:
+        if not frames:
             raise StoreError(f"nothing was ingested into {self.path} yet; {EMBED_FIRST}")
-        return self._table(paths)
+        # a segment's frames are written last: cells without them are leftovers of an interrupted ingest
+        return [path.with_name(path.name.replace("frames-", f"{what}-", 1)) for path in frames]
 
     def _table(self, paths: list[Path]) -> pa.Table:
         names = tuple(str(path) for path in paths)
         if names not in self._tables:
-            self._tables[names] = pa.concat_tables([read_parquet(path) for path in paths])
+            with ThreadPoolExecutor(READERS) as pool:
+                self._tables[names] = pa.concat_tables(pool.map(read_parquet, paths))
         return self._tables[names]
 
     # embeddings
 
     def committed(self, key: str | None = None) -> dict[str, int]:
         """Return the rows of all committed views of an encoder key, by view id."""
-        return {view: entry.row for view, entry in self.ledger(key).entries().items()}
+        return self.ledger(key).rows()
 
     def embedding(self, frame: str, tile: int = 0, variant: int = 0, key: str | None = None) -> FloatArray:
         """Return the embedding of a view.
@@ -320,19 +341,16 @@ class Store:
 
     def _find(self, frame: str, tile: int, variant: int) -> dict[str, Any]:
         table = self.views_table()
-        if self._view_index is None or self._view_index[0] is not table:
-            columns = (table[name].to_pylist() for name in ("frame", "tile", "variant"))
-            self._view_index = (table, {place: i for i, place in enumerate(zip(*columns, strict=True))})
-        places = self._view_index[1]
-        if (frame, tile, variant) in places:
-            found: dict[str, Any] = table.slice(places[frame, tile, variant], 1).to_pylist()[0]
-            return found
-        names = sorted({name for name, _, _ in places})
-        if frame not in names:
-            near = difflib.get_close_matches(frame, names, n=1)
+        views = table.filter(pc.equal(table["frame"], frame)).to_pylist()
+        for view in views:
+            if (view["tile"], view["variant"]) == (tile, variant):
+                return view
+        if not views:
+            names = sorted(table["frame"].unique().to_pylist())
+            near = difflib.get_close_matches(frame, names[:NAMES_COMPARED], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {names[0]!r} to {names[-1]!r}"
             raise StoreError(f"no frame {frame!r} in {self.path}{hint}")
-        have = [(t, v) for name, t, v in places if name == frame]
+        have = [(view["tile"], view["variant"]) for view in views]
         raise StoreError(
             f"{frame} has no tile {tile}, variant {variant}; it has tiles 0 to {max(t for t, _ in have)}, "
             f"variants 0 to {max(v for _, v in have)}"

@@ -167,6 +167,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
         self._store: Store | None = None
+        self.start_method = store.arrays.start_method
 
     def __len__(self) -> int:
         return self.count

@@ -235,7 +235,8 @@ def train(
         A loss or gradient is not finite; the weights before that step are saved.
     """
     every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
-    loader = DataLoader(steps, batch_size=None, num_workers=config.workers)
+    start_method = steps.start_method if config.workers else None
+    loader = DataLoader(steps, batch_size=None, num_workers=config.workers, multiprocessing_context=start_method)
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.decoder.train()

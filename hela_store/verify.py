@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,30 @@ import numpy as np
 
 from .arrays import COORDINATES
 from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
-from .encoder_record import DECODER_FILE, RECORD_FILE, prepare, threads
+from .encoder_record import DECODER_FILE, RECORD_FILE, conditions_on, prepare, threads
 from .errors import RecipeError
-from .faults import Fault, embedding_fault, file_faults, frame_faults, planned_views, truth_faults, view_faults
+from .faults import (
+    ARRAYS,
+    Fault,
+    embedding_fault,
+    file_faults,
+    frame_faults,
+    planned_views,
+    truth_faults,
+    view_faults,
+)
 from .ingest import restore_frames
 from .lock import embed_lock
-from .pipeline import commit_all, make_room
+from .pipeline import Pipeline, make_room
 from .plan import make_plan
 from .progress import Progress, silent
 from .random import generator
 from .recipe import Recipe
 from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
+from .storage import METADATA
 from .store import Store
-from .work import Frames, View, Work, unique_views, work_of
+from .work import Frames, Group, View, unique_views, work_of
 
 DEEP_SAMPLE = 8
 ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
@@ -125,6 +134,8 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         The weights are needed and cannot be used.
     """
     config = config or VerifyConfig()
+    # what the bucket has is to be verified, not the copies of it
+    store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
         found, errors = _find(store, config, rng, progress)
@@ -153,7 +164,7 @@ def _find(
 ) -> tuple[list[Fault], dict[str, float]]:
     found = list(file_faults(store))
     errors: dict[str, float] = {}
-    if not any(fault.path.startswith(("plan/", "arrays.zarr/")) for fault in found):
+    if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)
         found += truth_faults(store, progress)
         found += view_faults(store, progress)
@@ -186,27 +197,27 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     """Put right what can be; return how many views were encoded."""
     _repair_files(store, faults)
     store = Store(store.path, store.recipe)
-    restore_frames(store, {fault.frame for fault in faults if fault.path.startswith("arrays.zarr/frames/")})
+    restore_frames(store, {fault.frame for fault in faults if fault.path.startswith(f"{ARRAYS}frames/")})
     make_plan(store)
     make_room(store)
     views, ledger = planned_views(store), store.ledger()
     _repair_truth(store, {fault.row for fault in faults if not fault.view}, views.values())
-    if any(fault.path.startswith(("plan/", "arrays.zarr/")) and not fault.view for fault in faults):
+    if any(fault.path.startswith(("plan/", ARRAYS)) and not fault.view for fault in faults):
         faults = [*faults, *view_faults(store, progress)]
     bad = {fault.view for fault in faults if fault.view}
     ledger.forget(bad - set(views))
     committed = store.committed()
     # of a segment that was lost only the chunks are left
-    lost = {name for name, view in views.items() if store.arrays.chunk_path(store.key, view["row"]).exists()}
+    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
+    chunks = {name: store.arrays.chunk_name(store.key, view["row"]) for name, view in views.items()}
+    lost = {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
     bad = (bad & set(views)) | (lost - set(committed))
     device = pick_device(config.device)
     sam = _load(store, config, progress)
-    record, _ = prepare(store, sam, device, None)
+    record, _ = prepare(store, sam, conditions_on(device), None)
     work = _work(store, set(views) - bad, record.batch)
-    with (
-        threads(record.threads),
-        contextlib.closing(commit_all(store, sam, work, compiled=record.compiled)) as commits,
-    ):
+    pipeline = Pipeline(store, sam, compiled=record.compiled)
+    with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
 
 
@@ -217,48 +228,48 @@ def _repair_truth(store: Store, rows: set[int], views: Iterable[View]) -> None:
             store.arrays.write_view_truth(view["row"], *frames.truth(view))
 
 
-def _work(store: Store, good: set[str], batch: int) -> Work:
+def _work(store: Store, good: set[str], batch: int) -> list[Group]:
     """Return all but the good views in the groups they were first encoded in: those of their own plan."""
-    work: Work = []
+    work: list[Group] = []
     seen = set(good)
     for plan in [store.views_table(), *store.all_plans()]:
         part = work_of(unique_views(plan), seen, batch, None)
-        seen |= {view["view"] for _, todo in part for view in todo}
+        seen |= set(part.ids)
         work += part
     return work
 
 
 def _repair_files(store: Store, faults: list[Fault]) -> None:
     """Remove what can be made again from the plan, the recipe and the weights."""
-    for path in _removable(store, faults):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    storage = store.arrays.storage
     for fault in faults:
-        path = store.path / fault.path
+        if fault.path.startswith(ARRAYS):
+            _repair_arrays(store, fault)
+        elif _can_be_made_again(store, fault):
+            (store.path / fault.path).unlink(missing_ok=True)
+    for fault in faults:
+        name = fault.path.removeprefix(ARRAYS)
         # arrays, three folders down, are made again by the plan and the frames
-        if path.name == "zarr.json" and len(path.relative_to(store.arrays.path).parts) < 4 and not path.exists():
-            store.arrays.restore_group(path.parent)
+        if name != fault.path and name.endswith(METADATA) and name.count("/") < 3 and storage.size(name) is None:
+            store.arrays.restore_group(name.rpartition("/")[0])
 
 
-def _removable(store: Store, faults: list[Fault]) -> Iterator[Path]:
-    embeddings = store.arrays.path / "embeddings"
-    coordinates = {embeddings / store.key / name for name in COORDINATES}
+def _can_be_made_again(store: Store, fault: Fault) -> bool:
     record = (store.encoder_folder() / RECORD_FILE, store.encoder_folder() / DECODER_FILE)
-    for fault in faults:
-        path = store.path / fault.path
-        if path in coordinates or path.parent in coordinates:
-            yield path if path in coordinates else path.parent
-        elif path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/"))):
-            yield path
-        elif path.name == "zarr.json" and not _is_foreign(store, path):
-            yield path
+    return store.path / fault.path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/")))
 
 
-def _is_foreign(store: Store, path: Path) -> bool:
+def _repair_arrays(store: Store, fault: Fault) -> None:
+    name = fault.path.removeprefix(ARRAYS)
+    coordinates = [f"embeddings/{store.key}/{coordinate}" for coordinate in COORDINATES]
+    whole = next((each for each in coordinates if name == each or name.rpartition("/")[0] == each), None)
+    if whole is not None or (name.rpartition("/")[2] == METADATA and not _is_foreign(store, name)):
+        store.arrays.storage.remove(whole or name)
+
+
+def _is_foreign(store: Store, name: str) -> bool:
     """Whether an array belongs to another encoder key, whose recipe is not known here."""
-    parts = path.relative_to(store.arrays.path).parts
+    parts = name.split("/")
     return parts[0] == "embeddings" and len(parts) == 4 and parts[1] != store.key
 
 

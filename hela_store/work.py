@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import normalise
 from .augment.warp import Warp, warp_of
@@ -21,35 +22,87 @@ if TYPE_CHECKING:
 
     from .store import Store
 
+Ints = npt.NDArray[np.int64]
 View = dict[str, Any]
 """A row of the plan."""
-Work = list[tuple[list[View], list[View]]]
-"""Groups that are encoded together, each with those of its views that are to be committed."""
+Group = tuple[list[View], list[View]]
+"""Views that are encoded together, and those of them that are to be committed."""
 
 
-def work_of(views: list[View], committed: set[str], batch: int, limit: int | None) -> Work:
-    """Cut the plan into groups of views of one size; return those with a view to do, each with what is to do of it.
+class Work(Sequence[Group]):
+    """The groups with a view to do, in the order of the plan; each is made when it is asked for.
+
+    Parameters
+    ----------
+    views : table of the plan's views
+    order : of the views, so that those of a group follow each other
+    bounds : where each group begins and ends in ``order``, int64, (groups, 2)
+    todo : which views are to be committed
+    """
+
+    def __init__(self, views: pa.Table, order: Ints, bounds: Ints, todo: BoolArray) -> None:
+        self._views, self._order, self._bounds, self._todo = views, order, bounds, todo
+
+    @property
+    def size(self) -> int:
+        """How many views are to be committed."""
+        return int(self._todo.sum())
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids."""
+        found: list[str] = self._views["view"].filter(pa.array(self._todo)).to_pylist()
+        return found
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        begin, end = self._bounds[index]
+        rows = self._order[begin:end]
+        group = self._views.take(pa.array(rows)).to_pylist()
+        return group, [view for view, left in zip(group, self._todo[rows], strict=True) if left]
+
+
+def work_of(views: pa.Table, committed: Collection[str], batch: int, limit: int | None) -> Work:
+    """Cut the plan into groups of views of one size; keep those with a view to do, at most ``limit`` views in all.
 
     The groups follow from the plan alone, and one is always encoded as a whole, so that a resumed job gives the same
     bits as an uninterrupted one.
     """
-    groups: list[list[View]] = []
-    filling: dict[tuple[int, int], list[View]] = {}
-    for view in views:
-        group = filling.setdefault((view["width"], view["height"]), [])
-        if not group:
-            groups.append(group)
-        group.append(view)
-        if len(group) == batch:
-            del filling[view["width"], view["height"]]
-    room = len(views) if limit is None else limit
-    work: Work = []
-    for group in groups:
-        todo = [view for view in group if view["view"] not in committed][:room]
-        room -= len(todo)
-        if todo:
-            work.append((group, todo))
-    return work
+    todo = np.fromiter((view not in committed for view in views["view"].to_pylist()), bool, len(views))
+    sizes = np.stack([views["width"].to_numpy(), views["height"].to_numpy()])
+    _, kind = np.unique(sizes, axis=1, return_inverse=True)
+    order = np.argsort(kind.ravel(), kind="stable")
+    begins = np.flatnonzero(np.diff(kind.ravel()[order], prepend=-1))
+    within = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    heads = np.flatnonzero(within % batch == 0)
+    bounds = np.stack([heads, np.append(heads[1:], len(order))], axis=1) if len(heads) else np.empty((0, 2), int)
+    bounds = bounds[np.argsort(order[bounds[:, 0]], kind="stable")]
+    counts = np.array([0, *np.cumsum(todo[order])])
+    bounds = bounds[counts[bounds[:, 1]] > counts[bounds[:, 0]]]
+    if limit is not None:
+        bounds, todo = _limited(order, bounds, todo, limit)
+    return Work(views, order, bounds, todo)
+
+
+def _limited(order: Ints, bounds: Ints, todo: BoolArray, limit: int) -> tuple[Ints, BoolArray]:
+    kept = np.zeros_like(todo)
+    for number, (begin, end) in enumerate(bounds):
+        rows = order[begin:end][todo[order[begin:end]]][:limit]
+        kept[rows] = True
+        limit -= len(rows)
+        if limit == 0:
+            return bounds[: number + 1], kept
+    return bounds, kept
 
 
 class Frames:
@@ -122,15 +175,17 @@ class Frames:
         return self._last[1][y0 : y0 + height, x0 : x0 + width]
 
 
-def done_of(store: Store, views: list[View]) -> set[str]:
+def done_of(store: Store, views: pa.Table) -> set[str]:
     """Return the ids of those views that are committed, in the row the plan gives them."""
     rows = store.committed()
-    return {view["view"] for view in views if rows.get(view["view"]) == view["row"]}
+    planned = zip(views["view"].to_pylist(), views["row"].to_pylist(), strict=True)
+    return {view for view, row in planned if rows.get(view) == row}
 
 
-def unique_views(plan: pa.Table) -> list[View]:
+def unique_views(plan: pa.Table) -> pa.Table:
     """Return the rows of a plan, each view once: frames with the very same pixels, such as blank ones, share theirs."""
-    found: dict[str, View] = {}
-    for view in plan.to_pylist():
-        found.setdefault(view["view"], view)
-    return list(found.values())
+    views = plan["view"].combine_chunks()
+    if pc.count_distinct(views).as_py() == len(views):
+        return plan
+    _, first = np.unique(views.dictionary_encode().indices.to_numpy(), return_index=True)
+    return plan.take(pa.array(np.sort(first)))

@@ -41,6 +41,7 @@ FLOORS = (
         "progress",
         "prompts",
         "random",
+        "read_cache",
         "scalars",
         "sizes",
         "splits",
@@ -49,6 +50,7 @@ FLOORS = (
     },
     {
         "arrays",
+        "bucket",
         "catalog",
         "catalog_rows",
         "lazy",
@@ -58,10 +60,12 @@ FLOORS = (
         "recipe_text",
         "run_info",
         "runs",
+        "storage",
         "store",
     },
     {"datasets.", "sam.", "losses.", "training_state"},
     {
+        "cluster",
         "detect.",
         "embed",
         "cards",

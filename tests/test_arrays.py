@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_a_group_grows_and_never_shrinks(arrays):
     image = np.ones((3, 4), "uint8")
     arrays.add_frame_group("a", 1, (3, 4), "uint8")
     arrays.write_frame("a", 0, image, None, image > 0)
-    reader = Arrays(arrays.path)
+    reader = Arrays(Path(arrays.storage.root))
     assert reader.image("a", 0).all()
     arrays.add_frame_group("a", 3, (3, 4), "uint8")
     arrays.add_frame_group("a", 2, (3, 4), "uint8")
@@ -69,7 +70,7 @@ def test_embeddings_come_back_as_stored(arrays, codec, dtype):
     arrays.create_embeddings(KEY, 3, dtype, codec)
     stored = arrays.write_embedding(KEY, 1, embedding(codec))
     assert stored.dtype == dtype
-    assert np.array_equal(Arrays(arrays.path).embedding(KEY, 1), stored)
+    assert np.array_equal(Arrays(Path(arrays.storage.root)).embedding(KEY, 1), stored)
     rounding = 2.0**-6.9 if codec.startswith("bitround") else 2.0**-11
     assert np.allclose(stored, embedding(codec), rtol=rounding, atol=1e-5)
     assert np.isnan(arrays.embedding(KEY, 0)).all()
@@ -78,7 +79,7 @@ def test_embeddings_come_back_as_stored(arrays, codec, dtype):
 
 def test_the_array_is_what_the_format_says(arrays):
     arrays.create_embeddings(KEY, 2, "float16", "bitround:6")
-    metadata = json.loads((arrays.path / "embeddings" / KEY / "embedding" / "zarr.json").read_text())
+    metadata = json.loads((Path(arrays.storage.root) / "embeddings" / KEY / "embedding" / "zarr.json").read_text())
     assert metadata["shape"] == [2, 256, 64, 64]
     assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [1, 256, 64, 64]
     assert metadata["fill_value"] == "NaN"
@@ -86,7 +87,7 @@ def test_the_array_is_what_the_format_says(arrays):
     assert metadata["chunk_key_encoding"]["configuration"]["separator"] == "."
     assert [codec["name"] for codec in metadata["codecs"]] == ["bytes", "blosc"]
     assert metadata["codecs"][0]["configuration"]["endian"] == "little"
-    assert "consolidated_metadata" not in json.loads((arrays.path / "zarr.json").read_text())
+    assert "consolidated_metadata" not in json.loads((Path(arrays.storage.root) / "zarr.json").read_text())
 
 
 def test_an_array_of_zeros_is_still_written(arrays):
@@ -95,7 +96,7 @@ def test_an_array_of_zeros_is_still_written(arrays):
     assert not arrays.embedding(KEY, 0).any()
     arrays.add_frame_group("a", 1, (3, 4), "uint8")
     arrays.write_frame("a", 0, np.zeros((3, 4), "uint8"), None, np.zeros((3, 4), bool))
-    assert (arrays.path / "frames/a/image/c.0.0.0").exists()
+    assert (Path(arrays.storage.root) / "frames/a/image/c.0.0.0").exists()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 70000.0])
@@ -135,7 +136,7 @@ def test_coordinates_stand_beside_the_rows(arrays):
     arrays.create_embeddings(KEY, 2, "float16", "zstd")
     arrays.write_coordinates(KEY, columns)
     arrays.write_coordinates(KEY, {name: [*values, values[-1]] for name, values in columns.items()})
-    group = zarr.open_group(arrays.path / "embeddings" / KEY, mode="r", use_consolidated=False)
+    group = zarr.open_group(Path(arrays.storage.root) / "embeddings" / KEY, mode="r", use_consolidated=False)
     assert list(group["view"][:]) == ["a", "b", "b"]
     assert list(group["tile"][:]) == [0, 1, 1]
     assert group["frame"].metadata.dimension_names == ("view",)

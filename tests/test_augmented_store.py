@@ -90,7 +90,7 @@ def test_views_as_acquired_are_what_they_were(embedded: Path, varied: Path) -> N
 def test_raising_the_number_computes_only_new_ones_and_a_changed_range_is_another_set(varied: Path) -> None:
     one, more = Store.open(varied), with_augment(varied, variants=3)
     ids = {row["view"] for row in one.views_table().to_pylist()}
-    new = unique_views(make_plan(more))
+    new = unique_views(make_plan(more)).to_pylist()
     assert ids < {row["view"] for row in new} and len(new) == 8 + 4 * 3
     assert {row["view"]: row["row"] for row in new}.items() >= {
         r["view"]: r["row"] for r in one.views_table().to_pylist()
@@ -142,7 +142,7 @@ def test_training_streams_variants_of_training_frames_only(varied: Path) -> None
 
 def test_variants_of_test_frames_never_train_and_are_never_scored(varied: Path) -> None:
     store = with_augment(varied, frames="all")
-    plan = unique_views(make_plan(store))
+    plan = unique_views(make_plan(store)).to_pylist()
     # as if they had been embedded
     from hela_store.ledger import Entry
 

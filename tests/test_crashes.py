@@ -76,7 +76,7 @@ def contents(path: Path) -> dict[str, Any]:
     """Return all that must not depend on how a store was made, digested by part."""
     store = Store.open(path)
     entries = store.ledger().entries()
-    files = [*store.arrays.path.rglob("c*"), store.encoder_folder() / "decoder.safetensors"]
+    files = [*(path / "arrays.zarr").rglob("c*"), store.encoder_folder() / "decoder.safetensors"]
     found: dict[str, Any] = {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(files)

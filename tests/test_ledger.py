@@ -48,3 +48,15 @@ def test_the_digest_sees_values_and_view_but_not_byte_order(tmp_path):
     flipped = values.copy()
     flipped[1, 2] = -5
     assert view_digest("a", flipped) != digest
+
+
+def test_many_segments_become_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("hela_store.ledger.MERGED", 4)
+    ledger, reader = Ledger(tmp_path / "ledger" / "key"), Ledger(tmp_path / "ledger" / "key")
+    for i in range(10):
+        ledger.commit([entry(str(i % 7), i)])
+        assert reader.rows() == {str(n % 7): n for n in range(i + 1)}
+    assert sorted(p.name for p in ledger.path.iterdir()) == [f"0000000{i}.jsonl" for i in (3, 4, 5, 6, 7, 8, 9)]
+    # killed after the merged segment was written and before the older ones were removed
+    (ledger.path / "00000001.jsonl").write_bytes((ledger.path / "00000003.jsonl").read_bytes().splitlines(True)[1])
+    assert Ledger(ledger.path).rows() == reader.rows()

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
 
@@ -126,18 +127,19 @@ def test_frames_with_the_same_pixels_share_their_views(tmp_path):
     plan = make_plan(store)
     assert plan["row"].to_pylist() == [0, 0]
     assert plan["frame"].to_pylist() == ["01/t000", "01/t001"]
-    (view,) = unique_views(plan)
-    assert done_of(store, [view]) == set()
+    unique = unique_views(plan)
+    (view,) = unique.to_pylist()
+    assert done_of(store, unique) == set()
     store.ledger().commit([Entry(view=view["view"], row=0, sha256="")])
-    assert done_of(store, [view]) == {view["view"]}
-    assert done_of(store, [{**view, "row": 1}]) == set()
+    assert done_of(store, unique) == {view["view"]}
+    assert done_of(store, pa.Table.from_pylist([{**view, "row": 1}])) == set()
 
 
 @pytest.mark.parametrize("method", ["percentile", "clahe"])
 def test_a_tile_is_cut_from_the_normalised_frame(store, method):
     store = change(store, "[views]", f'[normalise]\nmethod = "{method}"\n[views]')
     frames = Frames(store)
-    for view in unique_views(make_plan(store)):
+    for view in unique_views(make_plan(store)).to_pylist():
         image = store.arrays.image("01", int(view["frame"][-1]))
         whole = apply(image, view["lo"], view["hi"], method)
         x0, y0 = view["x0"], view["y0"]
@@ -145,7 +147,7 @@ def test_a_tile_is_cut_from_the_normalised_frame(store, method):
 
 
 def views(*sizes):
-    return [{"view": str(i), "width": size, "height": size} for i, size in enumerate(sizes)]
+    return pa.Table.from_pylist([{"view": str(i), "width": size, "height": size} for i, size in enumerate(sizes)])
 
 
 def ids(work):
@@ -160,4 +162,25 @@ def test_groups_follow_from_the_plan_alone():
     assert ids(work_of(plan, set(), 2, 3)) == [("02", "02"), ("14", "1")]
     assert ids(work_of(plan, {"0", "2"}, 2, 1)) == [("14", "1")]
     assert ids(work_of(plan, set(), 1, 2)) == [("0", "0"), ("1", "1")]
-    assert work_of(plan, {v["view"] for v in plan}, 3, None) == []
+    assert len(work_of(plan, set(plan["view"].to_pylist()), 3, None)) == 0
+    assert (work_of(plan, {"0"}, 2, 3).size, work_of(plan, {"0"}, 2, 3).ids) == (3, ["1", "2", "4"])
+    assert len(work_of(plan.slice(0, 0), set(), 2, None)) == 0
+
+
+def test_a_plan_over_more_frames_adds_to_the_one_before(tmp_path):
+    folder = tmp_path / "data" / "01"
+    folder.mkdir(parents=True)
+    images = [generator("plan", i).integers(0, 1000, (80, 96)).astype("uint16") for i in range(4)]
+    plans = []
+    for stop in (2, 4):
+        for number in range(stop):
+            tifffile.imwrite(folder / f"t{number:03}.tif", images[number])
+        if not (tmp_path / "store").exists():
+            new_store(tmp_path / "store", RECIPE)
+        grown = Store.open(tmp_path / "store")
+        ingest(grown, silent)
+        plans.append(make_plan(grown))
+    fresh = new_store(tmp_path / "fresh", RECIPE)
+    ingest(fresh, silent)
+    assert plans[1].equals(make_plan(fresh), check_metadata=True)
+    assert plans[1].slice(0, len(plans[0])).to_pylist() == plans[0].to_pylist()

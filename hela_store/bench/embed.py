@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..embed import EmbedConfig, embed
 from ..new import NewConfig, SyntheticConfig, new
-from ..pipeline import commit_all
+from ..pipeline import Pipeline
 from ..progress import Progress, silent
 from ..recipe import EncoderRecipe
 from ..sam.checkpoints import load_sam_encoder
@@ -52,7 +52,7 @@ def bench_embed(
             for one in pixels:
                 encode(sam.encoder, one)
             if way == "embed":
-                with contextlib.closing(commit_all(store, sam, work)) as commits:
+                with contextlib.closing(Pipeline(store, sam).run(work)) as commits:
                     list(commits)
             totals[way] += time.perf_counter() - start
     each = rounds * len(work)

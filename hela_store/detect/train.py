@@ -116,6 +116,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
     def __init__(self, store: Store, *, seed: int, first: int, count: int) -> None:
         self.path, self.key, self.seed, self.first, self.count = store.path, store.key, seed, first, count
         self.views = training_views(store)
+        self.start_method = store.arrays.start_method
         self.cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
         places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
         for cell in store.cells_table().select(["frame", "label", "x0", "y0", "x1", "y1"]).to_pylist():
@@ -174,7 +175,11 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
         optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         every = config.evaluate_every or max(1, min(len(views.views) // config.batch, math.ceil(config.steps / 4)))
         loader = DataLoader(
-            views, batch_size=config.batch, num_workers=config.workers, collate_fn=_collate, shuffle=False
+            views,
+            batch_size=config.batch,
+            num_workers=config.workers,
+            collate_fn=_collate,
+            multiprocessing_context=views.start_method if config.workers else None,
         )
         losses: list[float] = []
         for step, batch in enumerate(progress(iter(loader), total=config.steps, what="detect train"), 1):

@@ -91,6 +91,7 @@ class MuonAdamW(torch.optim.Optimizer):
         wanted = []
         for value in values:
             state = self.state[value]
+            assert value.grad is not None
             if not state:
                 state["momentum"] = torch.zeros_like(value)
             assert value.grad is not None

@@ -1,0 +1,11 @@
+from hela_store.bench.rows import QUERIES
+from hela_store.bench.scale import STEPS, bench_scale
+
+
+def test_the_curve_of_a_small_store():
+    found = bench_scale(views=(40,), metric_rows=2_000)
+    (row,) = found.to_json()["rows"]
+    assert row["views"] == 40 and all(row[step] > 0 for step in STEPS)
+    assert found.metrics is not None and found.metrics.rows == 2_000
+    assert set(found.metrics.queries) == set(QUERIES)
+    assert set(found.metrics.insert) == {"catalog", "sqlite", "pandas"}
