@@ -80,9 +80,9 @@ def finetune(
 
     note_untrained(store)
     results = []
-    how = {"resume": not fresh, "tensorboard": tensorboard, "progress": bars}
     for prompt in dict.fromkeys(prompts):
-        results.append(hs.finetune(store, _config(prompt, preset, choices), **how))
+        config = _config(prompt, preset, choices)
+        results.append(hs.finetune(store, config, resume=not fresh, tensorboard=tensorboard, progress=bars))
         if not as_json:
             _echo(results[-1])
     if as_json:

@@ -88,7 +88,7 @@ def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None
         inside = [(own, iou) for own, iou in rows if low <= own < high]
         assert part.n == len(inside) and part.mean_iou == pytest.approx(np.mean([iou for _, iou in inside]))
         assert part.made_worse == pytest.approx(np.mean([iou < own for own, iou in inside]))
-    assert not any(name.startswith("prompt IoU") for name in result.subsets["box"])
+    assert not any(name.startswith("prompt IoU") for name in result.subsets.get("box", {}))
 
 
 def test_runs_pair_on_identical_prompts(store: Store) -> None:
