@@ -9,7 +9,7 @@ import difflib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,6 +173,16 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
+
+    def with_encoder(self, **changes: Any) -> Store:
+        """Return the same store as a recipe with another encoder sees it: ``adapter``, ``cut``, ``precision``, ...
+
+        Raises
+        ------
+        RecipeError
+            An impossible value.
+        """
+        return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @property
     def key(self) -> str:

@@ -1,4 +1,4 @@
-"""The loop that tunes a decoder, step by step; every step is a pure function of (seed, step) and the weights so far.
+"""The loop that tunes a decoder or adapters, step by step; each is a pure function of (seed, step) and the weights so far.
 
 So a run that was killed goes on from its last saved state and ends in the same weights, to the bit at the same number
 of threads, whatever the number of loader processes.
@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,13 @@ from torch.utils.data import DataLoader
 
 from .errors import RunError
 from .evaluate import PromptScore
+from .learner import Learner, weights_of
 from .losses.decoder import decoder_loss, ramp
 from .predict import window_sizes
 from .progress import Progress
 from .random import generator
 from .runs import RunFolder
+from .sam.adapters import learned, set_learned
 from .sam.correct import corrected_prompts
 from .sam.decoder import SamDecoder, SamPrompts, crop_windows, view_tokens
 from .stream import FINE, TrainingStep, TrainingSteps
@@ -41,22 +43,22 @@ LOG_STEPS = 10
 SAVE_SECONDS = 60.0
 SCHEDULES = ("cosine", "linear", "constant")
 
-Validate = Callable[[SamDecoder], PromptScore]
+Validate = Callable[[Learner], PromptScore]
 
 
 @dataclass
 class Tuning:
-    """A decoder on its way, and all that a resumed run needs.
+    """A learner on its way, and all that a resumed run needs.
 
     Attributes
     ----------
-    decoder, optimizer : as they are after ``step`` steps
-    best : weights of the best validation so far, that of ``best_step``
+    learner, optimizer : as they are after ``step`` steps
+    best : what it had learned at the best validation so far, that of ``best_step``
     stale : validations since then
     losses : of the steps since the last line of the log
     """
 
-    decoder: SamDecoder
+    learner: Learner
     optimizer: torch.optim.AdamW
     best: dict[str, Tensor]
     step: int = 0
@@ -69,28 +71,23 @@ class Tuning:
         """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
         plain = {name: getattr(self, name) for name in ("step", "best_step", "best_iou", "stale", "losses")}
         about = {name: json.dumps(value) for name, value in plain.items()}
-        parts = {"decoder": self.decoder.state_dict(), "best": self.best}
+        parts = {"learned": learned(self.learner), "best": self.best}
         save_training(folder / STATE, parts, self.optimizer, about)
 
     def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; RunError if it is damaged."""
+        """Read what :meth:`save` wrote; RunError if it is damaged, CheckpointError if it is of another learner."""
         parts, about = load_training(folder / STATE, self.optimizer)
-        self.decoder.load_state_dict(parts["decoder"])
+        set_learned(self.learner, parts["learned"])
         self.best = parts["best"]
         for name, value in about.items():
             setattr(self, name, json.loads(value))
 
 
-def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
-    """Return the beginning of a run: only the mask decoder learns."""
-    decoder.prompt_encoder.requires_grad_(False)
-    parameters = [p for p in decoder.parameters() if p.requires_grad]
+def new_tuning(learner: Learner, config: FinetuneConfig) -> Tuning:
+    """Return the beginning of a run."""
+    parameters = list(learned(learner).values())
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder))
-
-
-def _weights(decoder: SamDecoder) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in decoder.state_dict().items()}
+    return Tuning(learner=learner, optimizer=optimizer, best=weights_of(learner))
 
 
 def learning_rate(config: FinetuneConfig, step: int) -> float:
@@ -153,7 +150,7 @@ def train(
     config : how
     state : changed in place, and saved to ``folder`` at every validation and once a minute
     folder : of the run; its log is appended to
-    validate : scores a decoder
+    validate : scores a learner
     progress : shown step by step
 
     Raises
@@ -165,7 +162,7 @@ def train(
     loader = DataLoader(steps, batch_size=None, num_workers=config.workers)
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
-    state.decoder.train()
+    state.learner.train()
     try:
         for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
             state.losses.append(_step(state, batches, config, folder))
@@ -204,14 +201,16 @@ def _step(state: Tuning, batches: list[TrainingStep], config: FinetuneConfig, fo
     state.optimizer.zero_grad()
     total = 0.0
     for batch in batches:
-        losses, _ = step_loss(state.decoder, batch, config)
+        state.learner.draw_noise(config.seed, batch.step)
+        seen = replace(batch, embedding=state.learner.embed(batch.embedding.to(state.learner.device)))
+        losses, _ = step_loss(state.learner.decoder, seen, config)
         if not torch.isfinite(losses).all():
             wrong = [cell for cell, bad in zip(batch.cells, ~torch.isfinite(losses).cpu(), strict=True) if bad]
             _stop(state, folder, f"the loss became {float(losses.sum().detach())}", batch, wrong)
         loss = losses.mean() / len(batches)
         loss.backward()
         total += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_([p for p in state.decoder.parameters() if p.requires_grad], 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(list(learned(state.learner).values()), 1.0)
     if not torch.isfinite(norm):
         _stop(state, folder, f"the gradient became {float(norm)}", batches[-1], list(batches[-1].cells))
     state.optimizer.step()
@@ -228,13 +227,13 @@ def _stop(state: Tuning, folder: RunFolder, what: str, batch: TrainingStep, cell
 
 
 def _validation(state: Tuning, folder: RunFolder, validate: Validate, lr: float) -> None:
-    state.decoder.eval()
-    score = validate(state.decoder)
-    state.decoder.train()
+    state.learner.eval()
+    score = validate(state.learner)
+    state.learner.train()
     state.stale += 1
     if score.mean_iou > state.best_iou:
         state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
-        state.best = _weights(state.decoder)
+        state.best = weights_of(state.learner)
     _log(state, folder, lr=lr, val=score.to_json())
     state.save(folder.path)
 
