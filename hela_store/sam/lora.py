@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, linear, softplus
+from torch.nn.functional import gelu, interpolate, linear, pad, softplus
 
 from ..errors import CheckpointError, RecipeError
 from ..random import generator
@@ -121,18 +121,19 @@ class AdaptedLinear(nn.Module):
         """Return the layer's output with what the adapters add."""
         out: Tensor = self.base(x)
         for name, part in self.parts.items():
-            start, change = self.starts[name], part(x)
-            out[..., start : start + change.shape[-1]] += change
+            change = part(x)
+            before = self.starts[name]
+            out = out + pad(change, (before, out.shape[-1] - before - change.shape[-1]))
         return out
 
     @property
     def weight(self) -> Tensor:
         """The merged weight, (outputs, inputs); CheckpointError where there is none (Conv-LoRA)."""
-        out = self.base.weight.clone()
+        out: Tensor = self.base.weight
         for name, part in self.parts.items():
             assert isinstance(part, LowRank)
-            start, change = self.starts[name], part.change()
-            out[start : start + len(change)] += change
+            change, before = part.change(), self.starts[name]
+            out = out + pad(change, (0, 0, before, len(out) - before - len(change)))
         return out
 
     @property
