@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
 
 if TYPE_CHECKING:
@@ -22,29 +22,18 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Instead of the recipe's; makes embeddings of their own.",
 )
+@variant_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
 @click.option("--yes", is_flag=True, help="Embed more than 100 variants of every view, too.")
 @json_option
-def embed(
-    store: Store,
-    device: str,
-    precision: str | None,
-    limit: int | None,
-    batch: int | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def embed(store: Store, dry_run: bool, as_json: bool, **choices: Any) -> None:
     """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
     import hela_store as hs
 
     note_untrained(store)
-    config = hs.EmbedConfig(
-        device=device, precision=precision, limit=limit, batch=batch, dry_run=dry_run, yes=yes, cache_dir=cache_dir()
-    )
-    report = hs.embed(store, config, bars)
+    report = hs.embed(store, hs.EmbedConfig(dry_run=dry_run, cache_dir=cache_dir(), **choices), bars)
     for text in report.notes:
         note(f"note: {text}")
     if as_json:
@@ -70,6 +59,9 @@ def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
         left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
         left += "" if dry_run else "; run the same command again"
     rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
+    if report.adapter:
+        lines = f'adapter = "{report.adapter}" and adapter_sha256 = "{report.adapter_sha256}"'
+        rows.append(("adapter", f"to read these in every command, set under [encoder] in store.toml {lines}"))
     if report.left:
         rows.append(("encoder passes", f"{report.left}, one a view"))
     if report.variants:

@@ -41,7 +41,7 @@ def commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None,
         No space, no permission, a frame that changed in the store, or a disk that does not read back what was written.
     """
     device = next(sam.encoder.parameters()).device
-    frames, precision = Frames(store, device), store.recipe.encoder.precision
+    frames, how = Frames(store, device), store.recipe.encoder
     labelled = {view for key in store.arrays.embedding_keys() for view in store.committed(key)}
 
     def read(index: int) -> tuple[npt.NDArray[np.float32], Truths] | None:
@@ -67,7 +67,7 @@ def commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None,
             assert made is not None
             pixels, truths = made
             ahead = reader.submit(read, index + 1)
-            embeddings = encode(sam.encoder, pixels, precision).numpy()
+            embeddings = encode(sam.encoder, pixels, how.precision, how.cut).numpy()
             if writing is not None:
                 yield from writing.result()
             found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
@@ -77,7 +77,7 @@ def commit_all(store: Store, sam: LoadedSam, work: Work) -> Generator[str, None,
 
 
 def write_view(store: Store, view: View, embedding: npt.NDArray[np.float32]) -> Entry:
-    """Write one embedding, float32, (256, 64, 64), durably; return what the ledger is to say of it."""
+    """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
     stored = store.arrays.write_embedding(store.key, view["row"], embedding)
     back = store.arrays.embedding(store.key, view["row"])
     if back.tobytes() != stored.tobytes():
@@ -93,7 +93,8 @@ def make_room(store: Store) -> None:
     varied = views.filter(pc.greater(views["variant"], 0))
     for shape in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
         store.arrays.add_view_truth(shape, len(columns["view"]))
-    store.arrays.create_embeddings(store.key, len(columns["view"]), arrays.dtype, arrays.codec)
+    shape = store.recipe.encoder.stored_shape
+    store.arrays.create_embeddings(store.key, len(columns["view"]), arrays.dtype, arrays.codec, shape)
     store.arrays.write_coordinates(store.key, columns)
 
 

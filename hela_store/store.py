@@ -361,7 +361,8 @@ class Store:
         Returns
         -------
         xarray.Dataset
-            ``embedding`` (view, channel, y, x), one Dask chunk a view, in the order of their rows; coordinates
+            ``embedding`` (view, channel, y, x), of an encoder that is cut (view, y, x, channel), one Dask chunk a
+            view, in the order of their rows; coordinates
             ``view``, ``frame``, ``tile`` and ``variant`` along ``view``. Views of earlier recipes that were embedded
             under the same key are among them. Cast float16 before summing: its sums overflow.
 

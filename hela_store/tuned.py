@@ -20,6 +20,11 @@ def adapts(run: RunInfo) -> str | None:
     return found
 
 
+def adapts_encoder(run: RunInfo) -> bool:
+    """Whether a run's decoder reads embeddings of an encoder of its own."""
+    return adapts(run) in ("encoder", "encoder-full")
+
+
 def store_of(store: Store, run: RunInfo | None) -> Store:
     """Return the store with the embeddings that a run's decoder reads: those of the encoder it adapted, if it did.
 
@@ -30,11 +35,34 @@ def store_of(store: Store, run: RunInfo | None) -> Store:
     """
     if run is None or run.encoder == store.key:
         return store
-    if (adapts(run) or "").startswith("encoder"):
+    if adapts_encoder(run):
         base = store.with_encoder(adapter="", adapter_sha256="")
         if base.with_encoder(cut=run.config["cut"]).key == run.encoder:
             return base.with_encoder(adapter=run.id, adapter_sha256=sha256_file(run.path / ADAPTER_FILE))
     raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
+
+
+def variant_of(store: Store, cut: int | None = None, adapter: str | None = None) -> Store:
+    """Return the store with other embeddings than the recipe's.
+
+    Parameters
+    ----------
+    cut : of the tokens after so many blocks
+    adapter : of the encoder that a fine-tuning run (id, its beginning or ``"latest"``) adapted
+
+    Raises
+    ------
+    RecipeError
+        The encoder has no such block, or both are given.
+    RunError
+        An unknown run, one that adapted no encoder, or another one.
+    """
+    if adapter is not None:
+        run = load_run(store.path, adapter, "finetune")
+        if not adapts_encoder(run):
+            raise RunError(f"run {run.id} adapted no encoder; `hela-store finetune --adapt encoder --cut K` does")
+        store = store_of(store, run)
+    return store if cut is None else store.with_encoder(cut=cut)
 
 
 def decoder_file(store: Store, run: RunInfo | None) -> Path:

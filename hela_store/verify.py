@@ -27,6 +27,7 @@ from .recipe import Recipe
 from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
 from .store import Store
+from .tuned import variant_of
 from .work import Frames, Work, unique_views, work_of
 
 DEEP_SAMPLE = 8
@@ -46,6 +47,8 @@ class VerifyConfig:
         Encode a sample again and compare; needs the weights.
     sample : int
         Views of that sample.
+    cut, adapter : int or None, str or None
+        Which embeddings, as of embed; those of the recipe by default.
     device : str
         As of embed.
     cache_dir : Path or None
@@ -55,6 +58,8 @@ class VerifyConfig:
     repair: bool = False
     deep: bool = False
     sample: int = DEEP_SAMPLE
+    cut: int | None = None
+    adapter: str | None = None
     device: str = "auto"
     cache_dir: Path | None = None
 
@@ -125,6 +130,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         The weights are needed and cannot be used.
     """
     config = config or VerifyConfig()
+    store = variant_of(store, config.cut, config.adapter)
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
         found, errors = _find(store, config, rng, progress)
@@ -173,7 +179,7 @@ def _deep(
     faults, errors = [], {}
     for entry in progress(chosen, total=len(chosen), what="encode again"):
         pixels = frames.pixels(views[entry.view])[None]
-        now = encode(sam.encoder, pixels, store.recipe.encoder.precision)[0].numpy()
+        now = encode(sam.encoder, pixels, store.recipe.encoder.precision, store.recipe.encoder.cut)[0].numpy()
         there = store.arrays.embedding(store.key, entry.row).astype(np.float32)
         errors[entry.view] = float(np.linalg.norm(now - there) / np.linalg.norm(now))
         if not errors[entry.view] <= tolerance(store.recipe):

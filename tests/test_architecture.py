@@ -71,6 +71,7 @@ FLOORS = (
         "guard",
         "ingest",
         "leaks",
+        "learner",
         "measure",
         "own_prompts",
         "pipeline",
@@ -81,8 +82,10 @@ FLOORS = (
         "segment",
         "stream",
         "subset_scores",
+        "tuned",
         "tuning",
         "verify",
+        "view_inputs",
         "work",
     },
     {

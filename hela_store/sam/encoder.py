@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from ..errors import RecipeError
 from ..geometry import SAM_INPUT, resized_shape
-from .forward import image_embedding, normalise_input
+from .forward import image_embedding, normalise_input, trunk_tokens
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -58,7 +58,12 @@ def preprocess(views: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def encode(encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], precision: str = "float32") -> Tensor:
+def encode(
+    encoder: ImageEncoderViT,
+    views: Tensor | npt.NDArray[np.float32],
+    precision: str = "float32",
+    cut: int | None = None,
+) -> Tensor:
     """Encode views of one size.
 
     Parameters
@@ -68,14 +73,16 @@ def encode(encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], pr
         From :func:`hela_store.normalise.apply`.
     precision : str
         ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for autocast.
+    cut : int
+        Stop after so many blocks; None runs them all.
 
     Returns
     -------
-    float32, (B, 256, 64, 64), on the CPU
+    float32, (B, 256, 64, 64), on the CPU; tokens, (B, 64, 64, C), where it is cut
     """
     device = next(encoder.parameters()).device
     x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
     half = getattr(torch, precision)
     with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
-        embedding = image_embedding(encoder, x_BCHW)
+        embedding = image_embedding(encoder, x_BCHW) if cut is None else trunk_tokens(encoder, x_BCHW, cut)
     return embedding.float().cpu()
