@@ -107,7 +107,7 @@ def new_learner(
     """
     adapter = adapter_of(config)
     if adapter is None or adapter.part == "decoder":
-        decoder = decoder_of(store, _init(store, config))
+        decoder = decoder_of(store, _init(store, config)).requires_grad_(True)
         decoder.prompt_encoder.requires_grad_(False)
         if adapter is not None:
             adapt_decoder(decoder, adapter, config.seed)

@@ -30,7 +30,7 @@ from .splits import Block, assign, members
 from .store import Store
 from .types import LabelArray, Prompt
 from .user_prompts import prompt_rectangle
-from .view_inputs import ViewReader, readable_views
+from .view_inputs import ViewReader, embed_command, readable_views
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
 """Kinds that draw nothing: one seed is enough."""
@@ -162,7 +162,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     for frame in frames:
         missing = [row for row in tiles[frame] if row["view"] not in committed]
         if missing or not tiles[frame]:
-            raise StoreError(f"{len(missing)} views of {frame} are not embedded yet; run `hela-store embed`")
+            raise StoreError(f"{len(missing)} views of {frame} are not embedded yet; run `{embed_command(store)}`")
         row = about[frame]
         yield FrameCells(
             frame=frame,

@@ -13,6 +13,13 @@ from .store import Store
 from .work import Frames
 
 
+def embed_command(store: Store) -> str:
+    """Return the command that embeds what a store's recipe asks for."""
+    encoder = store.recipe.encoder
+    cut = f" --cut {encoder.cut}" if encoder.cut else ""
+    return f"hela-store embed{cut}" + (f" --adapter {encoder.adapter}" if encoder.adapter else "")
+
+
 def readable_views(store: Store) -> dict[str, int]:
     """Return the rows of all views that can be read, by view id: the committed ones.
 
