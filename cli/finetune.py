@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--adapt",
     type=click.Choice(["decoder", "encoder", "encoder-full"]),
-    help="Low-rank adapters in the decoder, or in the encoder's last blocks with the decoder; or those blocks themselves.",
+    help="Low-rank adapters in the decoder, or in the encoder's last blocks; or those blocks themselves.",
 )
 @click.option("--cut", type=click.IntRange(0), metavar="K", help="Encoder blocks that stay; see embed --cut.")
 @click.option("--rank", type=int, metavar="N", help="Of the adapters. [default: 4]")

@@ -199,9 +199,7 @@ class Arrays:
 
     # embeddings
 
-    def create_embeddings(
-        self, key: str, rows: int, dtype: str, codec: str, shape: Shape = EMBEDDING_SHAPE
-    ) -> None:
+    def create_embeddings(self, key: str, rows: int, dtype: str, codec: str, shape: Shape = EMBEDDING_SHAPE) -> None:
         """Make or extend the embeddings of one encoder key; only the planner calls this.
 
         Parameters

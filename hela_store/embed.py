@@ -83,7 +83,7 @@ class EmbedConfig:
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
         if self.cut == 0:
-            raise RecipeError("cut is 0, where there is nothing to store: `hela-store finetune --cut 0` reads the frames")
+            raise RecipeError("cut is 0, so there is nothing to store: `hela-store finetune --cut 0` reads the frames")
 
 
 @dataclass(frozen=True, kw_only=True)

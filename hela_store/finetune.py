@@ -19,8 +19,8 @@ from . import catalog
 from .errors import RecipeError, RunError, StoreError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
-from .learner import Learner, new_learner, save_learner
 from .leaks import block_ranges, check_twins
+from .learner import Learner, new_learner, save_learner
 from .losses.decoder import REGION, check_loss
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
@@ -146,7 +146,7 @@ class FinetuneConfig:
                 "stores their tokens, 0 stores nothing"
             )
         if encoder and self.init is not None:
-            raise RecipeError("init begins with a tuned decoder, an adapted encoder with the one it came with; leave it out")
+            raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
         for name in ("conv", "linear"):
             if getattr(self, name) and self.adapt != "encoder":
                 raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")

@@ -44,7 +44,7 @@ def check_twins(store: Store) -> None:
 
 
 def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str]) -> None:
-    """Refuse to test a run, one it began from, or an encoder that one adapted, on frames that these trained or chose on.
+    """Refuse to test a run, those it began from, and one that adapted the encoder, on frames they trained or chose on.
 
     Parameters
     ----------

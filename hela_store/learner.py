@@ -55,8 +55,8 @@ class Learner(nn.Module):
 
         Parameters
         ----------
-        x : float32, on this device: (256, 64, 64) embedding; (64, 64, C) tokens after the cut; or, of an encoder that is
-            cut at 0, the preprocessed view, (3, 1024, 1024)
+        x : float32, on this device: (256, 64, 64) embedding; (64, 64, C) tokens after the cut; or, of an encoder that
+            is cut at 0, the preprocessed view, (3, 1024, 1024)
         """
         if self.encoder is None:
             return x

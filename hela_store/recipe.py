@@ -69,9 +69,9 @@ class DatasetRecipe:
 class EncoderRecipe:
     """``[encoder]``: the frozen SAM.
 
-    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``adapter`` is a
-    fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned. ``cut`` is
-    no part of a ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
+    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``adapter`` is
+    a fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned. ``cut``
+    is no part of a ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
     """
 
     architecture: Architecture = "nano"
@@ -87,7 +87,7 @@ class EncoderRecipe:
         _choice(self.precision, Precision, "encoder.precision")
         if bool(self.adapter) != bool(self.adapter_sha256):
             raise RecipeError(
-                "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter RUN` prints both"
+                "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter` prints both"
             )
         if self.cut is not None:
             _range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")

@@ -1,4 +1,4 @@
-"""The loop that tunes a decoder or adapters, step by step; each is a pure function of (seed, step) and the weights so far.
+"""The loop that tunes a decoder or adapters; every step is a pure function of (seed, step) and the weights so far.
 
 So a run that was killed goes on from its last saved state and ends in the same weights, to the bit at the same number
 of threads, whatever the number of loader processes.

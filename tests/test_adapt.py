@@ -378,4 +378,3 @@ def test_a_key_names_the_cut_and_old_keys_stay(store: Store) -> None:
     assert len(keys) == 5 and not any("cut" in key for key in keys & {store.key})
     other = store.with_encoder(adapter="run", adapter_sha256="0" * 64)
     assert other.key not in keys and other.with_encoder(adapter="renamed").key == other.key
-

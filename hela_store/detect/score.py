@@ -129,7 +129,7 @@ def resolved(store: Store, config: DetectedConfig) -> tuple[DetectedConfig, RunI
     decoder = None if config.checkpoint is None else load_run(store.path, config.checkpoint, "finetune")
     if store_of(store, decoder).key != store.key:
         assert decoder is not None
-        raise RunError(f"run {decoder.id} adapted the encoder; detect in its embeddings: set encoder.adapter in store.toml")
+        raise RunError(f"run {decoder.id} adapted the encoder; to detect with it, set encoder.adapter in store.toml")
     if config.detector == "latest":
         detector = load_run(store.path, "latest", "detector")
     else:

@@ -1,4 +1,4 @@
-"""A tuned decoder and an adapted encoder put back into their SAM: one file that segment-anything, or this package, loads.
+"""A tuned decoder and an adapted encoder put back into their SAM: one file that segment-anything, or this one, loads.
 
 Adapters are merged into the weights they were learned beside.
 """
@@ -80,8 +80,8 @@ def export_checkpoint(
     sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)
     if any(isinstance(module, AdaptedLinear) for module in sam.encoder.modules()):
         raise CheckpointError(
-            f"the encoder of run {info.id} has Conv-LoRA adapters, which depend on the view and cannot be merged into a "
-            "stock checkpoint; use it here (embed --adapter, segment), or adapt without --conv"
+            f"the encoder of run {info.id} has Conv-LoRA adapters, which depend on the view and cannot be merged into "
+            "a stock checkpoint; use it here (`hela-store embed --adapter`), or adapt without --conv"
         )
     state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
     state |= decoder_of(store, info).state_dict()

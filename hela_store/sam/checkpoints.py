@@ -62,7 +62,7 @@ class LoadedSam:
 
     Attributes
     ----------
-    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for; adapters merged where they can be
+    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
     decoder : SamDecoder, float32, on the CPU; of an adapted encoder the one that was tuned with it
     architecture : str
     sha256 : str
@@ -209,7 +209,7 @@ def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: Path, sha256: s
     path = run / ADAPTER_FILE
     if path.exists() and sha256_file(path) != encoder.adapter_sha256:
         raise CheckpointError(
-            f"{path} is not the one encoder.adapter_sha256 names ({encoder.adapter_sha256[:12]}); restore the run's folder"
+            f"{path} is not the one encoder.adapter_sha256 names ({encoder.adapter_sha256[:12]}); restore the run"
         )
     apply_adapter(module, path, encoder.architecture, sha256)
     module.eval()

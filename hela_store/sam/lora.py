@@ -1,13 +1,13 @@
 """Low-rank adapters beside the frozen linear layers of segment-anything's own modules.
 
 LoRA (Hu et al. 2022): ``W x + B A x`` with ``A`` random and ``B`` zero, so that a fresh adapter changes nothing.
-Conv-LoRA (Zhong et al., ICLR 2024): ``W x + B (u + expert(u))``, ``u = A x``, where the expert that a gate picks for the
-view convolves ``u`` at 1 to 8 times its resolution.
+Conv-LoRA (Zhong et al., ICLR 2024): ``W x + B (u + expert(u))``, ``u = A x``, where the expert that a gate picks for
+the view convolves ``u`` at 1 to 8 times its resolution.
 
 An adapted layer keeps ``weight`` and ``bias``, and its ``weight`` is the merged one: the folded decoder
-(:mod:`hela_store.sam.decode`) reads weights where a stock one calls the layer. In the layer peft makes, ``weight`` is the
-frozen one, so that a folded decoder would pass over the adapter without a word; it also takes the fused projection of q, k
-and v as one layer. Hence own code.
+(:mod:`hela_store.sam.decode`) reads weights where a stock one calls the layer. In the layer that peft (0.21) makes,
+``weight`` is the frozen one, so that a folded decoder would pass over the adapter without a word; peft also takes the
+fused projection to q, k and v as one layer, and has no Conv-LoRA. Hence own code.
 
 Shape suffixes: B views, H rows, W columns, C channels, R rank, E experts.
 """
@@ -53,9 +53,9 @@ class LowRank(nn.Module):
 class ConvLowRank(LowRank):
     """``B (u + p expert(u))`` with ``u = A x`` over all tokens of a view.
 
-    The gate is noisy top-1 (Shazeer et al. 2017) on the mean of ``u``. The chosen expert's output is scaled by its share
-    ``p`` (Fedus et al. 2022), so that the gate learns from the loss itself: with one view a step there is no batch to
-    balance the experts over, which is how Conv-LoRA's authors train theirs.
+    The gate is noisy top-1 (Shazeer et al. 2017) on the mean of ``u``. The chosen expert's output is scaled by its
+    share ``p`` (Fedus et al. 2022), so that the gate learns from the loss itself: with a view a step there is no batch
+    to balance the experts over, which is how Conv-LoRA's authors train theirs.
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:

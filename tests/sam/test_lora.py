@@ -204,9 +204,7 @@ def test_an_adapter_survives_the_disk(encoder: ImageEncoderViT, tmp_path: Path, 
     assert not learned(other)
 
 
-def test_an_adapter_that_does_not_fit_is_refused(
-    encoder: ImageEncoderViT, decoder: SamDecoder, tmp_path: Path
-) -> None:
+def test_an_adapter_that_does_not_fit_is_refused(encoder: ImageEncoderViT, decoder: SamDecoder, tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
     adapter = Adapter(part="encoder", rank=3, cut=1)
     adapted = copy.deepcopy(encoder)
