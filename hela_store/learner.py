@@ -35,6 +35,10 @@ class Learner(nn.Module):
     encoder : None where embeddings are read as they are
     cut : blocks of the encoder whose tokens are read instead of run; 0: it takes preprocessed views
     precision : of the encoder, as in the recipe
+
+    Attributes
+    ----------
+    beside : sha256 of the file with the frozen weights that adapters are learned beside
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Learner(nn.Module):
         self.decoder = decoder
         self.encoder = encoder
         self.cut, self.precision = cut, precision
+        self.beside = ""
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +116,9 @@ def new_learner(
         decoder.prompt_encoder.requires_grad_(False)
         if adapter is not None:
             adapt_decoder(decoder, adapter, config.seed)
-        return Learner(decoder).to(device)
+        learner = Learner(decoder).to(device)
+        learner.beside = sha256_file(decoder_file(store, _init(store, config)))
+        return learner
     recipe = store.recipe.encoder
     if recipe.precision == "float16":
         raise RecipeError("precision is float16, in which gradients vanish; an encoder adapts in float32 or bfloat16")
@@ -120,7 +127,9 @@ def new_learner(
     adapt_encoder(sam.encoder, adapter, config.seed)
     drop_trunk(sam.encoder, adapter.cut)
     sam.decoder.mask_decoder.requires_grad_(True)
-    return Learner(sam.decoder, sam.encoder, adapter.cut, recipe.precision).to(device)
+    learner = Learner(sam.decoder, sam.encoder, adapter.cut, recipe.precision).to(device)
+    learner.beside = sam.sha256
+    return learner
 
 
 def save_learner(folder: Path, store: Store, config: FinetuneConfig, learner: Learner) -> None:
@@ -135,14 +144,10 @@ def save_learner(folder: Path, store: Store, config: FinetuneConfig, learner: Le
     adapter, architecture = adapter_of(config), store.recipe.encoder.architecture
     if adapter is None or adapter.part == "encoder":
         save_decoder(folder / "weights.safetensors", learner.decoder, architecture)
-    if adapter is None:
-        return
-    if adapter.part == "encoder":
-        assert learner.encoder is not None
-        sha256, module = store.recipe.encoder.sha256, learner.encoder
-    else:
-        sha256, module = sha256_file(decoder_file(store, _init(store, config))), learner.decoder
-    save_adapter(folder / ADAPTER_FILE, module, adapter, {"architecture": architecture, "sha256": sha256})
+    if adapter is not None:
+        module = learner.decoder if learner.encoder is None else learner.encoder
+        about = {"architecture": architecture, "sha256": learner.beside}
+        save_adapter(folder / ADAPTER_FILE, module, adapter, about)
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:

@@ -196,7 +196,7 @@ def draw_noise(modules: Iterable[nn.Module], *key: int | str) -> None:
         gate.noise = torch.from_numpy(drawn).float()
 
 
-def _fill(parameter: nn.Parameter, bound: float, *key: int | str) -> None:
+def _fill(parameter: Tensor, bound: float, *key: int | str) -> None:
     drawn = generator(*key).uniform(-bound, bound, size=tuple(parameter.shape))
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(drawn))
