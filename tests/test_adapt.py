@@ -29,7 +29,7 @@ from hela_store.learner import new_learner
 from hela_store.recipe import parse_recipe
 from hela_store.recipe_text import recipe_text
 from hela_store.runs import load_run, partial_runs
-from hela_store.sam.adapters import learned
+from hela_store.sam.adapters import learned, set_learned
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
 from hela_store.sam.forward import tail_embedding
@@ -41,9 +41,11 @@ from hela_store.work import Frames
 
 QUICK = FinetuneConfig(steps=3, evaluate_every=1, cells=2, validation_cells=3, workers=0, lr=3e-3, window=8, warmup=1)
 DECODER = replace(QUICK, adapt="decoder")
-ENCODER = replace(QUICK, adapt="encoder", cut=3)
+# with these the very first step is better than none, so that something is kept
+LEARNS = {"prompt": "point", "steps": 2, "cells": 4, "lr": 3e-4, "warmup": 0}
+ENCODER = replace(QUICK, adapt="encoder", cut=3, **LEARNS)
 CPU = torch.device("cpu")
-SCORED = EvaluateConfig(prompts=("box-exact",), split="val")
+SCORED = EvaluateConfig(prompts=("point-centre",), split="val")
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +180,21 @@ def test_tokens_that_are_not_there(store: Store) -> None:
 # encoder
 
 
-@pytest.mark.parametrize("how", [{}, {"conv": True}, {"linear": True}, {"adapt": "encoder-full"}, {"cut": 0}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"conv": True},
+        {"adapt": "encoder-full"},
+        pytest.param({"linear": True}, marks=SLOW),
+        pytest.param({"cut": 0}, marks=SLOW),
+    ],
+)
 def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) -> None:
-    config = replace(ENCODER, steps=2, **how)
+    config = replace(ENCODER, **how)
     fresh = new_learner(cached.with_encoder(cut=config.cut), config, CPU)
     result = finetune(cached, config)
     run = load_run(cached.path, result.run)
@@ -203,7 +217,21 @@ def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) ->
     assert all(name.startswith("mask_decoder") for name in moved) and bool(moved) != result.is_worse
 
 
-def test_an_adapted_encoder_embeds_and_is_scored_as_in_training(adapted: tuple[Path, str]) -> None:
+def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[Path, str]) -> None:
+    path, name = adapted
+    store, run = Store.open(path), load_run(path, name)
+    source, mine = store.with_encoder(cut=3), variant_of(store, adapter=name)
+    learner = new_learner(source, ENCODER, CPU).eval()
+    set_learned(learner.encoder, load_file(run.path / "adapter.safetensors"))
+    read = ViewReader(source)
+    for row in mine.committed().values():
+        there = torch.from_numpy(mine.arrays.embedding(mine.key, row).astype(np.float32))
+        with torch.no_grad():
+            found = learner.embed(read(row))
+        assert ((found - there).norm() / there.norm()).item() < 2e-3
+
+
+def test_an_adapted_encoder_is_scored_beside_the_one_it_came_from(adapted: tuple[Path, str]) -> None:
     path, name = adapted
     store, run = Store.open(path), load_run(path, name)
     mine = variant_of(store, adapter=name)
@@ -223,9 +251,7 @@ def test_an_adapted_encoder_embeds_and_is_scored_as_in_training(adapted: tuple[P
         f"SELECT count(*) FROM cell_metrics a JOIN cell_metrics b USING (prompt, prompt_seed, cell) "
         f"WHERE a.run = '{zero.run}' AND b.run = '{scored.run}' AND a.encoder != b.encoder"
     )
-    assert pairs.fetchall()[0][0] == zero.prompts["box-exact"].n
-    # rounding of tokens and of embeddings is all that lies between
-    assert scored.prompts["box-exact"].mean_iou == pytest.approx(log["tuned"]["mean_iou"], abs=0.2)
+    assert pairs.fetchall()[0][0] == zero.prompts["point-centre"].n
 
 
 def test_later_runs_stream_from_an_adapted_encoder(adapted: tuple[Path, str], tmp_path: Path) -> None:
@@ -342,10 +368,16 @@ from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.store import Store
 print(finetune(Store.open(sys.argv[1]), FinetuneConfig(**json.loads(sys.argv[2]))).run)
 """
-KILLED = {"steps": 6, "evaluate_every": 1, "cells": 2, "validation_cells": 2, "lr": 3e-3, "window": 8, "refine": 0.5}
+KILLED = {"steps": 5, "evaluate_every": 1, "cells": 2, "validation_cells": 2, "lr": 3e-3, "window": 8, "refine": 0.5}
 
 
-@pytest.mark.parametrize("how", [{"adapt": "decoder"}, {"adapt": "encoder", "cut": 3, "conv": True, "rank": 2}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"adapt": "encoder", "cut": 3, "conv": True, "rank": 2},
+        pytest.param({"adapt": "decoder"}, marks=SLOW),
+    ],
+)
 def test_a_killed_run_goes_on_and_ends_in_the_same_adapters(cached: Store, tmp_path: Path, how: dict[str, Any]) -> None:
     shutil.copytree(cached.path, tmp_path / "other")
     config = json.dumps(KILLED | how)
@@ -354,7 +386,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_adapters(cached: Store, tmp_p
         command = [sys.executable, "-c", CODE, str(path), config]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
 
-    straight, _ = start(cached.path).communicate(timeout=300)
+    straight, _ = start(cached.path).communicate(timeout=500)
     with start(tmp_path / "other") as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
@@ -365,12 +397,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_adapters(cached: Store, tmp_p
                 break
             time.sleep(0.01)
     assert victim.returncode == -signal.SIGKILL, "it finished before it could be killed"
-    resumed, _ = start(tmp_path / "other").communicate(timeout=300)
+    resumed, _ = start(tmp_path / "other").communicate(timeout=500)
     runs = [load_run(path, run.strip()) for path, run in ((cached.path, straight), (tmp_path / "other", resumed))]
     first, second = (load_file(run.path / "adapter.safetensors") for run in runs)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     logs = [[{k: v for k, v in row.items() if k != "result"} for row in run.log()] for run in runs]
-    assert logs[0] == logs[1] and logs[0][-2]["step"] == 6
+    assert logs[0] == logs[1] and logs[0][-2]["step"] == 5
 
 
 def test_a_key_names_the_cut_and_old_keys_stay(store: Store) -> None:

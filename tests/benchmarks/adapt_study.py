@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="nano", choices=list(BLOCKS))
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--lrs", type=float, nargs="*", default=[1e-4, 1e-3])
+    parser.add_argument("--lrs", type=float, nargs="*", default=[1e-4, 3e-4, 1e-3])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--validations", type=int, default=5)
