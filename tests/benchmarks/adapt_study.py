@@ -70,8 +70,8 @@ def make_store(arguments: argparse.Namespace) -> Store:
     path = arguments.out / "store"
     if not (path / "store.toml").exists():
         if arguments.tiny:
-            drawn = SyntheticConfig(frames=12, shape=(192, 256), cells=8)
-            blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "8-11"}
+            drawn = SyntheticConfig(frames=14, shape=(192, 256), cells=10)
+            blocks = {"train_frames": "0-5", "val_frames": "7-7", "test_frames": "9-13"}
             new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
         else:
             how = {"encoder": arguments.encoder, "checkpoint": arguments.checkpoint, "tile": arguments.tile}
