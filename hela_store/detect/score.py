@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from .. import catalog
 from ..errors import RunError
-from ..evaluate import decoder_of
 from ..image_free import image_free_score
 from ..masks import encode
 from ..metrics import overlap
@@ -25,6 +24,7 @@ from ..runs import RunFolder, RunInfo, list_runs, load_run, new_run
 from ..sam.encoder import pick_device
 from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA, context_of, median_training_radius
 from ..store import Store
+from ..tuned import decoder_of, store_of
 from .assemble import FoundCell, decode_detections, prompt_of, resolve
 from .calibrate import FAILURE, Calibration, fit, load_calibration, report
 from .detections import Detections, join, no_detections
@@ -127,10 +127,9 @@ class DetectedResult:
 def resolved(store: Store, config: DetectedConfig) -> tuple[DetectedConfig, RunInfo]:
     """Return the configuration with every choice made, and the detector's run; RunError where a run does not fit."""
     decoder = None if config.checkpoint is None else load_run(store.path, config.checkpoint, "finetune")
-    if decoder is not None and decoder.encoder != store.key:
-        raise RunError(
-            f"run {decoder.id} was tuned on embeddings of {decoder.encoder}, this recipe asks for {store.key}"
-        )
+    if store_of(store, decoder).key != store.key:
+        assert decoder is not None
+        raise RunError(f"run {decoder.id} adapted the encoder; to detect with it, set encoder.adapter in store.toml")
     if config.detector == "latest":
         detector = load_run(store.path, "latest", "detector")
     else:
