@@ -6,7 +6,6 @@ A killed process leaves at most chunks that nobody believes in, and the next one
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -199,20 +198,21 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
 def _embed_views(store: Store, views: pa.Table, config: EmbedConfig, progress: Progress) -> EmbedReport:
     from .encoder_record import has_decoder
 
-    committed = done_of(store, views)
+    before = done_of(store, views)
+    committed = int(before.sum())
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
-    if len(committed) < len(views) or not has_decoder(store):
+    if committed < len(views) or not has_decoder(store):
         encode = _encode_here if config.workers is None and config.scheduler is None else _encode_on_cluster
-        done, seconds, notes = encode(store, partial(work_of, views, committed), config, progress)
+        done, seconds, notes = encode(store, partial(work_of, views, before), config, progress)
     return EmbedReport(
         key=store.key,
         planned=len(views),
-        done_before=len(committed),
+        done_before=committed,
         done_now=done,
-        left=len(views) - len(committed) - done,
+        left=len(views) - committed - done,
         seconds=seconds,
-        bytes_left=_bytes_each(store) * (len(views) - len(committed) - done),
+        bytes_left=_bytes_each(store) * (len(views) - committed - done),
         variants=_variants(views),
         blank=_blank(store),
         adapter=store.recipe.encoder.adapter,
@@ -309,7 +309,7 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     tiles = {f: len(tile_rectangles(e.image.shape, tile, overlap)) for f, e in entries.items() if f not in ingested}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
     new = sum(tiles.values()) + more
-    done = len(done_of(store, views))
+    done = int(done_of(store, views).sum())
     record = read_record(store)
     each = record.seconds_per_view if record else None
     left = len(views) + new - done
@@ -344,7 +344,7 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 
 
 def _bytes_each(store: Store) -> int:
-    rows = itertools.islice(reversed(store.committed().values()), SIZE_SAMPLE)
+    rows = store.ledger().table()["row"][-SIZE_SAMPLE:].to_pylist()
     found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
     sizes = [size for size in found if size is not None]
     if sizes:

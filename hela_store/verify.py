@@ -220,7 +220,9 @@ def _work(store: Store, good: set[str], batch: int) -> list[Group]:
     work: list[Group] = []
     seen = set(good)
     for plan in [store.views_table(), *store.all_plans()]:
-        part = work_of(unique_views(plan), seen, batch, None)
+        views = unique_views(plan)
+        done = np.array([view in seen for view in views["view"].to_pylist()], bool)
+        part = work_of(views, done, batch, None)
         seen |= set(part.ids)
         work += part
     return work

@@ -28,12 +28,12 @@ from tqdm import tqdm
 from hela_store import catalog
 from hela_store.compare import compare
 from hela_store.embed import EmbedConfig, embed
-from hela_store.encoder_record import prepare, threads
+from hela_store.encoder_record import conditions_on, prepare, threads
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.finetune import FinetuneConfig, finetune, source_of
 from hela_store.lock import embed_lock
 from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.pipeline import commit_all, make_room
+from hela_store.pipeline import Pipeline, make_room
 from hela_store.recipe import BLOCKS
 from hela_store.runs import load_run
 from hela_store.sam.checkpoints import load_sam_encoder
@@ -87,13 +87,15 @@ def embed_blocks(store: Store, names: tuple[str, ...], device: str) -> float:
     with embed_lock(store.path):
         make_room(store)
         blocks, where = blocks_of(store), pick_device(device)
-        views = [v for v in unique_views(store.views_table()) if not v["variant"] and blocks[v["frame"]] in names]
+        views = unique_views(store.views_table())
+        about = zip(views["variant"].to_pylist(), views["frame"].to_pylist(), strict=True)
+        views = views.filter([not variant and blocks[frame] in names for variant, frame in about])
         sam = load_sam_encoder(store.recipe.encoder, where, base=store.path)
-        record, _ = prepare(store, sam, where, None)
+        record, _ = prepare(store, sam, conditions_on(where), None)
         work = work_of(views, done_of(store, views), record.batch, None)
         start, count = time.perf_counter(), 0
-        with threads(record.threads), contextlib.closing(commit_all(store, sam, work)) as commits:
-            count = sum(1 for _ in bars(commits, total=len(work), what=f"embed {store.key}"))
+        with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
+            count = sum(1 for _ in bars(commits, total=work.size, what=f"embed {store.key}"))
     catalog.index(store.path)
     return (time.perf_counter() - start) / count if count else float("nan")
 
