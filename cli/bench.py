@@ -205,3 +205,25 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
         queries = found["metrics"]["queries"]
         columns = ["seconds", *next(iter(queries.values()))]
         echo_table(columns, [[name, *taken.values()] for name, taken in queries.items()])
+
+
+@bench.command()
+@click.option("--encoder", default="vit_b", show_default=True, help="nano, or vit_b, vit_l, vit_h; random weights.")
+@click.option("--cut", "cuts", type=int, multiple=True, metavar="K", help="[default: 0, half, all but two blocks]")
+@click.option("--rank", type=int, default=4, show_default=True, metavar="N", help="Of the adapters.")
+@click.option("--conv", is_flag=True, help="Conv-LoRA.")
+@click.option("--linear", is_flag=True, help="Adapt all linear layers.")
+@click.option("--full", is_flag=True, help="The blocks themselves instead of adapters.")
+@click.option("--cells", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Box prompts a step.")
+@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="That are timed.")
+@device_option
+@json_option
+def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
+    """Time a training step and its memory: encoder adapters from several cuts on, and the decoder alone."""
+    from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt
+
+    found = bench_adapt(AdaptBenchConfig(cuts=cuts or None, **choices), progress=bars).to_json()
+    if as_json:
+        echo_json(found)
+        return
+    echo_table([name.replace("_", " ") for name in found["rows"][0]], [list(row.values()) for row in found["rows"]])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Instead of the recipe's; makes embeddings of their own.",
 )
+@variant_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
 @click.option("--compile", is_flag=True, help="Through torch.compile; the first embed of an encoder decides it.")
@@ -61,6 +62,9 @@ def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
         left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
         left += "" if dry_run else "; run the same command again"
     rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
+    if report.adapter:
+        lines = f'adapter = "{report.adapter}" and adapter_sha256 = "{report.adapter_sha256}"'
+        rows.append(("adapter", f"to read these in every command, set under [encoder] in store.toml {lines}"))
     if report.left:
         rows.append(("encoder passes", f"{report.left}, one a view"))
     if report.variants:

@@ -10,7 +10,7 @@ import click
 
 from hela_store.types import TRAINING_PROMPTS
 
-from .options import device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_json, echo_scores, note, note_untrained
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ if TYPE_CHECKING:
 @click.option(
     "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
 )
+@click.option(
+    "--adapt",
+    type=click.Choice(["decoder", "encoder", "encoder-full"]),
+    help="Low-rank adapters in the decoder, or in the encoder's last blocks; or those blocks themselves.",
+)
+@click.option("--cut", type=click.IntRange(0), metavar="K", help="Encoder blocks that stay; see embed --cut.")
+@click.option("--rank", type=int, metavar="N", help="Of the adapters. [default: 4]")
+@click.option("--conv", is_flag=True, default=None, help="Conv-LoRA: adapters with convolutions of several scales.")
+@click.option("--linear", is_flag=True, default=None, help="Adapt all linear layers of a block, not only q and v.")
 @device_option
 @click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Write for TensorBoard, too.")
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
@@ -75,14 +84,15 @@ def finetune(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Tune the mask decoder from the store, and say whether it helped."""
+    """Tune the mask decoder, or adapters, from the store, and say whether it helped."""
     import hela_store as hs
 
     note_untrained(store)
     results = []
     for prompt in dict.fromkeys(prompts):
         config = _config(prompt, preset, choices)
-        results.append(hs.finetune(store, config, resume=not fresh, tensorboard=tensorboard, progress=bars))
+        how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "cache_dir": cache_dir()}
+        results.append(hs.finetune(store, config, progress=bars, **how))
         if not as_json:
             _echo(results[-1])
     if as_json:
@@ -96,6 +106,12 @@ def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig
     config = FinetuneConfig(prompt=prompt)
     config = paper_preset(config) if preset == "paper" else config
     return replace(config, **{name: value for name, value in choices.items() if value is not None})
+
+
+def _standing(result: FinetuneResult) -> str:
+    if result.adapts_encoder:
+        return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
+    return "not the default run: worse than zero-shot" if result.verdict == "worse" else "now the default run"
 
 
 def _echo(result: FinetuneResult) -> None:
@@ -112,7 +128,7 @@ def _echo(result: FinetuneResult) -> None:
         f"{result.high:+.4f}): {result.verdict}; better for {result.better:.0%}, worse for {result.worse:.0%} of the "
         f"cells; best step {result.best_step}"
     )
-    click.echo("not the default run: worse than zero-shot" if result.verdict == "worse" else "now the default run")
+    click.echo(_standing(result))
     if result.is_worse:
         note(
             "WARNING: TUNING DID NOT HELP: no step beat the decoder it began with on validation, so that one was kept."

@@ -98,6 +98,15 @@ def default_checkpoint(store: Store) -> str | None:
     return None if run is None else run.id
 
 
+def variant_options(command: F) -> F:
+    """Give a command ``--cut`` and ``--adapter``: which embeddings it is about."""
+    cut = click.option(
+        "--cut", type=click.IntRange(1), metavar="K", help="Tokens after K blocks of the encoder instead of embeddings."
+    )
+    adapter = click.option("--adapter", metavar="RUN", help="Embeddings of the encoder that a fine-tuning adapted.")
+    return cut(adapter(command))
+
+
 def json_option(command: F) -> F:
     """Give a command ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, echo_table
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Encode again what is wrong, and nothing else.")
 @click.option("--deep", is_flag=True, help="Also encode a sample again and compare.")
 @click.option("--sample", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Views of --deep.")
+@variant_options
 @device_option
 @json_option
-def verify(store: Store, repair: bool, deep: bool, sample: int, device: str, as_json: bool) -> None:
+def verify(store: Store, as_json: bool, **choices: Any) -> None:
     """Prove that a store is whole: every embedding against the ledger, and the files around it; else exit with 1."""
     import hela_store as hs
 
-    config = hs.VerifyConfig(repair=repair, deep=deep, sample=sample, device=device, cache_dir=cache_dir())
-    report = hs.verify(store, config, bars)
+    report = hs.verify(store, hs.VerifyConfig(cache_dir=cache_dir(), **choices), bars)
     if as_json:
         echo_json(report.to_json())
     else:

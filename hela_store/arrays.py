@@ -9,6 +9,7 @@ Layout::
     frames/<group>/{image,label,valid}        (frame, row, col)     any uint/float, int32, bool
     views/<rows>x<cols>/{label,valid}         (view, row, col)      int32, bool; of augmented variants only
     embeddings/<key>/embedding                (view, channel, y, x) float16 or float32, fill NaN
+                                              (view, y, x, channel) where the key is of an encoder that is cut
     embeddings/<key>/{view,frame,tile,variant}  (view)              string, string, int32, int32
 """
 
@@ -37,8 +38,11 @@ COORDINATES = ("view", "frame", "tile", "variant")
 COORDINATE_CHUNK = 4096
 SEPARATOR = DefaultChunkKeyEncoding(separator=".")
 EMBEDDING_DIMS = ("view", "channel", "y", "x")
+TOKEN_DIMS = ("view", "y", "x", "channel")
 FRAME_DIMS = ("frame", "row", "col")
 VIEW_DIMS = ("view", "row", "col")
+
+Shape = tuple[int, int, int]
 
 
 class Arrays:
@@ -200,7 +204,7 @@ class Arrays:
 
     # embeddings
 
-    def create_embeddings(self, key: str, rows: int, dtype: str, codec: str) -> None:
+    def create_embeddings(self, key: str, rows: int, dtype: str, codec: str, shape: Shape = EMBEDDING_SHAPE) -> None:
         """Make or extend the embeddings of one encoder key; only the planner calls this.
 
         Parameters
@@ -213,6 +217,8 @@ class Arrays:
             ``"float16"`` or ``"float32"``.
         codec : str
             As in the recipe (:func:`hela_store.codecs.parse_codec`); an array that exists keeps its own.
+        shape : (int, int, int)
+            Of one view: (256, 64, 64), CHW, or (64, 64, C) tokens, HWC.
 
         Raises
         ------
@@ -221,7 +227,7 @@ class Arrays:
         StoreError
             The array exists with another dtype; no space, no permission.
         """
-        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec))
+        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec, shape))
 
     def write_coordinates(self, key: str, columns: dict[str, Sequence[str] | Sequence[int]]) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers)."""
@@ -251,11 +257,11 @@ class Arrays:
         ----------
         key, row : str, int
             Encoder key, and the view's row in the plan.
-        array : float, (256, 64, 64), CHW
+        array : float, of the key's shape
 
         Returns
         -------
-        float16 or float32, (256, 64, 64), CHW
+        float16 or float32, of the same shape
             What was stored: in the array's dtype, rounded as its codec says.
 
         Raises
@@ -266,8 +272,8 @@ class Arrays:
         """
         name = f"embeddings/{key}/embedding"
         target = self._array(name, rows=row + 1, mode="r+")
-        if array.shape != EMBEDDING_SHAPE:
-            raise StoreError(f"an embedding of shape {array.shape} cannot be stored, expected {EMBEDDING_SHAPE}")
+        if array.shape != target.shape[1:]:
+            raise StoreError(f"an embedding of shape {array.shape} cannot be stored, expected {target.shape[1:]}")
         with np.errstate(over="ignore"):
             values = array.astype(target.dtype)
         if not np.isfinite(values).all():
@@ -281,7 +287,7 @@ class Arrays:
         return stored
 
     def embedding(self, key: str, row: int) -> FloatArray:
-        """Return one embedding as stored, (256, 64, 64), CHW; NaN where it was never written.
+        """Return one embedding as stored, (256, 64, 64), CHW, or tokens, (64, 64, C); NaN where it was never written.
 
         Raises
         ------
@@ -293,12 +299,12 @@ class Arrays:
             # without a copy
             with contextlib.suppress(FileNotFoundError):
                 values = np.fromfile(self.chunk_path(key, row), array.dtype.newbyteorder("<"))
-                if values.size == np.prod(EMBEDDING_SHAPE):
-                    return values.reshape(EMBEDDING_SHAPE).astype(array.dtype, copy=False)
+                if values.size == np.prod(array.shape[1:]):
+                    return values.reshape(array.shape[1:]).astype(array.dtype, copy=False)
         return self._read(f"embeddings/{key}/embedding", row)
 
     def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:
-        """Return the Zarr array (view, channel, y, x) of a key with at least ``rows`` rows, read-only."""
+        """Return the Zarr array, (view, ...), of a key with at least ``rows`` rows, read-only."""
         return self._array(f"embeddings/{key}/embedding", rows=rows)
 
     def embedding_keys(self) -> list[str]:
@@ -311,10 +317,10 @@ class Arrays:
         data = self.storage.read(self.chunk_name(key, row))
         return data is not None and _wrong_length(self.embedding_array(key), data) == "short"
 
-    def metadata_fault(self, key: str, rows: int, dtype: str, codec: str) -> str | None:
+    def metadata_fault(self, key: str, rows: int, dtype: str, codec: str, shape: Shape) -> str | None:
         """Say how a key's ``zarr.json`` differs from what :meth:`create_embeddings` writes, if it does."""
         array = self.embedding_array(key)
-        options = _embedding_options(array.shape[0], dtype, str(array.attrs.get("codec", codec)))
+        options = _embedding_options(array.shape[0], dtype, str(array.attrs.get("codec", codec)), shape)
         expected = zarr.create_array({}, chunk_key_encoding=SEPARATOR, **options).metadata.to_dict()
         found = array.metadata.to_dict()
         if array.shape[0] < rows:
@@ -430,15 +436,20 @@ def _wrong_length(array: zarr.Array[Any], data: bytes) -> str:
     return "" if len(data) == expected else "short" if len(data) < expected else "long"
 
 
-def _embedding_options(rows: int, dtype: str, codec: str) -> dict[str, Any]:
+def embedding_dims(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the dimensions of an array of what is stored of a view in this shape."""
+    return EMBEDDING_DIMS if shape == EMBEDDING_SHAPE else TOKEN_DIMS
+
+
+def _embedding_options(rows: int, dtype: str, codec: str, shape: Shape) -> dict[str, Any]:
     kind = np.dtype(dtype)
     return {
-        "shape": (rows, *EMBEDDING_SHAPE),
-        "chunks": (1, *EMBEDDING_SHAPE),
+        "shape": (rows, *shape),
+        "chunks": (1, *shape),
         "dtype": kind,
         "fill_value": float("nan"),
         "compressors": parse_codec(codec, dtype).compress(kind.itemsize),
-        "dimension_names": EMBEDDING_DIMS,
+        "dimension_names": embedding_dims(shape),
         "attributes": {"codec": codec},
     }
 

@@ -6,7 +6,6 @@ A killed process leaves at most chunks that nobody believes in, and the next one
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from .lock import embed_lock
 from .plan import PLAN_SCHEMA, build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
 from .store import Store
+from .tuned import variant_of
 from .work import Work, done_of, unique_views, work_of
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ class EmbedConfig:
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     precision : str or None
         Instead of the recipe's; embeddings then get a key of their own.
+    cut : int or None
+        Store the tokens after so many blocks instead of embeddings, under a key of their own: what a fine-tuning that
+        adapts the blocks behind them reads.
+    adapter : str or None
+        A fine-tuning run that adapted the encoder (id, its beginning or ``"latest"``): embed with that encoder, under a
+        key of its own.
     limit : int or None
         Stop after this many views.
     batch : int or None
@@ -82,6 +88,8 @@ class EmbedConfig:
 
     device: str = "auto"
     precision: str | None = None
+    cut: int | None = None
+    adapter: str | None = None
     limit: int | None = None
     batch: int | None = None
     compile: bool = False
@@ -98,6 +106,8 @@ class EmbedConfig:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
         if self.workers is not None and self.scheduler is not None:
             raise RecipeError("workers are to be started here and a scheduler has its own; give one of the two")
+        if self.cut == 0:
+            raise RecipeError("cut is 0, so there is nothing to store: `hela-store finetune --cut 0` reads the frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,8 @@ class EmbedReport:
         Expected on disk for the views left; before the first embed an upper bound.
     blank : tuple of str
         Frames that hold one value only; they are embedded all the same.
+    adapter, adapter_sha256 : str
+        Of the encoder; with both in ``store.toml`` every later command reads these embeddings. Empty for none.
     notes : tuple of str
         What a user should know: an untrained encoder, another torch than the first embed's.
     """
@@ -132,6 +144,8 @@ class EmbedReport:
     bytes_left: int
     variants: int = 0
     blank: tuple[str, ...] = ()
+    adapter: str = ""
+    adapter_sha256: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -152,8 +166,8 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     """
     config = config or EmbedConfig()
     if config.precision is not None:
-        encoder = replace(store.recipe.encoder, precision=config.precision)  # type: ignore[arg-type]
-        store = Store(store.path, replace(store.recipe, encoder=encoder))
+        store = store.with_encoder(precision=config.precision)
+    store = variant_of(store, config.cut, config.adapter)
     parse_codec(store.recipe.arrays.codec, store.recipe.arrays.dtype)
     if config.dry_run:
         return _dry_run(store, progress)
@@ -184,22 +198,25 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
 def _embed_views(store: Store, views: pa.Table, config: EmbedConfig, progress: Progress) -> EmbedReport:
     from .encoder_record import has_decoder
 
-    committed = done_of(store, views)
+    before = done_of(store, views)
+    committed = int(before.sum())
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
-    if len(committed) < len(views) or not has_decoder(store):
+    if committed < len(views) or not has_decoder(store):
         encode = _encode_here if config.workers is None and config.scheduler is None else _encode_on_cluster
-        done, seconds, notes = encode(store, partial(work_of, views, committed), config, progress)
+        done, seconds, notes = encode(store, partial(work_of, views, before), config, progress)
     return EmbedReport(
         key=store.key,
         planned=len(views),
-        done_before=len(committed),
+        done_before=committed,
         done_now=done,
-        left=len(views) - len(committed) - done,
+        left=len(views) - committed - done,
         seconds=seconds,
-        bytes_left=_bytes_each(store) * (len(views) - len(committed) - done),
+        bytes_left=_bytes_each(store) * (len(views) - committed - done),
         variants=_variants(views),
         blank=_blank(store),
+        adapter=store.recipe.encoder.adapter,
+        adapter_sha256=store.recipe.encoder.adapter_sha256,
         notes=(*notes, *_damping_note(store.views_table())),
     )
 
@@ -292,7 +309,7 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
     tiles = {f: len(tile_rectangles(e.image.shape, tile, overlap)) for f, e in entries.items() if f not in ingested}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
     new = sum(tiles.values()) + more
-    done = len(done_of(store, views))
+    done = int(done_of(store, views).sum())
     record = read_record(store)
     each = record.seconds_per_view if record else None
     left = len(views) + new - done
@@ -306,6 +323,8 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
         bytes_left=_bytes_each(store) * left,
         variants=_variants(views) + more,
         blank=_blank(store) if ingested else (),
+        adapter=store.recipe.encoder.adapter,
+        adapter_sha256=store.recipe.encoder.adapter_sha256,
         notes=notes,
     )
 
@@ -325,12 +344,12 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 
 
 def _bytes_each(store: Store) -> int:
-    rows = itertools.islice(reversed(store.committed().values()), SIZE_SAMPLE)
+    rows = store.ledger().table()["row"][-SIZE_SAMPLE:].to_pylist()
     found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
     sizes = [size for size in found if size is not None]
     if sizes:
         return sum(sizes) // len(sizes)
-    return 256 * 64 * 64 * np.dtype(store.recipe.arrays.dtype).itemsize
+    return int(np.prod(store.recipe.encoder.stored_shape)) * np.dtype(store.recipe.arrays.dtype).itemsize
 
 
 def _blank(store: Store) -> tuple[str, ...]:

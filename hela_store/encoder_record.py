@@ -171,11 +171,7 @@ def prepare(
         now = replace(now, decoder_sha256=_write_decoder(store, sam))
         write_record(store, now)
         return now, ()
-    if first.sha256 != sam.sha256:
-        raise StoreError(
-            f"the embeddings under {store.key} were made with weights {first.sha256[:12]}, now they are "
-            f"{sam.sha256[:12]}; set encoder.sha256 in store.toml, which gives them a key of their own"
-        )
+    check_weights(store, sam.sha256)
     if not has_decoder(store):
         _write_decoder(store, sam)
     same = conditions.device == first.device
@@ -191,6 +187,16 @@ def prepare(
         )
     adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
     return replace(adopted, compiled=first.compiled if same else compiled), differences(first, conditions)
+
+
+def check_weights(store: Store, sha256: str) -> None:
+    """Raise StoreError where what is stored under the recipe's encoder key was made with other weights."""
+    first = read_record(store)
+    if first is not None and first.sha256 != sha256:
+        raise StoreError(
+            f"the embeddings under {store.key} were made with weights {first.sha256[:12]}, now they are "
+            f"{sha256[:12]}; set encoder.sha256 in store.toml, which gives them a key of their own"
+        )
 
 
 def _write_decoder(store: Store, sam: LoadedSam) -> str:

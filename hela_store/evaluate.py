@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from . import catalog
 from .cell_scores import CellScores
-from .errors import PromptError, RecipeError, RunError
+from .errors import PromptError, RecipeError
 from .failures import FAILURES
 from .leaks import check_untouched
 from .metrics import skill
@@ -26,7 +25,7 @@ from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
 from .prompts import check_prompt_kind
 from .runs import RunFolder, RunInfo, load_run, new_run
-from .sam.decoder import SamDecoder, load_decoder
+from .sam.decoder import SamDecoder
 from .sam.encoder import pick_device
 from .scoring import (
     PREDICTION_SCHEMA,
@@ -46,6 +45,7 @@ from .scoring import (
 )
 from .store import Store
 from .subset_scores import SubsetScore, subset_scores
+from .tuned import decoder_of, store_of
 from .types import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
 
 SPLITS = ("train", "val", "test", "all")
@@ -222,12 +222,6 @@ def _detail_means(details: Sequence[CellScores]) -> dict[str, Any]:
     }
 
 
-def decoder_of(store: Store, run: RunInfo | None, device: torch.device) -> SamDecoder:
-    """Return the decoder of a fine-tuning run, or the one the encoder came with."""
-    path = store.encoder_folder() / "decoder.safetensors" if run is None else run.weights
-    return load_decoder(path, device)
-
-
 def evaluate(
     store: Store,
     run: str | HasRun | None = None,
@@ -241,7 +235,8 @@ def evaluate(
     Parameters
     ----------
     store : with all views of the block embedded
-    run : a fine-tuning run (or its result) whose weights are scored; None for zero-shot
+    run : a fine-tuning run (or its result) whose weights are scored, on the embeddings of the encoder it adapted, if it
+        did; None for zero-shot
     config : what is scored; the headline prompts on test by default
     split : in place of ``config.split``
     progress : shown frame by frame
@@ -259,8 +254,7 @@ def evaluate(
     config = config or EvaluateConfig()
     config = config if split is None else replace(config, split=split)
     info = None if run is None else load_run(store.path, run if isinstance(run, str) else run.run, "finetune")
-    if info is not None and info.encoder != store.key:
-        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
+    store = store_of(store, info)
     checkpoint = None if info is None else info.id
     config = replace(config, window=config.window or _window_of(store, info))
     decoder = decoder_of(store, info, pick_device(config.device))

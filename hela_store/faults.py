@@ -118,8 +118,8 @@ def _metadata_faults(store: Store) -> Iterator[Fault]:
     if not store.ledger().path.exists():
         return
     rows = coordinates(store)
-    arrays = store.recipe.arrays
-    note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec))
+    arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
+    note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec, shape))
     folder = f"embeddings/{store.key}"
     if note:
         yield _array_fault(f"{folder}/embedding/{METADATA}", note)

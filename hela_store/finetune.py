@@ -1,4 +1,6 @@
-"""Tune the mask decoder on stored embeddings; the prompt encoder stays frozen, the image encoder is never loaded.
+"""Tune the mask decoder on stored embeddings; the prompt encoder stays frozen.
+
+The image encoder is never loaded, but where its last blocks adapt, too: then those run on stored tokens (``cut``).
 
 The zero-shot score on the validation block is taken first, then after every epoch; the best decoder by validation is
 what a run keeps. A run that was interrupted goes on where it was, with the same next batch.
@@ -8,30 +10,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from . import catalog, scalars
 from .errors import RecipeError, RunError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
 from .leaks import block_ranges, check_twins
+from .learner import Learner, new_learner, save_learner
 from .losses.decoder import REGION, check_loss
 from .predict import DEFAULT_WINDOW, check_window
 from .progress import Progress, silent
 from .random import generator
 from .runs import RunFolder, load_run, new_run, take_up
-from .sam.decoder import SamDecoder, load_decoder, save_decoder
+from .sam.adapters import set_learned
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
 from .stream import TrainingSteps, stored_variants
 from .training_prompts import check_training_prompt, validation_kinds
+from .tuned import store_of
 from .tuning import MASKS, SCHEDULES, STATE, Tuning, new_tuning, train
 
 LEAST = {
@@ -44,7 +46,10 @@ LEAST = {
     "clicks": 1,
     "validation_cells": 1,
     "workers": 0,
+    "rank": 1,
 }
+ENCODER = ("encoder", "encoder-full")
+ADAPT = ("decoder", *ENCODER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,12 @@ class FinetuneConfig:
     validation_cells : at most so many cells, spread over the validation block
     workers : loader processes that prepare batches ahead
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
+    adapt : None tunes the mask decoder; ``"decoder"`` low-rank adapters in it; ``"encoder"`` adapters in the image
+        encoder's blocks after ``cut`` and the mask decoder; ``"encoder-full"`` these blocks themselves
+    cut : blocks whose stored tokens are read (``embed --cut``); 0 runs the whole encoder at every step
+    rank : of the adapters
+    conv : Conv-LoRA adapters
+    linear : adapters beside all linear layers of a block, not only the projections to q and v
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -103,6 +114,11 @@ class FinetuneConfig:
     validation_cells: int = 300
     workers: int = 1
     variants: int | None = None
+    adapt: str | None = None
+    cut: int | None = None
+    rank: int = 4
+    conv: bool = False
+    linear: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -128,6 +144,24 @@ class FinetuneConfig:
             check_window(self.window)
         if self.variants is not None and self.variants < 0:
             raise RecipeError(f"variants is {self.variants}, expected 0 or more")
+        self._check_adapt()
+
+    def _check_adapt(self) -> None:
+        if self.adapt is not None and self.adapt not in ADAPT:
+            raise RecipeError(f"adapt is {self.adapt!r}, expected one of {', '.join(ADAPT)}")
+        encoder = self.adapt in ENCODER
+        if encoder and self.cut is None:
+            raise RecipeError(
+                "adapting the encoder needs cut: how many of its blocks stay as they are; `hela-store embed --cut K` "
+                "stores their tokens, 0 stores nothing"
+            )
+        if encoder and self.init is not None:
+            raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
+        for name in ("conv", "linear"):
+            if getattr(self, name) and self.adapt != "encoder":
+                raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")
+        if self.cut is not None and not encoder:
+            raise RecipeError("cut says from which block on the encoder is adapted; it needs adapt = 'encoder'")
 
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
@@ -149,6 +183,7 @@ class FinetuneResult:
     better, worse : share of cells whose IoU rose or fell by more than 0.01
     mean_change, low, high : mean paired change of IoU and its 95 % interval over frames
     verdict : ``"better"``, ``"worse"`` or ``"no difference"`` than zero-shot (measuring rule 7)
+    adapt : what was adapted, None for the mask decoder itself
     """
 
     run: str
@@ -163,6 +198,12 @@ class FinetuneResult:
     low: float
     high: float
     verdict: str
+    adapt: str | None = None
+
+    @property
+    def adapts_encoder(self) -> bool:
+        """Whether its decoder reads embeddings of an encoder of its own."""
+        return self.adapt in ENCODER
 
     @property
     def is_worse(self) -> bool:
@@ -181,20 +222,24 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     resume: bool = True,
+    cache_dir: Path | None = None,
     tensorboard: Path | None = None,
     progress: Progress = silent,
 ) -> FinetuneResult:
-    """Tune the mask decoder for one prompt kind and publish the run.
+    """Tune the mask decoder, or adapters, for one prompt kind and publish the run.
 
     Parameters
     ----------
     store : with the views of its train and val blocks embedded
     config : how; the defaults where None
     resume : go on with an interrupted run of the very same configuration, if there is one
+    cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     tensorboard : folder in which a folder of the run's id gets its loss, rates and scores, too; None for none
 
     Raises
     ------
+    RecipeError, CheckpointError
+        A rank or cut the encoder does not have; its weights are missing or others.
     SplitError, StoreError
         A block is empty, or not embedded; a test frame has the pixels of one that trains.
     RunError
@@ -202,13 +247,21 @@ def finetune(
     """
     check_twins(store)
     config = resolved(store, config or FinetuneConfig())
-    device = pick_device(config.device)
-    decoder = _zero_shot(store, device) if config.init is None else _tuned(store, config.init, device)
-    questions = validation_questions(store, config)
-    folder, state = _open_run(store, config, decoder, resume)
+    source, device = source_of(store, config), pick_device(config.device)
+
+    def learner(how: FinetuneConfig) -> Learner:
+        return new_learner(source, how, device, cache_dir=cache_dir, progress=progress).eval()
+
+    def score(one: Learner) -> list[Score]:
+        return answer(source, one.decoder, questions, _window(config), one.embed)
+
+    questions = validation_questions(source, config)
+    # what is adapted begins as what it came with
+    zero = score(learner(replace(config, init=None)))
+    folder, state = _open_run(source, config, learner(config), resume)
     try:
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
-            result = _tune(store, config, (folder, state), questions, progress)
+            result = _tune(source, config, (folder, state), (zero, score), progress)
     except BaseException:
         if folder.path.name.endswith(".partial"):
             folder.close()
@@ -221,27 +274,22 @@ def _tune(
     store: Store,
     config: FinetuneConfig,
     run: tuple[RunFolder, Tuning],
-    questions: list[Question],
+    judge: tuple[list[Score], Callable[[Learner], list[Score]]],
     progress: Progress,
 ) -> FinetuneResult:
-    """Take a run from where it is to its end and publish it."""
-    (folder, state), decoder = run, run[1].decoder
-    zero = answer(store, _zero_shot(store, next(decoder.parameters()).device), questions, _window(config))
+    """Take a run from where it is to its end and publish it; ``judge`` is the zero-shot scores and what scores."""
+    (folder, state), (zero, score) = run, judge
     if state.step == 0:
-        first = zero if config.init is None else answer(store, decoder.eval(), questions, _window(config))
+        first = zero if config.init is None else score(state.learner)
         state.best_iou = mean_score(first).mean_iou
         # a run that has a log can be gone on with
         state.save(folder.path)
         folder.rewind(-1)
         folder.log(step=0, val=mean_score(first).to_json())
-
-    def validate(decoder: SamDecoder) -> PromptScore:
-        return mean_score(answer(store, decoder, questions, _window(config)))
-
-    train(_steps(store, config, state), config, state, folder, validate, progress)
-    decoder.load_state_dict(state.best)
-    tuned = answer(store, decoder.eval(), questions, _window(config))
-    save_decoder(folder.path / "weights.safetensors", decoder, store.recipe.encoder.architecture)
+    train(_steps(store, config, state), config, state, folder, lambda one: mean_score(score(one)), progress)
+    set_learned(state.learner, state.best)
+    tuned = score(state.learner.eval())
+    save_learner(folder.path, store, config, state.learner)
     result = _result(folder.id, config, zero, tuned, state.best_step)
     folder.log(step=state.step, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
@@ -249,22 +297,21 @@ def _tune(
     return result
 
 
-def _zero_shot(store: Store, device: torch.device) -> SamDecoder:
-    return load_decoder(store.encoder_folder() / "decoder.safetensors", device)
+def source_of(store: Store, config: FinetuneConfig) -> Store:
+    """Return the store as it is read: that of the tokens after the cut, where the encoder adapts."""
+    return store if config.cut is None else store.with_encoder(cut=config.cut)
 
 
 def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with what the store decides: window, variants, and the whole id of ``init``."""
     window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
-    config = replace(config, window=window, variants=_variants(store, config))
-    return config if config.init is None else replace(config, init=load_run(store.path, config.init, "finetune").id)
-
-
-def _tuned(store: Store, identity: str, device: torch.device) -> SamDecoder:
-    run = load_run(store.path, identity, "finetune")
-    if run.encoder != store.key:
-        raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
-    return load_decoder(run.weights, device)
+    config = replace(config, window=window, variants=_variants(source_of(store, config), config))
+    if config.init is None:
+        return config
+    run = load_run(store.path, config.init, "finetune")
+    if store_of(store, run).key != store.key:
+        raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
+    return replace(config, init=run.id)
 
 
 def _variants(store: Store, config: FinetuneConfig) -> int:
@@ -296,13 +343,13 @@ def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps
 
 def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     """Return what a run's ``config.json`` says of its configuration; equal ones are the same run."""
-    about = asdict(config) | {"encoder": store.key, "checkpoint": config.init, "split": "train"}
+    about = asdict(config) | {"encoder": source_of(store, config).key, "checkpoint": config.init, "split": "train"}
     about |= {"frames": block_ranges(store)}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 
 
-BEFORE = {"ema": 0.0, "masks": "best"}
+BEFORE = {"ema": 0.0, "masks": "best", "adapt": None, "cut": None, "rank": 4, "conv": False, "linear": False}
 """What runs did that are older than these choices."""
 
 
@@ -319,14 +366,18 @@ def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return first == second
 
 
-def _open_run(store: Store, config: FinetuneConfig, decoder: SamDecoder, resume: bool) -> tuple[RunFolder, Tuning]:
-    state, wanted = new_tuning(decoder, config), run_config(store, config)
+def _open_run(store: Store, config: FinetuneConfig, learner: Learner, resume: bool) -> tuple[RunFolder, Tuning]:
+    state, wanted = new_tuning(learner, config), run_config(store, config)
     folder = take_up(store.path, "finetune", STATE, lambda other: same_run(other, wanted)) if resume else None
     if folder is None:
-        return new_run(store.path, "finetune", wanted, parent=config.init, label=config.prompt), state
+        return new_run(store.path, "finetune", wanted, parent=config.init, label=_label(config)), state
     state.load(folder.path)
     folder.rewind(state.step)
     return folder, state
+
+
+def _label(config: FinetuneConfig) -> str:
+    return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt}"
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
@@ -358,4 +409,5 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         low=change.low,
         high=change.high,
         verdict=change.verdict,
+        adapt=config.adapt,
     )

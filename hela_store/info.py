@@ -16,7 +16,7 @@ from .runs import RunInfo, list_runs, partial_runs
 from .sizes import folder_bytes, mebibytes
 from .splits import BLOCKS
 from .store import Store
-from .work import unique_views
+from .work import done_of, unique_views
 
 BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
 SCORES = """
@@ -141,7 +141,6 @@ def info(store: Store) -> StoreInfo:
     """
     recipe = store.recipe
     frames, labelled, blank, cells, planned, done = 0, 0, 0, 0, None, 0
-    committed = store.committed()
     ingested = any((store.path / "ingest").glob("frames-*.parquet"))
     if ingested:
         table = store.frames_table()
@@ -149,8 +148,7 @@ def info(store: Store) -> StoreInfo:
         labelled, blank = (pc.sum(table[name]).as_py() or 0 for name in ("has_label", "is_blank"))
         if store.plan_path().exists():
             views = unique_views(store.views_table())
-            planned = len(views)
-            done = len(committed.keys() & views["view"].to_pylist()) if committed else 0
+            planned, done = len(views), int(done_of(store, views).sum())
     default = default_run(store.path, store.key)
     return StoreInfo(
         store=str(store.path),
@@ -170,9 +168,7 @@ def info(store: Store) -> StoreInfo:
             "precision": recipe.encoder.precision,
             "trained": is_trained(store),
         },
-        keys={
-            key: len(committed if key == store.key else store.committed(key)) for key in store.arrays.embedding_keys()
-        },
+        keys={key: store.ledger(key).count() for key in store.arrays.embedding_keys()},
         scale=cell_scale(store) if ingested else None,
         runs=tuple(_runs(store)),
         default_run=default.id if default else None,

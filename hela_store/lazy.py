@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from .arrays import embedding_dims
 from .errors import StoreError
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def embeddings_dataset(store: Store, key: str) -> xr.Dataset:
         raise StoreError(f"{len(lost)} committed views, first {lost[0]}, are in no plan of {store.path}; restore plan/")
     rows = np.array([committed[view] for view in order])
     frame, tile, variant = (np.array(column) for column in zip(*(known[view] for view in order), strict=True))
-    lazy = _from_zarr(store.arrays.embedding_array(key, int(rows.max()) + 1), rows)
+    array = store.arrays.embedding_array(key, int(rows.max()) + 1)
+    lazy = _from_zarr(array, rows)
     return xr.Dataset(
-        {"embedding": (("view", "channel", "y", "x"), lazy)},
+        {"embedding": (embedding_dims(array.shape[1:]), lazy)},
         {
             "view": np.array(order),
             "frame": ("view", frame),

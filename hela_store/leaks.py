@@ -44,7 +44,7 @@ def check_twins(store: Store) -> None:
 
 
 def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str]) -> None:
-    """Refuse to test a run, or one it began from, on frames that it trained or chose on.
+    """Refuse to test a run, those it began from, and one that adapted the encoder, on frames they trained or chose on.
 
     Parameters
     ----------
@@ -58,7 +58,10 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str]) ->
     """
     asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
     wanted = set(frames)
-    while run is not None:
+    adapter = store.recipe.encoder.adapter
+    left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
+    while left:
+        run = left.pop()
         for block, sequences in run.config.get("frames", {}).items():
             used = {
                 frame
@@ -71,4 +74,4 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str]) ->
                 verb = "trained" if block == "train" else "was chosen"
                 few = f"{len(used)} of the {len(wanted)} frames to test, such as {min(map(str, used))}"
                 raise RunError(f"run {run.id} {verb} on {few}: the split has changed since; tune again on this one")
-        run = None if run.parent is None else load_run(store.path, run.parent, "finetune")
+        left += [] if run.parent is None else [load_run(store.path, run.parent, "finetune")]

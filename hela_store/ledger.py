@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from .errors import StoreError
@@ -115,6 +116,10 @@ class Ledger:
         """Return the row of every committed view, by its id; raises as :meth:`entries`."""
         table = self.table()
         return dict(zip(table["view"].to_pylist(), table["row"].to_pylist(), strict=True))
+
+    def count(self) -> int:
+        """Return how many views are committed; raises as :meth:`entries`."""
+        return int(pc.count_distinct(self.table()["view"]).as_py())
 
     def table(self, skip: Collection[Path] = ()) -> pa.Table:
         """Return all entries in the order they were written; of what an earlier call read only what is new is read.

@@ -70,7 +70,7 @@ class Pipeline:
             No space, no permission, a frame that changed in the store, or a disk that does not read back what was
             written.
         """
-        precision = self._store.recipe.encoder.precision
+        how = self._store.recipe.encoder
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
 
             def write(todo: list[View], found: dict[str, npt.NDArray[np.float32]], truths: Truths) -> list[str]:
@@ -86,7 +86,7 @@ class Pipeline:
                 assert ahead is not None
                 pixels, truths = ahead.result()
                 ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
-                embeddings = encode(self._encoder, pixels, precision, compiled=self._compiled).numpy()
+                embeddings = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled).numpy()
                 if writing is not None:
                     yield from writing.result()
                 found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
@@ -102,7 +102,7 @@ class Pipeline:
 
 
 def write_view(store: Store, view: View, embedding: npt.NDArray[np.float32]) -> Entry:
-    """Write one embedding, float32, (256, 64, 64), durably; return what the ledger is to say of it."""
+    """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
     stored = store.arrays.write_embedding(store.key, view["row"], embedding)
     back = store.arrays.embedding(store.key, view["row"])
     if back.tobytes() != stored.tobytes():
@@ -116,9 +116,10 @@ def make_room(store: Store) -> None:
     arrays = store.recipe.arrays
     views = store.views_table()
     varied = views.filter(pc.greater(views["variant"], 0))
-    for shape in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
-        store.arrays.add_view_truth(shape, len(columns["view"]))
-    store.arrays.create_embeddings(store.key, len(columns["view"]), arrays.dtype, arrays.codec)
+    for size in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
+        store.arrays.add_view_truth(size, len(columns["view"]))
+    shape = store.recipe.encoder.stored_shape
+    store.arrays.create_embeddings(store.key, len(columns["view"]), arrays.dtype, arrays.codec, shape)
     store.arrays.write_coordinates(store.key, columns)
 
 

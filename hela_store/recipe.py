@@ -19,6 +19,9 @@ from .files import digest
 
 FORMAT = 1
 RESIZE = "bilinear-antialias-1024"
+BLOCKS = {"nano": 4, "vit_b": 12, "vit_l": 24, "vit_h": 32}
+TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+"""Of the image encoders: transformer blocks, and channels of a token between them."""
 
 ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
@@ -71,17 +74,35 @@ class DatasetRecipe:
 class EncoderRecipe:
     """``[encoder]``: the frozen SAM.
 
-    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes.
+    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``adapter`` is
+    a fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned. ``cut``
+    is no part of a ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
     """
 
     architecture: Architecture = "nano"
     checkpoint: str = ""
     sha256: str = ""
     precision: Precision = "float32"
+    adapter: str = ""
+    adapter_sha256: str = ""
+    cut: int | None = None
 
     def __post_init__(self) -> None:
         _choice(self.architecture, Architecture, "encoder.architecture")
         _choice(self.precision, Precision, "encoder.precision")
+        if bool(self.adapter) != bool(self.adapter_sha256):
+            raise RecipeError(
+                "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter` prints both"
+            )
+        if self.cut is not None:
+            _range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
+            if self.adapter:
+                raise RecipeError("tokens are cached of the encoder as it came; take encoder.adapter out of store.toml")
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """What is stored of a view: (256, 64, 64), CHW, of a whole encoder; (64, 64, C), HWC, of one that is cut."""
+        return (256, 64, 64) if self.cut is None else (64, 64, TOKEN_WIDTH[self.architecture])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,19 +281,25 @@ def parse_recipe(text: str, where: str = "store.toml") -> Recipe:
             raise RecipeError(f"{where}: {key} must be a table, [{key}]")
         sections[key] = from_mapping(SECTIONS[key], value, f"{where} [{key}]") if key in SECTIONS else value
     recipe: Recipe = from_mapping(Recipe, sections, where)
+    if recipe.encoder.cut is not None:
+        raise RecipeError(
+            f"{where} [encoder] has cut = {recipe.encoder.cut}; take it out and run `hela-store embed --cut "
+            f"{recipe.encoder.cut}`, which stores these tokens beside the embeddings"
+        )
     return recipe
 
 
 def encoder_key(recipe: Recipe) -> str:
     """Return the name of the embeddings this recipe asks for: all that decides their values, digested.
 
-    Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype and keepbits.
+    Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype, keepbits and, where
+    the encoder is cut, after which block.
     """
     keepbits = recipe.arrays.codec.partition(":")[2] if recipe.arrays.codec.startswith("bitround") else ""
     normalise = recipe.normalise
     parts = (
         recipe.encoder.sha256,
-        "",  # adapter
+        recipe.encoder.adapter_sha256,
         recipe.encoder.architecture,
         recipe.encoder.precision,
         normalise.method,
@@ -282,6 +309,9 @@ def encoder_key(recipe: Recipe) -> str:
         recipe.arrays.dtype,
         keepbits,
     )
+    cut = recipe.encoder.cut
+    if cut is not None:
+        return f"{recipe.encoder.architecture}-cut{cut}-{digest(*parts, cut)[:12]}"
     return f"{recipe.encoder.architecture}-{digest(*parts)[:12]}"
 
 

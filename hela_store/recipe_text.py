@@ -42,6 +42,9 @@ checkpoint = {encoder.checkpoint}
 sha256 = {encoder.sha256}
 # float32, bfloat16, float16
 precision = {encoder.precision}
+# a fine-tuning run that adapted this encoder, and the sha256 of what it learned; empty: as it came
+adapter = {encoder.adapter}
+adapter_sha256 = {encoder.adapter_sha256}
 
 [normalise]
 # percentile, minmax, clahe: from counts to the 0..255 the encoder sees; limits are taken once a frame

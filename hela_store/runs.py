@@ -72,6 +72,10 @@ class RunFolder:
         """Name of the folder once it is published."""
         return self.info.id
 
+    def let_go(self) -> None:
+        """Give up the lock in a process that was forked from the one that writes, or it would outlive that one."""
+        os.close(self._lock)
+
     def log(self, **row: object) -> None:
         """Append one line to ``log.jsonl``; NaN and infinities become null."""
         self._writable()

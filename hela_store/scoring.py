@@ -7,7 +7,7 @@ never sees the truth; a cell that no tile holds whole is scored against its full
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from .splits import Block, assign, members
 from .store import Store
 from .types import LabelArray, Prompt
 from .user_prompts import prompt_rectangle
+from .view_inputs import ViewReader, embed_command, readable_views
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
 """Kinds that draw nothing: one seed is enough."""
@@ -38,6 +39,7 @@ FIRST = {"mask-previous": "box", "point-clicks": "point"}
 """What kinds that take several passes begin with."""
 
 Row = dict[str, Any]
+Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     StoreError
         A tile of the frame is not embedded yet.
     """
-    blocks, committed = blocks_of(store), store.committed()
+    blocks, committed = blocks_of(store), readable_views(store)
     views, cells = store.views_table(), store.cells_table()
     about = {row["frame"]: row for row in store.frames_table().to_pylist()}
     views = views.filter(pc.equal(views["variant"], 0))
@@ -165,7 +167,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     for frame in frames:
         missing = [row for row in tiles[frame] if row["view"] not in committed]
         if missing or not tiles[frame]:
-            raise StoreError(f"{len(missing)} views of {frame} are not embedded yet; run `hela-store embed`")
+            raise StoreError(f"{len(missing)} views of {frame} are not embedded yet; run `{embed_command(store)}`")
         row = about[frame]
         yield FrameCells(
             frame=frame,
@@ -248,15 +250,23 @@ def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int
     return questions
 
 
-def answer(store: Store, decoder: SamDecoder, questions: Sequence[Question], window: int) -> list[Score]:
-    """Decode and score questions, tile by tile; in their order."""
+def answer(
+    store: Store, decoder: SamDecoder, questions: Sequence[Question], window: int, embed: Embed = lambda x: x
+) -> list[Score]:
+    """Decode and score questions, tile by tile; in their order.
+
+    Parameters
+    ----------
+    embed : makes an embedding, (256, 64, 64), of what the store holds of a view, where that is not one already
+    """
     scores: dict[int, Score] = {}
-    device = str(next(decoder.parameters()).device)
+    device, read = str(next(decoder.parameters()).device), ViewReader(store)
     by_row: dict[int, list[int]] = {}
     for i, question in enumerate(questions):
         by_row.setdefault(question.tile.row, []).append(i)
     for row, index in by_row.items():
-        embedding = torch.from_numpy(np.asarray(store.arrays.embedding(store.key, row), np.float32)).to(device)
+        with torch.no_grad():
+            embedding = embed(read(row).to(device))
         part = [questions[i] for i in index]
         for i, score in zip(index, _answer_tile(decoder, embedding, part, window), strict=True):
             scores[i] = score

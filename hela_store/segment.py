@@ -33,7 +33,6 @@ from .detect.propose import detect_frame
 from .detect.run import load_detector
 from .detect.score import DetectedConfig, find_calibration, resolved
 from .errors import DatasetError, RunError, StoreError
-from .evaluate import decoder_of
 from .files import explain_os_errors, write_atomic, write_parquet
 from .geometry import Rect, tile_rectangles
 from .ingest import frame_digest
@@ -44,6 +43,7 @@ from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.decoder import SamDecoder
 from .sam.encoder import encode, pick_device
 from .store import Store
+from .tuned import decoder_of
 
 SETTINGS = "segment.json"
 PARTS = ".cells"

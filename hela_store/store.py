@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,16 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
+
+    def with_encoder(self, **changes: Any) -> Store:
+        """Return the same store as a recipe with another encoder sees it: ``adapter``, ``cut``, ``precision``, ...
+
+        Raises
+        ------
+        RecipeError
+            An impossible value.
+        """
+        return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @property
     def key(self) -> str:
@@ -362,7 +372,8 @@ class Store:
         Returns
         -------
         xarray.Dataset
-            ``embedding`` (view, channel, y, x), one Dask chunk a view, in the order of their rows; coordinates
+            ``embedding`` (view, channel, y, x), of an encoder that is cut (view, y, x, channel), one Dask chunk a
+            view, in the order of their rows; coordinates
             ``view``, ``frame``, ``tile`` and ``variant`` along ``view``. Views of earlier recipes that were embedded
             under the same key are among them. Cast float16 before summing: its sums overflow.
 

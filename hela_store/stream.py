@@ -1,4 +1,4 @@
-"""Training batches straight from the store; the encoder is never loaded.
+"""Training batches straight from the store; no encoder is loaded here.
 
 Step ``i`` is a pure function of (seed, i): which view, which cells, which prompts. So the order is the same for any
 number of loader workers, and a resumed run goes on with the same next batch.
@@ -30,6 +30,7 @@ from .scoring import blocks_of
 from .store import Store
 from .training_prompts import draw_training_prompt, kind_of_step
 from .types import LabelArray
+from .view_inputs import ViewReader, readable_views
 
 FINE = 512
 """Truth pixels along each side of a view: 2 SAM input px each, a frame's own pixels in 512-px tiles."""
@@ -43,7 +44,8 @@ class TrainingStep:
     ----------
     step : int
     view : str
-    embedding : float32, (256, 64, 64)
+    embedding : float32, (256, 64, 64); of an encoder that is cut what its blocks behind the cut take, see
+        :class:`hela_store.view_inputs.ViewReader`
     prompts : of B cells, SAM input px
     cells : ids of the B cells
     labels : int64, (B,), values of the cells in ``truth``
@@ -61,7 +63,7 @@ class TrainingStep:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingView:
-    """A committed view with the cells it holds whole.
+    """A view that can be read, with the cells it holds whole.
 
     Attributes
     ----------
@@ -90,7 +92,7 @@ class TrainingView:
 
 def stored_variants(store: Store, split: str = "train") -> int:
     """Return the highest variant of which a view of the block is committed; 0 where only views as acquired are."""
-    blocks, committed, views = blocks_of(store), store.committed(), store.views_table()
+    blocks, committed, views = blocks_of(store), readable_views(store), store.views_table()
     columns = (views[name].to_pylist() for name in ("view", "frame", "variant"))
     there = (n for view, frame, n in zip(*columns, strict=True) if view in committed and blocks[frame] == split)
     return max(there, default=0)
@@ -113,7 +115,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
     StoreError
         Nothing is planned or ingested yet.
     """
-    blocks, committed = blocks_of(store), store.committed()
+    blocks, committed = blocks_of(store), readable_views(store)
     frames = {row["frame"]: row for row in store.frames_table().to_pylist() if blocks[row["frame"]] == split}
     cells: dict[str, list[dict[str, Any]]] = {frame: [] for frame in frames}
     names = ["cell", "frame", "label", "x0", "y0", "x1", "y1"]
@@ -152,7 +154,7 @@ class TrainingSteps(Dataset[TrainingStep]):
 
     Parameters
     ----------
-    store : its folder is opened again in each loader worker
+    store : opened again in each loader worker
     prompt : one of :data:`hela_store.types.TRAINING_PROMPTS`
     cells : most cells a step
     seed : of views, cells and prompts
@@ -163,17 +165,17 @@ class TrainingSteps(Dataset[TrainingStep]):
         self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int, variants: int = 0
     ) -> None:
         self.path: Path = store.path
-        self.key = store.key
+        self.recipe = store.recipe
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
-        self._store: Store | None = None
+        self._opened: tuple[Store, ViewReader] | None = None
         self.start_method = store.arrays.start_method
 
     def __len__(self) -> int:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_store": None}
+        return self.__dict__ | {"_opened": None}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -190,15 +192,14 @@ class TrainingSteps(Dataset[TrainingStep]):
         view = self.views[order[place]]
         chosen = generator("cells", self.seed, epoch, step).permutation(len(view.cells))[: self.cells]
         cells = [view.cells[i] for i in sorted(chosen)]
-        if self._store is None:
-            self._store = Store.open(self.path)
-        arrays = self._store.arrays
-        label = view.label(arrays)
-        embedding = torch.from_numpy(np.asarray(arrays.embedding(self.key, view.row), np.float32))
+        if self._opened is None:
+            store = Store(self.path, self.recipe)
+            self._opened = (store, ViewReader(store))
+        label = view.label(self._opened[0].arrays)
         return TrainingStep(
             step=step,
             view=view.view,
-            embedding=embedding,
+            embedding=self._opened[1](view.row),
             prompts=self._prompts(label, cells, view.rect, (self.seed, epoch, step)),
             cells=tuple(cell["cell"] for cell in cells),
             labels=torch.tensor([cell["label"] for cell in cells]),

@@ -1,4 +1,4 @@
-"""The loop that tunes a decoder, step by step; every step is a pure function of (seed, step) and the weights so far.
+"""The loop that tunes a decoder or adapters; every step is a pure function of (seed, step) and the weights so far.
 
 So a run that was killed goes on from its last saved state and ends in the same weights, to the bit at the same number
 of threads, whatever the number of loader processes.
@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_start_method
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,13 @@ from torch.utils.data import DataLoader
 
 from .errors import RunError
 from .evaluate import PromptScore
+from .learner import Learner, weights_of
 from .losses.decoder import decoder_loss, ramp
 from .predict import WINDOWS, window_sizes
 from .progress import Progress
 from .random import generator
 from .runs import RunFolder
+from .sam.adapters import learned, set_learned
 from .sam.correct import corrected_prompts
 from .sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
 from .stream import FINE, TrainingStep, TrainingSteps
@@ -44,23 +47,23 @@ SAVE_SECONDS = 60.0
 SCHEDULES = ("cosine", "linear", "constant")
 MASKS = ("best", "all")
 
-Validate = Callable[[SamDecoder], PromptScore]
+Validate = Callable[[Learner], PromptScore]
 
 
 @dataclass
 class Tuning:
-    """A decoder on its way, and all that a resumed run needs.
+    """A learner on its way, and all that a resumed run needs.
 
     Attributes
     ----------
-    decoder, optimizer : as they are after ``step`` steps
-    best : weights of the best validation so far, that of ``best_step``
-    mean : running average of the weights that learn; empty where none is kept
+    learner, optimizer : as they are after ``step`` steps
+    best : what it had learned at the best validation so far, that of ``best_step``
+    mean : running average of what learns; empty where none is kept
     stale : validations since then
     losses : of the steps since the last line of the log
     """
 
-    decoder: SamDecoder
+    learner: Learner
     optimizer: torch.optim.AdamW
     best: dict[str, Tensor]
     mean: dict[str, Tensor] = field(default_factory=dict)
@@ -74,13 +77,13 @@ class Tuning:
         """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
         plain = {name: getattr(self, name) for name in ("step", "best_step", "best_iou", "stale", "losses")}
         about = {name: json.dumps(value) for name, value in plain.items()}
-        parts = {"decoder": self.decoder.state_dict(), "best": self.best, "mean": self.mean}
+        parts = {"learned": learned(self.learner), "best": self.best, "mean": self.mean}
         save_training(folder / STATE, parts, self.optimizer, about)
 
     def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; RunError if it is damaged."""
+        """Read what :meth:`save` wrote; RunError if it is damaged, CheckpointError if it is of another learner."""
         parts, about = load_training(folder / STATE, self.optimizer)
-        self.decoder.load_state_dict(parts["decoder"])
+        set_learned(self.learner, parts.get("learned", {}))
         self.best = parts["best"]
         self.mean = {name: value.to(self.mean[name]) for name, value in parts.get("mean", {}).items()}
         for name, value in about.items():
@@ -94,34 +97,28 @@ class Tuning:
         ``ExponentialMovingAverage``).
         """
         decay = min(ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.decoder.named_parameters():
-            if name in self.mean:
-                self.mean[name].lerp_(value, 1 - decay)
+        values = learned(self.learner)
+        for name, mean in self.mean.items():
+            mean.lerp_(values[name], 1 - decay)
 
     @contextmanager
-    def averaged(self) -> Iterator[SamDecoder]:
-        """Lend the decoder as it is to be judged, with its averaged weights where such are kept, ready to predict."""
-        own = _weights(self.decoder)
-        self.decoder.load_state_dict(own | self.mean)
+    def averaged(self) -> Iterator[Learner]:
+        """Lend the learner as it is to be judged, with its averaged weights where such are kept, ready to predict."""
+        own = weights_of(self.learner)
+        set_learned(self.learner, own | self.mean)
         try:
-            yield self.decoder.eval()
+            yield self.learner.eval()
         finally:
-            self.decoder.load_state_dict(own)
-            self.decoder.train()
+            set_learned(self.learner, own)
+            self.learner.train()
 
 
-def new_tuning(decoder: SamDecoder, config: FinetuneConfig) -> Tuning:
-    """Return the beginning of a run: only the mask decoder learns."""
-    decoder.prompt_encoder.requires_grad_(False)
-    parameters = [p for p in decoder.parameters() if p.requires_grad]
+def new_tuning(learner: Learner, config: FinetuneConfig) -> Tuning:
+    """Return the beginning of a run."""
+    parameters = list(learned(learner).values())
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    learning = {name: p.detach().clone() for name, p in decoder.named_parameters() if p.requires_grad}
-    mean = learning if config.ema else {}
-    return Tuning(decoder=decoder, optimizer=optimizer, best=_weights(decoder), mean=mean)
-
-
-def _weights(decoder: SamDecoder) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in decoder.state_dict().items()}
+    mean = weights_of(learner) if config.ema else {}
+    return Tuning(learner=learner, optimizer=optimizer, best=weights_of(learner), mean=mean)
 
 
 def learning_rate(config: FinetuneConfig, step: int) -> float:
@@ -226,7 +223,7 @@ def train(
     config : how
     state : changed in place, and saved to ``folder`` at every validation and once a minute
     folder : of the run; its log is appended to
-    validate : scores a decoder
+    validate : scores a learner
     progress : shown step by step
 
     Raises
@@ -236,10 +233,16 @@ def train(
     """
     every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
     start_method = steps.start_method if config.workers else None
-    loader = DataLoader(steps, batch_size=None, num_workers=config.workers, multiprocessing_context=start_method)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=config.workers,
+        multiprocessing_context=start_method,
+        worker_init_fn=None if (start_method or get_start_method()) != "fork" else lambda _: folder.let_go(),
+    )
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
-    state.decoder.train()
+    state.learner.train()
     # whatever ends the process, Ctrl-C too, may come in the middle of a step: only whole ones are ever saved
     for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
         state.losses.append(_step(state, batches, config, folder))
@@ -276,14 +279,16 @@ def _step(state: Tuning, batches: list[TrainingStep], config: FinetuneConfig, fo
     state.optimizer.zero_grad()
     total = 0.0
     for batch in batches:
-        losses, _ = step_loss(state.decoder, batch, config)
+        state.learner.draw_noise(config.seed, batch.step)
+        seen = replace(batch, embedding=state.learner.embed(batch.embedding.to(state.learner.device)))
+        losses, _ = step_loss(state.learner.decoder, seen, config)
         if not torch.isfinite(losses).all():
             wrong = [cell for cell, bad in zip(batch.cells, ~torch.isfinite(losses).cpu(), strict=True) if bad]
             _stop(state, folder, f"the loss became {float(losses.sum().detach())}", batch, wrong)
         loss = losses.mean() / len(batches)
         loss.backward()
         total += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_([p for p in state.decoder.parameters() if p.requires_grad], 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(list(learned(state.learner).values()), 1.0)
     if not torch.isfinite(norm):
         _stop(state, folder, f"the gradient became {float(norm)}", batches[-1], list(batches[-1].cells))
     state.optimizer.step()
@@ -301,11 +306,11 @@ def _stop(state: Tuning, folder: RunFolder, what: str, batch: TrainingStep, cell
 
 def _validation(state: Tuning, folder: RunFolder, validate: Validate, lr: float) -> None:
     state.stale += 1
-    with state.averaged() as decoder:
-        score = validate(decoder)
+    with state.averaged() as learner:
+        score = validate(learner)
         if score.mean_iou > state.best_iou:
             state.best_iou, state.best_step, state.stale = score.mean_iou, state.step, 0
-            state.best = _weights(decoder)
+            state.best = weights_of(learner)
     _log(state, folder, lr=lr, val=score.to_json())
     state.save(folder.path)
 

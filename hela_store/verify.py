@@ -36,6 +36,7 @@ from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
 from .storage import METADATA
 from .store import Store
+from .tuned import variant_of
 from .work import Frames, Group, View, unique_views, work_of
 
 DEEP_SAMPLE = 8
@@ -55,6 +56,8 @@ class VerifyConfig:
         Encode a sample again and compare; needs the weights.
     sample : int
         Views of that sample.
+    cut, adapter : int or None, str or None
+        Which embeddings, as of embed; those of the recipe by default.
     device : str
         As of embed.
     cache_dir : Path or None
@@ -64,6 +67,8 @@ class VerifyConfig:
     repair: bool = False
     deep: bool = False
     sample: int = DEEP_SAMPLE
+    cut: int | None = None
+    adapter: str | None = None
     device: str = "auto"
     cache_dir: Path | None = None
 
@@ -134,6 +139,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         The weights are needed and cannot be used.
     """
     config = config or VerifyConfig()
+    store = variant_of(store, config.cut, config.adapter)
     # what the bucket has is to be verified, not the copies of it
     store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
@@ -185,7 +191,7 @@ def _deep(
     faults, errors = [], {}
     for entry in progress(chosen, total=len(chosen), what="encode again"):
         pixels = frames.pixels(views[entry.view])[None]
-        now = encode(sam.encoder, pixels, store.recipe.encoder.precision)[0].numpy()
+        now = encode(sam.encoder, pixels, store.recipe.encoder.precision, store.recipe.encoder.cut)[0].numpy()
         there = store.arrays.embedding(store.key, entry.row).astype(np.float32)
         errors[entry.view] = float(np.linalg.norm(now - there) / np.linalg.norm(now))
         if not errors[entry.view] <= tolerance(store.recipe):
@@ -233,7 +239,9 @@ def _work(store: Store, good: set[str], batch: int) -> list[Group]:
     work: list[Group] = []
     seen = set(good)
     for plan in [store.views_table(), *store.all_plans()]:
-        part = work_of(unique_views(plan), seen, batch, None)
+        views = unique_views(plan)
+        done = np.array([view in seen for view in views["view"].to_pylist()], bool)
+        part = work_of(views, done, batch, None)
         seen |= set(part.ids)
         work += part
     return work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -72,13 +72,13 @@ class Work(Sequence[Group]):
         return group, [view for view, left in zip(group, self._todo[rows], strict=True) if left]
 
 
-def work_of(views: pa.Table, committed: Collection[str], batch: int, limit: int | None) -> Work:
+def work_of(views: pa.Table, done: BoolArray, batch: int, limit: int | None) -> Work:
     """Cut the plan into groups of views of one size; keep those with a view to do, at most ``limit`` views in all.
 
-    The groups follow from the plan alone, and one is always encoded as a whole, so that a resumed job gives the same
-    bits as an uninterrupted one.
+    The groups follow from the plan alone, not from what is ``done``, and one is always encoded as a whole, so that a
+    resumed job gives the same bits as an uninterrupted one.
     """
-    todo = np.fromiter((view not in committed for view in views["view"].to_pylist()), bool, len(views))
+    todo = ~done
     sizes = np.stack([views["width"].to_numpy(), views["height"].to_numpy()])
     _, kind = np.unique(sizes, axis=1, return_inverse=True)
     order = np.argsort(kind.ravel(), kind="stable")
@@ -175,11 +175,13 @@ class Frames:
         return self._last[1][y0 : y0 + height, x0 : x0 + width]
 
 
-def done_of(store: Store, views: pa.Table) -> set[str]:
-    """Return the ids of those views that are committed, in the row the plan gives them."""
-    rows = store.committed()
-    planned = zip(views["view"].to_pylist(), views["row"].to_pylist(), strict=True)
-    return {view for view, row in planned if rows.get(view) == row}
+def done_of(store: Store, views: pa.Table) -> BoolArray:
+    """Return which of the views are committed, in the row the plan gives them."""
+    ledger = store.ledger().table()
+    newest = ledger.take(pa.array(np.arange(len(ledger))[::-1]))
+    rows = newest["row"].take(pc.index_in(views["view"], newest["view"].combine_chunks()))
+    done: BoolArray = pc.fill_null(pc.equal(rows, views["row"]), False).to_numpy()
+    return done
 
 
 def unique_views(plan: pa.Table) -> pa.Table:

@@ -77,6 +77,7 @@ FLOORS = (
         "guard",
         "ingest",
         "leaks",
+        "learner",
         "measure",
         "own_prompts",
         "pipeline",
@@ -87,8 +88,10 @@ FLOORS = (
         "segment",
         "stream",
         "subset_scores",
+        "tuned",
         "tuning",
         "verify",
+        "view_inputs",
         "work",
     },
     {

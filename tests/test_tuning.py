@@ -3,6 +3,7 @@ import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from hela_store.errors import RecipeError, RunError, StoreError
 from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune, same_run
+from hela_store.finetune import FinetuneConfig, finetune, same_run, source_of
 from hela_store.guard import default_run, paired_change
+from hela_store.learner import new_learner
 from hela_store.runs import load_run, partial_runs
+from hela_store.sam.adapters import learned
 from hela_store.sam.correct import corrected_prompts
 from hela_store.sam.decoder import SamPrompts, load_decoder, window_origins
 from hela_store.store import Store
@@ -113,11 +116,21 @@ def test_schedules() -> None:
         replace(config, schedule="staircase")
 
 
-def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
-    """The average of three known steps by hand, and a validation that leaves the weights it trains on alone."""
-    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
-    state = new_tuning(decoder, replace(QUICK, ema=0.5))
-    weight = decoder.mask_decoder.iou_token.weight
+@pytest.mark.parametrize(
+    "how, learns",
+    [
+        ({}, "decoder.mask_decoder.iou_token.weight"),
+        ({"adapt": "decoder"}, "decoder.mask_decoder.transformer.layers.0.self_attn.q_proj.parts.all.a"),
+        ({"adapt": "encoder", "cut": 3}, "encoder.blocks.3.attn.qkv.parts.q.a"),
+    ],
+)
+def test_the_average_is_of_all_that_learns(store: Store, how: dict[str, Any], learns: str) -> None:
+    """The average of three known steps by hand, lent to be judged, while the weights that train stay."""
+    config = replace(QUICK, ema=0.5, **how)
+    learner = new_learner(source_of(store, config), config, torch.device("cpu"))
+    state = new_tuning(learner, config)
+    assert state.mean.keys() == learned(learner).keys()
+    weight = learned(learner)[learns]
     begin = weight.detach().clone()
     expected = begin.clone()
     for step in (1, 2, 30):
@@ -128,10 +141,13 @@ def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
     with state.averaged() as lent:
-        torch.testing.assert_close(lent.mask_decoder.iou_token.weight, expected)
+        torch.testing.assert_close(learned(lent)[learns], expected)
         assert not lent.training
-    assert torch.equal(weight, begin + 3.0) and decoder.training
-    assert new_tuning(decoder, QUICK).mean == {}
+    torch.testing.assert_close(weight, begin + 3.0)
+    assert learner.training and new_tuning(learner, replace(config, ema=0.0)).mean == {}
+
+
+def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
     plain = finetune(store, replace(QUICK, steps=2, evaluate_every=1))
     smooth = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.9))
     logs = [load_run(store.path, run.run).log() for run in (plain, smooth)]

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..embed import EmbedConfig, embed
 from ..new import NewConfig, SyntheticConfig, new
 from ..pipeline import Pipeline
@@ -44,7 +46,8 @@ def bench_embed(
             Path(folder) / "store", NewConfig(dataset="synthetic", tile="none", codec=codec, synthetic=drawn)
         ).store
         embed(store, EmbedConfig(device=device, limit=1))  # ingest, plan, and a warm encoder
-        work = work_of(unique_views(store.views_table()), set(), 1, None)
+        views = unique_views(store.views_table())
+        work = work_of(views, np.zeros(len(views), bool), 1, None)
         for way in progress(["encode", "embed"] * rounds, total=2 * rounds, what="bench embed"):
             frames = Frames(store)
             pixels = [frames.pixels(group[0])[None] for group, _ in work] if way == "encode" else []

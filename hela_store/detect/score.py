@@ -11,7 +11,6 @@ from typing import Any
 
 from .. import catalog
 from ..errors import RunError
-from ..evaluate import decoder_of
 from ..leaks import check_untouched
 from ..predict import DEFAULT_WINDOW, check_window
 from ..progress import Progress, silent
@@ -21,6 +20,7 @@ from ..scoring import median_training_radius
 from ..sequence_scores import run_labels, sequence_scores
 from ..store import Store
 from ..subset_scores import subset_scores
+from ..tuned import decoder_of, store_of
 from .assemble import decode_detections, resolve
 from .calibrate import FAILURE, Calibration, fit, load_calibration
 from .detections import join, no_detections
@@ -40,10 +40,9 @@ CALIBRATION = "calibration"
 def resolved(store: Store, config: DetectedConfig) -> tuple[DetectedConfig, RunInfo]:
     """Return the configuration with every choice made, and the detector's run; RunError where a run does not fit."""
     decoder = None if config.checkpoint is None else load_run(store.path, config.checkpoint, "finetune")
-    if decoder is not None and decoder.encoder != store.key:
-        raise RunError(
-            f"run {decoder.id} was tuned on embeddings of {decoder.encoder}, this recipe asks for {store.key}"
-        )
+    if store_of(store, decoder).key != store.key:
+        assert decoder is not None
+        raise RunError(f"run {decoder.id} adapted the encoder; to detect with it, set encoder.adapter in store.toml")
     if config.detector == "latest":
         detector = load_run(store.path, "latest", "detector")
     else:

@@ -1,4 +1,7 @@
-"""A tuned decoder put back into its SAM: one file that segment-anything, or this package, loads."""
+"""A tuned decoder and an adapted encoder put back into their SAM: one file that segment-anything, or this one, loads.
+
+Adapters are merged into the weights they were learned beside.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from ..errors import RunError
+from ..errors import CheckpointError, RunError
 from ..files import write_atomic
 from ..guard import default_run
 from ..progress import Progress, silent
 from ..runs import RunInfo, load_run
 from ..sam.checkpoints import load_sam_encoder
-from ..sam.decoder import load_decoder
+from ..sam.lora import AdaptedLinear
 from ..store import Store
+from ..tuned import decoder_of, store_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class CheckpointExport:
 def export_checkpoint(
     store: Store, run: str | None, out: Path, *, cache_dir: Path | None = None, progress: Progress = silent
 ) -> CheckpointExport:
-    """Write encoder and tuned decoder as one checkpoint with segment-anything's names, float32.
+    """Write encoder and tuned decoder as one checkpoint with segment-anything's names, float32, adapters merged.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ def export_checkpoint(
     RunError
         Unknown or damaged run, one of another encoder, an ending that does not fit, or a file that is there already.
     CheckpointError
-        The encoder's weights are not there, or are others than the store was made with.
+        The encoder's weights are not there, or are others than the store was made with; Conv-LoRA, which is no matrix.
     """
     architecture = store.recipe.encoder.architecture
     suffix = ".safetensors" if architecture == "nano" else ".pth"
@@ -70,9 +74,15 @@ def export_checkpoint(
     if out.exists():
         raise RunError(f"{out} is there already; remove it or choose another name")
     info = tuned_run(store, run)
+    store = store_of(store, info)
     sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)
+    if any(isinstance(module, AdaptedLinear) for module in sam.encoder.modules()):
+        raise CheckpointError(
+            f"the encoder of run {info.id} has Conv-LoRA adapters, which depend on the view and cannot be merged into "
+            "a stock checkpoint; use it here (`hela-store embed --adapter`), or adapt without --conv"
+        )
     state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
-    state |= load_decoder(info.weights).state_dict()
+    state |= decoder_of(store, info).state_dict()
     state = {name: value.detach().contiguous() for name, value in state.items()}
     if architecture == "nano":
         data = save(state, metadata={"architecture": architecture, "run": info.id})
@@ -91,6 +101,4 @@ def tuned_run(store: Store, run: str | None) -> RunInfo:
     info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
     if info is None:
         raise RunError("this store has no default run: no fine-tuning that is not worse than zero-shot; name a run")
-    if info.encoder != store.key:
-        raise RunError(f"run {info.id} was tuned on embeddings of {info.encoder}, this recipe asks for {store.key}")
     return info

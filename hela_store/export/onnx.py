@@ -30,8 +30,9 @@ from ..mask_logits import LOGIT
 from ..predict import check_window
 from ..random import generator
 from ..sam.decode import decode_windows
-from ..sam.decoder import ALL_MASKS, GRID, INPUT, LOGITS, POSITION, SamDecoder, load_decoder, view_tokens
+from ..sam.decoder import ALL_MASKS, GRID, INPUT, LOGITS, POSITION, SamDecoder, view_tokens
 from ..store import Store
+from ..tuned import decoder_of, store_of
 from .checkpoint import tuned_run
 
 INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
@@ -192,11 +193,13 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     if out.exists():
         raise RunError(f"{out} is there already; remove it or choose another name")
     info = tuned_run(store, run)
+    store = store_of(store, info)
+    if not (rows := store.committed().values()):
+        raise RunError(f"no view is embedded under {store.key} to check the decoder with; run `hela-store embed` first")
     window = check_window(int(info.config["window"]) if window is None else window)
-    model = OnnxDecoder(load_decoder(info.weights), window).eval()
+    model = OnnxDecoder(decoder_of(store, info), window).eval()
     data = to_onnx(model, {"run": info.id, "encoder": store.key, "window": str(window)})
-    row = min(store.committed().values())
-    embedding = np.asarray(store.arrays.embedding(store.key, row), np.float32)[None]
+    embedding = np.asarray(store.arrays.embedding(store.key, min(rows)), np.float32)[None]
     examples = _example(2, 3), _example(5, 2)
     difference = max(largest_difference(model, data, (embedding, *example)) for example in examples)
     if not difference <= TOLERANCE:

@@ -21,7 +21,8 @@ from ..files import explain_os_errors, sha256_file
 from ..progress import Progress, silent
 from ..recipe import EncoderRecipe
 from . import nano
-from .decoder import SamDecoder
+from .adapters import ADAPTER_FILE, apply_adapter
+from .decoder import SamDecoder, load_decoder
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 UNTRAINED = "untrained"
@@ -61,8 +62,8 @@ class LoadedSam:
 
     Attributes
     ----------
-    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for
-    decoder : SamDecoder, float32, on the CPU
+    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
+    decoder : SamDecoder, float32, on the CPU; of an adapted encoder the one that was tuned with it
     architecture : str
     sha256 : str
         Of the weights file; ``"untrained"`` where nano ships none.
@@ -168,10 +169,15 @@ def load_sam_encoder(
 ) -> LoadedSam:
     """Load the SAM a recipe names; an official checkpoint is fetched into ``cache_dir`` where it is not there yet.
 
+    Parameters
+    ----------
+    base : the store's folder: a relative checkpoint is relative to it, and the run of an adapter is in it
+
     Raises
     ------
     CheckpointError
-        No such file, bytes other than the recipe pins, not a checkpoint, another architecture, missing or foreign keys.
+        No such file, bytes other than the recipe pins, not a checkpoint, another architecture, missing or foreign keys;
+        an adapter that does not fit.
     """
     if not encoder.checkpoint and encoder.architecture != "nano":
         if cache_dir is None:
@@ -187,12 +193,27 @@ def load_sam_encoder(
         )
     sam = nano.load_nano() if path is None else _build(encoder.architecture, read_state(path), path)
     sam.requires_grad_(False).eval()
+    decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
+    if encoder.adapter:
+        decoder = _adapt(sam.image_encoder, encoder, base / "runs" / encoder.adapter, sha256)
     return LoadedSam(
         encoder=sam.image_encoder.to(device),
-        decoder=SamDecoder(sam.prompt_encoder, sam.mask_decoder),
+        decoder=decoder,
         architecture=encoder.architecture,
         sha256=sha256,
     )
+
+
+def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: Path, sha256: str) -> SamDecoder:
+    """Put a run's adapter into the encoder; return the decoder that was tuned with it."""
+    path = run / ADAPTER_FILE
+    if path.exists() and sha256_file(path) != encoder.adapter_sha256:
+        raise CheckpointError(
+            f"{path} is not the one encoder.adapter_sha256 names ({encoder.adapter_sha256[:12]}); restore the run"
+        )
+    apply_adapter(module, path, encoder.architecture, sha256)
+    module.eval()
+    return load_decoder(run / "weights.safetensors")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

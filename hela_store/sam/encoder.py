@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, pad
 
 from ..errors import RecipeError
 from ..geometry import SAM_INPUT, resized_shape
-from .forward import image_embedding, normalise_input
+from .forward import image_embedding, normalise_input, trunk_tokens
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -64,6 +64,7 @@ def encode(
     encoder: ImageEncoderViT,
     views: Tensor | npt.NDArray[np.float32],
     precision: str = "float32",
+    cut: int | None = None,
     *,
     compiled: bool = False,
 ) -> Tensor:
@@ -76,12 +77,14 @@ def encode(
         From :func:`hela_store.normalise.apply`.
     precision : str
         ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for autocast.
+    cut : int
+        Stop after so many blocks; None runs them all.
     compiled : bool
         Through ``torch.compile``, which takes minutes once a process and changes the last bits.
 
     Returns
     -------
-    float32, (B, 256, 64, 64), on the CPU
+    float32, (B, 256, 64, 64), on the CPU; tokens, (B, 64, 64, C), where it is cut
 
     Raises
     ------
@@ -89,7 +92,7 @@ def encode(
         A single view does not fit; ``torch.compile`` does not work here.
     """
     try:
-        return _encode(encoder, views, precision, compiled)
+        return _encode(encoder, views, (precision, cut, compiled))
     except torch.cuda.OutOfMemoryError as error:
         if len(views) == 1:
             raise RecipeError(
@@ -105,22 +108,27 @@ def encode(
     torch.cuda.empty_cache()
     middle = len(views) // 2
     halves = views[:middle], views[middle:]
-    return torch.cat([encode(encoder, half, precision, compiled=compiled) for half in halves])
+    return torch.cat([encode(encoder, half, precision, cut, compiled=compiled) for half in halves])
+
+
+def _forward(encoder: ImageEncoderViT, x_BCHW: Tensor, cut: int | None) -> Tensor:
+    return image_embedding(encoder, x_BCHW) if cut is None else trunk_tokens(encoder, x_BCHW, cut)
 
 
 @functools.cache
-def _compiled_embedding() -> Callable[[ImageEncoderViT, Tensor], Tensor]:
-    return torch.compile(image_embedding, dynamic=False)
+def _compiled_forward() -> Callable[[ImageEncoderViT, Tensor, int | None], Tensor]:
+    return torch.compile(_forward, dynamic=False)
 
 
 @torch.inference_mode()
 def _encode(
-    encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], precision: str, compiled: bool
+    encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], how: tuple[str, int | None, bool]
 ) -> Tensor:
-    embed = _compiled_embedding() if compiled else image_embedding
+    precision, cut, compiled = how
+    forward = _compiled_forward() if compiled else _forward
     device = next(encoder.parameters()).device
     x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
     half = getattr(torch, precision)
     with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
-        embedding = embed(encoder, x_BCHW)
+        embedding = forward(encoder, x_BCHW, cut)
     return embedding.float().cpu()

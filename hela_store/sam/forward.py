@@ -5,7 +5,8 @@ product: the two bias rows are appended to ``q`` and one-hot row and column indi
 scaled-dot-product attention applies. On a CPU attention is made of plain products over as many queries as the cache
 holds scores for, and the bias of the whole 64 x 64 grid is added, since three times longer rows would cost more.
 Windows that do not divide the grid are padded after the projection of q, k and v and cut before the last one, so that
-no product is spent on padding. Equal to the stock encoder within 1e-5 relative (tested).
+no product is spent on padding. Equal to the stock encoder within 1e-5 relative (tested). It can be cut after any block:
+the tokens there are all that the blocks behind it need.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
+from torch.nn import Identity
 from torch.nn.functional import layer_norm, pad, scaled_dot_product_attention
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -46,15 +48,48 @@ def image_embedding(encoder: ImageEncoderViT, x_BCHW: Tensor) -> Tensor:
     Tensor
         (B, 256, H / 16, W / 16)
     """
-    tokens_BHWC = encoder.patch_embed(x_BCHW)
+    return tail_embedding(encoder, x_BCHW, 0)
+
+
+def trunk_tokens(encoder: ImageEncoderViT, x_BCHW: Tensor, cut: int) -> Tensor:
+    """Return the tokens after the first ``cut`` blocks, (B, H / 16, W / 16, C), of normalised, padded images."""
+    tokens_BHWC: Tensor = encoder.patch_embed(x_BCHW)
     if encoder.pos_embed is not None:
         tokens_BHWC = tokens_BHWC + encoder.pos_embed
-    for block in encoder.blocks:
+    for block in encoder.blocks[:cut]:
+        tokens_BHWC = block_forward(block, tokens_BHWC)
+    return tokens_BHWC
+
+
+def tail_embedding(encoder: ImageEncoderViT, x: Tensor, cut: int) -> Tensor:
+    """Run the blocks after the first ``cut`` and the neck; the whole encoder where ``cut`` is 0.
+
+    Parameters
+    ----------
+    encoder : as of :func:`image_embedding`
+    x : what :func:`trunk_tokens` returns for the same cut; where it is 0, what :func:`image_embedding` takes
+    cut : int
+
+    Returns
+    -------
+    Tensor
+        (B, 256, H / 16, W / 16), for tokens that were not rounded the very values of :func:`image_embedding`.
+    """
+    tokens_BHWC = trunk_tokens(encoder, x, 0) if cut == 0 else x
+    for block in encoder.blocks[cut:]:
         tokens_BHWC = block_forward(block, tokens_BHWC)
     hidden_BCHW = tokens_BHWC.permute(0, 3, 1, 2)
     for layer in encoder.neck:
         hidden_BCHW = layer_norm_2d(layer, hidden_BCHW) if isinstance(layer, LayerNorm2d) else layer(hidden_BCHW)
     return hidden_BCHW
+
+
+def drop_trunk(encoder: ImageEncoderViT, cut: int) -> None:
+    """Let go of the weights that :func:`tail_embedding` does not use, in place; names of the others stay."""
+    if cut:
+        encoder.patch_embed, encoder.pos_embed = Identity(), None
+    for number in range(cut):
+        encoder.blocks[number] = Identity()
 
 
 def layer_norm_2d(norm: LayerNorm2d, x_BCHW: Tensor) -> Tensor:

@@ -75,9 +75,10 @@ class Small(torch.nn.Module):
 
 def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch):
     grey = views(5, 48, 64)
-    expected = encode(tiny, grey)
+    expected, tokens = encode(tiny, grey), encode(tiny, grey, cut=1)
     monkeypatch.setattr(tiny, "patch_embed", Small(tiny.patch_embed, 2))
     assert torch.allclose(encode(tiny, grey), expected, atol=1e-5)
+    assert torch.allclose(encode(tiny, grey, cut=1), tokens, atol=1e-5)
     tiny.patch_embed.room = 0
     with pytest.raises(RecipeError, match="one view does not fit"):
         encode(tiny, grey)
@@ -85,9 +86,10 @@ def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch):
 
 @pytest.mark.slow  # a minute of compilation
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_it_gives_the_same(tiny):
+@pytest.mark.parametrize("cut", [None, 1])
+def test_compiled_it_gives_the_same(tiny, cut):
     grey = views(1, 48, 64)
-    expected, found = encode(tiny, grey), encode(tiny, grey, compiled=True)
+    expected, found = encode(tiny, grey, cut=cut), encode(tiny, grey, cut=cut, compiled=True)
     assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
+from hela_store.recipe import BLOCKS, TOKEN_WIDTH
 from hela_store.sam import forward
-from hela_store.sam.forward import image_embedding, normalise_input
+from hela_store.sam.forward import drop_trunk, image_embedding, normalise_input, tail_embedding, trunk_tokens
 from hela_store.sam.nano import build_nano
 
 
@@ -50,3 +51,32 @@ def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
         expected, found = nano.image_encoder(image), image_embedding(nano.image_encoder, image)
     assert expected.shape == (1, 256, 64, 64)
     assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding() -> None:
+    """ViT-B's blocks, windows that do not divide the grid and global attention, on fewer tokens."""
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(
+        img_size=320,
+        depth=12,
+        embed_dim=768,
+        num_heads=12,
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=(2, 5, 8, 11),
+    ).eval()
+    assert (len(encoder.blocks), encoder.pos_embed.shape[-1]) == (BLOCKS["vit_b"], TOKEN_WIDTH["vit_b"])
+    wake(encoder)
+    image = torch.randn(1, 3, 320, 320)
+    with torch.no_grad():
+        expected = image_embedding(encoder, image)
+        kept = [trunk_tokens(encoder, image, cut) for cut in range(12)]
+        for cut in range(1, 12):
+            drop_trunk(encoder, cut)  # what a tail does not use may go
+            assert torch.equal(tail_embedding(encoder, kept[cut], cut), expected), cut
+    assert kept[6].shape == (1, 20, 20, 768)
+
+
+def test_the_recipe_knows_nanos_size() -> None:
+    encoder = build_nano().image_encoder
+    assert (len(encoder.blocks), encoder.blocks[0].attn.qkv.in_features) == (BLOCKS["nano"], TOKEN_WIDTH["nano"])

@@ -1,0 +1,18 @@
+from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt, time_way
+
+
+def test_every_way_is_timed_in_a_process_of_its_own() -> None:
+    found = bench_adapt(AdaptBenchConfig(encoder="nano", cuts=(3,), cells=2, steps=1, device="cpu"))
+    assert [row.what for row in found.rows] == ["encoder LoRA", "decoder", "decoder LoRA"]
+    encoder, decoder, lora = found.rows
+    assert encoder.parameters == decoder.parameters + 2 * 4 * (192 + 192)
+    assert lora.parameters < decoder.parameters / 10 and lora.adapter_bytes == 4 * lora.parameters < 4e5
+    assert (encoder.view_bytes, decoder.view_bytes) == (2 * 64 * 64 * 192, 2 * 64 * 64 * 256)
+    assert all(row.seconds > 0 and row.memory_mib > 100 for row in found.rows)
+
+
+def test_the_whole_encoder_reads_nothing_from_the_store() -> None:
+    config = AdaptBenchConfig(encoder="nano", full=True, cells=2, steps=1, device="cpu")
+    assert config.cuts == (0, 2)
+    row = time_way(config, 0, "cpu", 1)
+    assert (row.cut, row.view_bytes) == (0, 0) and row.parameters > 5e6 and row.what == "encoder, full"
