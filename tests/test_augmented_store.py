@@ -65,7 +65,7 @@ def test_lost_and_wrong_labels_of_variants_are_found_and_made_again(varied: Path
     store = Store.open(shutil.copytree(varied, tmp_path / "store"))
     lost, wrong = [row for row in store.views_table().to_pylist() if row["variant"]][:2]
     before = {row["row"]: store.arrays.view_truth((192, 256), row["row"]) for row in (lost, wrong)}
-    (store.arrays.path / f"views/192x256/label/c.{lost['row']}.0.0").unlink()
+    (Path(store.arrays.storage.root) / f"views/192x256/label/c.{lost['row']}.0.0").unlink()
     label, valid = before[wrong["row"]]
     store.arrays.write_view_truth(wrong["row"], np.roll(label, 5, 1), valid)
     report = verify(store)
