@@ -78,7 +78,7 @@ def adapted(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     torch.manual_seed(0)
     assert learner.encoder is not None
     for value in learned(learner.encoder).values():
-        torch.nn.init.normal_(value, std=0.5)
+        torch.nn.init.normal_(value, std=0.3)
     folder = new_run(path, "finetune", run_config(store, config), label="point encoder")
     save_learner(folder.path, store, config, learner)
     folder.log(step=1, result={"verdict": "better"})

@@ -46,8 +46,8 @@ def bench_embed(
             Path(folder) / "store", NewConfig(dataset="synthetic", tile="none", codec=codec, synthetic=drawn)
         ).store
         embed(store, EmbedConfig(device=device, limit=1))  # ingest, plan, and a warm encoder
-        views = unique_views(store.views_table())
-        work = work_of(views, np.zeros(len(views), bool), 1, None)
+        planned = unique_views(store.views_table())
+        work = work_of(planned, np.zeros(len(planned), bool), 1, None)
         for way in progress(["encode", "embed"] * rounds, total=2 * rounds, what="bench embed"):
             frames = Frames(store)
             pixels = [frames.pixels(group[0])[None] for group, _ in work] if way == "encode" else []

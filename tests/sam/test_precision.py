@@ -27,7 +27,7 @@ KINDS = ["box", "point", "mask"]
 def test_masks_from_bfloat16_are_those_of_the_stock_encoder(embedded: Path) -> None:
     store, sam = Store.open(embedded), load_nano()
     decoder, frames = SamDecoder(sam.prompt_encoder, sam.mask_decoder), Frames(store)
-    views = {view["row"]: view for view in unique_views(store.views_table())}
+    views = {view["row"]: view for view in unique_views(store.views_table()).to_pylist()}
     ious, errors = [], []
     for frame in frame_cells(store, labelled_frames(store, "all")):
         questions = truth_questions(frame, KINDS, list(range(5)), 1.0)
