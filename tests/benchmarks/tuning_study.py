@@ -70,19 +70,17 @@ def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
 def choices(base: FinetuneConfig) -> list[Arm]:
     one = {
         "lr 3e-5": {"lr": 3e-5},
-        "lr 3e-4": {"lr": 3e-4},
+        "lr 1e-4": {"lr": 1e-4},
         "lr 1e-3": {"lr": 1e-3},
-        "ema 0.99": {"ema": 0.99},
-        "lr 3e-4, ema 0.99": {"lr": 3e-4, "ema": 0.99},
-        "lr 1e-3, ema 0.99": {"lr": 1e-3, "ema": 0.99},
+        "no averaging": {"ema": 0.0},
+        "lr 1e-4, no averaging": {"lr": 1e-4, "ema": 0.0},
         "4 x steps": {"steps": 4 * base.steps},
-        "4 x steps, lr 3e-4, ema 0.99": {"steps": 4 * base.steps, "lr": 3e-4, "ema": 0.99},
         "4 views a step": {"accumulate": 4},
         "second passes in half": {"refine": 0.5},
         "weight decay 0": {"weight_decay": 0.0},
     }
     if base.prompt == "point":
-        one |= {"all masks": {"masks": "all"}, "all masks, lr 3e-4, ema 0.99": {"masks": "all", "lr": 3e-4, "ema": 0.99}}
+        one |= {"all masks": {"masks": "all"}}
     tuned = [(name, replace(base, **how), None) for name, how in one.items()]  # type: ignore[arg-type]
     return [("zero-shot", None, None), ("default", base, None), *tuned]
 
