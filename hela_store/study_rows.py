@@ -18,7 +18,7 @@ from .store import Store
 _FAILURES = ", ".join(f"count(*) FILTER (m.failure = '{name}') AS \"{name}\"" for name in FAILURES)
 _MEANS = f"""
 SELECT m.run, count(*) AS n, count(DISTINCT m.cell) AS cells, avg(m.iou) AS iou, avg(m.dice) AS dice,
-    avg(m.is_empty::INT) AS empty, avg(m.hd95) AS hd95, avg(m.hd95) FILTER (NOT m.is_empty) AS hd95_found,
+    avg(m.is_empty::INT) AS empty_share, avg(m.hd95) AS hd95, avg(m.hd95) FILTER (NOT m.is_empty) AS hd95_found,
     count(*) FILTER (NOT m.is_empty) AS n_found, avg(m.boundary_iou) AS boundary_iou, avg(p.free_iou) AS free_iou,
     {_FAILURES}
 FROM cell_metrics m
@@ -135,7 +135,7 @@ def study_row(
         skill=None if free is None else skill(fmean(iou), free),
         failures={name: means[name] or 0.0 for name in FAILURES},
         n_found=means["n_found"] or 0.0,
-        empty=means["empty"] or 0.0,
+        empty=means["empty_share"] or 0.0,
         **{name: means[name] for name in ("boundary_iou", "hd95", "hd95_found")},
         seg={name: fmean(part.seg for part in parts if part.sequence == name) for name in sequences},
         det={name: fmean(value for own, value in det if own == name) for name in sequences if name in dict(det)},
