@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -78,7 +79,7 @@ class AdaptRow:
     what : str
     cut : blocks whose tokens are read; None where the embedding is
     parameters : that learn
-    adapter_bytes : of what a run keeps of them, float32
+    run_bytes : of what a run keeps, float32
     view_bytes : stored of a view, float16, uncompressed; 0 where the frame is encoded at every step
     seconds : a step
     memory_mib : at its peak, of the process (CPU) or allocated on the device
@@ -87,7 +88,7 @@ class AdaptRow:
     what: str
     cut: int | None
     parameters: int
-    adapter_bytes: int
+    run_bytes: int
     view_bytes: int
     seconds: float
     memory_mib: float
@@ -122,8 +123,8 @@ def bench_adapt(config: AdaptBenchConfig | None = None, *, progress: Progress = 
     rows = []
     context = multiprocessing.get_context("spawn")
     for way in progress(ways, total=len(ways), what="bench adapt"):
-        with context.Pool(1) as pool:
-            rows.append(pool.apply(time_way, (config, way, str(device), threads)))
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            rows.append(pool.submit(time_way, config, way, str(device), threads).result())
     return AdaptBench(device=str(device), threads=threads, config=config, rows=tuple(rows))
 
 
@@ -149,7 +150,7 @@ def time_way(config: AdaptBenchConfig, way: int | str, device: str, threads: int
         what=way if isinstance(way, str) else _name(config),
         cut=None if isinstance(way, str) else way,
         parameters=sum(value.numel() for value in learned(learner).values()),
-        adapter_bytes=4 * (whole + beside),
+        run_bytes=4 * (whole + beside),
         view_bytes=0 if way == 0 else 2 * tokens,
         seconds=float(np.median(taken[1:])),
         memory_mib=_peak(device),

@@ -6,7 +6,7 @@ def test_every_way_is_timed_in_a_process_of_its_own() -> None:
     assert [row.what for row in found.rows] == ["encoder LoRA", "decoder", "decoder LoRA"]
     encoder, decoder, lora = found.rows
     assert encoder.parameters == decoder.parameters + 2 * 4 * (192 + 192)
-    assert lora.parameters < decoder.parameters / 10 and lora.adapter_bytes == 4 * lora.parameters < 4e5
+    assert lora.parameters < decoder.parameters / 10 and lora.run_bytes == 4 * lora.parameters < 4e5
     assert (encoder.view_bytes, decoder.view_bytes) == (2 * 64 * 64 * 192, 2 * 64 * 64 * 256)
     assert all(row.seconds > 0 and row.memory_mib > 100 for row in found.rows)
 
