@@ -323,4 +323,8 @@ def load_recipe(path: Path) -> Recipe:
         raise StoreError(f"no store at {path.parent}: {path.name} is missing; make one with `hela-store new`") from None
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is damaged: {error}; restore it from version control or make a new store") from None
+    if not text.endswith("\n"):  # what is left of it would parse, with defaults for the rest
+        raise StoreError(
+            f"{path} seems cut short: its last line has no end; restore it, or end that line if it was edited by hand"
+        )
     return parse_recipe(text, str(path))

@@ -46,9 +46,10 @@ def test_a_wrong_recipe_leaves_nothing(tmp_path):
     ("text", "words"),
     [
         (None, "no store at .*hela-store new"),
-        ("format = ", "is damaged"),
-        ("name = 'x'", "no 'format' number"),
-        ("format = 99", "format 99, this version reads up to 1; upgrade"),
+        ("format = 1\nname", "seems cut short"),
+        ("format = \n", "is damaged"),
+        ("name = 'x'\n", "no 'format' number"),
+        ("format = 99\n", "format 99, this version reads up to 1; upgrade"),
     ],
 )
 def test_what_cannot_be_opened_says_why(tmp_path, text, words):

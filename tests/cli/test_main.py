@@ -77,7 +77,7 @@ def test_no_store_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
     for command in ("info", "embed", "finetune", "evaluate"):
         assert run(command, code=1).stderr.count("\n") == 1
     (tmp_path / "stores/bad").mkdir(parents=True)
-    (tmp_path / "stores/bad/store.toml").write_text("format = ")
+    (tmp_path / "stores/bad/store.toml").write_text("format = \n")
     assert "store.toml is damaged" in run("info", code=1).stderr
     (tmp_path / "stores/bad/store.toml").write_text("format = 99\n")
     assert "upgrade hela-store" in run("info", HELA_STORE="bad", code=1).stderr
