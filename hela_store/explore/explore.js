@@ -135,7 +135,7 @@
     const button = made("button", "history over all runs");
     button.type = "button";
     button.addEventListener("click", () => {
-      at("sql").value = `SELECT cell, run, kind, checkpoint, prompt, prompt_seed, split, iou, dice, predicted_iou\nFROM cell_metrics WHERE cell = '${card.cell.replaceAll("'", "''")}' ORDER BY run, prompt, prompt_seed`;
+      at("sql").value = `SELECT cell, prompt, prompt_seed, iou, dice, predicted_iou, split, run, checkpoint\nFROM cell_metrics WHERE cell = '${card.cell.replaceAll("'", "''")}' ORDER BY run, prompt, prompt_seed`;
       run();
       scrollTo({ top: 0 });
     });
