@@ -16,10 +16,11 @@
   let words = [];
   let state = null;
   let running = null;
+  let leave = null;
   let turn = 0;
 
-  async function call(path, body) {
-    const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  async function call(path, body, signal) {
+    const options = body && { signal, method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
     const reply = await fetch(path, options);
     const type = reply.headers.get("content-type") || "";
     const found = type.includes("json") ? await reply.json() : { error: await reply.text() };
@@ -42,15 +43,18 @@
   async function run(change) {
     const mine = ++turn;
     const wanted = { sql: at("sql").value, offset: 0, order: "", descending: false, total: null, ...change };
+    // nobody waits for an answer that another question has overtaken
+    leave?.abort();
     if (running) await call("stop", { id: running });
     if (mine !== turn) return;
+    leave = new AbortController();
     running = crypto.randomUUID();
     at("stop").disabled = false;
     say("running …");
     const began = performance.now();
     const { sql, offset, order, descending } = wanted;
     try {
-      const found = await call("query", { id: running, sql, offset, order, descending, limit: LIMIT, count: wanted.total === null });
+      const found = await call("query", { id: running, sql, offset, order, descending, limit: LIMIT, count: wanted.total === null }, leave.signal);
       if (mine !== turn) return;
       state = { ...wanted, total: found.total ?? wanted.total, columns: found.columns };
       say(`${state.total.toLocaleString("en")} rows, ${((performance.now() - began) / 1000).toFixed(2)} s`);
@@ -135,7 +139,7 @@
     const button = made("button", "history over all runs");
     button.type = "button";
     button.addEventListener("click", () => {
-      at("sql").value = `SELECT cell, run, kind, checkpoint, prompt, prompt_seed, split, iou, dice, predicted_iou\nFROM cell_metrics WHERE cell = '${card.cell.replaceAll("'", "''")}' ORDER BY run, prompt, prompt_seed`;
+      at("sql").value = `SELECT cell, prompt, prompt_seed, iou, dice, predicted_iou, split, run, checkpoint\nFROM cell_metrics WHERE cell = '${card.cell.replaceAll("'", "''")}' ORDER BY run, prompt, prompt_seed`;
       run();
       scrollTo({ top: 0 });
     });

@@ -153,7 +153,7 @@ def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     tooltip = ["name:N", "n:Q", "iou:Q", "low:Q", "high:Q", "dice:Q"]
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", tooltip=tooltip)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x="iou:Q", tooltip=tooltip)
-    return Chart(title=f"IoU, {prompt}", spec=to_spec(bars + points, f"IoU of every run with {prompt} prompts"))
+    return Chart(title=f"mean IoU, {prompt}", spec=to_spec(bars + points, f"IoU of every run with {prompt} prompts"))
 
 
 def _failures(choice: Choice) -> list[Chart]:
