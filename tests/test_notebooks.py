@@ -48,5 +48,4 @@ def test_it_runs(path: Path, folder: Path) -> None:
     NotebookClient(book, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 2
+    assert any("image/png" in output.get("data", {}) for output in outputs)
