@@ -168,13 +168,14 @@ def _failures(choice: Choice) -> list[Chart]:
             }
             for row in choice.scored(FAILED, list(lines.values()))
         ]
+        names = [line.name for line in lines.values()]
         if data:
             chart = (
                 alt.Chart(values(data), width="container", height=26 * len(lines))
                 .mark_bar()
                 .encode(
                     x=alt.X("share:Q", title="share of predictions", axis=alt.Axis(format="%")),
-                    y=alt.Y("name:N", sort=[line.name for line in lines.values()], title=None, axis=NAMES),
+                    y=alt.Y("name:N", scale=alt.Scale(domain=names), title=None, axis=NAMES),
                     color=alt.Color("failure:N", title=None, scale=alt.Scale(domain=list(FAILURES)), legend=LEGEND),
                     tooltip=["name:N", "failure:N", alt.Tooltip("share:Q", format=".2%")],
                 )

@@ -14,6 +14,7 @@ from .ladder import interval
 from .page import BEFORE, PALETTE, Chart, Section, to_spec, values
 
 HEIGHT = 220
+LEGEND = alt.Legend(orient="top", direction="vertical", symbolOpacity=1)
 MOST_RUNS = len(PALETTE)
 SETTINGS = {
     "box": "box jitter, share of the side",
@@ -70,8 +71,8 @@ def _curve(name: str, run: str, rows: Sequence[Row], column: str = "iou") -> lis
 def _drawn(points: Sequence[Row], title: str, names: Sequence[str]) -> Any:
     scale = alt.Scale(domain=list(names), range=[BEFORE, *PALETTE[: len(names) - 1]])
     base = alt.Chart(values(points), width="container", height=HEIGHT).encode(
-        x=alt.X("setting:Q", title=title, scale=alt.Scale(nice=False, padding=8)),
-        color=alt.Color("name:N", title=None, scale=scale, legend=alt.Legend(orient="top", direction="vertical")),
+        x=alt.X("setting:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=8)),
+        color=alt.Color("name:N", title=None, scale=scale, legend=LEGEND),
         tooltip=["name:N", "setting:Q", "iou:Q", "low:Q", "high:Q", "n:Q"],
     )
     between = alt.Y("low:Q", title="IoU", scale=alt.Scale(zero=False))

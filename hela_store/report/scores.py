@@ -13,6 +13,7 @@ from .page import AFTER, BEFORE, PALETTE, Chart, Section, Table, number, to_spec
 POINTS = 1500
 """Dots in a scatter; above that a sample is shown, the curves are over all cells."""
 HEIGHT = 220
+FRAMES = alt.Scale(zero=False, nice=False)
 BRUSH = "Drag in a chart to filter the gallery where it says so; click beside the selection to undo it."
 STEPS = {"iou": 0.02, "dice": 0.02, "change": 0.02}
 
@@ -79,7 +80,7 @@ def _colour(lines: Sequence[Line]) -> alt.Color:
         "name:N",
         title=None,
         scale=alt.Scale(domain=names, range=colours),
-        legend=alt.Legend(orient="top", direction="vertical") if len(names) > 1 else None,
+        legend=alt.Legend(orient="top", direction="vertical", symbolOpacity=1) if len(names) > 1 else None,
     )
 
 
@@ -252,7 +253,8 @@ def over_time(choice: Choice) -> Section | None:
             if len({row["time"] for row in part}) < 2:
                 continue
             base = _base(part).encode(
-                x=alt.X("time:Q", title="frame", scale=alt.Scale(zero=False, nice=False)), color=_colour(lines)
+                x=alt.X("time:Q", title="frame", scale=FRAMES, axis=alt.Axis(tickMinStep=1, format="d")),
+                color=_colour(lines),
             )
             band = base.mark_area(opacity=0.15).encode(
                 y=alt.Y("low:Q", title="IoU, mean and 10 to 90 %", scale=alt.Scale(zero=False)), y2="high:Q"
