@@ -78,7 +78,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     choice = choose(store, runs)
     shown = gallery(choice, progress)
     scored = [ladder, distributions, change, against, over_time] if choice.lines else []
-    found = [figure(choice) for figure in progress(scored, total=len(scored), what="figures")]
+    found = [figure(choice) for figure in progress(scored, total=len(scored), what="figures")] if scored else []
     if choice.lines:
         found.append(calibration(choice))
     # the gallery follows the charts that filter it
