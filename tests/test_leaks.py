@@ -18,7 +18,8 @@ def with_test_block(store: Store, text: str, train: str = "0-3") -> Store:
     path = store.path / "store.toml"
     lines = path.read_text().splitlines()
     new = {"train": train, "test": text}
-    path.write_text("\n".join(next((f'{k} = "{v}"' for k, v in new.items() if line.startswith(f"{k} = ")), line) for line in lines))
+    changed = [next((f'{k} = "{v}"' for k, v in new.items() if line.startswith(f"{k} = ")), line) for line in lines]
+    path.write_text("\n".join(changed) + "\n")
     return Store.open(store.path)
 
 
