@@ -72,10 +72,6 @@ class RunFolder:
         """Name of the folder once it is published."""
         return self.info.id
 
-    def let_go(self) -> None:
-        """Give up the lock in a process that was forked from the one that writes, or it would outlive that one."""
-        os.close(self._lock)
-
     def log(self, **row: object) -> None:
         """Append one line to ``log.jsonl``; NaN and infinities become null."""
         self._writable()
@@ -149,7 +145,7 @@ class RunFolder:
 
     def _release(self) -> None:
         self._open = False
-        os.close(self._lock)
+        _unlock(self._lock)
 
 
 def new_run(
@@ -191,7 +187,7 @@ def new_run(
         write_atomic(partial / "config.json", (to_json(raw | {"config": config}, indent=2) + "\n").encode())
         return RunFolder(info=read_info(partial, identity), path=partial, _lock=lock)
     except BaseException:
-        os.close(lock)
+        _unlock(lock)
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -289,7 +285,7 @@ def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:
         info = read_info(path, name)
         _drop_torn_line(path / "log.jsonl")
     except BaseException:
-        os.close(lock)
+        _unlock(lock)
         raise
     return RunFolder(info=info, path=path, _lock=lock)
 
@@ -348,7 +344,27 @@ def _lock(partial: Path, identity: str) -> int:
         raise RunError(f"run {identity} is being written by another process; wait for it or stop it first") from None
     except OSError:
         pass  # some network file systems cannot lock folders; the id is still ours alone
+    _held.add(handle)
     return handle
+
+
+def _unlock(handle: int) -> None:
+    _held.discard(handle)
+    os.close(handle)
+
+
+_held: set[int] = set()
+"""Locks of this process."""
+
+
+def _let_go() -> None:
+    # a loader worker that outlives a killed process would keep the run locked, so that it could not be gone on with
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _resolve(id: str, names: list[str], what: str) -> str:

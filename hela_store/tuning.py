@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_start_method
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,13 +232,7 @@ def train(
     """
     every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
     start_method = steps.start_method if config.workers else None
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        num_workers=config.workers,
-        multiprocessing_context=start_method,
-        worker_init_fn=None if (start_method or get_start_method()) != "fork" else lambda _: folder.let_go(),
-    )
+    loader = DataLoader(steps, batch_size=None, num_workers=config.workers, multiprocessing_context=start_method)
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.learner.train()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ import pytest
 
 import hela_store
 from hela_store.errors import RunError
-from hela_store.runs import RUN_ID, latest, list_runs, load_run, new_run, partial_runs, resume_run, run_ids
+from hela_store.runs import RUN_ID, is_running, latest, list_runs, load_run, new_run, partial_runs, resume_run, run_ids
 
 CONFIG = {
     "encoder": "nano-0123",
@@ -259,3 +261,24 @@ def python(code: str, *words: object) -> subprocess.Popen[str]:
     env = dict(os.environ, PYTHONPATH=str(Path(hela_store.__file__).parents[1]))
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside torch's threads is what loaders do
+def test_a_forked_child_does_not_keep_a_run_locked(tmp_path: Path) -> None:
+    """As loader workers of a killed process would, for any kind of run."""
+    folder = new_run(tmp_path, "unet", CONFIG)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b".")
+        time.sleep(600)
+        os._exit(0)
+    try:
+        assert os.read(read, 1) == b"."
+        assert is_running(tmp_path, folder.id), "the parent still has it"
+        folder.close()
+        assert not is_running(tmp_path, folder.id)
+        resume_run(tmp_path, folder.id).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
