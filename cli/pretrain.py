@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,9 +19,16 @@ from .output import bars, note
 )
 @click.option("--steps", type=click.IntRange(1), default=4500, show_default=True, help="Optimiser steps.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and batches.")
-def pretrain(out: Path, dsb2018: Path | None, steps: int, seed: int) -> None:
+@click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of the encoder; see `doctor` whether bfloat16 pays on this CPU.",
+)
+def pretrain(out: Path, dsb2018: Path | None, **choices: Any) -> None:
     """Train nano, the small SAM, from nothing; the same command goes on where it stopped."""
     from hela_store.pretrain.train import PretrainConfig, pretrain
 
-    weights = pretrain(dsb2018, out, PretrainConfig(steps=steps, seed=seed), bars, note)
+    weights = pretrain(dsb2018, out, PretrainConfig(**choices), bars, note)
     click.echo(weights)
