@@ -263,15 +263,11 @@ def evaluate(
     if config.split == "test":
         check_untouched(store, info, frames)
     folder = _start(store, config, checkpoint, own)
-    try:
+    with folder.tidied():
         parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
         shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
         scores = _score_frames(store, decoder, shown, _asker(store, config, own), folder)
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     return EvaluateResult(
         run=folder.id,
         checkpoint=checkpoint or "zero-shot",

@@ -259,13 +259,9 @@ def finetune(
     # what is adapted begins as what it came with
     zero = score(learner(replace(config, init=None)))
     folder, state = _open_run(source, config, learner(config), resume)
-    try:
+    with folder.tidied(resumable=True):
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
             result = _tune(source, config, (folder, state), (zero, score), progress)
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.close()
-        raise
     catalog.index(store.path)
     return result
 

@@ -15,7 +15,8 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,6 +134,21 @@ class RunFolder:
         if self._open:
             self._close_log()
             self._release()
+
+    @contextmanager
+    def tidied(self, *, resumable: bool = False) -> Iterator[None]:
+        """See to the folder where what writes it fails before it is published.
+
+        Parameters
+        ----------
+        resumable : leave it partial, for :func:`resume_run`; otherwise it is deleted
+        """
+        try:
+            yield
+        except BaseException:
+            if self._open:
+                (self.close if resumable else self.discard)()
+            raise
 
     def _writable(self) -> None:
         if not self._open:

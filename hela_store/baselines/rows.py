@@ -96,16 +96,12 @@ def write_run(
     kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
     stored = dict(config) | {"encoder": store.key, "prompts": kinds}
     folder = new_run(store.path, "baseline", stored, parent=parent, label=label)
-    try:
+    with folder.tidied():
         folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))
         folder.write_table("predictions", pa.Table.from_pylist(run.predictions, PREDICTION_SCHEMA))
         if run.detections is not None:
             folder.write_table("detections", pa.Table.from_pylist(run.detections, DETECTION_SCHEMA))
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     of_kind = {kind: [i for i, row in enumerate(run.prompts) if row["kind"] == kind] for kind in kinds}
     means = {kind: _means([run.predictions[i] for i in index]) for kind, index in of_kind.items()}
     found_cells = run.detections is not None and len(run.prompts) > 0

@@ -143,7 +143,7 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
     folder = take_up(store.path, KIND, STATE, lambda other: _same(other, wanted))
     if folder is None:
         folder = new_run(store.path, KIND, wanted, label=f"seed {config.seed}")
-    try:
+    with folder.tidied(resumable=True):
         if (folder.path / STATE).exists():
             state.load(folder)
         validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
@@ -151,10 +151,6 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
         crops = Crops(store, train, count=config.steps - state.step, **series)
         _train(state, crops, config, folder, validation, progress)
         _publish(state, folder, validation, progress)
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.close()
-        raise
     catalog.index(store.path)
     return load_run(store.path, folder.id, KIND)
 

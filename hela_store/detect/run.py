@@ -175,7 +175,7 @@ def _keep(store: Store, folder: RunFolder, found: Iterable[tuple[FrameTruth, Det
     rows: list[Mapping[str, Any]] = []
     frames = 0
     config = folder.info.config
-    try:
+    with folder.tidied():
         for truth, detections in found:
             rows += detection_rows(detections, truth, config["threshold"])
             frames += 1
@@ -193,9 +193,5 @@ def _keep(store: Store, folder: RunFolder, found: Iterable[tuple[FrameTruth, Det
         )
         folder.log(result=result.to_json())
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     catalog.index(store.path)
     return result

@@ -117,7 +117,7 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
         _check_untouched(store, config, detector, frames)
     about = asdict(config) | {"encoder": store.key, "prompts": ["detected"], "seeds": [0]}
     folder = new_run(store.path, "evaluate", about, parent=config.checkpoint, label=f"detected-{config.split}")
-    try:
+    with folder.tidied():
         calibration = find_calibration(store, config)
         scored = Scored()
         radius = median_training_radius(store)
@@ -128,10 +128,6 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
         result = scored.result(folder.id, config, detector.id, calibration)
         folder.log(result=result.to_json())
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     catalog.index(store.path)
     sequences = sequence_scores(run_labels(store, folder.id), progress)
     return replace(result, sequences=sequences, subsets=subset_scores(store, folder.id).get("detected", {}))
@@ -161,13 +157,9 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
     found = fit(scored.signs, scored.right)
     about = asdict(config) | {"encoder": store.key, "failure": FAILURE}
     folder = new_run(store.path, CALIBRATION, about, parent=detector.id, label=config.form)
-    try:
+    with folder.tidied():
         found.save(folder.path)
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     catalog.index(store.path)
     return folder.id, found
 

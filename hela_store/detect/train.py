@@ -170,7 +170,7 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     about |= {"frames": block_ranges(store)}
     folder = new_run(store.path, KIND, about, label=config.backend)
     start = time.monotonic()
-    try:
+    with folder.tidied():
         best = _Best()
         optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         every = config.evaluate_every or max(1, min(len(views.views) // config.batch, math.ceil(config.steps / 4)))
@@ -195,10 +195,6 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
         result = _result(folder.id, best, time.monotonic() - start)
         folder.log(step=best.step, result=result.to_json())
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.discard()
-        raise
     catalog.index(store.path)
     return result
 

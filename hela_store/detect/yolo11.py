@@ -94,7 +94,7 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
     folder = take_up(store.path, KIND, STATE, lambda other: other == about)
     folder = folder or new_run(store.path, KIND, about, label=BACKEND)
     start = time.monotonic()
-    try:
+    with folder.tidied(resumable=True):
         _train(store, config, folder, progress)
         result = _chosen(store, folder, config, validation, progress)
         result = replace(result, seconds=time.monotonic() - start)
@@ -102,10 +102,6 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         (folder.path / STATE).unlink(missing_ok=True)
         shutil.rmtree(folder.path / DATA, ignore_errors=True)
         folder.publish()
-    except BaseException:
-        if folder.path.name.endswith(".partial"):
-            folder.close()
-        raise
     catalog.index(store.path)
     return result
 
