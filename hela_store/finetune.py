@@ -256,9 +256,10 @@ def finetune(
         return answer(source, one.decoder, questions, _window(config), one.embed)
 
     questions = validation_questions(source, config)
+    begin = learner(config)
     # what is adapted begins as what it came with
-    zero = score(learner(replace(config, init=None)))
-    folder, state = _open_run(source, config, learner(config), resume)
+    zero = score(begin if config.init is None else learner(replace(config, init=None)))
+    folder, state = _open_run(source, config, begin, resume)
     with folder.tidied(resumable=True):
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
             result = _tune(source, config, (folder, state), (zero, score), progress)
