@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco
+from scipy import ndimage
 
 from .errors import RunError
 from .types import BoolArray
@@ -118,6 +119,21 @@ def _runs(counts: str) -> list[int]:
 def decode(rle: Rle) -> tuple[BoolArray, tuple[int, int]]:
     """Decode; result and errors as :func:`decode_crop`."""
     return decode_crop(rle.counts, rle.height, rle.width)
+
+
+def largest_piece(mask: BoolArray, at: tuple[int, int] | None = None) -> BoolArray:
+    """Return a mask's largest 4-connected piece, or the one that holds the pixel ``at``, (row, col), if it is set.
+
+    Pieces of one size: the first in reading order. A mask of one piece, or of none, comes back as it is.
+    """
+    pieces, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    chosen = 0
+    if at is not None and all(0 <= place < length for place, length in zip(at, mask.shape, strict=True)):
+        chosen = int(pieces[at])
+    kept: BoolArray = pieces == (chosen or int(np.bincount(pieces.ravel())[1:].argmax()) + 1)
+    return kept
 
 
 def bbox(mask: BoolArray, origin: tuple[int, int] = (0, 0)) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ import torch
 from .errors import RecipeError
 from .geometry import Rect, box_to_sam, frame_to_sam, view_scale
 from .mask_logits import LOGIT, to_mask_logits
-from .masks import trim
+from .masks import largest_piece, trim
 from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 from .types import BoolArray, Prompt
 
@@ -137,6 +137,7 @@ def predict_view(
     *,
     window: int,
     logits: Sequence[Logits | None] | None = None,
+    one_piece: bool = True,
 ) -> list[Prediction]:
     """Decode all prompts of one view.
 
@@ -148,6 +149,8 @@ def predict_view(
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
     logits : float32, (256, 256) each, or None: mask prompts that are logits already (a first pass's own)
+    one_piece : of a mask in several pieces keep the one under the lone click, else the largest, as a cell is one;
+        False for all that the decoder answers, as ``SamPredictor`` gives it
 
     Returns
     -------
@@ -165,7 +168,10 @@ def predict_view(
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
         found = _decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
         for i, (planes, corner, iou) in zip(members, found, strict=True):
-            (mask, origin), *others = (_frame_mask(plane, corner, rect) for plane in planes)
+            masks = [_frame_mask(plane, corner, rect) for plane in planes]
+            if one_piece:
+                masks = [_one_piece(prompts[i], *mask) for mask in masks]
+            (mask, origin), *others = masks
             about = {"predicted_iou": iou, "logits": planes[0].copy(), "corner": corner, "others": tuple(others)}
             out[i] = Prediction(mask=mask, origin=origin, **about)
     return [out[i] for i in range(len(prompts))]
@@ -236,6 +242,14 @@ def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[Boo
         origin.append(start)
     mask, (left, top) = trim(fine > 0)
     return mask, (rect[0] + origin[1] + left, rect[1] + origin[0] + top)
+
+
+def _one_piece(prompt: Prompt, mask: BoolArray, origin: tuple[int, int]) -> tuple[BoolArray, tuple[int, int]]:
+    clicked = None
+    if is_lone_point(prompt) and prompt.points is not None:
+        x, y = np.floor(prompt.points[0] + 0.5).astype(int) - origin
+        clicked = int(y), int(x)
+    return trim(largest_piece(mask, clicked), origin)
 
 
 def _resampled(values: Logits, place: npt.NDArray[np.float64], first: int, axis: int) -> Logits:

@@ -16,7 +16,7 @@ from .cell_context import CellContext, cell_context, cell_contexts
 from .errors import PromptError
 from .mask_logits import to_mask_logits
 from .mask_prompts import BINS, draw_degraded_mask
-from .masks import trim
+from .masks import largest_piece, trim
 from .random import generator
 from .types import PROMPT_KINDS, BoolArray, FloatArray, Prompt
 
@@ -264,12 +264,10 @@ def corrective_click(
     point : float64, (2,), ``(x, y)`` px, frame
     label : 1 where cell was missed, 0 where background was taken for it; None where nothing is wrong
     """
-    pieces, count = ndimage.label(predicted != truth)
-    if count == 0:
+    wrong = predicted != truth
+    if not wrong.any():
         return None
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    x, y = centre_point(pieces == int(np.argmax(sizes)))
+    x, y = centre_point(largest_piece(wrong))
     return np.asarray([x, y]) + origin, int(truth[int(y), int(x)])
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
 from hela_store.errors import RunError
-from hela_store.masks import bbox, decode, decode_crop, encode, trim
+from hela_store.masks import bbox, decode, decode_crop, encode, largest_piece, trim
 
 
 @st.composite
@@ -77,3 +77,15 @@ def test_a_code_of_another_frame_is_refused() -> None:
     rle = encode(np.ones((3, 3), bool), (2, 2), (10, 12))
     with pytest.raises(RunError, match="does not fit"):
         decode_crop(rle.counts, 10, 13)
+
+
+def test_the_largest_piece_or_the_one_asked_for() -> None:
+    mask = np.array([[1, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
+    right, corner = np.zeros_like(mask), np.zeros_like(mask)
+    right[[0, 0, 1], [2, 3, 3]] = corner[0, 0] = True
+    assert np.array_equal(largest_piece(mask), right)
+    assert np.array_equal(largest_piece(mask, (0, 0)), corner)  # corners do not join
+    assert np.array_equal(largest_piece(mask, (2, 2)), right) and np.array_equal(largest_piece(mask, (-1, 0)), right)
+    assert np.array_equal(largest_piece(mask, (4, 0)), right)
+    empty = np.zeros((0, 0), bool)
+    assert largest_piece(empty).shape == (0, 0) and largest_piece(right) is right

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from hela_store.errors import RecipeError
+from hela_store.masks import largest_piece, trim
 from hela_store.predict import _frame_mask, check_window, predict_view, sam_prompts, whole_logits, window_sizes
 from hela_store.sam.decoder import SamPrompts, build_decoder
 from hela_store.types import Prompt
@@ -88,3 +90,18 @@ def test_prompts_reach_sams_input_pixel_by_pixel() -> None:
     assert sam_prompts([prompt], rect).boxes.tolist() == [[-0.5, -0.5, 1023.5, 1023.5]]
     point = Prompt(kind="point", points=np.array([[100.0, 51.0]]), point_labels=np.array([1]))
     assert sam_prompts([point], rect).points.tolist() == [[[0.5, 2.5]]]
+
+
+def test_a_cell_is_one_piece_the_clicked_one_or_the_largest() -> None:
+    torch.manual_seed(0)
+    decoder, embedding = build_decoder("nano").eval(), torch.randn(256, 64, 64)
+    box = Prompt(kind="box", box=np.array([30.0, 40.0, 90.0, 100.0]))
+    click = Prompt(kind="point", points=np.array([[60.0, 70.0]]), point_labels=np.array([1]))
+    for prompt in (box, click):
+        (whole,) = predict_view(decoder, embedding, (0, 0, 512, 512), [prompt], window=16, one_piece=False)
+        (kept,) = predict_view(decoder, embedding, (0, 0, 512, 512), [prompt], window=16)
+        assert ndimage.label(whole.mask)[1] > 1  # random weights draw specks
+        asked = (70 - whole.origin[1], 60 - whole.origin[0]) if prompt is click else None
+        mask, origin = trim(largest_piece(whole.mask, asked), whole.origin)
+        assert kept.origin == origin and np.array_equal(kept.mask, mask) and ndimage.label(kept.mask)[1] == 1
+        assert kept.predicted_iou == whole.predicted_iou and np.array_equal(kept.logits, whole.logits)

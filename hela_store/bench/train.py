@@ -216,7 +216,9 @@ def _ours(decoder: SamDecoder, tiles: Tiles, window: int, device: torch.device) 
     found = []
     for embedding, questions in tiles:
         prompts = [q.prompt for q in questions]
-        found += predict_view(decoder, embedding.to(device), questions[0].tile.rect, prompts, window=window)
+        # as the peer answers: with every piece
+        rect = questions[0].tile.rect
+        found += predict_view(decoder, embedding.to(device), rect, prompts, window=window, one_piece=False)
     return found
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from torch import Tensor
 
 from ..errors import PromptError
 from ..geometry import Rect, scoring_tile
-from ..masks import bbox, decode, trim
+from ..masks import bbox, decode, largest_piece, trim
 from ..metrics import overlap
 from ..predict import predict_view
 from ..sam.decoder import SamDecoder
@@ -152,18 +151,10 @@ def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDA
     for cell in sorted(cells, key=lambda c: (c.recovered, -c.predicted_iou, -c.score, c.number)):
         x, y = cell.origin
         part = label[y : y + cell.mask.shape[0], x : x + cell.mask.shape[1]]
-        left = _largest(cell.mask & (part == 0))
+        left = largest_piece(cell.mask & (part == 0))
         if len(kept) == MOST_LABELS or left.sum() < max(LEAST_LEFT * cell.mask.sum(), 1):
             continue
         part[left] = len(kept) + 1
         mask, origin = trim(left, cell.origin)
         kept.append(replace(cell, mask=mask, origin=origin))
     return label, kept
-
-
-def _largest(mask: BoolArray) -> BoolArray:
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    largest: BoolArray = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    return largest
