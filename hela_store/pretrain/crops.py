@@ -26,11 +26,15 @@ from .sources import Source
 
 FINE = 2
 """SAM input px per truth pixel."""
-SMALLEST, LARGEST = 24.0, 300.0
+SMALLEST, LARGEST = 20.0, 420.0
 """Median cell diameters that training covers, SAM input px."""
-COMMON = 50.0
-"""The commonest in crops of 256 px, and in proportion in larger ones: a nucleus of 25 px in a 512-px tile."""
+COMMON = 45.0
+"""The commonest in crops of 256 px: a nucleus of 22 px in a 512-px tile. Larger crops are there for large cells."""
 MOST_UPSAMPLING = 6.0
+NATURAL_SCALE = 2.0
+"""SAM input px per source pixel at which textures look as they do in a 512-px tile."""
+CANDIDATES = 6
+"""Sources drawn for a crop of large cells; the one that needs the least upsampling beyond the natural scale is cut."""
 WINDOWS = (8, 16, 32, 64)
 KINDS = ("box", "point", "mask")
 WHOLE_SHARE = 0.9
@@ -73,18 +77,29 @@ class TrainingBatch:
     groups: tuple[PromptGroup, ...]
 
 
+def draw_diameter(rng: np.random.Generator, size: int) -> float:
+    """Draw the median cell diameter of a crop of ``size`` SAM input px."""
+    most = min(LARGEST, size * 0.6)
+    return float(np.exp(rng.triangular(np.log(SMALLEST), np.log(COMMON * (size / 256) ** 1.4), np.log(most))))
+
+
+def draw_source(rng: np.random.Generator, pool: Sequence[Source], diameter: float) -> Source:
+    """Draw a source whose cells can be shown at ``diameter`` without much upsampling."""
+    drawn = [pool[int(rng.integers(len(pool)))] for _ in range(CANDIDATES)]
+    return min(drawn, key=lambda source: max(NATURAL_SCALE, diameter / source.diameter))
+
+
 def draw_crop(
-    rng: np.random.Generator, source: Source, size: int, largest: float = LARGEST
+    rng: np.random.Generator, source: Source, size: int, diameter: float
 ) -> tuple[Tensor, npt.NDArray[np.int32]]:
-    """Cut a randomly placed, scaled, turned and mirrored square out of a source.
+    """Cut a randomly placed, turned and mirrored square out of a source, its cells ``diameter`` px across.
 
     Returns
     -------
     image : float32, (size, size), 0..255
     label : int32, (size / 2, size / 2)
     """
-    wanted = np.exp(rng.triangular(np.log(SMALLEST), np.log(COMMON * size / 256), np.log(min(largest, size * 0.6))))
-    scale = min(wanted / source.diameter, MOST_UPSAMPLING)
+    scale = min(diameter / source.diameter, MOST_UPSAMPLING)
     scale = max(scale, 0.75 * size / max(source.image.shape), 0.3)
     height, width = source.image.shape
     rows, columns = np.nonzero(source.label)
@@ -232,7 +247,8 @@ def draw_batch(
     drawn: list[_Drawn] = []
     while len(images) < count:
         pool = sources[len(images) % len(sources)]
-        image, label = draw_crop(rng, pool[int(rng.integers(len(pool)))], size)
+        diameter = draw_diameter(rng, size)
+        image, label = draw_crop(rng, draw_source(rng, pool, diameter), size, diameter)
         prompts = list(draw_prompts(rng, label, len(images), most, windows))
         if prompts:
             images.append(image)

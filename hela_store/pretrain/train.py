@@ -56,7 +56,7 @@ class PretrainConfig:
     precision : of the encoder (torch's autocast) and of Muon's iteration; "float32" for CPUs without bfloat16 products
     """
 
-    steps: int = 4500
+    steps: int = 8000
     lr: float = 2e-3
     weight_decay: float = 0.02
     warmup: int = 200
@@ -73,7 +73,7 @@ def crop_sizes(share: float, step: int) -> tuple[int, int]:
     256 px holds every nucleus; 512 and 1024 px bring large cells and the widest windows. A step of one 1024-px crop
     takes twice as long as one of four 256-px crops.
     """
-    large = 0 if share < 0.1 else 2 if share < 0.4 else 4 if share < 0.8 else 8
+    large = 0 if share < 0.1 else 3 if share < 0.5 else 5 if share < 0.85 else 8
     turn = step % 16
     if turn < large:
         return 1, 1024
