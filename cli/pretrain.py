@@ -17,7 +17,7 @@ from .output import bars, note
 @click.option(
     "--dsb2018", type=click.Path(path_type=Path), metavar="DIR", help="Stills of DSB 2018 to learn from as well."
 )
-@click.option("--steps", type=click.IntRange(1), default=8000, show_default=True, help="Optimiser steps.")
+@click.option("--steps", type=click.IntRange(1), default=7000, show_default=True, help="Optimiser steps.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and batches.")
 @click.option(
     "--precision",

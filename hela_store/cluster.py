@@ -27,6 +27,7 @@ from .executors import connected
 from .extras import needs
 
 with needs("cluster"):
+    import dask
     from distributed import Client, KilledWorker, LocalCluster, Security, as_completed, get_worker
     from distributed.system import MEMORY_LIMIT
 
@@ -207,12 +208,14 @@ def cluster(
             yield Cluster(client, job, progress)
         return
     assert workers is not None
-    # other users of this machine must not be able to talk to the workers
     with (
+        # Dask would leave OMP_NUM_THREADS=1 behind in this process; workers are told their threads with each task
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=MEMORY_LIMIT // workers,
+            # other users of this machine must not be able to talk to the workers
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             security=Security.temporary(),

@@ -298,7 +298,7 @@ def test_an_adapted_encoder_is_not_tested_on_what_it_trained_on(adapted: tuple[P
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_workers_give_the_bytes_of_one_process(adapted: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(adapted[0], tmp_path / "store")
-    store = Store.open(tmp_path / "store")
+    store, environment = Store.open(tmp_path / "store"), dict(os.environ)
     for which in ({"cut": 3}, {"adapter": adapted[1]}):
         mine = variant_of(store, **which)
         before = chunks(mine)
@@ -307,6 +307,8 @@ def test_workers_give_the_bytes_of_one_process(adapted: tuple[Path, str], tmp_pa
         report = embed(store, EmbedConfig(workers=1, **which))
         assert (report.key, report.done_before, report.done_now, report.left) == (mine.key, 6, 2, 0)
         assert chunks(mine) == before
+    left = {name for name in os.environ if os.environ[name] != environment.get(name)}
+    assert not {name for name in left if "THREADS" in name}  # of processes that are started later
 
 
 def test_it_is_never_the_default_run_of_the_embeddings_it_does_not_read(adapted: tuple[Path, str]) -> None:

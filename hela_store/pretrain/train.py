@@ -56,7 +56,7 @@ class PretrainConfig:
     precision : of the encoder (torch's autocast) and of Muon's iteration; "float32" for CPUs without bfloat16 products
     """
 
-    steps: int = 8000
+    steps: int = 7000
     lr: float = 2e-3
     weight_decay: float = 0.02
     warmup: int = 200
