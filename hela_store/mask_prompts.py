@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from .cell_context import CellContext
-from .masks import largest_piece, trim
+from .masks import filled, largest_piece, trim
 from .metrics import overlap
 from .types import BoolArray
 
@@ -244,7 +244,7 @@ def _render(cell: CellContext, draws: _Draws, k: int, so_far: tuple[int, int]) -
     rows, columns = _distance(cell, label, 1)[1]
     field = _fields(cell, draws.pick(np.asarray([k])), 1)[0]
     crop, corner = trim(field > 0, (columns.start, rows.start))
-    mask, (x, y) = trim(_filled(largest_piece(crop)), corner)
+    mask, (x, y) = trim(filled(largest_piece(crop)), corner)
     origin = cell.origin[0] + x, cell.origin[1] + y
     below = cell.labels[y : y + mask.shape[0], x : x + mask.shape[1]]
     merged = label != 0 and bool((mask & (below == label)).any())
@@ -321,9 +321,3 @@ def _noise_at(draws: _Draws, *places: npt.NDArray[np.int64]) -> Field:
             lower = lower * (1 - weight) + noise.take((index + 1) % period, axis) * weight
         noise = lower
     return noise
-
-
-def _filled(mask: BoolArray) -> BoolArray:
-    """Fill a mask's holes."""
-    outside, count = ndimage.label(np.pad(~mask, 1, constant_values=True), structure=np.ones((3, 3), int))
-    return outside[1:-1, 1:-1] != outside[0, 0] if count > 1 else mask

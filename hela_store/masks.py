@@ -136,6 +136,12 @@ def largest_piece(mask: BoolArray, at: tuple[int, int] | None = None) -> BoolArr
     return kept
 
 
+def filled(mask: BoolArray) -> BoolArray:
+    """Return a mask without holes: background that is 8-connected to no border of the crop becomes cell."""
+    outside, count = ndimage.label(np.pad(~mask, 1, constant_values=True), structure=np.ones((3, 3), int))
+    return outside[1:-1, 1:-1] != outside[0, 0] if count > 1 else mask
+
+
 def bbox(mask: BoolArray, origin: tuple[int, int] = (0, 0)) -> tuple[int, int, int, int]:
     """Return ``(x0, y0, x1, y1)`` px, frame, x1 and y1 exclusive; of an empty mask a box of no size at its origin."""
     columns = np.flatnonzero(mask.any(axis=0))

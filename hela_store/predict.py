@@ -17,7 +17,7 @@ import torch
 from .errors import RecipeError
 from .geometry import Rect, box_to_sam, frame_to_sam, view_scale
 from .mask_logits import LOGIT, to_mask_logits
-from .masks import largest_piece, trim
+from .masks import filled, largest_piece, trim
 from .sam.decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 from .types import BoolArray, Prompt
 
@@ -149,8 +149,8 @@ def predict_view(
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
     logits : float32, (256, 256) each, or None: mask prompts that are logits already (a first pass's own)
-    one_piece : of a mask in several pieces keep the one under the lone click, else the largest, as a cell is one;
-        False for all that the decoder answers, as ``SamPredictor`` gives it
+    one_piece : of a mask in several pieces keep the one under the lone click, else the largest, and fill its holes, as
+        a cell is one piece; False for all that the decoder answers, as ``SamPredictor`` gives it
 
     Returns
     -------
@@ -249,7 +249,7 @@ def _one_piece(prompt: Prompt, mask: BoolArray, origin: tuple[int, int]) -> tupl
     if is_lone_point(prompt) and prompt.points is not None:
         x, y = np.floor(prompt.points[0] + 0.5).astype(int) - origin
         clicked = int(y), int(x)
-    return trim(largest_piece(mask, clicked), origin)
+    return trim(filled(largest_piece(mask, clicked)), origin)
 
 
 def _resampled(values: Logits, place: npt.NDArray[np.float64], first: int, axis: int) -> Logits:

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
+from scipy import ndimage
 
 from hela_store.errors import RunError
-from hela_store.masks import bbox, decode, decode_crop, encode, largest_piece, trim
+from hela_store.masks import bbox, decode, decode_crop, encode, filled, largest_piece, trim
 
 
 @st.composite
@@ -89,3 +90,8 @@ def test_the_largest_piece_or_the_one_asked_for() -> None:
     assert np.array_equal(largest_piece(mask, (4, 0)), right)
     empty = np.zeros((0, 0), bool)
     assert largest_piece(empty).shape == (0, 0) and largest_piece(right) is right
+
+
+@given(mask=hnp.arrays(bool, (7, 9)))
+def test_filling_holes_is_what_scipy_does(mask: np.ndarray) -> None:
+    assert np.array_equal(filled(mask), ndimage.binary_fill_holes(mask, structure=np.ones((3, 3))))

@@ -5,7 +5,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from hela_store.errors import RecipeError
-from hela_store.masks import largest_piece, trim
+from hela_store.masks import filled, largest_piece, trim
 from hela_store.predict import _frame_mask, check_window, predict_view, sam_prompts, whole_logits, window_sizes
 from hela_store.sam.decoder import SamPrompts, build_decoder
 from hela_store.types import Prompt
@@ -102,6 +102,6 @@ def test_a_cell_is_one_piece_the_clicked_one_or_the_largest() -> None:
         (kept,) = predict_view(decoder, embedding, (0, 0, 512, 512), [prompt], window=16)
         assert ndimage.label(whole.mask)[1] > 1  # random weights draw specks
         asked = (70 - whole.origin[1], 60 - whole.origin[0]) if prompt is click else None
-        mask, origin = trim(largest_piece(whole.mask, asked), whole.origin)
+        mask, origin = trim(filled(largest_piece(whole.mask, asked)), whole.origin)
         assert kept.origin == origin and np.array_equal(kept.mask, mask) and ndimage.label(kept.mask)[1] == 1
         assert kept.predicted_iou == whole.predicted_iou and np.array_equal(kept.logits, whole.logits)

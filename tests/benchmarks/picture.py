@@ -1,0 +1,116 @@
+"""Draw the README's picture: a frame, its cells that the decoder got wrong, and the same cells once it was tuned.
+
+    hela-store demo --out stores/demo
+    python tests/benchmarks/picture.py --store stores/demo --prompt point --out tests/benchmarks/mended.png
+
+Of the test frame with the most failures, by the newest zero-shot and tuned evaluation of that prompt; the crops are the
+cells whose IoU rose most. Truth green, prediction magenta, prompt yellow. Use drawn frames: pixels of a data set belong
+to its owners.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from score_nano import frame_pixels
+
+from hela_store.masks import decode_crop, paste
+from hela_store.store import Store
+
+NEWEST = """
+    SELECT run FROM cell_metrics WHERE prompt = '{prompt}' AND kind = 'evaluate' AND split = 'test'
+    AND (checkpoint = 'zero-shot') = {zero_shot} ORDER BY run DESC LIMIT 1
+"""
+PAIRS = """
+    SELECT b.cell, b.frame, c.label, c.x0, c.y0, c.x1, c.y1, b.iou AS before, a.iou AS after, b.rle AS rle_before,
+           a.rle AS rle_after, b.rle_height, b.rle_width, q.points, [q.x0, q.y0, q.x1, q.y1] AS box
+    FROM predictions b JOIN predictions a USING (cell, prompt, prompt_seed) JOIN cells c ON c.cell = b.cell
+    JOIN prompts q ON q.run = b.run AND q.prompt_id = b.prompt_id
+    WHERE b.run = '{before}' AND a.run = '{after}' AND prompt = '{prompt}' AND prompt_seed = 0
+    ORDER BY a.iou - b.iou DESC
+"""
+FAILED = 0.8
+SHOWN = 5
+MARGIN = 12
+
+
+def pairs(store: Store, prompt: str) -> list[dict[str, Any]]:
+    runs = []
+    for zero_shot in (True, False):
+        found = store.sql(NEWEST.format(prompt=prompt, zero_shot=zero_shot)).fetchall()
+        if not found:
+            raise SystemExit(f"{store.path} has no {'zero-shot' if zero_shot else 'tuned'} evaluation of {prompt}")
+        runs.append(found[0][0])
+    query = PAIRS.format(prompt=prompt, before=runs[0], after=runs[1])
+    rows: list[dict[str, Any]] = store.sql(query).to_arrow_table().to_pylist()
+    return rows
+
+
+def outline(axis: Axes, mask: np.ndarray, color: str) -> None:
+    if mask.any():
+        axis.contour(np.pad(mask, 1), [0.5], colors=color, linewidths=1.2, extent=(-1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5))
+
+
+def prediction(row: dict[str, Any], when: str, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
+    mask, origin = decode_crop(row[f"rle_{when}"], row["rle_height"], row["rle_width"])
+    return paste(mask, origin, shape, (left, top))
+
+
+def draw_frame(axis: Axes, image: np.ndarray, label: np.ndarray, rows: list[dict[str, Any]]) -> None:
+    axis.imshow(image, cmap="gray")
+    failed = 0
+    for row in rows:
+        wrong = row["before"] < FAILED
+        failed += wrong
+        outline(axis, prediction(row, "before", 0, 0, label.shape), "red" if wrong else "deepskyblue")
+    axis.set_title(f"{rows[0]['frame']}: {failed} of {len(rows)} cells below IoU {FAILED}, zero-shot", fontsize=9)
+
+
+def draw_crop(axis: Axes, image: np.ndarray, label: np.ndarray, row: dict[str, Any], when: str) -> None:
+    top, left = max(row["y0"] - MARGIN, 0), max(row["x0"] - MARGIN, 0)
+    cut = slice(top, row["y1"] + MARGIN), slice(left, row["x1"] + MARGIN)
+    axis.imshow(image[cut], cmap="gray")
+    outline(axis, label[cut] == row["label"], "lime")
+    outline(axis, prediction(row, when, top, left, image[cut].shape), "magenta")
+    if row["points"]:
+        axis.plot(row["points"][0] - left, row["points"][1] - top, "+", color="yellow", ms=9)
+    elif row["box"][0] is not None:
+        x0, y0, x1, y1 = row["box"]
+        axis.add_patch(plt.Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow"))
+    axis.set_title(f"{'zero-shot' if when == 'before' else 'tuned'} {row[when]:.2f}", fontsize=9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--prompt", default="point")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    store = Store.open(arguments.store)
+    rows = pairs(store, arguments.prompt)
+    frames = sorted({row["frame"] for row in rows})
+    frame = max(frames, key=lambda name: sum(row["before"] < FAILED for row in rows if row["frame"] == name))
+    image, label = frame_pixels(store, frame)
+    figure = plt.figure(figsize=(13, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, SHOWN + 2)
+    shown = [(figure.add_subplot(grid[:, :2]), None, "")]
+    shown += [(figure.add_subplot(grid[i, 2 + k]), row, when) for k, row in enumerate(rows[:SHOWN]) for i, when in enumerate(("before", "after"))]
+    for axis, row, when in shown:
+        if row is None:
+            draw_frame(axis, image, label, [r for r in rows if r["frame"] == frame])
+        else:
+            draw_crop(axis, *frame_pixels(store, row["frame"]), row, when)
+        axis.axis("off")
+    figure.savefig(arguments.out, dpi=80)
+
+
+if __name__ == "__main__":
+    main()
