@@ -28,6 +28,7 @@ from ..runs import RunFolder, RunInfo, new_run, take_up
 from ..sam.encoder import pick_device
 from ..store import Store
 from ..stream import training_views
+from ..training_state import STATE
 from .detections import Detections, from_boxes, join, merge_tiles
 from .propose import LEAST_SCORE, MOST
 from .scores import best_confidence, count
@@ -38,7 +39,7 @@ from .yolo11_images import Tiles, write_dataset, write_tiles
 BACKEND = "yolo11"
 LICENCE = "ultralytics is licensed under AGPL-3.0; it runs in a process of its own"
 PROCESS = Path(__file__).with_name("yolo11_process.py")
-STATE, BEST, LOG = "state.safetensors", "weights.safetensors", "yolo11.log"
+BEST, LOG = "weights.safetensors", "yolo11.log"
 DATA = "data"
 # it neither fetches nor installs anything, and keeps its settings out of the user's home
 SETTINGS = ("YOLO_OFFLINE=true", "YOLO_AUTOINSTALL=false")
