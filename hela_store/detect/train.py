@@ -86,7 +86,7 @@ class DetectorResult:
     threshold : score from which a detection counts
     precision, recall, f1 : at that threshold, box IoU 0.5
     f1_70 : at box IoU 0.7
-    best_step : step of the weights that were kept
+    best_step : step, of ``yolo11`` epoch, of the weights that were kept
     seconds : of training, validations included
     """
 
@@ -102,6 +102,22 @@ class DetectorResult:
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store detect train --json`` prints."""
         return asdict(self) | {"split": "val"}
+
+
+def chosen(run: str, pairs: Sequence[FramePairs], *, best_step: int, seconds: float) -> DetectorResult:
+    """Return the result of a detector at the threshold that is best on these validation frames."""
+    threshold, _ = best_confidence(pairs)
+    at = count(pairs, threshold, 0.5)
+    return DetectorResult(
+        run=run,
+        threshold=threshold,
+        precision=at.precision,
+        recall=at.recall,
+        f1=at.f1,
+        f1_70=count(pairs, threshold, 0.7).f1,
+        best_step=best_step,
+        seconds=seconds,
+    )
 
 
 def learning_rate(config: DetectorConfig, step: int) -> float:
@@ -258,19 +274,8 @@ def _pairs(store: Store, head: GridHead, frames: Sequence[str]) -> list[FramePai
 def _publish(store: Store, state: _Training, folder: RunFolder, validation: Sequence[str]) -> DetectorResult:
     state.head.load_state_dict(state.best)
     pairs = _pairs(store, state.head.eval(), validation)
-    threshold, _ = best_confidence(pairs)
-    at = count(pairs, threshold, 0.5)
     save_head(folder.path / "weights.safetensors", state.head, store.key)
-    result = DetectorResult(
-        run=folder.id,
-        threshold=threshold,
-        precision=at.precision,
-        recall=at.recall,
-        f1=at.f1,
-        f1_70=count(pairs, threshold, 0.7).f1,
-        best_step=state.best_step,
-        seconds=state.seconds,
-    )
+    result = chosen(folder.id, pairs, best_step=state.best_step, seconds=state.seconds)
     folder.log(step=state.step, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
     folder.publish()
