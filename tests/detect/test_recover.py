@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from click.testing import CliRunner
+from hela_store_cli.main import main
 
 from hela_store.detect.detections import from_boxes, no_detections
 from hela_store.detect.rows import PLAIN_SCHEMA, from_rows, plain_rows
@@ -104,6 +107,10 @@ def test_a_frame_is_segmented_anew_when_it_gets_another_neighbour(
     report = segment(detector_store, [frames], grown)
     assert report.done_before == 1  # the second has the third beside it now
     assert results(tmp_path / "grown") == results(tmp_path / "whole")
+    given = ["segment", str(frames), "-s", str(detector_store.path), "--out", str(tmp_path / "grown"), "--zero-shot"]
+    done = CliRunner().invoke(main, [*given, "--recover", "--threshold", "0.2", "--json"])
+    told = json.loads(done.stdout)
+    assert told["done_before"] == COUNT and told["recovered"] == report.recovered
     with pytest.raises(StoreError, match="holds results of another recover; choose another --out"):
         segment(detector_store, [frames], replace(grown, prompts=replace(RECOVER, recover=False)))
 
