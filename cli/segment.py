@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Given to the decoder.",
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
+@click.option("--recover", is_flag=True, help="Ask for cells that only the frames before and after show.")
 @click.option("--axis", default="t", show_default=True, metavar="LETTER", help="Frames lie along this axis of stacks.")
 @click.option("--channel", type=click.IntRange(0), help="Take this channel of several.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Write PNGs with outlines.")

@@ -9,7 +9,7 @@ import click
 
 from hela_store.types import MIXED_PROMPTS
 
-from .options import device_option, json_option, store_option
+from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .sweep import Several
 
@@ -58,7 +58,7 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
     of_tuning = {name: choices.pop(name) for name in TUNING}
     tuning = hs.FinetuneConfig(**{name: value for name, value in of_tuning.items() if value is not None})
     config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
-    result = hs.study(store, config, progress=bars)
+    result = hs.study(store, config, cache_dir=cache_dir(), progress=bars)
     if out is not None:
         write(result, out)
     if as_json:

@@ -10,7 +10,7 @@ import click
 
 from hela_store.types import TRAINING_PROMPTS
 
-from .options import F, device_option, json_option, store_option
+from .options import F, cache_dir, device_option, json_option, store_option
 from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     shared = {name: value for name, value in given.items() if value is not None and name not in GRID}
     where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()
     with where as executor:
-        rows = run_sweep(store, FinetuneConfig(**shared), choices, executor=executor, report=_told, progress=bars)
+        how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "report": _told, "progress": bars}
+        rows = run_sweep(store, FinetuneConfig(**shared), choices, **how)
     if as_json:
         echo_json([row.flat() for row in rows])
     else:

@@ -38,6 +38,14 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def fsync_tree(folder: Path) -> None:
+    """Make all files in a folder, at any depth, and their names durable."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            fsync_path(Path(place) / name)
+        fsync_path(Path(place))
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` durably: temporary file, fsync, rename, fsync of the folder.
 

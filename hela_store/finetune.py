@@ -33,8 +33,9 @@ from .scoring import Question, Score, answer, frame_cells, labelled_frames, medi
 from .store import Store
 from .stream import TrainingSteps, stored_variants
 from .training_prompts import check_training_prompt, validation_kinds
+from .training_state import STATE
 from .tuned import store_of
-from .tuning import MASKS, SCHEDULES, STATE, Tuning, new_tuning, train
+from .tuning import MASKS, SCHEDULES, Tuning, new_tuning, train
 
 LEAST = {
     "steps": 1,

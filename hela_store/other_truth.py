@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from .ctc_measures import match_frame, seg
+from .ctc_measures import FrameMatch, match_frame, seg
 from .datasets import open_dataset
 from .datasets.truth import apply_field_of_interest, compact, overlaps
 from .errors import DatasetError, RunError
@@ -26,6 +26,10 @@ from .runs import load_run
 from .sequence_scores import ORACLE, run_labels
 from .store import Store
 from .types import BoolArray, LabelArray
+
+Labels = Literal["GT", "ST", "GT+ST"]
+LABEL_FREE = ("none", "detected")
+"""Prompts that were not made from the truth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,6 @@ class TruthScore:
         return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
 
 
-Labels = Literal["GT", "ST", "GT+ST"]
-LABEL_FREE = ("none", "detected")
-"""Prompts that were not made from the truth."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Nucleus:
     """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y), and its IoU with the cell it is."""
@@ -80,10 +79,12 @@ class _Nucleus:
 
 @dataclass(frozen=True, kw_only=True)
 class _Frame:
+    """The other truth of a frame, which cells its nuclei are, and what the store's labels add to SEG against it."""
+
     truth: LabelArray
-    stored: LabelArray
     nuclei: dict[str, _Nucleus]
     unmatched: int
+    between: FrameMatch
 
 
 def score_against(
@@ -156,7 +157,8 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
             origin=(int(columns[0]), int(rows[0])),
             between=shared / (areas[nucleus] + stored_areas[cell] - shared),
         )
-    return _Frame(truth=truth, stored=stored, nuclei=nuclei, unmatched=int((areas[1:] > 0).sum()) - len(nuclei))
+    unmatched = int((areas[1:] > 0).sum()) - len(nuclei)
+    return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=match_frame(truth, stored))
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:
@@ -181,7 +183,10 @@ def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], fram
     labels = run_labels(store, run, prompt)
     labels = replace(labels, answers={name: part for name, part in labels.answers.items() if name in looked})
     band = store.recipe.dataset.field_of_interest
-    made = [(frames[row["frame"]], apply_field_of_interest(label, band)) for row, label in labels]
+    matches = [
+        (match_frame(frames[row["frame"]].truth, apply_field_of_interest(label, band)), frames[row["frame"]].between)
+        for row, label in labels
+    ]
     return TruthScore(
         run=run,
         prompt=prompt,
@@ -193,6 +198,6 @@ def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], fram
         reference_dice=float(np.mean([row["dice"] for row in kept])),
         between_iou=float(np.mean([between for _, between in scored])),
         unmatched=sum(frames[name].unmatched for name in looked),
-        seg=seg(match_frame(frame.truth, label) for frame, label in made),
-        between_seg=seg(match_frame(frame.truth, frame.stored) for frame, _ in made),
+        seg=seg(match for match, _ in matches),
+        between_seg=seg(between for _, between in matches),
     )

@@ -25,7 +25,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from .errors import RunError, StoreError
-from .files import explain_os_errors, fsync_path, write_atomic, write_parquet
+from .files import explain_os_errors, fsync_path, fsync_tree, write_atomic, write_parquet
 from .run_info import FORMAT, RunInfo, read_info, to_json
 
 __all__ = [
@@ -112,10 +112,7 @@ class RunFolder:
         target = self.path.with_name(self.id)
         with explain_os_errors(f"publishing run {self.id}"):
             self._close_log()
-            for folder, _, names in os.walk(self.path):
-                for name in names:
-                    fsync_path(Path(folder) / name)
-                fsync_path(Path(folder))
+            fsync_tree(self.path)
             self.path.rename(target)
             fsync_path(target.parent)
         self.path, self.info = target, dataclasses.replace(self.info, path=target)

@@ -1,7 +1,9 @@
 """``segment``: frames never seen, without labels, to label images: tiles, encoder, detector, decoder.
 
-One frame is in memory at a time. A frame is done when its label image is there, which is written last; the same command
-again goes on with the next one.
+One frame is in memory at a time; two where misses are recovered, as the next one has to be looked at before. A frame is
+done when its label image is there, which is written last; the same command again goes on with the next one. What was
+detected in a frame is kept where its neighbours need it, so that what they get from it does not depend on where a job
+was interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,32 +22,26 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import tifffile
-import torch
 
-from . import normalise
 from .datasets.folder import find_images
 from .datasets.pixels import Plane, probe, read_image
-from .detect.assemble import FoundCell, decode_detections, resolve
-from .detect.calibrate import Calibration
-from .detect.head import GridHead
-from .detect.propose import detect_frame
-from .detect.run import load_detector
-from .detect.score import DetectedConfig, find_calibration, resolved
+from .detect.assemble import FoundCell
+from .detect.detections import Detections
+from .detect.rows import PLAIN_SCHEMA, from_rows, plain_rows
+from .detect.score import DetectedConfig, resolved
+from .detect.sequence import neighbours
+from .detect.unseen import EncodedFrame, Segmenter, load_segmenter
 from .errors import DatasetError, RunError, StoreError
-from .files import explain_os_errors, write_atomic, write_parquet
-from .geometry import Rect, tile_rectangles
+from .files import explain_os_errors, fsync_path, read_parquet, write_atomic, write_parquet
 from .ingest import frame_digest
 from .masks import bbox
 from .progress import Progress, silent
-from .runs import load_run
-from .sam.checkpoints import LoadedSam, load_sam_encoder
-from .sam.decoder import SamDecoder
-from .sam.encoder import encode, pick_device
 from .store import Store
-from .tuned import decoder_of
 
 SETTINGS = "segment.json"
 PARTS = ".cells"
+NEIGHBOURS = b"neighbours"
+"""In the metadata of a frame's cell table: names of the frames it was segmented with."""
 CELLS_SCHEMA = pa.schema(
     [
         *[(name, pa.string()) for name in ("sequence", "frame", "file", "sha256")],
@@ -55,6 +50,7 @@ CELLS_SCHEMA = pa.schema(
         *[(name, pa.int64()) for name in ("x0", "y0", "x1", "y1")],
         *[(name, pa.float64()) for name in ("cx", "cy", "mean_intensity", "score", "predicted_iou", "probability")],
         ("flagged", pa.bool_()),
+        ("recovered", pa.bool_()),
     ]
 )
 
@@ -66,7 +62,8 @@ class SegmentConfig:
     Attributes
     ----------
     out : folder for the results
-    prompts : which detector, decoder, form of prompt, threshold, window and device; its split says nothing here
+    prompts : which detector, decoder, form of prompt, threshold, window and device, and whether cells that only the
+        frames before and after show are asked for; its split says nothing here
     axis : letter of the axis of a stack whose positions are frames
     channel : which channel, where there are several
     overlay : whether a PNG with the outlines is written beside each label image
@@ -90,6 +87,7 @@ class SegmentReport:
     out : folder with ``<sequence>_RES/mask000.tif``, ``cells.parquet`` and ``cells.csv``
     frames, done_before : how many there are; how many of them were done already
     cells, flagged : in all frames; flagged for review, None without a calibration
+    recovered : cells that only neighbouring frames led to; None where they were not asked for
     empty : frames in which nothing was found
     """
 
@@ -98,6 +96,7 @@ class SegmentReport:
     done_before: int
     cells: int
     flagged: int | None
+    recovered: int | None
     empty: int
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +109,7 @@ class _Item:
     sequence: str
     name: str
     file: str
+    time: int
     plane: Plane
 
     @property
@@ -117,17 +117,8 @@ class _Item:
         return f"{self.sequence}_RES/{self.file}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tools:
-    """All that is loaded once."""
-
-    store: Store
-    config: SegmentConfig
-    prompts: DetectedConfig
-    sam: LoadedSam
-    head: GridHead
-    decoder: SamDecoder
-    calibration: Calibration | None
+Near = dict[str, list[_Item]]
+"""By target, the frames before and after one; empty where nothing is recovered."""
 
 
 def segment(
@@ -155,11 +146,11 @@ def segment(
     if detector.kind != "detector":
         raise RunError(f"run {detector.id} holds detections of stored frames; new frames take a detector")
     _claim(store, config, prompts)
-    todo = [item for item in items if not _is_done(config.out, item)]
+    near = _near(items) if prompts.recover else {}
+    todo = [item for item in items if not _is_done(config.out, item, near)]
     if todo:
-        tools = _load(store, config, prompts, progress)
-        for item in progress(todo, total=len(todo), what="segment"):
-            _segment_one(tools, item)
+        segmenter = load_segmenter(store, prompts, cache_dir=config.cache_dir, progress=progress)
+        _segment(segmenter, config, todo, near, progress)
     table = _collect(config.out, items)
     flagged = table["flagged"]
     return SegmentReport(
@@ -168,6 +159,7 @@ def segment(
         done_before=len(items) - len(todo),
         cells=table.num_rows,
         flagged=None if flagged.null_count == table.num_rows else sum(filter(None, flagged.to_pylist())),
+        recovered=sum(table["recovered"].to_pylist()) if prompts.recover else None,
         empty=len(items) - len(set(table["file"].to_pylist())),
     )
 
@@ -180,8 +172,8 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
         for file in find_images(path).values():
             planes = probe(file, config.axis, config.channel)
             if len(planes) == 1:
-                place = (path if path.is_dir() else path.absolute().parent).name
-                found.setdefault(place, []).append((file.stem, planes[0]))
+                folder = (path if path.is_dir() else path.absolute().parent).name
+                found.setdefault(folder, []).append((file.stem, planes[0]))
             else:
                 named = [(f"t{number:03d}", plane) for number, plane in enumerate(planes)]
                 found.setdefault(file.stem, []).extend(named)
@@ -195,13 +187,21 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
         counted = len({int(text) for text in own}) == len(members)
         for i, (name, plane) in enumerate(members):
             number = own[i] if counted else f"{i:03d}"
-            yield _Item(sequence=sequence, name=name, file=f"mask{number.zfill(3)}.tif", plane=plane)
+            place: dict[str, Any] = {"file": f"mask{number.zfill(3)}.tif", "time": int(number)}
+            yield _Item(sequence=sequence, name=name, plane=plane, **place)
+
+
+def _near(items: list[_Item]) -> Near:
+    of_target = {item.target: item for item in items}
+    # what moves from frame to frame keeps its scale: frames of another size are no neighbours
+    places = [(item.target, f"{item.sequence} {item.plane.shape}", item.time) for item in items]
+    return {target: [of_target[other] for other in others] for target, others in neighbours(places).items()}
 
 
 def _claim(store: Store, config: SegmentConfig, prompts: DetectedConfig) -> None:
     """Say which settings made the results, or refuse to mix them with others."""
     about = {"encoder": store.key, "tile": store.recipe.views.tile, "overlap": store.recipe.views.overlap}
-    about |= {name: value for name, value in asdict(prompts).items() if name not in ("split", "device", "recover")}
+    about |= {name: value for name, value in asdict(prompts).items() if name not in ("split", "device")}
     path = config.out / SETTINGS
     if path.exists():
         before = json.loads(path.read_text())
@@ -212,89 +212,85 @@ def _claim(store: Store, config: SegmentConfig, prompts: DetectedConfig) -> None
     write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())
 
 
-def _is_done(out: Path, item: _Item) -> bool:
-    return (out / item.target).is_file() and _part(out, item).is_file()
+def _is_done(out: Path, item: _Item, near: Near) -> bool:
+    part = _part(out, item)
+    return (out / item.target).is_file() and part.is_file() and _made_with(part) == _names(near, item)
 
 
 def _part(out: Path, item: _Item) -> Path:
     return out / PARTS / item.sequence / f"{item.file}.parquet"
 
 
-def _load(store: Store, config: SegmentConfig, prompts: DetectedConfig, progress: Progress) -> _Tools:
-    device = pick_device(prompts.device)
-    sam = load_sam_encoder(store.recipe.encoder, device, base=store.path, cache_dir=config.cache_dir, progress=progress)
-    info = None if prompts.checkpoint is None else load_run(store.path, prompts.checkpoint)
-    return _Tools(
-        store=store,
-        config=config,
-        prompts=prompts,
-        sam=sam,
-        head=load_detector(store, prompts.detector, prompts.device)[1],
-        decoder=decoder_of(store, info, device),
-        calibration=find_calibration(store, prompts),
-    )
+def _detections(out: Path, item: _Item) -> Path:
+    return out / PARTS / item.sequence / f"{item.file}.detections.parquet"
 
 
-def _segment_one(tools: _Tools, item: _Item) -> None:
-    image = read_image(item.plane)
-    recipe = tools.store.recipe
-    black = recipe.dataset.offset
-    lo, hi = normalise.limits(image, recipe.normalise.method, recipe.normalise.low, recipe.normalise.high, black)
-    seen = normalise.apply(image, lo, hi, recipe.normalise.method)
-    blank: list[FoundCell] = []
-    label, cells = _find(tools, seen) if hi > lo else (np.zeros(image.shape, np.uint16), blank)
-    rows = _rows(tools, item, image, cells)
-    out = tools.config.out
-    with explain_os_errors(f"writing the results of {item.name} into {out}"):
-        write_parquet(_part(out, item), pa.Table.from_pylist(rows, CELLS_SCHEMA))
-        if tools.config.overlay:
-            write_atomic((out / item.target).with_suffix(".png"), _overlay(seen, label, rows))
+def _names(near: Near, item: _Item) -> list[str]:
+    return [other.name for other in near.get(item.target, [])]
+
+
+def _made_with(part: Path) -> list[str]:
+    """Return the names of the frames that a frame was segmented with, beside itself."""
+    names: list[str] = json.loads((pq.read_schema(part).metadata or {}).get(NEIGHBOURS, b"[]"))
+    return names
+
+
+def _segment(segmenter: Segmenter, config: SegmentConfig, todo: list[_Item], near: Near, progress: Progress) -> None:
+    """Segment frames in the order of time, so that each is encoded once."""
+    held: dict[str, tuple[EncodedFrame, Detections]] = {}
+    ordered = sorted(todo, key=lambda item: (item.sequence, item.time))
+    for item in progress(ordered, total=len(ordered), what="segment"):
+        held = {item.target: held.get(item.target) or _look(segmenter, config, item)}
+        frame, found = held[item.target]
+        others = []
+        for other in near.get(item.target, []):
+            path = _detections(config.out, other)
+            if not path.is_file():
+                held[other.target] = _look(segmenter, config, other)
+            others.append(from_rows(read_parquet(path).to_pylist()))
+        label, cells = segmenter.cells(frame, found, others)
+        rows = _rows(segmenter, item, frame.image, cells)
+        table = pa.Table.from_pylist(rows, CELLS_SCHEMA)
+        _write(config, item, frame, label, table.replace_schema_metadata({NEIGHBOURS: json.dumps(_names(near, item))}))
+
+
+def _look(segmenter: Segmenter, config: SegmentConfig, item: _Item) -> tuple[EncodedFrame, Detections]:
+    frame, found = segmenter.look(read_image(item.plane))
+    if segmenter.prompts.recover:
+        path = _detections(config.out, item)
+        if not path.is_file():
+            write_parquet(path, pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA))
+        found = from_rows(read_parquet(path).to_pylist())
+    return frame, found
+
+
+def _write(
+    config: SegmentConfig, item: _Item, frame: EncodedFrame, label: npt.NDArray[np.uint16], cells: pa.Table
+) -> None:
+    target = config.out / item.target
+    with explain_os_errors(f"writing the results of {item.name} into {config.out}"):
+        if target.exists():  # made with other neighbours: it must not vouch for what is written now
+            target.unlink()
+            fsync_path(target.parent)
+        write_parquet(_part(config.out, item), cells)
+        if config.overlay:
+            write_atomic(target.with_suffix(".png"), _overlay(frame.seen, label, cells))
         data = io.BytesIO()
         tifffile.imwrite(data, label, compression="zlib")
-        write_atomic(out / item.target, data.getvalue())
+        write_atomic(target, data.getvalue())
 
 
-def _find(tools: _Tools, seen: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint16], list[FoundCell]]:
-    views, shape = tools.store.recipe.views, (seen.shape[0], seen.shape[1])
-    tiles = tile_rectangles(shape, views.tile, views.overlap)
-    prompts = tools.prompts
-    assert prompts.threshold is not None and prompts.window is not None
-    with tempfile.TemporaryFile() as file:
-        # a large frame has more tiles than memory holds embeddings
-        kept = np.memmap(file, tools.store.recipe.arrays.dtype, "w+", shape=(len(tiles), 256, 64, 64))
-
-        def embedding(number: int) -> torch.Tensor:
-            return torch.from_numpy(np.asarray(kept[number], np.float32))
-
-        def encoded() -> Iterator[torch.Tensor]:
-            for number, rect in enumerate(tiles):
-                kept[number] = _encode(tools, seen, rect)
-                yield embedding(number)
-
-        found = detect_frame(tools.head, encoded(), tiles, shape).above(prompts.threshold)
-        if len(found) == 0:
-            return np.zeros(shape, np.uint16), []
-        how: dict[str, Any] = {"form": prompts.form, "window": prompts.window}
-        return resolve(decode_detections(tools.decoder, embedding, tiles, shape, found, **how), shape)
-
-
-def _encode(tools: _Tools, seen: npt.NDArray[np.float32], rect: Rect) -> npt.NDArray[np.float32]:
-    x0, y0, width, height = rect
-    view = np.ascontiguousarray(seen[y0 : y0 + height, x0 : x0 + width])
-    return encode(tools.sam.encoder, view[None], tools.store.recipe.encoder.precision)[0].numpy()
-
-
-def _rows(tools: _Tools, item: _Item, image: npt.NDArray[Any], cells: list[FoundCell]) -> list[dict[str, Any]]:
+def _rows(segmenter: Segmenter, item: _Item, image: npt.NDArray[Any], cells: list[FoundCell]) -> list[dict[str, Any]]:
     sure: list[float | None] = [None] * len(cells)
-    if tools.calibration is not None and cells:
-        sure = tools.calibration.probability([cell.signs for cell in cells]).tolist()
+    calibration = segmenter.calibration
+    if calibration is not None and cells:
+        sure = calibration.probability([cell.signs for cell in cells]).tolist()
     shared = {"sequence": item.sequence, "frame": item.name, "file": item.target, "sha256": frame_digest(image)}
     rows = []
     for label, (cell, probability) in enumerate(zip(cells, sure, strict=True), 1):
         x, y = cell.origin
         part = image[y : y + cell.mask.shape[0], x : x + cell.mask.shape[1]]
         height, width = np.nonzero(cell.mask)
-        calibration = tools.calibration
         below = None if calibration is None or probability is None else probability < calibration.review_below
         doubt: dict[str, Any] = {"probability": probability, "flagged": below}
         rows.append(
@@ -302,14 +298,14 @@ def _rows(tools: _Tools, item: _Item, image: npt.NDArray[Any], cells: list[Found
             | {"label": label, "area": int(cell.mask.sum())}
             | dict(zip(("x0", "y0", "x1", "y1"), bbox(cell.mask, cell.origin), strict=True))
             | {"cx": float(width.mean()) + x, "cy": float(height.mean()) + y}
-            | {"mean_intensity": float(part[cell.mask].mean()) - tools.store.recipe.dataset.offset}
-            | {"score": cell.score, "predicted_iou": cell.predicted_iou}
+            | {"mean_intensity": float(part[cell.mask].mean()) - segmenter.recipe.dataset.offset}
+            | {"score": cell.score, "predicted_iou": cell.predicted_iou, "recovered": cell.recovered}
             | doubt
         )
     return rows
 
 
-def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], rows: list[dict[str, Any]]) -> bytes:
+def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], cells: pa.Table) -> bytes:
     """Return a PNG of the frame with the cells' outlines: green, flagged ones orange."""
     from PIL import Image
 
@@ -319,7 +315,7 @@ def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], rows:
             edge |= np.roll(label, step, axis) != label
     edge &= label > 0
     colour = np.repeat(seen.astype(np.uint8)[..., None], 3, axis=2)
-    flagged = np.isin(label, [row["label"] for row in rows if row["flagged"]])
+    flagged = np.isin(label, cells.filter(cells["flagged"])["label"].to_pylist())
     colour[edge & ~flagged], colour[edge & flagged] = (0, 220, 90), (255, 140, 0)
     data = io.BytesIO()
     Image.fromarray(colour).save(data, "PNG")

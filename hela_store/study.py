@@ -116,13 +116,16 @@ class StudyResult:
         return asdict(self) | more
 
 
-def study(store: Store, config: StudyConfig | None = None, *, progress: Progress = silent) -> StudyResult:
+def study(
+    store: Store, config: StudyConfig | None = None, *, cache_dir: Path | None = None, progress: Progress = silent
+) -> StudyResult:
     """Tune, score and compare all that the table needs and is not there yet.
 
     Parameters
     ----------
     store : with the views of its train, val and scored blocks embedded
     config : box, point and mask with three training seeds by default
+    cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     progress : shown for each part
 
     Raises
@@ -133,7 +136,7 @@ def study(store: Store, config: StudyConfig | None = None, *, progress: Progress
     config = config or StudyConfig()
     frames = labelled_frames(store, config.split)
     zero = _evaluated(store, config, None, config.scored, progress)
-    tuned, errors = _tuned(store, config, progress)
+    tuned, errors = _tuned(store, config, cache_dir, progress)
     runs = {
         kind: [_evaluated(store, config, run, SCORED_ON.get(kind, (kind,)), progress) for run in ids]
         for kind, ids in tuned.items()
@@ -161,10 +164,12 @@ def study(store: Store, config: StudyConfig | None = None, *, progress: Progress
     )
 
 
-def _tuned(store: Store, config: StudyConfig, progress: Progress) -> tuple[dict[str, list[str]], list[str]]:
+def _tuned(
+    store: Store, config: StudyConfig, cache_dir: Path | None, progress: Progress
+) -> tuple[dict[str, list[str]], list[str]]:
     """Return the fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
     choices: dict[str, Sequence[Any]] = {"prompt": list(config.prompts), "seed": list(range(config.seeds))}
-    rows = sweep(store, config.tuning, choices, progress=progress)
+    rows = sweep(store, config.tuning, choices, cache_dir=cache_dir, progress=progress)
     found = {kind: [row.run for row in rows if row.run and row.choices["prompt"] == kind] for kind in config.prompts}
     errors = [f"{row.choices['prompt']}, seed {row.choices['seed']}: {row.error}" for row in rows if row.error]
     return found, errors

@@ -11,17 +11,27 @@ from .store import Store
 
 SUBSETS = {"touching": "touches_neighbour", "dim": "is_dim", "bright-small": "is_bright_small"}
 """Columns of cell_metrics by the names that tables show."""
-PROMPT_BINS = {f"prompt IoU {low:g}-{high:g}": f"p.prompt_iou >= {low} AND p.prompt_iou < {high}" for low, high in BINS}
+PROMPT_BINS = {f"prompt IoU {low:g}-{high:g}": f"prompt_iou >= {low} AND prompt_iou < {high}" for low, high in BINS}
 """Mask prompts by their own IoU (measuring rule 4)."""
 
-_MEANS = """
-SELECT m.prompt, count(*) AS n, avg(m.iou) AS mean_iou, avg(m.dice) AS mean_dice, avg(m.is_empty::INT) AS empty,
-    avg(p.free_iou) AS image_free_iou, avg((m.iou < p.prompt_iou)::INT) AS made_worse,
-    avg(m.hd95) AS mean_hd95, avg(m.boundary_iou) AS mean_boundary_iou,
-    avg(m.nsd1) AS mean_nsd1, avg(m.nsd2) AS mean_nsd2, avg(m.spill) AS mean_spill
-FROM cell_metrics m
-JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
-WHERE m.run = ? AND {flag} GROUP BY m.prompt
+_NAMES = [*SUBSETS, *PROMPT_BINS]
+_NUMBERS = ", ".join(
+    f"CASE WHEN {flag} THEN {number} END" for number, flag in enumerate([*SUBSETS.values(), *PROMPT_BINS.values()])
+)
+"""Of the subsets that a cell belongs to, which may be several."""
+_MEANS = f"""
+WITH scored AS (
+    SELECT m.*, p.free_iou, p.prompt_iou FROM cell_metrics m
+    JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
+    WHERE m.run = ?
+), member AS (
+    SELECT *, unnest([{_NUMBERS}]) AS subset FROM scored
+)
+SELECT prompt, subset, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty,
+    avg(free_iou) AS image_free_iou, avg((iou < prompt_iou)::INT) AS made_worse,
+    avg(hd95) AS mean_hd95, avg(boundary_iou) AS mean_boundary_iou,
+    avg(nsd1) AS mean_nsd1, avg(nsd2) AS mean_nsd2, avg(spill) AS mean_spill
+FROM member WHERE subset IS NOT NULL GROUP BY prompt, subset ORDER BY prompt, subset
 """
 
 
@@ -58,9 +68,8 @@ class SubsetScore:
 def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
     """Return the means of a published run by prompt kind and subset; subsets without a cell are left out."""
     found: dict[str, dict[str, SubsetScore]] = {}
-    for name, flag in (SUBSETS | PROMPT_BINS).items():
-        for row in catalog.query(store.path, _MEANS.format(flag=flag), [run]).to_pylist():
-            prompt, free = row.pop("prompt"), row["image_free_iou"]
-            won = None if free is None else skill(row["mean_iou"], free)
-            found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
+    for row in catalog.query(store.path, _MEANS, [run]).to_pylist():
+        prompt, name, free = row.pop("prompt"), _NAMES[row.pop("subset")], row["image_free_iou"]
+        won = None if free is None else skill(row["mean_iou"], free)
+        found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
     return found

@@ -82,6 +82,7 @@ def sweep(
     choices: Mapping[str, Sequence[Any]],
     *,
     executor: Executor | None = None,
+    cache_dir: Path | None = None,
     report: Callable[[SweepRow], None] = lambda row: None,
     progress: Progress = silent,
 ) -> list[SweepRow]:
@@ -93,6 +94,7 @@ def sweep(
     base : what all points share
     choices : values by name of a :class:`hela_store.finetune.FinetuneConfig`, e.g. ``{"lr": [1e-4, 3e-4]}``
     executor : where points run side by side, see :mod:`hela_store.executors`; here and one after another where None
+    cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     report : called with each row when it is there
     progress : shown point by point
 
@@ -102,18 +104,21 @@ def sweep(
         In the order of the grid.
     """
     points, rows = grid(base, choices), dict[int, SweepRow]()
-    for number, row in progress(_rows(store, points, executor), total=len(points), what="sweep"):
+    for number, row in progress(_rows(store, points, executor, cache_dir), total=len(points), what="sweep"):
         rows[number] = row
         report(row)
     return [rows[number] for number in range(len(points))]
 
 
-def _rows(store: Store, points: Sequence[Point], executor: Executor | None) -> Iterator[tuple[int, SweepRow]]:
+def _rows(
+    store: Store, points: Sequence[Point], executor: Executor | None, cache_dir: Path | None
+) -> Iterator[tuple[int, SweepRow]]:
     """Yield each point's number and row as it is done; those that another process works on come last."""
     left = list(range(len(points)))
     for wait in (False, True):
         busy = []
-        for number, row in _tried(store, {number: points[number] for number in left}, executor, wait):
+        how = {"wait": wait, "cache_dir": cache_dir}
+        for number, row in _tried(store, {number: points[number] for number in left}, executor, how):
             if row is None:
                 busy.append(number)
             else:
@@ -122,14 +127,14 @@ def _rows(store: Store, points: Sequence[Point], executor: Executor | None) -> I
 
 
 def _tried(
-    store: Store, points: Mapping[int, Point], executor: Executor | None, wait: bool
+    store: Store, points: Mapping[int, Point], executor: Executor | None, how: dict[str, Any]
 ) -> Iterator[tuple[int, SweepRow | None]]:
     if executor is None:
         for number, (point, config) in points.items():
-            yield number, _row(store, point, config, wait)
+            yield number, _row(store, point, config, **how)
         return
     place = store.path, store.recipe
-    futures = {executor.submit(_row_at, place, *point, wait): number for number, point in points.items()}
+    futures = {executor.submit(_row_at, place, *point, how): number for number, point in points.items()}
     for future in as_completed(futures):
         number = futures[future]
         try:
@@ -138,13 +143,17 @@ def _tried(
             yield number, SweepRow(choices=points[number][0], error=str(error))
 
 
-def _row_at(place: tuple[Path, Recipe], point: dict[str, Any], config: FinetuneConfig, wait: bool) -> SweepRow | None:
+def _row_at(
+    place: tuple[Path, Recipe], point: dict[str, Any], config: FinetuneConfig, how: dict[str, Any]
+) -> SweepRow | None:
     if current_process().daemon:
         config = replace(config, workers=0)  # Dask's processes may not have any of their own
-    return _row(Store(*place), point, config, wait)
+    return _row(Store(*place), point, config, **how)
 
 
-def _row(store: Store, point: dict[str, Any], config: FinetuneConfig, wait: bool) -> SweepRow | None:
+def _row(
+    store: Store, point: dict[str, Any], config: FinetuneConfig, *, wait: bool, cache_dir: Path | None
+) -> SweepRow | None:
     """Return the row of a point; None if another process works on it and we do not ``wait`` for that."""
     try:
         wanted = deciding(run_config(store, resolved(store, config)))
@@ -152,7 +161,7 @@ def _row(store: Store, point: dict[str, Any], config: FinetuneConfig, wait: bool
             if not ours:
                 return None
             found = finished(store, config)
-            result = _result(found) if found else finetune(store, config).to_json()
+            result = _result(found) if found else finetune(store, config, cache_dir=cache_dir).to_json()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
     names = ("run", "mean_change", "low", "high", "verdict", "best_step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,10 @@ from .files import write_atomic
 
 Tensors = dict[str, Tensor]
 OPTIMIZER = "optimizer"
+STATE = "state.safetensors"
+"""Name of the file in the folder of a run."""
+SAVE_SECONDS = 60.0
+"""How often it is written at least."""
 
 
 def save_training(
@@ -58,3 +63,12 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> tuple[dict[st
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again") from None
     return parts, about
+
+
+def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations give the same weights; loader processes only say how the work is done."""
+    return _deciding(one) == _deciding(other)
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "workers"}

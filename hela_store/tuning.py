@@ -33,16 +33,14 @@ from .sam.adapters import learned, set_learned
 from .sam.correct import corrected_prompts
 from .sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
 from .stream import FINE, TrainingStep, TrainingSteps
-from .training_state import load_training, save_training
+from .training_state import SAVE_SECONDS, STATE, load_training, save_training
 
 if TYPE_CHECKING:
     from .finetune import FinetuneConfig
 
 LOSS_PIXELS = FINE // 64
 """Truth pixels per embedding position."""
-STATE = "state.safetensors"
 LOG_STEPS = 10
-SAVE_SECONDS = 60.0
 SCHEDULES = ("cosine", "linear", "constant")
 MASKS = ("best", "all")
 

@@ -131,7 +131,7 @@ def test_the_higher_score_wins_ties_go_to_the_smaller_id() -> None:
     assert not assemble([], (5, 6)).any()
 
 
-def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path) -> None:
+def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = evaluate(store, None, EvaluateConfig(prompts=("box", "box-exact"), prompt_seeds=2, window=8))
     with pytest.raises(RunError, match="box, box-exact; choose one"):
         run_labels(store, done.run)
@@ -150,5 +150,9 @@ def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path) ->
     assert len(lines) == result.objects == match.found and lines[0] == "1 7 7 0"
     with pytest.raises(RunError, match="nothing is overwritten"):
         export_ctc(store, done.run, tmp_path / "out", prompt="box-exact")
+    monkeypatch.setattr("hela_store.export.ctc.MOST_OBJECTS", 1)
+    with pytest.raises(RunError, match="sequence 01 has more than 1 objects"):
+        export_ctc(store, done.run, tmp_path / "full", prompt="box-exact")
+    assert list((tmp_path / "full").iterdir()) == []  # whole or not there
     other = sequence_scores(run_labels(store, done.run, "box", 1))
     assert other.suffix == " (oracle prompts)" and other.prompt_seed == 1

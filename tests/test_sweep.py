@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from hela_store.files import digest
 from hela_store.finetune import FinetuneConfig, deciding, resolved, run_config
 from hela_store.lock import claim
 from hela_store.runs import partial_runs, run_ids
+from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store import Store
 from hela_store.sweep import grid, sweep
 
@@ -24,6 +26,7 @@ BASE = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, wo
 CODE = """
 import sys
 from hela_store.finetune import FinetuneConfig
+from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store import Store
 from hela_store.sweep import sweep
 base = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
@@ -67,6 +70,7 @@ JOBS = """
 import sys
 from hela_store.executors import processes
 from hela_store.finetune import FinetuneConfig
+from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store import Store
 from hela_store.sweep import sweep
 if __name__ == "__main__":
@@ -144,3 +148,16 @@ def test_an_unreachable_scheduler_and_a_dead_process_are_told(store: Store, monk
 def test_a_point_that_fails_is_told_and_the_others_go_on(store: Store) -> None:
     rows = sweep(store, BASE, {"init": ["nosuch", None], "steps": [1]})
     assert "nosuch" in rows[0].error and not rows[0].run and rows[1].run
+
+
+def test_an_official_checkpoint_is_looked_for_in_the_cache(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"no checkpoint"
+    monkeypatch.setitem(OFFICIAL, "vit_b", Official(file="own.pth", sha256=hashlib.sha256(content).hexdigest()))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/own.pth").write_bytes(content)
+    recipe = replace(store.recipe, encoder=replace(store.recipe.encoder, architecture="vit_b", sha256=""))
+    config = replace(BASE, adapt="encoder", cut=0)
+    (row,) = sweep(Store(store.path, recipe), config, {"seed": [0]}, cache_dir=tmp_path / "cache")
+    assert row.error.startswith(f"{tmp_path / 'cache/own.pth'} is not a SAM checkpoint")

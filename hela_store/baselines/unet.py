@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..runs import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
 from ..sam.encoder import pick_device
 from ..scoring import labelled_frames, median_training_radius
 from ..store import Store
-from ..training_state import load_training, save_training
+from ..training_state import SAVE_SECONDS, STATE, load_training, same_training, save_training
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
@@ -37,8 +37,6 @@ from .unet_labels import BORDER, GRID, IGNORED, USUAL, UnetParameters, cells
 from .unet_network import load_network, new_network, probabilities, save_network
 
 KIND = "unet"
-STATE = "state.safetensors"
-SAVE_SECONDS = 60.0
 WARMUP = 30
 BORDER_WEIGHT = 3.0
 """Of a border pixel in the loss: few decide whether two cells are one."""
@@ -129,7 +127,7 @@ def result_of(info: RunInfo) -> dict[str, Any]:
 def trained(store: Store, config: UnetConfig) -> RunInfo | None:
     """Return the latest published training of this configuration on these frames."""
     wanted = _run_config(store, config)
-    return next((run for run in reversed(list_runs(store.path, KIND)) if _same(run.config, wanted)), None)
+    return next((run for run in reversed(list_runs(store.path, KIND)) if same_training(run.config, wanted)), None)
 
 
 def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent) -> RunInfo:
@@ -140,7 +138,7 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
     shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
     state = _new_training(config)
     wanted = _run_config(store, config)
-    folder = take_up(store.path, KIND, STATE, lambda other: _same(other, wanted))
+    folder = take_up(store.path, KIND, STATE, lambda other: same_training(other, wanted))
     if folder is None:
         folder = new_run(store.path, KIND, wanted, label=f"seed {config.seed}")
     with folder.tidied(resumable=True):
@@ -278,10 +276,6 @@ def _run_config(store: Store, config: UnetConfig) -> dict[str, Any]:
     about = asdict(config) | {"checkpoint": None, "split": "train", "frames": block_ranges(store)}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return {k: v for k, v in one.items() if k != "workers"} == {k: v for k, v in other.items() if k != "workers"}
 
 
 def _check_background(store: Store, frames: Sequence[str]) -> None:

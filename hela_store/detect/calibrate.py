@@ -68,7 +68,7 @@ def load_calibration(folder: Path) -> Calibration:
         raw: dict[str, Any] = json.loads((folder / FILE).read_bytes())
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
         return Calibration(**plain)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / FILE} cannot be read ({error}); calibrate again") from None
 
 
@@ -125,8 +125,9 @@ def report(probability: Floats, right: npt.ArrayLike, ious: Sequence[float] | Fl
     Returns
     -------
     dict
-        ``ece``; ``caught``, the share of the failures among the 5 % of lowest probability; ``risk_coverage``, mean IoU
-        and share of failures of the most probable 10 % ... 100 %; ``n`` and ``failures``.
+        ``n`` and ``failures``, cells and those that are failures; ``ece``; ``flagged``, the number of cells that are
+        the 5 % of lowest probability, and ``caught``, the share of the failures among them, None without a failure;
+        ``risk_coverage``, mean IoU and share of failures of the most probable 10 % ... 100 %.
     """
     truth, values = np.asarray(right, bool), np.asarray(ious, float)
     order = np.argsort(-probability, kind="stable")

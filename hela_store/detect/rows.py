@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,20 @@ DETECTION_SCHEMA = pa.schema(
 )
 
 
+PLAIN = ("x0", "y0", "x1", "y1", "x", "y", "score")
+PLAIN_SCHEMA = pa.schema([DETECTION_SCHEMA.field(name) for name in (*PLAIN, "rle", "rle_height", "rle_width")])
+"""What is known of detections without a truth."""
+
+
+def plain_rows(found: Detections) -> list[dict[str, Any]]:
+    """Return what rows say of detections alone, of no frame: :func:`from_rows` reads it back, to the bit."""
+    return [
+        dict(zip(PLAIN, map(float, [*box, *point, score]), strict=True))
+        | {"rle": rle and rle.counts, "rle_height": rle and rle.height, "rle_width": rle and rle.width}
+        for box, point, score, rle in zip(found.boxes, found.points, found.scores, found.masks, strict=True)
+    ]
+
+
 def detection_rows(found: Detections, truth: FrameTruth, threshold: float) -> list[dict[str, Any]]:
     """Return the rows of one frame.
 
@@ -44,30 +59,20 @@ def detection_rows(found: Detections, truth: FrameTruth, threshold: float) -> li
     frame, rows = truth.frame, []
     by_box, by_mask = box_pairs(found, truth), mask_pairs(found, truth)
     cells = [_matched(found.scores >= threshold, pairs.ious) for pairs in (by_box, by_mask)]
-    for i in range(len(found)):
-        x0, y0, x1, y1 = (float(v) for v in found.boxes[i])
-        rle, tile = found.masks[i], int(found.tiles[i])
+    for i, plain in enumerate(plain_rows(found)):
+        tile = int(found.tiles[i])
         rows.append(
-            {
+            plain
+            | {
                 "detection": f"{frame.frame}-{i:04d}",
                 "split": frame.split,
                 "frame": frame.frame,
                 "view": frame.tiles[tile].view if tile >= 0 else None,
-                "x0": x0,
-                "y0": y0,
-                "x1": x1,
-                "y1": y1,
-                "cx": (x0 + x1 - 1) / 2,
-                "cy": (y0 + y1 - 1) / 2,
-                "x": float(found.points[i, 0]),
-                "y": float(found.points[i, 1]),
-                "score": float(found.scores[i]),
+                "cx": (plain["x0"] + plain["x1"] - 1) / 2,
+                "cy": (plain["y0"] + plain["y1"] - 1) / 2,
                 **_cell_of("cell", "iou", frame.cells, cells[0], i),
                 **_cell_of("mask_cell", "mask_iou", frame.cells, cells[1], i),
                 "counted": bool(by_box.counted[i]),
-                "rle": rle.counts if rle else None,
-                "rle_height": rle.height if rle else None,
-                "rle_width": rle.width if rle else None,
             }
         )
     return rows
@@ -92,13 +97,8 @@ def _cell_of(
     return {name: cells[cell]["cell"] if cell >= 0 else None, iou: float(found[1][i]) if cell >= 0 else None}
 
 
-def read_detections(run: RunInfo, tiles: dict[str, list[str]] | None = None) -> dict[str, Detections]:
-    """Return what a run found, by frame; frames without detections are left out.
-
-    Parameters
-    ----------
-    run : of kind ``"detect"``
-    tiles : view ids by frame, in order, where the tile of a detection is wanted
+def read_detections(run: RunInfo) -> dict[str, Detections]:
+    """Return what a run of kind ``"detect"`` found, by frame; frames without detections are left out.
 
     Raises
     ------
@@ -113,15 +113,14 @@ def read_detections(run: RunInfo, tiles: dict[str, list[str]] | None = None) -> 
     by_frame: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_frame.setdefault(row["frame"], []).append(row)
-    return {frame: _detections(part, (tiles or {}).get(frame, [])) for frame, part in by_frame.items()}
+    return {frame: from_rows(part) for frame, part in by_frame.items()}
 
 
-def _detections(rows: list[dict[str, Any]], views: list[str]) -> Detections:
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> Detections:
+    """Return the detections of the rows of one frame; in which tiles they were found is not known any more."""
     boxes = [[row[name] for name in ("x0", "y0", "x1", "y1")] for row in rows]
     plain = from_boxes(boxes, [row["score"] for row in rows], [[row["x"], row["y"]] for row in rows])
     masks = tuple(
         Rle(counts=row["rle"], height=row["rle_height"], width=row["rle_width"]) if row["rle"] else None for row in rows
     )
-    place = {view: i for i, view in enumerate(views)}
-    tiles = np.array([place.get(row["view"], -1) for row in rows], np.int64)
-    return Detections(boxes=plain.boxes, scores=plain.scores, points=plain.points, tiles=tiles, masks=masks)
+    return replace(plain, masks=masks)

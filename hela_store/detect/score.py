@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from .. import catalog
@@ -23,12 +24,12 @@ from ..subset_scores import subset_scores
 from ..tuned import decoder_of, store_of
 from .assemble import decode_detections, resolve
 from .calibrate import FAILURE, Calibration, fit, load_calibration
-from .detections import join, no_detections
+from .detections import no_detections
 from .propose import detect_frame
 from .rows import read_detections
 from .run import load_detector, threshold_of
 from .scored import DetectedConfig, DetectedResult, Scored, SegmentedFrame
-from .sequence import neighbours, proposals, recovered, with_neighbours
+from .sequence import detections_of, neighbours, with_recovered
 from .truth import scorable_frames, tile_embeddings, truths
 
 __all__ = ["DetectedConfig", "DetectedResult", "calibrate", "evaluate_detected", "find_calibration", "resolved"]
@@ -84,13 +85,9 @@ def segmented_frames(store: Store, config: DetectedConfig, frames: list[str]) ->
         part = truth.frame
         tiles, embeddings = [tile.rect for tile in part.tiles], list(tile_embeddings(store, part))
         how: dict[str, Any] = {"form": config.form, "window": config.window}
-        found = known.get(part.frame, no_detections())
-        cells = decode_detections(decoder, embeddings.__getitem__, tiles, part.shape, found, **how)
-        if near:
-            more = proposals(found, with_neighbours(known, near[part.frame]), part.shape)
-            answers = decode_detections(decoder, embeddings.__getitem__, tiles, part.shape, more, **how)
-            cells += recovered(answers, len(found))
-            found = join([found, more])
+        decode = partial(decode_detections, decoder, embeddings.__getitem__, tiles, part.shape, **how)
+        others = detections_of(known, near.get(part.frame, []))
+        cells, found = with_recovered(decode, known.get(part.frame, no_detections()), others, part.shape)
         label, kept = resolve(cells, part.shape)
         yield SegmentedFrame(truth=truth, found=found, label=label, cells=kept)
 

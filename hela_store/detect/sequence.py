@@ -6,7 +6,7 @@ moved, become a prompt; the decoder's answer counts only if it is sure of it and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +110,25 @@ def recovered(answers: Sequence[FoundCell], first: int) -> list[FoundCell]:
     ]
 
 
-def with_neighbours(found: Mapping[str, Detections], near: Sequence[str]) -> list[Detections]:
+def with_recovered(
+    decode: Callable[[Detections], list[FoundCell]],
+    found: Detections,
+    others: Sequence[Detections],
+    shape: tuple[int, int],
+) -> tuple[list[FoundCell], Detections]:
+    """Return the cells of a frame, those that its neighbours lead to among them, and the detections they number.
+
+    Parameters
+    ----------
+    decode : gives the decoder's answers in this frame
+    found : detections of this frame that count
+    others : of the frames before and after, those that count; empty where nothing is to be recovered
+    shape : (rows, cols) of the frame, px
+    """
+    more = proposals(found, others, shape)
+    return decode(found) + recovered(decode(more), len(found)), join([found, more])
+
+
+def detections_of(found: Mapping[str, Detections], near: Sequence[str]) -> list[Detections]:
     """Return the detections of neighbouring frames, where they were looked at."""
     return [found[frame] for frame in near if frame in found]

@@ -1,39 +1,36 @@
 """Train the ``grid`` head on stored embeddings; the image encoder is never loaded.
 
-The validation block decides which weights are kept, when to stop, and at which score a detection counts.
+The validation block decides which weights are kept, when to stop, and at which score a detection counts. A training can
+be interrupted: its state is saved, and every step is a pure function of (seed, step) and the weights so far.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from .. import catalog
 from ..errors import RecipeError, RunError
 from ..leaks import block_ranges, check_twins
 from ..progress import Progress, silent
-from ..random import generator
-from ..runs import new_run
+from ..runs import RunFolder, new_run, take_up
 from ..sam.encoder import pick_device
 from ..store import Store
-from ..stream import training_views
+from ..training_state import SAVE_SECONDS, STATE, load_training, same_training, save_training
 from .head import GridHead, save_head
-from .losses import head_loss, stack_targets
+from .losses import head_loss
 from .propose import detect_frame
 from .scores import FramePairs, best_confidence, count
-from .targets import GRID, Targets, position_px, view_targets
 from .truth import box_pairs, scorable_frames, tile_embeddings, truths
-
-Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]
-"""Embeddings, maps of the targets, and boxes of whole cells by view."""
+from .views import Batch, DetectionViews
 
 KIND = "detector"
 PATIENCE = 4
@@ -89,7 +86,7 @@ class DetectorResult:
     threshold : score from which a detection counts
     precision, recall, f1 : at that threshold, box IoU 0.5
     f1_70 : at box IoU 0.7
-    best_step : step of the weights that were kept
+    best_step : step, of ``yolo11`` epoch, of the weights that were kept
     seconds : of training, validations included
     """
 
@@ -107,41 +104,20 @@ class DetectorResult:
         return asdict(self) | {"split": "val"}
 
 
-class DetectionViews(Dataset[tuple[Tensor, Targets]]):
-    """Views ``first .. first + count - 1`` of an endless, shuffled series, with their targets.
-
-    View ``i`` is a pure function of (seed, i), whatever the number of workers.
-    """
-
-    def __init__(self, store: Store, *, seed: int, first: int, count: int) -> None:
-        self.path, self.key, self.seed, self.first, self.count = store.path, store.key, seed, first, count
-        self.views = training_views(store)
-        self.start_method = store.arrays.start_method
-        self.cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
-        for cell in store.cells_table().select(["frame", "label", "x0", "y0", "x1", "y1"]).to_pylist():
-            self.cells.setdefault(places[cell["frame"]], []).append(cell)
-        self._store: Store | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_store": None}
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:
-        """Return the embedding, float32 (256, 64, 64), and the targets of view ``first + index``."""
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        epoch, place = divmod(self.first + index, len(self.views))
-        order = generator("detector", self.seed, epoch).permutation(len(self.views))
-        view = self.views[order[place]]
-        if self._store is None:
-            self._store = Store.open(self.path)
-        arrays, where = self._store.arrays, (view.group, view.group_row)
-        embedding = torch.from_numpy(np.asarray(arrays.embedding(self.key, view.row), np.float32))
-        targets = view_targets(arrays.label(*where), arrays.valid(*where), self.cells[where], view.rect)
-        return embedding, targets
+def chosen(run: str, pairs: Sequence[FramePairs], *, best_step: int, seconds: float) -> DetectorResult:
+    """Return the result of a detector at the threshold that is best on these validation frames."""
+    threshold, _ = best_confidence(pairs)
+    at = count(pairs, threshold, 0.5)
+    return DetectorResult(
+        run=run,
+        threshold=threshold,
+        precision=at.precision,
+        recall=at.recall,
+        f1=at.f1,
+        f1_70=count(pairs, threshold, 0.7).f1,
+        best_step=best_step,
+        seconds=seconds,
+    )
 
 
 def learning_rate(config: DetectorConfig, step: int) -> float:
@@ -151,115 +127,156 @@ def learning_rate(config: DetectorConfig, step: int) -> float:
 
 
 def train_detector(store: Store, config: DetectorConfig, *, progress: Progress = silent) -> DetectorResult:
-    """Train a detector and publish it as a run of kind ``"detector"``.
+    """Train a detector, or go on with an interrupted training of this configuration, and publish the run.
 
     Raises
     ------
     SplitError, StoreError
         The training or validation block is empty, or not embedded; a test frame has the pixels of one that trains.
     RunError
-        The loss is not finite.
+        The loss is not finite, or the state to go on from is damaged.
     """
     check_twins(store)
-    views = DetectionViews(store, seed=config.seed, first=0, count=config.steps * config.batch)
-    validation = scorable_frames(store, "val")
-    device = pick_device(config.device)
-    torch.manual_seed(config.seed)
-    head = GridHead(_typical_side(views)).to(device)
-    about = asdict(config) | {"encoder": store.key, "checkpoint": None, "split": "train"}
-    about |= {"frames": block_ranges(store)}
-    folder = new_run(store.path, KIND, about, label=config.backend)
-    start = time.monotonic()
-    with folder.tidied():
-        best = _Best()
-        optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        every = config.evaluate_every or max(1, min(len(views.views) // config.batch, math.ceil(config.steps / 4)))
-        loader = DataLoader(
-            views,
-            batch_size=config.batch,
-            num_workers=config.workers,
-            collate_fn=_collate,
-            multiprocessing_context=views.start_method if config.workers else None,
-        )
-        losses: list[float] = []
-        for step, batch in enumerate(progress(iter(loader), total=config.steps, what="detect train"), 1):
-            losses.append(_step(head.train(), optimizer, batch, learning_rate(config, step - 1)))
-            if step % every == 0 or step == config.steps:
-                _validate(store, head.eval(), validation, best, step)
-                folder.log(step=step, loss=float(np.mean(losses)), f1=best.last, best_f1=best.f1)
-                losses = []
-                if best.waited >= PATIENCE:
-                    break
-        head.load_state_dict(best.weights)
-        save_head(folder.path / "weights.safetensors", head, store.key)
-        result = _result(folder.id, best, time.monotonic() - start)
-        folder.log(step=best.step, result=result.to_json())
-        folder.publish()
+    views, validation = DetectionViews(store, seed=config.seed), scorable_frames(store, "val")
+    state, wanted = _new_training(views, config), _run_config(store, config)
+    folder = take_up(store.path, KIND, STATE, lambda other: same_training(other, wanted))
+    if folder is None:
+        folder = new_run(store.path, KIND, wanted, label=config.backend)
+    with folder.tidied(resumable=True):
+        if (folder.path / STATE).exists():
+            state.load(folder)
+        _train(state, views, config, folder, lambda head: _pairs(store, head, validation), progress)
+        result = _publish(store, state, folder, validation)
     catalog.index(store.path)
     return result
 
 
+_PLAIN = ("step", "best_step", "best_f1", "stale", "losses", "seconds")
+
+
 @dataclass
-class _Best:
-    weights: dict[str, Tensor] | Any = None
-    frames: Sequence[FramePairs] = ()
-    threshold: float = 0.5
-    f1: float = -1.0
-    last: float = -1.0
+class _Training:
+    """A head on its way, and all that a resumed run needs.
+
+    Attributes
+    ----------
+    head, optimizer : as they are after ``step`` steps
+    best : weights at the best validation so far, that of ``best_step``
+    stale : validations since then
+    losses : of the steps since the last line of the log
+    began : on the monotonic clock, as if the training had never been interrupted
+    """
+
+    head: GridHead
+    optimizer: torch.optim.AdamW
+    best: dict[str, Tensor]
     step: int = 0
-    waited: int = 0
+    best_step: int = 0
+    best_f1: float = -1.0
+    stale: int = 0
+    losses: list[float] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on it so far."""
+        return time.monotonic() - self.began
+
+    @seconds.setter
+    def seconds(self, spent: float) -> None:
+        self.began = time.monotonic() - spent
+
+    def save(self, folder: RunFolder) -> None:
+        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
+        save_training(folder.path / STATE, {"head": self.head.state_dict(), "best": self.best}, self.optimizer, about)
+
+    def load(self, folder: RunFolder) -> None:
+        parts, about = load_training(folder.path / STATE, self.optimizer)
+        self.head.load_state_dict(parts["head"])
+        self.best = parts["best"]
+        for name, value in about.items():
+            setattr(self, name, json.loads(value))
+        folder.rewind(self.step)
 
 
-def _collate(parts: list[tuple[Tensor, Targets]]) -> Batch:
-    targets = [target for _, target in parts]
-    return torch.stack([e for e, _ in parts]), stack_targets(targets), [target.boxes for target in targets]
+def _new_training(views: DetectionViews, config: DetectorConfig) -> _Training:
+    torch.manual_seed(config.seed)
+    head = GridHead(views.typical_side()).to(pick_device(config.device))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return _Training(head=head, optimizer=optimizer, best=_weights(head))
 
 
-def _step(head: GridHead, optimizer: torch.optim.Optimizer, batch: Batch, lr: float) -> float:
-    device = next(head.parameters()).device
+def _weights(head: GridHead) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in head.state_dict().items()}
+
+
+def _run_config(store: Store, config: DetectorConfig) -> dict[str, Any]:
+    about = asdict(config) | {"encoder": store.key, "checkpoint": None, "split": "train"}
+    plain: dict[str, Any] = json.loads(json.dumps(about | {"frames": block_ranges(store)}))
+    return plain
+
+
+def _train(
+    state: _Training,
+    views: DetectionViews,
+    config: DetectorConfig,
+    folder: RunFolder,
+    validate: Callable[[GridHead], list[FramePairs]],
+    progress: Progress,
+) -> None:
+    """Go on from ``state.step`` to the end, or until validations brought nothing for too long."""
+    every = config.evaluate_every or max(1, min(len(views.views) // config.batch, math.ceil(config.steps / 4)))
+    left = range(state.step, config.steps if state.stale < PATIENCE else state.step)
+    saved = time.monotonic()
+    for batch in progress(views.batches(left, config.batch, config.workers), total=len(left), what="detect train"):
+        state.losses.append(_step(state, batch, learning_rate(config, state.step)))
+        state.step += 1
+        if state.step % every == 0 or state.step == config.steps:
+            _, f1 = best_confidence(validate(state.head.eval()))
+            state.stale += 1
+            if f1 > state.best_f1 + MARGIN:
+                state.best, state.best_f1, state.best_step, state.stale = _weights(state.head), f1, state.step, 0
+            folder.log(step=state.step, loss=float(np.mean(state.losses)), f1=f1, best_f1=state.best_f1)
+            state.losses = []
+        elif time.monotonic() - saved <= SAVE_SECONDS:
+            continue
+        state.save(folder)
+        saved = time.monotonic()
+        if state.stale >= PATIENCE:
+            break
+
+
+def _step(state: _Training, batch: Batch, lr: float) -> float:
+    device = next(state.head.parameters()).device
     embedding, truth, boxes = batch
-    for group in optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = lr
-    output = head(embedding.to(device))
+    output = state.head.train()(embedding.to(device))
     loss = head_loss(output, {name: value.to(device) for name, value in truth.items()}, boxes)
     if not torch.isfinite(loss):
-        raise RunError(f"the detector's loss became {float(loss.detach())}; lower --lr")
-    optimizer.zero_grad()
+        raise RunError(f"the detector's loss became {float(loss.detach())} at step {state.step}; lower --lr")
+    state.optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
-    optimizer.step()
+    torch.nn.utils.clip_grad_norm_(state.head.parameters(), 5.0)
+    state.optimizer.step()
     return float(loss.detach())
 
 
-def _validate(store: Store, head: GridHead, frames: Sequence[str], best: _Best, step: int) -> None:
+def _pairs(store: Store, head: GridHead, frames: Sequence[str]) -> list[FramePairs]:
     pairs = []
     for truth in truths(store, frames):
         tiles = [tile.rect for tile in truth.frame.tiles]
         found = detect_frame(head, tile_embeddings(store, truth.frame), tiles, truth.frame.shape)
         pairs.append(box_pairs(found, truth))
-    threshold, f1 = best_confidence(pairs)
-    best.last = f1
-    best.waited += 1
-    if f1 > best.f1 + MARGIN:
-        best.threshold, best.f1, best.step, best.waited, best.frames = threshold, f1, step, 0, pairs
-        best.weights = {name: value.detach().clone() for name, value in head.state_dict().items()}
+    return pairs
 
 
-def _typical_side(views: DetectionViews) -> float:
-    """Return the median side of the training cells' boxes, positions of the head's grid."""
-    sides = [max(c["x1"] - c["x0"], c["y1"] - c["y0"]) / position_px(v.rect) for v in views.views[:50] for c in v.cells]
-    return float(np.clip(np.median(sides), 1.0, GRID))
-
-
-def _result(run: str, best: _Best, seconds: float) -> DetectorResult:
-    at = count(best.frames, best.threshold, 0.5)
-    return DetectorResult(
-        run=run,
-        threshold=best.threshold,
-        precision=at.precision,
-        recall=at.recall,
-        f1=at.f1,
-        f1_70=count(best.frames, best.threshold, 0.7).f1,
-        best_step=best.step,
-        seconds=seconds,
-    )
+def _publish(store: Store, state: _Training, folder: RunFolder, validation: Sequence[str]) -> DetectorResult:
+    state.head.load_state_dict(state.best)
+    pairs = _pairs(store, state.head.eval(), validation)
+    save_head(folder.path / "weights.safetensors", state.head, store.key)
+    result = chosen(folder.id, pairs, best_step=state.best_step, seconds=state.seconds)
+    folder.log(step=state.step, result=result.to_json())
+    (folder.path / STATE).unlink(missing_ok=True)
+    folder.publish()
+    return result

@@ -28,17 +28,18 @@ from ..runs import RunFolder, RunInfo, new_run, take_up
 from ..sam.encoder import pick_device
 from ..store import Store
 from ..stream import training_views
+from ..training_state import STATE
 from .detections import Detections, from_boxes, join, merge_tiles
 from .propose import LEAST_SCORE, MOST
-from .scores import best_confidence, count
-from .train import KIND, DetectorResult
+from .scores import FramePairs
+from .train import KIND, DetectorResult, chosen
 from .truth import box_pairs, scorable_frames, truths
 from .yolo11_images import Tiles, write_dataset, write_tiles
 
 BACKEND = "yolo11"
 LICENCE = "ultralytics is licensed under AGPL-3.0; it runs in a process of its own"
 PROCESS = Path(__file__).with_name("yolo11_process.py")
-STATE, BEST, LOG = "state.safetensors", "weights.safetensors", "yolo11.log"
+BEST, LOG = "weights.safetensors", "yolo11.log"
 DATA = "data"
 # it neither fetches nor installs anything, and keeps its settings out of the user's home
 SETTINGS = ("YOLO_OFFLINE=true", "YOLO_AUTOINSTALL=false")
@@ -96,8 +97,9 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
     start = time.monotonic()
     with folder.tidied(resumable=True):
         _train(store, config, folder, progress)
-        result = _chosen(store, folder, config, validation, progress)
-        result = replace(result, seconds=time.monotonic() - start)
+        pairs = _validated(store, folder, config, validation, progress)
+        seconds = time.monotonic() - start
+        result = chosen(folder.id, pairs, best_step=_best_epoch(folder), seconds=seconds)
         folder.log(step=config.steps, result=result.to_json())
         (folder.path / STATE).unlink(missing_ok=True)
         shutil.rmtree(folder.path / DATA, ignore_errors=True)
@@ -138,13 +140,13 @@ def _train(store: Store, config: YoloConfig, folder: RunFolder, progress: Progre
     data = folder.path / DATA
     shutil.rmtree(data, ignore_errors=True)
     views = {block: training_views(store, block) for block in ("train", "val")}
-    yaml = write_dataset(store, views, data, progress)
     epochs = -(-config.steps // -(-len(views["train"]) // config.batch))
+    if (folder.path / STATE).exists() and _epochs_done(folder) >= epochs:
+        return
+    yaml = write_dataset(store, views, data, progress)
     job = {"task": "train", "data": str(yaml), "epochs": epochs, "batch": config.batch, "imgsz": config.image_size}
     job |= {"seed": config.seed, "device": _device(config.device), "project": str(data / "project")}
     job |= {"weights": str(config.weights or ""), "best": str(folder.path / BEST), "state": str(folder.path / STATE)}
-    if (folder.path / STATE).exists() and _epochs_done(folder) >= epochs:
-        return
     for row in progress(_run(job, data, folder.path / LOG), total=epochs, what="train yolo11"):
         folder.log(**row)
 
@@ -153,28 +155,20 @@ def _epochs_done(folder: RunFolder) -> int:
     return max((row["epoch"] for row in folder.info.log() if "epoch" in row), default=0)
 
 
-def _chosen(
+def _validated(
     store: Store, folder: RunFolder, config: YoloConfig, validation: Sequence[str], progress: Progress
-) -> DetectorResult:
-    """Return the threshold that is best on validation, by the same rule as the grid head's."""
+) -> list[FramePairs]:
+    """Return what the weights of the best epoch find in the validation frames, beside the truth."""
     where = (config.image_size, config.device, folder.path / DATA / "boxes")
     found, _, _ = _detect(store, folder.path / BEST, validation, where, progress)
-    pairs = [box_pairs(found[truth.frame.frame], truth) for truth in truths(store, validation)]
-    threshold, _ = best_confidence(pairs)
-    at = count(pairs, threshold, 0.5)
+    return [box_pairs(found[truth.frame.frame], truth) for truth in truths(store, validation)]
+
+
+def _best_epoch(folder: RunFolder) -> int:
     epochs = [row for row in folder.info.log() if "epoch" in row]
     # of equal ones the last was kept
     best: dict[str, Any] = max(epochs, key=lambda row: (row["fitness"], row["epoch"]), default={})
-    return DetectorResult(
-        run=folder.id,
-        threshold=threshold,
-        precision=at.precision,
-        recall=at.recall,
-        f1=at.f1,
-        f1_70=count(pairs, threshold, 0.7).f1,
-        best_step=best.get("epoch", 0),
-        seconds=0.0,
-    )
+    return int(best.get("epoch", 0))
 
 
 def _detect(
@@ -182,9 +176,11 @@ def _detect(
 ) -> tuple[dict[str, Detections], float, int]:
     image_size, device, work = where
     shutil.rmtree(work, ignore_errors=True)
+    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
     tiles: dict[str, Tiles] = {}
     for truth in truths(store, frames):
-        tiles[truth.frame.frame] = write_tiles(store, truth.frame, work / "images")
+        name = truth.frame.frame
+        tiles[name] = write_tiles(store, truth.frame, places[name], work / "images")
     views = sum(len(part.names) for part in tiles.values())
     job = {"task": "predict", "images": str(work / "images"), "boxes": str(work / "boxes.csv"), "max_det": MOST}
     job |= {"weights": str(weights), "imgsz": image_size, "conf": LEAST_SCORE, "device": _device(device)}

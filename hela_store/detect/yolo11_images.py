@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from .. import normalise
+from ..datasets.truth import compact
 from ..geometry import Rect
 from ..progress import Progress
 from ..scoring import FrameCells
@@ -36,11 +37,10 @@ class Tiles:
     shape: tuple[int, int]
 
 
-def write_tiles(store: Store, frame: FrameCells, folder: Path) -> Tiles:
-    """Write the views of a frame as 8-bit PNGs, as the encoder sees them."""
+def write_tiles(store: Store, frame: FrameCells, place: tuple[str, int], folder: Path) -> Tiles:
+    """Write the views of a frame, stored at ``place`` (group, row), as 8-bit PNGs, as the encoder sees them."""
     folder.mkdir(parents=True, exist_ok=True)
-    row = next(row for row in store.frames_table().to_pylist() if row["frame"] == frame.frame)
-    image = _seen(store, row["group"], row["row"])
+    image = _seen(store, *place)
     for tile in frame.tiles:
         _save(_part(image, tile.rect), folder / f"{tile.view}.png")
     names, rects = [tile.view for tile in frame.tiles], [tile.rect for tile in frame.tiles]
@@ -85,8 +85,9 @@ def boxes_in(label: LabelArray, rect: Rect, valid: BoolArray) -> tuple[list[list
     shown : bool, (row, col), of the view
         ``valid`` without cells of which the view shows too little.
     """
-    part = _part(label, rect)
-    whole, here = np.bincount(label.ravel()), np.bincount(part.ravel(), minlength=int(label.max()) + 1)
+    _, index = compact(label)
+    part = _part(index, rect)
+    whole, here = np.bincount(index.ravel()), np.bincount(part.ravel(), minlength=int(index.max()) + 1)
     boxes, shown = [], valid.copy()
     for value, place in enumerate(ndimage.find_objects(part), 1):
         if place is None:

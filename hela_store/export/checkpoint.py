@@ -22,6 +22,7 @@ from ..sam.checkpoints import load_sam_encoder
 from ..sam.lora import AdaptedLinear
 from ..store import Store
 from ..tuned import decoder_of, store_of
+from .target import check_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,7 @@ def export_checkpoint(
     suffix = ".safetensors" if architecture == "nano" else ".pth"
     if out.suffix != suffix:
         raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
-    if out.exists():
-        raise RunError(f"{out} is there already; remove it or choose another name")
+    check_free(out)
     info = tuned_run(store, run)
     store = store_of(store, info)
     sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)

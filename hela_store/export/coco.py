@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
 from ..files import write_atomic
 from ..label_image import Answer
 from ..masks import bbox, decode_crop
@@ -16,6 +15,7 @@ from ..progress import Progress, silent
 from ..run_info import to_json
 from ..sequence_scores import run_labels
 from ..store import Store
+from .target import check_free
 
 CATEGORY = {"id": 1, "name": "cell"}
 
@@ -72,8 +72,7 @@ def export_coco(
     StoreError
         No space, no permission.
     """
-    if out.exists():
-        raise RunError(f"{out} is there already; remove it or choose another name")
+    check_free(out)
     labels = run_labels(store, run, prompt, prompt_seed)
     frames = [row for row in store.frames_table().to_pylist() if row["frame"] in labels.answers]
     images: list[dict[str, Any]] = []
@@ -90,7 +89,6 @@ def export_coco(
                 annotations.append({"id": len(annotations) + 1, "image_id": number} | found)
     about = {"description": f"hela-store run {labels.info.id}", "prompt": labels.prompt, "seed": labels.prompt_seed}
     page = {"info": about, "images": images, "annotations": annotations, "categories": [CATEGORY]}
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, to_json(page).encode())
     return CocoExport(path=out, run=labels.info.id, images=len(images), annotations=len(annotations), empty=empty)
 

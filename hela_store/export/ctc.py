@@ -7,6 +7,7 @@ and DET as they are. Frames the run did not look at are not written; tools that 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 import tifffile
 
 from ..errors import RunError
-from ..files import explain_os_errors
 from ..progress import Progress, silent
 from ..sequence_scores import SequenceScores, run_labels, sequence_scores
 from ..store import Store
+from .target import whole_folder
 
 MOST_OBJECTS = 65535
 
@@ -77,11 +78,11 @@ def export_ctc(
     tracks: dict[str, list[str]] = {}
     frames = 0
     folders: dict[str, Path] = {}
-    with explain_os_errors(f"writing results under {out}"):
+    with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
             name = row["sequence"]
             if name not in folders:
-                folders[name] = _new_folder(out / f"{name}_RES")
+                folders[name] = stack.enter_context(whole_folder(out / f"{name}_RES"))
             lines = tracks.setdefault(name, [])
             values, index = np.unique(label, return_inverse=True)
             first, count = len(lines) + 1, np.count_nonzero(values)
@@ -97,15 +98,8 @@ def export_ctc(
     has_truth = any(row["has_label"] and row["frame"] in labels.answers for row in store.frames_table().to_pylist())
     return CtcExport(
         run=labels.info.id,
-        folders=folders,
+        folders={name: out / f"{name}_RES" for name in folders},
         frames=frames,
         objects=sum(map(len, tracks.values())),
         scores=sequence_scores(labels, progress) if has_truth else None,
     )
-
-
-def _new_folder(path: Path) -> Path:
-    if path.exists():
-        raise RunError(f"{path} is there already; nothing is overwritten, choose another --out")
-    path.mkdir(parents=True)
-    return path

@@ -12,7 +12,6 @@ darkest to its brightest pixel. Its tiles have a halo and another grid than ours
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,10 @@ import zarr
 
 from ..arrays import EMBEDDING_SHAPE
 from ..errors import StoreError
-from ..files import explain_os_errors
 from ..geometry import resized_shape
 from ..progress import Progress, silent
 from ..store import Store, ViewData
+from .target import check_free, whole_folder
 
 LAYOUT = "1.8.14"
 """Version of micro-sam whose layout this is."""
@@ -78,14 +77,15 @@ def export_micro_sam(
     ------
     StoreError
         No such frame or sequence, not all embedded, tiles or several sizes in a sequence, an encoder that micro-sam
-        does not have, a folder that is there; no space, no permission.
+        does not have; no space, no permission.
+    RunError
+        The folder is there.
     """
     architecture = store.recipe.encoder.architecture
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise StoreError(f"micro-sam has no {architecture}; embed with one of {known} (--encoder, --checkpoint)")
-    if out.exists():
-        raise StoreError(f"{out} is there already; nothing is overwritten, choose another --out")
+    check_free(out)
     rows = store.frames_table().to_pylist()
     names = [row["frame"] for row in rows if row["sequence"] == what]
     views = [store.view(name) for name in names] if names else [store.view(what, tile)]
@@ -94,13 +94,9 @@ def export_micro_sam(
     pixels = np.stack([view.image for view in views]) if names else views[0].image
     chosen = [(name, 0) for name in names] or [(what, tile)]
     embeddings = (store.embedding(*place)[None] for place in progress(chosen, total=len(chosen), what="export"))
-    partial = out.with_name(f".{out.name}.partial")
-    with explain_os_errors(f"writing {out}"):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
         _write(partial / EMBEDDINGS, embeddings, pixels, architecture)
         tifffile.imwrite(partial / IMAGE, pixels, compression="zlib")
-        partial.rename(out)
     return MicroSamExport(
         embeddings=out / EMBEDDINGS,
         image=out / IMAGE,

@@ -8,7 +8,6 @@ written under a temporary name and renamed: it is whole or not there.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
-from ..errors import RunError
 from ..extras import needs
-from ..files import explain_os_errors
 from ..label_image import assemble
 from ..progress import Progress, silent
 from ..sequence_scores import RunLabels, run_labels
 from ..store import Store
+from .target import check_free, whole_folder
 
 AXES = "tyx"
 SMALLEST = 128
@@ -89,8 +87,7 @@ def export_ome_zarr(
         rows.setdefault(row["group"], []).append(row)
     images = {group: out / f"{group}.ome.zarr" for group in rows}
     for path in images.values():
-        if path.exists():
-            raise RunError(f"{path} is there already; nothing is overwritten, choose another --out")
+        check_free(path)
     levels = {}
     for group in progress(list(rows), total=len(rows), what="export"):
         levels[group] = _write_image(store, rows[group], predicted, images[group])
@@ -114,12 +111,9 @@ def _write_image(store: Store, rows: list[dict[str, Any]], predicted: list[RunLa
     }
     image = OMEZarrImage(frames.image.data, name=rows[0]["group"], **about)
     whole = OMEZarrMultiscale(image, method="local_mean", labels=labels, **pyramid)
-    partial = path.with_name(f".{path.name}.partial")
-    with explain_os_errors(f"writing {path}"):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        whole.to_ome_zarr(str(partial), version="0.5")
-        partial.rename(path)
+    with whole_folder(path) as partial:
+        # a folder that is there, though empty, it would only add labels to
+        whole.to_ome_zarr(str(partial), version="0.5", overwrite=True)
     return len(pyramid["scale_factors"]) + 1
 
 

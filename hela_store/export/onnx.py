@@ -34,6 +34,7 @@ from ..sam.decoder import ALL_MASKS, GRID, INPUT, LOGITS, POSITION, SamDecoder, 
 from ..store import Store
 from ..tuned import decoder_of, store_of
 from .checkpoint import tuned_run
+from .target import check_free
 
 INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 OUTPUTS = ("low_res_masks", "iou_predictions")
@@ -190,8 +191,7 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     """
     if out.suffix != ".onnx":
         raise RunError(f"--out is {out.name}; an ONNX file ends in .onnx")
-    if out.exists():
-        raise RunError(f"{out} is there already; remove it or choose another name")
+    check_free(out)
     info = tuned_run(store, run)
     store = store_of(store, info)
     if not (rows := store.committed().values()):

@@ -16,6 +16,7 @@ from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_la
 from hela_store.baselines.unet_labels import BACKGROUND, BORDER, GRID, IGNORED, NUCLEUS, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities
 from hela_store.ctc_measures import match_frame, seg
+from hela_store.encoder_record import threads
 from hela_store.errors import RecipeError, RunError, SplitError
 from hela_store.runs import partial_runs, run_ids
 from hela_store.sequence_scores import run_labels, sequence_scores
@@ -23,7 +24,8 @@ from hela_store.store import Store
 
 QUICK = UnetConfig(steps=2, batch=1, evaluate_every=1, workers=0, device="cpu")
 KILLED = """
-import os, signal, sys
+import os, signal, sys, torch
+torch.set_num_threads(1)
 from hela_store.baselines.unet import UnetConfig, train_unet
 from hela_store.store import Store
 
@@ -79,6 +81,7 @@ def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) ->
     assert answer.shape == (3, 192, 256) and np.allclose(answer.sum(0), 1, atol=1e-5)
 
 
+@threads(1)  # of the killed process, too: the last bits follow from their number
 def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(store: Store, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, store.path], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

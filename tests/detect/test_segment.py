@@ -70,6 +70,13 @@ def test_a_block_without_failures_gives_no_certainty() -> None:
         fit(np.zeros((0, 4)), np.zeros(0))
 
 
+@pytest.mark.parametrize("damaged", ["", "[1, 2]", '{"mean": [1, 2]}'])
+def test_a_damaged_calibration_is_named(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "calibration.json").write_text(damaged)
+    with pytest.raises(RunError, match="calibration.json cannot be read .*; calibrate again"):
+        load_calibration(tmp_path)
+
+
 def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:
     run, found = calibrate(detector_store, LOW)
     assert load_calibration(detector_store.path / "runs" / run) == found

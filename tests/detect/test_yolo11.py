@@ -39,6 +39,8 @@ def test_cells_of_a_view_become_boxes_and_the_rest_of_others_says_nothing() -> N
     valid[:5] = False
     boxes, shown = boxes_in(label, (0, 0, 40, 40), valid)
     assert boxes == [[20 / 40, 15 / 40, 20 / 40, 10 / 40], [37.5 / 40, 15 / 40, 5 / 40, 10 / 40]]
+    large, also_shown = boxes_in(label * 500_000_000, (0, 0, 40, 40), valid)  # counted by value it would fill memory
+    assert large == boxes and np.array_equal(shown, also_shown)
     assert not shown[:5].any() and not shown[25:35, 36:].any() and shown[10:20].all()
 
 

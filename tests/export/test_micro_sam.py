@@ -15,7 +15,7 @@ import pytest
 import tifffile
 import zarr
 
-from hela_store.errors import StoreError
+from hela_store.errors import RunError, StoreError
 from hela_store.export.micro_sam import export_micro_sam
 from hela_store.ledger import Entry, view_digest
 from hela_store.recipe import EncoderRecipe
@@ -77,7 +77,7 @@ def test_what_micro_sam_cannot_open_is_refused(store: Store, vit_b: Store, tmp_p
         export_micro_sam(store, "01", tmp_path / "out")
     with pytest.raises(StoreError, match="no frame '02'"):
         export_micro_sam(vit_b, "02", tmp_path / "out")
-    with pytest.raises(StoreError, match="there already"):
+    with pytest.raises(RunError, match="there already"):
         export_micro_sam(vit_b, "01", tmp_path)
     assert not (tmp_path / "out").exists()
 
