@@ -284,7 +284,7 @@ def _check_frames(store: Store, what: str, frames: list[Row], found: Embeddings)
         size = f"{len(frames)} frames of {one['height']} x {one['width']} px, {one['dtype']}, by time"
         raise StoreError(
             f"{found.path} is of other pixels: their sha1 is {found.signature[:12]}, that of {what} ({size}) is "
-            f"{total.hexdigest()[:12]}; let micro-sam encode these files as they are, or make a store of what it encoded"
+            f"{total.hexdigest()[:12]}; let micro-sam encode these files as they are, or make a store of those"
         )
 
 

@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     sam = build()
     torch.save(sam.state_dict(), folder / "vit_b.pth")
-    drawn = SyntheticConfig(frames=FRAMES, shape=(128, 96), cells=4)
+    drawn = SyntheticConfig(frames=FRAMES, shape=(192, 256), cells=10)
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
     config = NewConfig(dataset="synthetic", tile="none", synthetic=drawn, encoder="vit_b", **blocks)
     new(folder / "store", replace(config, checkpoint=str(folder / "vit_b.pth")))
@@ -91,7 +91,7 @@ def write(path: Path, features: Pixels, pixels: Pixels, zarr_format: Any = 3, **
         "model_name": "vit_b",
         "micro_sam_version": "1.8.14",
         "model_hash": "xxh128:0",
-        "input_size": [1024, 768],
+        "input_size": [768, 1024],
         "original_size": size,
     }
     root.attrs.update({name: value for name, value in (about | changes).items() if value != "left out"})
@@ -226,7 +226,7 @@ BAD: dict[str, tuple[Callable[[Path, Pixels, Pixels], object], str]] = {
     "pickled": (pickled, "nothing is ever unpickled"),
     "fewer": (lambda path, f, p: write(path, f[:2], p[:2]), "holds 2 frames, 01 is 3 frames"),
     "one": (lambda path, f, p: write(path, f[0], p[0]), "holds a single image, 01 is 3 frames"),
-    "other pixels": (lambda path, f, p: write(path, f, p + 1), "of other pixels: .* 128 x 96 px, uint16"),
+    "other pixels": (lambda path, f, p: write(path, f, p + 1), "of other pixels: .* 192 x 256 px, uint16"),
     "another order": (lambda path, f, p: write(path, f, p[::-1]), "of other pixels"),
     "another dtype": (lambda path, f, p: write(path, f, p.astype(np.float32)), "of other pixels"),
     "not finite": (nan, "frame 1 of .* has values that are not finite"),
