@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -232,8 +231,6 @@ def _check_features(path: Path, features: zarr.Array[Any]) -> None:
         )
     if features.dtype != np.float32:
         raise StoreError(f"features of {path} are {features.dtype}, expected float32")
-    if any(isinstance(codec, numcodecs.Pickle) for codec in (*features.filters, *features.compressors)):
-        raise StoreError(f"features of {path} are pickled, which micro-sam never does, and nothing is ever unpickled")
 
 
 def _places(plan: pa.Table, frames: list[Row]) -> dict[str, tuple[int, View]]:

@@ -1,7 +1,8 @@
 """A ViT-B of one block that micro-sam could have run, and ``import_micro_sam`` in a process that is killed where it is told to.
 
 ``python narrow_vit_b.py STORE EMBEDDINGS.zarr POINTS`` counts the calls that change files under a copy of the store, then, for
-that many points spread over them, copies the store again, forks, and is killed by SIGKILL there; prints the copies.
+that many points spread over the last of them, after ingest, copies the store again, forks, and is killed by SIGKILL there;
+prints the copies.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -69,9 +71,9 @@ def main(arguments: list[Any]) -> None:
     sam_model_registry["vit_b"] = build
     status, count = killed(Path(shutil.copytree(base, base.with_name("counted"))), embeddings, float("inf"))
     assert status == 0
-    for number in range(points):
-        copy = Path(shutil.copytree(base, base.with_name(f"killed{number}")))
-        status, _ = killed(copy, embeddings, count * (number + 1) // (points + 1))
+    for at in np.linspace(0.8, 0.95, points) * count:
+        copy = Path(shutil.copytree(base, base.with_name(f"killed{at:.0f}")))
+        status, _ = killed(copy, embeddings, at)
         print(copy, status, flush=True)
 
 

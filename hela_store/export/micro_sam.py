@@ -99,7 +99,7 @@ def export_micro_sam(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(partial / EMBEDDINGS, embeddings, pixels, architecture)
-        tifffile.imwrite(partial / IMAGE, pixels, compression="zlib")
+        tifffile.imwrite(partial / IMAGE, pixels, photometric="minisblack", compression="zlib")
         partial.rename(out)
     return MicroSamExport(
         embeddings=out / EMBEDDINGS,
