@@ -7,6 +7,7 @@ are signed, too, but only warned about; the hash is of a kind we do not have, so
 
 The values are those of this store, normalised as its recipe says; micro-sam itself stretches every image from its
 darkest to its brightest pixel. Its tiles have a halo and another grid than ours, so tiles go out one by one, as images.
+What micro-sam encoded itself goes the other way: :mod:`hela_store.import_micro_sam`.
 """
 
 from __future__ import annotations
