@@ -23,6 +23,7 @@ from .evaluate import evaluate
 from .explore import explore
 from .export import export
 from .finetune import finetune
+from .import_ import import_
 from .info import info
 from .new import new
 from .pretrain import pretrain
@@ -34,7 +35,7 @@ from .study import study
 from .sweep import sweep
 from .verify import verify
 
-RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment"}
+RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}
 INTERRUPTED = 130
 
 
@@ -114,6 +115,7 @@ for command in (
     augment,
     catalog,
     export,
+    import_,
     bench,
     pretrain,
 ):

@@ -165,6 +165,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         A scheduler cannot be reached or is gone, or its workers cannot do the work.
     """
     config = config or EmbedConfig()
+    store.recipe.encoder.check_encodes()
     if config.precision is not None:
         store = store.with_encoder(precision=config.precision)
     store = variant_of(store, config.cut, config.adapter)
@@ -177,7 +178,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
 
     _check_variants(store, config)
     with embed_lock(store.path):
-        _sweep(store.path)
+        clear_leftovers(store.path)
         ingest(store, progress)
         views = unique_views(make_plan(store, progress))
         make_room(store)
@@ -284,7 +285,8 @@ def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
     return ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
 
 
-def _sweep(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
+    """Remove what a killed process left half-written; whoever calls holds the store's embed lock."""
     with explain_os_errors(f"clearing leftovers in {path}"):
         for pattern in LEFTOVERS:
             for leftover in path.glob(pattern):

@@ -56,6 +56,10 @@ def conditions_on(device: torch.device) -> Conditions:
     )
 
 
+IMPORTED = Conditions(device="imported", processor="", torch="", threads=0)
+"""Of embeddings that another tool made: it does not say."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecord:
     """How the first embed of an encoder key ran.
@@ -65,7 +69,7 @@ class EncoderRecord:
     architecture, sha256, precision : str
         Of the encoder; ``sha256`` of its weights file.
     device, processor, torch, threads
-        Its :class:`Conditions`.
+        Its :class:`Conditions`; :data:`IMPORTED` of embeddings that another tool made.
     batch : int
         Views encoded together.
     created : str

@@ -27,6 +27,7 @@ ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
 Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["float32", "bfloat16", "float16"]
+EmbeddingSource = Literal["", "micro-sam"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
 SplitMode = Literal["frames", "sequence", "folds"]
 
@@ -75,8 +76,9 @@ class EncoderRecipe:
     """``[encoder]``: the frozen SAM.
 
     ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``adapter`` is
-    a fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned. ``cut``
-    is no part of a ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
+    a fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned.
+    ``source`` is the tool whose embeddings were imported, or empty for embeddings made here. ``cut`` is no part of a
+    ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
     """
 
     architecture: Architecture = "nano"
@@ -85,11 +87,13 @@ class EncoderRecipe:
     precision: Precision = "float32"
     adapter: str = ""
     adapter_sha256: str = ""
+    source: EmbeddingSource = ""
     cut: int | None = None
 
     def __post_init__(self) -> None:
         _choice(self.architecture, Architecture, "encoder.architecture")
         _choice(self.precision, Precision, "encoder.precision")
+        _choice(self.source, EmbeddingSource, "encoder.source")
         if bool(self.adapter) != bool(self.adapter_sha256):
             raise RecipeError(
                 "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter` prints both"
@@ -98,6 +102,28 @@ class EncoderRecipe:
             _range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
             if self.adapter:
                 raise RecipeError("tokens are cached of the encoder as it came; take encoder.adapter out of store.toml")
+        if self.source:
+            self._check_imported()
+
+    def _check_imported(self) -> None:
+        if self.precision != "float32":
+            raise RecipeError(
+                f"encoder.precision is {self.precision}, {self.source} encodes in float32; set that in store.toml"
+            )
+        if self.adapter or self.cut is not None:
+            raise RecipeError(
+                f"of {self.source} there are the embeddings of a whole encoder as it came; leave --cut, --adapter and "
+                "encoder.adapter out, or take encoder.source out of store.toml"
+            )
+
+    def check_encodes(self) -> None:
+        """Raise RecipeError where the embeddings are another tool's, of images prepared in another way than ours."""
+        if self.source:
+            raise RecipeError(
+                f"encoder.source is {self.source}, which prepares images in its own way: nothing here encodes as it "
+                f"does; bring in what it encoded with `hela-store import {self.source}`, or take encoder.source out of "
+                "store.toml to encode here, under another key"
+            )
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -293,7 +319,7 @@ def encoder_key(recipe: Recipe) -> str:
     """Return the name of the embeddings this recipe asks for: all that decides their values, digested.
 
     Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype, keepbits and, where
-    the encoder is cut, after which block.
+    the encoder is cut, after which block; where they were imported, from which tool.
     """
     keepbits = recipe.arrays.codec.partition(":")[2] if recipe.arrays.codec.startswith("bitround") else ""
     normalise = recipe.normalise
@@ -309,7 +335,9 @@ def encoder_key(recipe: Recipe) -> str:
         recipe.arrays.dtype,
         keepbits,
     )
-    cut = recipe.encoder.cut
+    cut, source = recipe.encoder.cut, recipe.encoder.source
+    if source:
+        return f"{recipe.encoder.architecture}-{source}-{digest(*parts, source)[:12]}"
     if cut is not None:
         return f"{recipe.encoder.architecture}-cut{cut}-{digest(*parts, cut)[:12]}"
     return f"{recipe.encoder.architecture}-{digest(*parts)[:12]}"

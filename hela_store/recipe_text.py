@@ -45,6 +45,8 @@ precision = {encoder.precision}
 # a fine-tuning run that adapted this encoder, and the sha256 of what it learned; empty: as it came
 adapter = {encoder.adapter}
 adapter_sha256 = {encoder.adapter_sha256}
+# micro-sam: read what `hela-store import micro-sam` brought in; empty: embeddings made here
+source = {encoder.source}
 
 [normalise]
 # percentile, minmax, clahe: from counts to the 0..255 the encoder sees; limits are taken once a frame

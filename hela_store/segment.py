@@ -138,9 +138,12 @@ def segment(
         Not an image, several channels and none chosen, 3-D data, two frames of one name.
     RunError
         No detector, or one of another encoder.
+    RecipeError
+        The store's embeddings are another tool's.
     StoreError
         ``out`` holds results of other settings; no space, no permission.
     """
+    store.recipe.encoder.check_encodes()
     items = list(_items(frames, config))
     prompts, detector = resolved(store, config.prompts)
     if detector.kind != "detector":

@@ -13,8 +13,17 @@ import numpy as np
 
 from .arrays import COORDINATES
 from .codecs import MANTISSA_BITS, max_relative_error, parse_codec
-from .encoder_record import DECODER_FILE, RECORD_FILE, conditions_on, prepare, threads
-from .errors import RecipeError
+from .encoder_record import (
+    DECODER_FILE,
+    IMPORTED,
+    RECORD_FILE,
+    conditions_on,
+    has_decoder,
+    prepare,
+    read_record,
+    threads,
+)
+from .errors import RecipeError, StoreError
 from .faults import (
     ARRAYS,
     Fault,
@@ -137,8 +146,12 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         Nothing was ingested, ``ingest/`` itself is damaged, or, to repair, another process embeds into the store.
     CheckpointError
         The weights are needed and cannot be used.
+    RecipeError
+        Views are to be encoded again whose embeddings are another tool's.
     """
     config = config or VerifyConfig()
+    if config.deep:
+        store.recipe.encoder.check_encodes()
     store = variant_of(store, config.cut, config.adapter)
     # what the bucket has is to be verified, not the copies of it
     store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
@@ -218,6 +231,9 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     chunks = {name: store.arrays.chunk_name(store.key, view["row"]) for name, view in views.items()}
     lost = {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
     bad = (bad & set(views)) | (lost - set(committed))
+    if store.recipe.encoder.source:
+        _repair_imported(store, bad, config, progress)
+        return 0
     device = pick_device(config.device)
     sam = _load(store, config, progress)
     record, _ = prepare(store, sam, conditions_on(device), None)
@@ -225,6 +241,19 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     pipeline = Pipeline(store, sam, compiled=record.compiled)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
         return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
+
+
+def _repair_imported(store: Store, bad: set[str], config: VerifyConfig, progress: Progress) -> None:
+    """Make the decoder and its record again; embeddings are in the files of the tool they come from."""
+    encoder = store.recipe.encoder
+    if read_record(store) is None or not has_decoder(store):
+        own = store.with_encoder(source="")
+        prepare(store, _load(own, config, progress), IMPORTED, 1)
+    if bad:
+        raise StoreError(
+            f"{len(bad)} embeddings of {store.key} are damaged, and nothing here encodes as {encoder.source} does; "
+            f"give `hela-store import {encoder.source}` again, which brings in those and no others"
+        )
 
 
 def _repair_truth(store: Store, rows: set[int], views: Iterable[View]) -> None:

@@ -16,6 +16,8 @@ from .work import Frames
 def embed_command(store: Store) -> str:
     """Return the command that embeds what a store's recipe asks for."""
     encoder = store.recipe.encoder
+    if encoder.source:
+        return f"hela-store import {encoder.source}"
     cut = f" --cut {encoder.cut}" if encoder.cut else ""
     return f"hela-store embed{cut}" + (f" --adapter {encoder.adapter}" if encoder.adapter else "")
 

@@ -102,6 +102,7 @@ FLOORS = (
         "doctor",
         "explore.",
         "export.",
+        "import_micro_sam",
         "info",
         "new",
         "other_truth",

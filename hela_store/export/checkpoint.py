@@ -6,7 +6,7 @@ Adapters are merged into the weights they were learned beside.
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def export_checkpoint(
     check_free(out)
     info = tuned_run(store, run)
     store = store_of(store, info)
-    sam = load_sam_encoder(store.recipe.encoder, base=store.path, cache_dir=cache_dir, progress=progress)
+    encoder = replace(store.recipe.encoder, source="")
+    sam = load_sam_encoder(encoder, base=store.path, cache_dir=cache_dir, progress=progress)
     if any(isinstance(module, AdaptedLinear) for module in sam.encoder.modules()):
         raise CheckpointError(
             f"the encoder of run {info.id} has Conv-LoRA adapters, which depend on the view and cannot be merged into "

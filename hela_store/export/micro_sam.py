@@ -7,6 +7,7 @@ are signed, too, but only warned about; the hash is of a kind we do not have, so
 
 The values are those of this store, normalised as its recipe says; micro-sam itself stretches every image from its
 darkest to its brightest pixel. Its tiles have a halo and another grid than ours, so tiles go out one by one, as images.
+What micro-sam encoded itself goes the other way: :mod:`hela_store.import_micro_sam`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def export_micro_sam(
     embeddings = (store.embedding(*place)[None] for place in progress(chosen, total=len(chosen), what="export"))
     with whole_folder(out) as partial:
         _write(partial / EMBEDDINGS, embeddings, pixels, architecture)
-        tifffile.imwrite(partial / IMAGE, pixels, compression="zlib")
+        tifffile.imwrite(partial / IMAGE, pixels, photometric="minisblack", compression="zlib")
     return MicroSamExport(
         embeddings=out / EMBEDDINGS,
         image=out / IMAGE,

@@ -178,7 +178,10 @@ def load_sam_encoder(
     CheckpointError
         No such file, bytes other than the recipe pins, not a checkpoint, another architecture, missing or foreign keys;
         an adapter that does not fit.
+    RecipeError
+        The recipe's embeddings are another tool's; its weights are loaded where ``source`` is taken out.
     """
+    encoder.check_encodes()
     if not encoder.checkpoint and encoder.architecture != "nano":
         if cache_dir is None:
             raise CheckpointError(f"{encoder.architecture} needs encoder.checkpoint, or a folder to fetch it into")

@@ -1,0 +1,40 @@
+"""`hela-store import`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import cache_dir, device_option, json_option, store_option
+from .output import bars, echo_facts, echo_json
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.group(name="import")
+def import_() -> None:
+    """Bring in what other tools computed."""
+
+
+@import_.command(name="micro-sam")
+@click.argument("embeddings", type=click.Path(path_type=Path), metavar="EMBEDDINGS.zarr")
+@click.argument("what", metavar="FRAME|SEQUENCE")
+@store_option
+@device_option
+@json_option
+def micro_sam(store: Store, embeddings: Path, what: str, device: str, as_json: bool) -> None:
+    """Commit what micro-sam's precompute_image_embeddings left of whole frames, under a key of its own."""
+    from hela_store.import_micro_sam import import_micro_sam
+
+    found = import_micro_sam(store, embeddings, what, device=device, cache_dir=cache_dir(), progress=bars)
+    if as_json:
+        echo_json(asdict(found))
+        return
+    done = f"{found.views} in {what}, {found.done_before} done before, {found.done_now} now"
+    line = f'to read these in every command, set under [encoder] in store.toml source = "{found.source}"'
+    rows = [("encoder key", found.key), ("views", done), ("source", line)]
+    echo_facts(rows if not found.left else [*rows, ("left", f"{found.left} views of other frames of the store")])
