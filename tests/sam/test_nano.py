@@ -19,11 +19,11 @@ from hela_store.store import Store
 
 # of the view below; made with torch 2.14 on x86-64
 REFERENCE = (
-    (0.429, 0.461, 0.168, 0.470, -1.063, -0.977, -0.965, -0.874)
-    + (0.363, 0.275, 0.250, 0.359, -0.746, -1.211, -1.158, -0.868)
+    (0.616, 0.563, 0.486, 0.674, -0.451, -0.299, -0.359, -0.441)
+    + (-0.017, -0.418, -0.289, -0.321, 0.275, -0.283, 0.302, -0.163)
 )
-FLOORS = {"box-exact": 0.89, "point": 0.84, "mask": 0.82}
-"""Mean IoU over the drawn sequence; these weights have 0.92, 0.88 and 0.86."""
+FLOORS = {"box-exact": 0.91, "point": 0.89, "mask": 0.86}
+"""Mean IoU over the drawn sequence; these weights have 0.94, 0.92 and 0.89."""
 REAL_FLOORS = {"box-exact": 0.85, "point": 0.80, "mask": 0.81}
 """Mean IoU on two frames of Fluo-N2DL-HeLa; over all 92 these weights have 0.89, 0.86 and 0.85."""
 
@@ -56,7 +56,7 @@ def test_a_fixed_view_gives_the_same_embedding_and_masks_everywhere() -> None:
     left, top = (found.origins[0] * 4).tolist()
     y, x = np.mgrid[top : top + 64, left : left + 64]
     mask, disc = found.logits[0, 0] > 0, torch.from_numpy(np.hypot(x - 60, y - 70) <= 14)
-    assert float((mask & disc).sum() / (mask | disc).sum()) == pytest.approx(0.962, abs=0.03)
+    assert float((mask & disc).sum() / (mask | disc).sum()) == pytest.approx(0.916, abs=0.03)
 
 
 def test_nano_segments_the_drawn_sequence(embedded: Path, tmp_path: Path) -> None:
