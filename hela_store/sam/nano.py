@@ -8,15 +8,17 @@ no absolute position in the encoder, so it may be trained on crops of the 1024x1
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
 from .forward import layer_norm_2d
 
@@ -113,11 +115,22 @@ def is_trained() -> bool:
 
 
 def load_nano(path: Path | None = None) -> Sam:
-    """Return nano with its shipped weights, those at ``path``, or, where there are none, random ones (fixed seed)."""
+    """Return nano with its shipped weights, those at ``path``, or, where there are none, random ones (fixed seed).
+
+    Raises
+    ------
+    CheckpointError
+        The shipped file is not the one this version pins: half an upgrade, or damage.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nano = build_nano()
     if path is not None or is_trained():
-        state = load_file(path or NANO_FILE)
-        nano.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+        data = (path or NANO_FILE).read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if path is None and found != NANO_SHA256:
+            raise CheckpointError(
+                f"{NANO_FILE} has sha256 {found[:12]}, this version ships {NANO_SHA256[:12]}; install hela-store again"
+            )
+        nano.load_state_dict({name: value.float() for name, value in load(data).items()}, strict=False)
     return nano.eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hela_store.embed import embed
+from hela_store.errors import CheckpointError
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.new import NewConfig, new
 from hela_store.random import generator
@@ -42,6 +43,18 @@ def test_the_shipped_file_is_the_pinned_one() -> None:
     assert hashlib.sha256(data).hexdigest() == nano.NANO_SHA256
     assert len(data) <= 14_000_000
     assert nano.NANO_FILE.with_suffix(".md").exists()
+
+
+def test_other_bytes_under_its_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedding of other weights under this version's key would never be found out."""
+    copy = tmp_path / "nano.safetensors"
+    data = bytearray(nano.NANO_FILE.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    monkeypatch.setattr(nano, "NANO_FILE", copy)
+    with pytest.raises(CheckpointError, match="install hela-store again"):
+        nano.load_nano()
+    assert nano.load_nano(copy)  # a file of one's own is what one says it is
 
 
 def test_a_fixed_view_gives_the_same_embedding_and_masks_everywhere() -> None:
