@@ -11,7 +11,7 @@ from hela_store.detect.run import run_detector
 from hela_store.detect.train import DetectorConfig, train_detector
 from hela_store.store import Store
 
-QUICK = DetectorConfig(steps=30, batch=2, workers=0, evaluate_every=15, device="cpu")
+QUICK = DetectorConfig(steps=60, batch=2, workers=0, evaluate_every=30, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ from hela_store.store import Store
 def test_a_detector_learns_and_its_detections_are_rows(detected: Path) -> None:
     store = Store.open(detected)
     log = latest(store.path, "detector").log()
-    assert [row["step"] for row in log if "loss" in row] == [15, 30]
+    assert [row["step"] for row in log if "loss" in row] == [30, 60]
     result = log[-1]["result"]
-    assert result["f1"] > 0.2  # thirty steps; nothing found would be 0
+    assert result["f1"] > 0.2  # sixty steps; nothing found would be 0
     rows = store.sql("select * from detections").to_arrow_table().to_pylist()
     run = latest(store.path, "detect")
     assert {row["run"] for row in rows} == {run.id}
