@@ -1,7 +1,7 @@
 """Draw the README's picture: a frame, its cells that the decoder got wrong, and the same cells once it was tuned.
 
     hela-store demo --out stores/demo
-    python tests/benchmarks/picture.py --store stores/demo --prompt point --out tests/benchmarks/mended.png
+    python tests/benchmarks/picture.py --store stores/demo --prompt mask --out tests/benchmarks/mended.png
 
 Of the test frame with the most failures, by the newest zero-shot and tuned evaluation of that prompt; the crops are the
 cells whose IoU rose most. Truth green, prediction magenta, prompt yellow. Use drawn frames: pixels of a data set belong
@@ -91,7 +91,7 @@ def draw_crop(axis: Axes, image: np.ndarray, label: np.ndarray, row: dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--prompt", default="point")
+    parser.add_argument("--prompt", default="mask")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     store = Store.open(arguments.store)
