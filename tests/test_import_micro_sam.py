@@ -34,6 +34,7 @@ from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.import_micro_sam import MicroSamImport, import_micro_sam
 from hela_store.new import NewConfig, SyntheticConfig, new
 from hela_store.recipe import EncoderRecipe
+from hela_store.segment import SegmentConfig, segment
 from hela_store.store import Store
 from hela_store.verify import VerifyConfig, verify
 
@@ -246,7 +247,7 @@ def test_a_bad_file_is_refused_and_nothing_is_written(
     assert holds(store) == (False, False, False)
 
 
-def test_a_store_that_is_of_something_else_is_refused(made: Path, store: Store, embedded: Path) -> None:
+def test_a_store_that_is_of_something_else_is_refused(made: Path, store: Store) -> None:
     views, augment = store.recipe.views, store.recipe.augment
     recipes: list[tuple[Any, type[HelaError], str]] = [
         ({"views": replace(views, tile=64)}, StoreError, "views.tile is 64, .* make a store with --tile none"),
@@ -265,7 +266,7 @@ def test_a_store_that_is_of_something_else_is_refused(made: Path, store: Store, 
     assert holds(store) == (False, False, False)
 
 
-def test_embeddings_of_another_checkpoint_are_refused(made: Path, store: Store, tmp_path: Path) -> None:
+def test_embeddings_of_another_checkpoint_are_refused(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(1)
     pixels = images(store.path)
     path = write(tmp_path / "other.zarr", encoded(build(), pixels), pixels)
@@ -274,7 +275,7 @@ def test_embeddings_of_another_checkpoint_are_refused(made: Path, store: Store, 
     assert holds(store) == (False, False, False)
 
 
-def test_nothing_here_encodes_as_micro_sam_does(made: Path, store: Store, tmp_path: Path) -> None:
+def test_nothing_here_encodes_as_micro_sam_does(made: Path, store: Store) -> None:
     there = brought(made, store)
     line = "encoder.source is micro-sam, .* `hela-store import micro-sam`"
     for config in (EmbedConfig(), EmbedConfig(dry_run=True), EmbedConfig(cut=2), EmbedConfig(workers=2)):
@@ -282,6 +283,9 @@ def test_nothing_here_encodes_as_micro_sam_does(made: Path, store: Store, tmp_pa
             embed(there, config)
     with pytest.raises(RecipeError, match=line):
         verify(there, VerifyConfig(deep=True))
+    with pytest.raises(RecipeError, match=line):
+        segment(there, [store.path / "data/01"], SegmentConfig(out=store.path / "segmented"))
+    assert not (store.path / "segmented").exists()
     for changes in ({"cut": 2}, {"adapter": "run", "adapter_sha256": "0" * 64}):
         with pytest.raises(RecipeError, match="leave --cut, --adapter"):
             there.with_encoder(**changes)
@@ -310,7 +314,7 @@ def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store) ->
     expected = brought(made, store)
     base = shutil.copytree(made / "store", tmp_path / "base")
     script = Path(__file__).with_name("narrow_vit_b.py")
-    command = [sys.executable, script, base, made / "embeddings.zarr", "5"]
+    command = [sys.executable, script, base, made / "embeddings.zarr", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     committed = []
