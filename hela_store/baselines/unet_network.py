@@ -27,8 +27,15 @@ def new_network() -> nn.Module:
     with needs("unet"):
         from monai.networks.nets.unet import UNet
     strides = (2,) * (len(CHANNELS) - 1)
+    # running means of a few crops' statistics are not those of a whole frame: with batch norm it found nothing
     network: nn.Module = UNet(
-        spatial_dims=2, in_channels=1, out_channels=3, channels=CHANNELS, strides=strides, num_res_units=2, norm="BATCH"
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=3,
+        channels=CHANNELS,
+        strides=strides,
+        num_res_units=2,
+        norm="INSTANCE",
     )
     return network
 
