@@ -27,7 +27,7 @@ def new_network() -> nn.Module:
     with needs("unet"):
         from monai.networks.nets.unet import UNet
     strides = (2,) * (len(CHANNELS) - 1)
-    # running means of a few crops' statistics are not those of a whole frame: with batch norm it found nothing
+    # with batch norm it found nothing in whole frames, however small the loss on crops
     network: nn.Module = UNet(
         spatial_dims=2,
         in_channels=1,
