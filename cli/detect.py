@@ -29,6 +29,7 @@ def detect() -> None:
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps at most. [default: 800]")
 @click.option("--seed", type=int, help="Of weights and order. [default: 0]")
 @click.option("--lr", type=float, help="[grid] Learning rate at its peak. [default: 2e-3]")
+@click.option("--variants", type=click.IntRange(0), metavar="N", help="[grid] Augmented ones. [default: all stored]")
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="[grid] Processes that prepare batches.")
 @click.option("--batch", type=click.IntRange(2), metavar="N", help="[yolo11] Views a step. [default: 8]")
 @click.option("--image-size", type=click.IntRange(64), metavar="PX", help="[yolo11] Side of a view. [default: 640]")
@@ -38,7 +39,7 @@ def detect() -> None:
 def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
     """Train a detector on the train block; its threshold is chosen on validation."""
     given = {name: value for name, value in choices.items() if value is not None}
-    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "workers")}[backend]:
+    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "variants", "workers")}[backend]:
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)

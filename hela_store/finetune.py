@@ -31,7 +31,7 @@ from .sam.adapters import set_learned
 from .sam.encoder import pick_device
 from .scoring import Question, Score, answer, frame_cells, labelled_frames, median_training_radius, truth_questions
 from .store import Store
-from .stream import TrainingSteps, stored_variants
+from .stream import TrainingSteps, training_variants
 from .training_prompts import check_training_prompt, validation_kinds
 from .training_state import STATE
 from .tuned import store_of
@@ -303,23 +303,13 @@ def source_of(store: Store, config: FinetuneConfig) -> Store:
 def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with what the store decides: window, variants, and the whole id of ``init``."""
     window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
-    config = replace(config, window=window, variants=_variants(source_of(store, config), config))
+    config = replace(config, window=window, variants=training_variants(source_of(store, config), config.variants))
     if config.init is None:
         return config
     run = load_run(store.path, config.init, "finetune")
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
     return replace(config, init=run.id)
-
-
-def _variants(store: Store, config: FinetuneConfig) -> int:
-    stored = stored_variants(store)
-    if (config.variants or 0) > stored:
-        raise RecipeError(
-            f"variants is {config.variants}, the training views have {stored}; raise augment.variants in store.toml "
-            "and run `hela-store embed`"
-        )
-    return stored if config.variants is None else config.variants
 
 
 def _window(config: FinetuneConfig) -> int:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from .arrays import Arrays
 from .augment.labels import view_cells
-from .errors import SplitError
+from .errors import RecipeError, SplitError
 from .geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from .predict import sam_prompts
 from .prompts import cell_context
@@ -29,7 +29,7 @@ from .sam.decoder import SamPrompts
 from .scoring import blocks_of
 from .store import Store
 from .training_prompts import draw_training_prompt, kind_of_step
-from .types import LabelArray
+from .types import BoolArray, LabelArray
 from .view_inputs import ViewReader, readable_views
 
 FINE = 512
@@ -89,6 +89,12 @@ class TrainingView:
             return arrays.view_label((self.rect[3], self.rect[2]), self.row)
         return arrays.label(self.group, self.group_row)
 
+    def truth(self, arrays: Arrays) -> tuple[LabelArray, BoolArray]:
+        """Return the labels and where they say something; as :meth:`label`."""
+        if self.variant:
+            return arrays.view_truth((self.rect[3], self.rect[2]), self.row)
+        return arrays.label(self.group, self.group_row), arrays.valid(self.group, self.group_row)
+
 
 def stored_variants(store: Store, split: str = "train") -> int:
     """Return the highest variant of which a view of the block is committed; 0 where only views as acquired are."""
@@ -96,6 +102,23 @@ def stored_variants(store: Store, split: str = "train") -> int:
     columns = (views[name].to_pylist() for name in ("view", "frame", "variant"))
     there = (n for view, frame, n in zip(*columns, strict=True) if view in committed and blocks[frame] == split)
     return max(there, default=0)
+
+
+def training_variants(store: Store, asked: int | None) -> int:
+    """Return how many variants of every view train: so many as asked for, of None all that are stored.
+
+    Raises
+    ------
+    RecipeError
+        More are asked for than are stored.
+    """
+    stored = stored_variants(store)
+    if (asked or 0) > stored:
+        raise RecipeError(
+            f"variants is {asked}, the training views have {stored}; raise augment.variants in store.toml "
+            "and run `hela-store embed`"
+        )
+    return stored if asked is None else asked
 
 
 def training_views(store: Store, split: str = "train", variants: int = 0) -> list[TrainingView]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import RunError
 from .files import write_atomic
+from .runs import RunFolder
 
 Tensors = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 OPTIMIZER = "optimizer"
 STATE = "state.safetensors"
 """Name of the file in the folder of a run."""
@@ -72,3 +77,66 @@ def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "workers"}
+
+
+_PLAIN = ("step", "best_step", "best_score", "stale", "losses", "seconds")
+
+
+@dataclass
+class NetworkTraining(Generic[Network]):
+    """A network on its way, and all that a resumed run needs.
+
+    Attributes
+    ----------
+    network, optimizer : as they are after ``step`` steps
+    best : weights at the best validation so far, that of ``best_step``, with ``best_score``
+    stale : validations since then
+    losses : of the steps since the last line of the log
+    began : on the monotonic clock, as if the training had never been interrupted
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    best: Tensors = field(init=False)
+    step: int = 0
+    best_step: int = 0
+    best_score: float = -1.0
+    stale: int = 0
+    losses: list[float] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.best = self._weights()
+
+    def _weights(self) -> Tensors:
+        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    @property
+    def seconds(self) -> float:
+        """Spent on it so far."""
+        return time.monotonic() - self.began
+
+    @seconds.setter
+    def seconds(self, spent: float) -> None:
+        self.began = time.monotonic() - spent
+
+    def judge(self, score: float, margin: float = 0.0) -> None:
+        """Count a validation, and keep the weights if it is better than the best by more than ``margin``."""
+        self.stale += 1
+        if score > self.best_score + margin:
+            self.best, self.best_score, self.best_step, self.stale = self._weights(), score, self.step, 0
+
+    def save(self, folder: RunFolder) -> None:
+        """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
+        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
+        parts = {"network": self.network.state_dict(), "best": self.best}
+        save_training(folder.path / STATE, parts, self.optimizer, about)
+
+    def load(self, folder: RunFolder) -> None:
+        """Go on from what :meth:`save` wrote, and cut the log there; RunError if it is damaged."""
+        parts, about = load_training(folder.path / STATE, self.optimizer)
+        self.network.load_state_dict(parts["network"])
+        self.best = parts["best"]
+        for name, value in about.items():
+            setattr(self, name, json.loads(value))
+        folder.rewind(self.step)

@@ -10,13 +10,13 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import catalog
@@ -29,12 +29,14 @@ from ..runs import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
 from ..sam.encoder import pick_device
 from ..scoring import labelled_frames, median_training_radius
 from ..store import Store
-from ..training_state import SAVE_SECONDS, STATE, load_training, same_training, save_training
+from ..training_state import SAVE_SECONDS, STATE, NetworkTraining, same_training
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
 from .unet_labels import BORDER, GRID, IGNORED, USUAL, UnetParameters, cells
 from .unet_network import load_network, new_network, probabilities, save_network
+
+_Training = NetworkTraining[nn.Module]
 
 KIND = "unet"
 WARMUP = 30
@@ -174,44 +176,11 @@ class _Validation:
         return [seg(kept) for kept in matches]
 
 
-_PLAIN = ("step", "best_step", "best_seg", "losses")
-
-
-@dataclass
-class _Training:
-    """A network on its way, and all that a resumed run needs."""
-
-    network: nn.Module
-    optimizer: torch.optim.AdamW
-    best: dict[str, Tensor]
-    step: int = 0
-    best_step: int = 0
-    best_seg: float = -1.0
-    losses: list[float] = field(default_factory=list)
-
-    def save(self, folder: RunFolder) -> None:
-        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
-        parts = {"network": self.network.state_dict(), "best": self.best}
-        save_training(folder.path / STATE, parts, self.optimizer, about)
-
-    def load(self, folder: RunFolder) -> None:
-        parts, about = load_training(folder.path / STATE, self.optimizer)
-        self.network.load_state_dict(parts["network"])
-        self.best = parts["best"]
-        for name, value in about.items():
-            setattr(self, name, json.loads(value))
-        folder.rewind(self.step)
-
-
 def _new_training(config: UnetConfig) -> _Training:
     torch.manual_seed(config.seed)
     network = new_network().to(pick_device(config.device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
-    return _Training(network=network, optimizer=optimizer, best=_weights(network))
-
-
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return NetworkTraining(network=network, optimizer=optimizer)
 
 
 def _train(
@@ -225,8 +194,7 @@ def _train(
         state.step += 1
         if state.step % every == 0 or state.step == config.steps:
             score = validation.score(state.network, [USUAL])[0]
-            if score > state.best_seg or state.best_step == 0:
-                state.best, state.best_seg, state.best_step = _weights(state.network), score, state.step
+            state.judge(score)
             folder.log(step=state.step, loss=float(np.mean(state.losses)), val_seg=score)
             state.losses = []
         elif time.monotonic() - saved <= SAVE_SECONDS:

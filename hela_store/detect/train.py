@@ -10,12 +10,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .. import catalog
 from ..errors import RecipeError, RunError
@@ -24,13 +23,16 @@ from ..progress import Progress, silent
 from ..runs import RunFolder, new_run, take_up
 from ..sam.encoder import pick_device
 from ..store import Store
-from ..training_state import SAVE_SECONDS, STATE, load_training, same_training, save_training
+from ..stream import training_variants
+from ..training_state import SAVE_SECONDS, STATE, NetworkTraining, same_training
 from .head import GridHead, save_head
 from .losses import head_loss
 from .propose import detect_frame
 from .scores import FramePairs, best_confidence, count
 from .truth import box_pairs, scorable_frames, tile_embeddings, truths
 from .views import Batch, DetectionViews
+
+_Training = NetworkTraining[GridHead]
 
 KIND = "detector"
 PATIENCE = 4
@@ -51,6 +53,7 @@ class DetectorConfig:
     lr : of AdamW at its peak; then a cosine to a tenth
     weight_decay : of AdamW
     seed : of weights and order
+    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
     workers : loader processes that prepare batches ahead
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
@@ -62,6 +65,7 @@ class DetectorConfig:
     lr: float = 2e-3
     weight_decay: float = 0.01
     seed: int = 0
+    variants: int | None = None
     evaluate_every: int = 0
     workers: int = 1
     device: str = "auto"
@@ -71,8 +75,8 @@ class DetectorConfig:
             raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
-        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
+            if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
@@ -137,7 +141,9 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
         The loss is not finite, or the state to go on from is damaged.
     """
     check_twins(store)
-    views, validation = DetectionViews(store, seed=config.seed), scorable_frames(store, "val")
+    config = replace(config, variants=training_variants(store, config.variants))
+    views = DetectionViews(store, seed=config.seed, variants=config.variants or 0)
+    validation = scorable_frames(store, "val")
     state, wanted = _new_training(views, config), _run_config(store, config)
     folder = take_up(store.path, KIND, STATE, lambda other: same_training(other, wanted))
     if folder is None:
@@ -151,63 +157,11 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     return result
 
 
-_PLAIN = ("step", "best_step", "best_f1", "stale", "losses", "seconds")
-
-
-@dataclass
-class _Training:
-    """A head on its way, and all that a resumed run needs.
-
-    Attributes
-    ----------
-    head, optimizer : as they are after ``step`` steps
-    best : weights at the best validation so far, that of ``best_step``
-    stale : validations since then
-    losses : of the steps since the last line of the log
-    began : on the monotonic clock, as if the training had never been interrupted
-    """
-
-    head: GridHead
-    optimizer: torch.optim.AdamW
-    best: dict[str, Tensor]
-    step: int = 0
-    best_step: int = 0
-    best_f1: float = -1.0
-    stale: int = 0
-    losses: list[float] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Spent on it so far."""
-        return time.monotonic() - self.began
-
-    @seconds.setter
-    def seconds(self, spent: float) -> None:
-        self.began = time.monotonic() - spent
-
-    def save(self, folder: RunFolder) -> None:
-        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
-        save_training(folder.path / STATE, {"head": self.head.state_dict(), "best": self.best}, self.optimizer, about)
-
-    def load(self, folder: RunFolder) -> None:
-        parts, about = load_training(folder.path / STATE, self.optimizer)
-        self.head.load_state_dict(parts["head"])
-        self.best = parts["best"]
-        for name, value in about.items():
-            setattr(self, name, json.loads(value))
-        folder.rewind(self.step)
-
-
 def _new_training(views: DetectionViews, config: DetectorConfig) -> _Training:
     torch.manual_seed(config.seed)
     head = GridHead(views.typical_side()).to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return _Training(head=head, optimizer=optimizer, best=_weights(head))
-
-
-def _weights(head: GridHead) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in head.state_dict().items()}
+    return NetworkTraining(network=head, optimizer=optimizer)
 
 
 def _run_config(store: Store, config: DetectorConfig) -> dict[str, Any]:
@@ -232,11 +186,9 @@ def _train(
         state.losses.append(_step(state, batch, learning_rate(config, state.step)))
         state.step += 1
         if state.step % every == 0 or state.step == config.steps:
-            _, f1 = best_confidence(validate(state.head.eval()))
-            state.stale += 1
-            if f1 > state.best_f1 + MARGIN:
-                state.best, state.best_f1, state.best_step, state.stale = _weights(state.head), f1, state.step, 0
-            folder.log(step=state.step, loss=float(np.mean(state.losses)), f1=f1, best_f1=state.best_f1)
+            _, f1 = best_confidence(validate(state.network.eval()))
+            state.judge(f1, MARGIN)
+            folder.log(step=state.step, loss=float(np.mean(state.losses)), f1=f1, best_f1=state.best_score)
             state.losses = []
         elif time.monotonic() - saved <= SAVE_SECONDS:
             continue
@@ -247,17 +199,17 @@ def _train(
 
 
 def _step(state: _Training, batch: Batch, lr: float) -> float:
-    device = next(state.head.parameters()).device
+    device = next(state.network.parameters()).device
     embedding, truth, boxes = batch
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    output = state.head.train()(embedding.to(device))
+    output = state.network.train()(embedding.to(device))
     loss = head_loss(output, {name: value.to(device) for name, value in truth.items()}, boxes)
     if not torch.isfinite(loss):
         raise RunError(f"the detector's loss became {float(loss.detach())} at step {state.step}; lower --lr")
     state.optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.head.parameters(), 5.0)
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
     state.optimizer.step()
     return float(loss.detach())
 
@@ -272,9 +224,9 @@ def _pairs(store: Store, head: GridHead, frames: Sequence[str]) -> list[FramePai
 
 
 def _publish(store: Store, state: _Training, folder: RunFolder, validation: Sequence[str]) -> DetectorResult:
-    state.head.load_state_dict(state.best)
-    pairs = _pairs(store, state.head.eval(), validation)
-    save_head(folder.path / "weights.safetensors", state.head, store.key)
+    state.network.load_state_dict(state.best)
+    pairs = _pairs(store, state.network.eval(), validation)
+    save_head(folder.path / "weights.safetensors", state.network, store.key)
     result = chosen(folder.id, pairs, best_step=state.best_step, seconds=state.seconds)
     folder.log(step=state.step, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)

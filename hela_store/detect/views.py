@@ -20,14 +20,14 @@ Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]
 
 
 class DetectionViews(Dataset[tuple[Tensor, Targets]]):
-    """An endless, shuffled series of the training views, with their targets.
+    """An endless, shuffled series of the training views and so many variants of each, with their targets.
 
     View ``i`` is a pure function of (seed, i), whatever the number of workers.
     """
 
-    def __init__(self, store: Store, *, seed: int) -> None:
+    def __init__(self, store: Store, *, seed: int, variants: int = 0) -> None:
         self.path, self.key, self.seed = store.path, store.key, seed
-        self.views = training_views(store)
+        self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
         self.cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
         places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
@@ -47,8 +47,9 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
             self._store = Store.open(self.path)
         arrays, where = self._store.arrays, (view.group, view.group_row)
         embedding = torch.from_numpy(np.asarray(arrays.embedding(self.key, view.row), np.float32))
-        targets = view_targets(arrays.label(*where), arrays.valid(*where), self.cells[where], view.rect)
-        return embedding, targets
+        label, valid = view.truth(arrays)
+        cells = view.cells if view.variant else self.cells[where]
+        return embedding, view_targets(label, valid, cells, view.rect)
 
     def batches(self, steps: range, size: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:
         """Return a :data:`Batch` of ``size`` views for every step, prepared ahead by so many loader processes."""
