@@ -12,6 +12,9 @@ import pytest
 
 from hela_store.augment.ranges import Elastic
 from hela_store.augment.variant import parse_variant
+from hela_store.detect.targets import GRID, grid_positions, position_px
+from hela_store.detect.train import DetectorConfig, train_detector
+from hela_store.detect.views import DetectionViews
 from hela_store.embed import EmbedConfig, embed
 from hela_store.errors import RecipeError, StoreError
 from hela_store.finetune import FinetuneConfig, finetune
@@ -138,6 +141,37 @@ def test_training_streams_variants_of_training_frames_only(varied: Path) -> None
             assert step.cells[i] == f"{frame}#{label}"
             seen += variant
     assert seen > 3
+
+
+def test_detectors_learn_from_variants_and_their_own_labels(varied: Path, tmp_path: Path) -> None:
+    store = Store.open(varied)
+    views = DetectionViews(store, seed=0, variants=1)
+    by_row = {view.row: view for view in views.views}
+    order = {tuple(store.arrays.embedding(store.key, row)[:, 30, 30]): row for row in by_row}
+    seen = 0
+    for embedding, targets in (views[i] for i in range(8)):
+        view = by_row[order[tuple(embedding[:, 30, 30].numpy().astype(np.float16))]]
+        if not view.variant:
+            continue
+        seen += 1
+        label, valid = store.arrays.view_truth((192, 256), view.row)
+        rows, columns = grid_positions(view.rect)
+        inside, known = np.zeros((2, GRID, GRID), bool)
+        inside[: len(rows), : len(columns)] = label[np.ix_(rows, columns)] > 0
+        known[: len(rows), : len(columns)] = valid[np.ix_(rows, columns)]
+        assert np.array_equal(targets.inside, inside) and np.array_equal(targets.inside_counted, known)
+        pitch = position_px(view.rect)
+        for (x0, y0, x1, y1), value in zip(targets.boxes * pitch, np.unique(label)[1:], strict=True):
+            rows, columns = np.nonzero(label == value)
+            assert (x0, y0, x1, y1) == pytest.approx(
+                (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), abs=1e-3
+            )
+    assert seen == 4
+    shutil.copytree(varied, tmp_path / "store")
+    store, quick = Store.open(tmp_path / "store"), DetectorConfig(steps=1, batch=1, workers=0)
+    assert load_run(store.path, train_detector(store, quick).run).config["variants"] == 1
+    with pytest.raises(RecipeError, match="variants is 2, the training views have 1"):
+        train_detector(store, replace(quick, variants=2))
 
 
 def test_variants_of_test_frames_never_train_and_are_never_scored(varied: Path) -> None:
