@@ -1,7 +1,7 @@
 """Does augmentation help the decoder: 0, 2 and 8 variants, on all training frames and on five labelled ones.
 
     python tests/benchmarks/augment_study.py --data ../shared/data/Fluo-N2DL-HeLa --out /tmp/augment
-    python tests/benchmarks/augment_study.py --data ... --out ... --variants 0 8 --amplitudes literal rms max
+    python tests/benchmarks/augment_study.py --data ... --out ... --frames 5 --amplitudes literal rms max
 
 Every arm tunes for the same number of steps, keeps the best by validation, and is scored once on test; the arms of one
 seed share batches' seeds and prompts. One store under ``--out`` and ``results.jsonl`` beside it are kept: the same command
@@ -51,15 +51,15 @@ def make_store(out: Path, arguments: argparse.Namespace) -> Store:
     return Store.open(path)
 
 
-def arm_store(store: Store, amplitude: str, most: int, few: int) -> Store:
-    """Return the store with an amplitude's variants and, where ``few`` is not 0, only so many training frames."""
+def arm_store(store: Store, amplitude: str, most: int, few: str) -> Store:
+    """Return the store with an amplitude's variants and, where ``few`` is not "all", only so many training frames."""
     augment = AugmentRecipe(variants=most, frames="train", elastic=Elastic(amplitude=amplitude))
     recipe = replace(store.recipe, augment=augment)
-    if few:
+    if few != "all":
         numbers = {row["frame"]: row["time"] for row in store.frames_table().to_pylist()}
         blocks = blocks_of(store)
         train = [numbers[frame] for frame, block in blocks.items() if block == "train"]
-        picked = np.unique(np.linspace(0, len(train) - 1, few).round().astype(int))
+        picked = np.unique(np.linspace(0, len(train) - 1, int(few)).round().astype(int))
         split: SplitRecipe = recipe.split
         recipe = replace(recipe, split=replace(split, train=",".join(str(train[i]) for i in picked)))
     return Store(store.path, recipe)
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", type=int, nargs="*", default=[0, 2, 8])
     parser.add_argument("--amplitudes", nargs="*", default=["rms"], choices=["literal", "rms", "max"])
-    parser.add_argument("--few", type=int, default=5, help="labelled frames of the second part; 0 leaves it out")
+    parser.add_argument("--frames", nargs="*", default=["all", "5"], help="training frames with labels: all, or how many")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--validations", type=int, default=5)
@@ -168,13 +168,12 @@ def main() -> None:
     if not any((store.path / "ingest").glob("frames-*")):
         embed(store, EmbedConfig(limit=1), progress=bars)
     passes, wanted = {}, []
-    for few in [0, arguments.few] if arguments.few else [0]:
+    for frames in arguments.frames:
         for amplitude in arguments.amplitudes:
-            part = arm_store(store, amplitude, max(arguments.variants), few)
+            part = arm_store(store, amplitude, max(arguments.variants), frames)
             for note in embed(part, progress=bars).notes:
                 print(f"note: {note}", file=sys.stderr)
             blocks, rows = blocks_of(part), part.views_table().to_pylist()
-            frames = f"{few}" if few else "all"
             passes[frames] = sum(blocks[row["frame"]] == "train" and row["variant"] == 0 for row in rows)
             for variants in arguments.variants:
                 if variants == 0 and amplitude != arguments.amplitudes[0]:
