@@ -193,7 +193,7 @@ def _run_table(con: Connection, path: Path, table: str, without: set[str]) -> pa
 
 def _read_parquet(path: Path, table: str, schema: pa.Schema) -> pa.Table:
     """Read exactly the columns and types of ``schema``; a column that is not required and not there is NULL."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         there = set(file.schema_arrow.names)
         lacking = sorted(_REQUIRED[table] - there)
         if lacking:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from .ctc_measures import FrameMatch, match_frame, seg
 from .datasets import open_dataset
@@ -22,7 +20,7 @@ from .errors import DatasetError, RunError
 from .masks import decode_crop
 from .metrics import overlap
 from .progress import Progress, silent
-from .runs import load_run
+from .runs import RunInfo, load_run
 from .sequence_scores import ORACLE, run_labels
 from .store import Store
 from .types import BoolArray, LabelArray
@@ -119,7 +117,7 @@ def score_against(
         raise DatasetError(f"no frame of {store.path} has {labels} labels; expected some of the data set's")
     found: list[TruthScore] = []
     for info in infos:
-        rows = _answers(info.path)
+        rows = _answers(info)
         for prompt in dict.fromkeys(row["kind"] for row in rows):
             found.append(_score(store, info.id, prompt, [row for row in rows if row["kind"] == prompt], frames))
     return found
@@ -161,12 +159,10 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
     return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=match_frame(truth, stored))
 
 
-def _answers(path: Path) -> list[dict[str, Any]]:
-    asked = pq.read_table(path / "prompts.parquet", columns=["prompt_id", "kind"]).to_pylist()
-    kinds = {row["prompt_id"]: row["kind"] for row in asked}
+def _answers(info: RunInfo) -> list[dict[str, Any]]:
+    kinds = {row["prompt_id"]: row["kind"] for row in info.rows("prompts", ["prompt_id", "kind"])}
     columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle", "rle_height", "rle_width"]
-    rows = pq.read_table(path / "predictions.parquet", columns=columns).to_pylist()
-    return [row | {"kind": kinds[row["prompt_id"]]} for row in rows]
+    return [row | {"kind": kinds[row["prompt_id"]]} for row in info.rows("predictions", columns)]
 
 
 def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]) -> TruthScore:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .errors import RunError
 
@@ -67,6 +70,23 @@ class RunInfo:
     def weights(self) -> Path:
         """``weights.safetensors`` of the run; only fine-tunings have one."""
         return self.path / "weights.safetensors"
+
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of ``<name>.parquet``, its checksums compared.
+
+        Raises
+        ------
+        RunError
+            It is missing or damaged.
+        """
+        path = self.path / f"{name}.parquet"
+        try:
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            why = str(error).splitlines()[0]
+            raise RunError(f"{path} cannot be read ({why}); restore it or make the run again") from None
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
 
     def log(self) -> list[dict[str, Any]]:
         """Return the rows of ``log.jsonl``, in the order they were written; a torn last line is left out."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from .ctc_measures import FrameMatch, det, match_frame, seg
 from .datasets.truth import apply_field_of_interest
@@ -81,7 +80,7 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
         return RunLabels(store=store, info=info, prompt=None, prompt_seed=None, answers=_detected(store, info))
     if not (info.path / "predictions.parquet").exists():
         raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation or baseline")
-    asked = pq.read_table(info.path / "prompts.parquet", columns=["prompt_id", "kind", "prompt_seed"]).to_pylist()
+    asked = info.rows("prompts", ["prompt_id", "kind", "prompt_seed"])
     kinds = list(dict.fromkeys(row["kind"] for row in asked))
     if prompt is None and len(kinds) > 1:
         raise RunError(f"run {info.id} has the prompts {', '.join(kinds)}; choose one")
@@ -93,7 +92,7 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
     chosen = {row["prompt_id"] for row in asked if (row["kind"], row["prompt_seed"]) == (prompt, prompt_seed)}
     columns = ["prompt_id", "cell", "frame", "predicted_iou", "rle"]
     answers: dict[str, list[Answer]] = {}
-    for row in pq.read_table(info.path / "predictions.parquet", columns=columns).to_pylist():
+    for row in info.rows("predictions", columns):
         if row["prompt_id"] in chosen:
             answer = Answer(id=row["cell"], score=row["predicted_iou"], rle=row["rle"])
             answers.setdefault(row["frame"], []).append(answer)
@@ -104,7 +103,7 @@ def _detected(store: Store, info: RunInfo) -> dict[str, list[Answer]]:
     answers: dict[str, list[Answer]] = {frame: [] for frame in members(blocks_of(store), info.split or "all")}
     least = float(info.config.get("threshold") or 0.0)
     columns = ["detection", "frame", "score", "rle"]
-    for row in pq.read_table(info.path / "detections.parquet", columns=columns).to_pylist():
+    for row in info.rows("detections", columns):
         if row["rle"] is not None and (row["score"] is None or row["score"] >= least):
             answer = Answer(id=row["detection"], score=row["score"], rle=row["rle"])
             answers.setdefault(row["frame"], []).append(answer)

@@ -282,3 +282,21 @@ def test_a_forked_child_does_not_keep_a_run_locked(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_rows_are_read_back_and_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    run = new_run(tmp_path, "evaluate", CONFIG)
+    path = run.write_table("predictions", pa.table({"cell": ["a", "b"], "iou": [0.25, 0.75]}))
+    run.publish()
+    info = load_run(tmp_path, run.id)
+    assert info.rows("predictions", ["iou"]) == [{"iou": 0.25}, {"iou": 0.75}]
+    path = info.path / path.name
+    data = bytearray(path.read_bytes())
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=r"predictions.parquet cannot be read .*restore it or make the run again"):
+        info.rows("predictions")
+    path.unlink()
+    with pytest.raises(RunError, match="cannot be read"):
+        info.rows("predictions")

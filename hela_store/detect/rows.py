@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..errors import RunError
 from ..masks import Rle
 from ..runs import RunInfo
 from .detections import Detections, from_boxes
@@ -105,13 +103,8 @@ def read_detections(run: RunInfo) -> dict[str, Detections]:
     RunError
         Its rows are missing or damaged.
     """
-    path = run.path / "detections.parquet"
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); detect again") from None
     by_frame: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in run.rows("detections"):
         by_frame.setdefault(row["frame"], []).append(row)
     return {frame: from_rows(part) for frame, part in by_frame.items()}
 
