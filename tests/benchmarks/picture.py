@@ -1,11 +1,12 @@
-"""Draw the README's picture: a frame, its cells that the decoder got wrong, and the same cells once it was tuned.
+"""Draw the README's pictures: cells that the decoder got wrong and tuning mends, and what the README's query finds.
 
     hela-store demo --out stores/demo
-    python tests/benchmarks/picture.py --store stores/demo --prompt mask --out tests/benchmarks/mended.png
+    python tests/benchmarks/picture.py mended --store stores/demo --prompt mask --out tests/benchmarks/mended.png
+    python tests/benchmarks/picture.py found --store stores/demo --out tests/benchmarks/found.png
 
-Of the test frame with the most failures, by the newest zero-shot and tuned evaluation of that prompt; the crops are the
-cells whose IoU rose most. Truth green, prediction magenta, prompt yellow. Use drawn frames: pixels of a data set belong
-to its owners.
+``mended``: the test frame with the most failures, by the newest zero-shot and tuned evaluation of that prompt; the crops
+are the cells whose IoU rose most. ``found``: the crops that the README's query finds. Truth green, prediction magenta,
+prompt yellow. Use drawn frames: pixels of a data set belong to its owners.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from score_nano import frame_pixels
 
 from hela_store.masks import decode_crop, paste
@@ -36,6 +38,12 @@ PAIRS = """
     JOIN prompts q ON q.run = b.run AND q.prompt_id = b.prompt_id
     WHERE b.run = '{before}' AND a.run = '{after}' AND prompt = '{prompt}' AND prompt_seed = 0
     ORDER BY a.iou - b.iou DESC
+"""
+FOUND = """
+    SELECT m.cell, m.prompt, m.iou AS after, m.failure, p.rle AS rle_after, p.rle_height, p.rle_width, p.frame,
+           c.label, c.x0, c.y0, c.x1, c.y1, q.points, [q.x0, q.y0, q.x1, q.y1] AS box
+    FROM ({query}) m JOIN predictions p USING (run, cell, prompt, prompt_seed) JOIN cells c ON c.cell = m.cell
+    JOIN prompts q ON q.run = p.run AND q.prompt_id = p.prompt_id ORDER BY after
 """
 FAILED = 0.8
 SHOWN = 5
@@ -54,9 +62,17 @@ def pairs(store: Store, prompt: str) -> list[dict[str, Any]]:
     return rows
 
 
+def readme_query() -> str:
+    """Return the query over one run that the README shows."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    query: str = text.split("```sql\n")[1].split("```")[0]
+    return query.replace("SELECT cell,", "SELECT run, prompt_seed, cell,", 1)
+
+
 def outline(axis: Axes, mask: np.ndarray, color: str) -> None:
     if mask.any():
-        axis.contour(np.pad(mask, 1), [0.5], colors=color, linewidths=1.2, extent=(-1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5))
+        where = (-1.5, mask.shape[1] + 0.5, -1.5, mask.shape[0] + 0.5)
+        axis.contour(np.pad(mask, 1), [0.5], colors=color, linewidths=1.2, extent=where)
 
 
 def prediction(row: dict[str, Any], when: str, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
@@ -88,27 +104,46 @@ def draw_crop(axis: Axes, image: np.ndarray, label: np.ndarray, row: dict[str, A
     axis.set_title(f"{'zero-shot' if when == 'before' else 'tuned'} {row[when]:.2f}", fontsize=9)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--prompt", default="mask")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    store = Store.open(arguments.store)
-    rows = pairs(store, arguments.prompt)
+def found(store: Store) -> Figure:
+    """Draw the cells that the README's query finds, one crop each."""
+    rows = store.sql(FOUND.format(query=readme_query())).to_arrow_table().to_pylist()
+    figure, axes = plt.subplots(1, len(rows), figsize=(13, 2.7), layout="constrained")
+    for axis, row in zip(axes, rows, strict=True):
+        draw_crop(axis, *frame_pixels(store, row["frame"]), row, "after")
+        axis.set_title(f"{row['cell']}, {row['prompt']}\n{row['after']:.2f}, {row['failure'] or 'no failure'}", fontsize=8)
+        axis.axis("off")
+    return figure
+
+
+def mended(store: Store, prompt: str) -> Figure:
+    """Draw a frame with its failures, and the cells that tuning mends most, before and after."""
+    rows = pairs(store, prompt)
     frames = sorted({row["frame"] for row in rows})
     frame = max(frames, key=lambda name: sum(row["before"] < FAILED for row in rows if row["frame"] == name))
     image, label = frame_pixels(store, frame)
     figure = plt.figure(figsize=(13, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, SHOWN + 2)
     shown = [(figure.add_subplot(grid[:, :2]), None, "")]
-    shown += [(figure.add_subplot(grid[i, 2 + k]), row, when) for k, row in enumerate(rows[:SHOWN]) for i, when in enumerate(("before", "after"))]
+    for k, row in enumerate(rows[:SHOWN]):
+        shown += [(figure.add_subplot(grid[i, 2 + k]), row, when) for i, when in enumerate(("before", "after"))]
     for axis, row, when in shown:
         if row is None:
             draw_frame(axis, image, label, [r for r in rows if r["frame"] == frame])
         else:
             draw_crop(axis, *frame_pixels(store, row["frame"]), row, when)
         axis.axis("off")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("mended", "found"))
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--prompt", default="mask")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    store = Store.open(arguments.store)
+    figure = found(store) if arguments.what == "found" else mended(store, arguments.prompt)
     figure.savefig(arguments.out, dpi=80)
 
 
