@@ -90,12 +90,18 @@ def file_faults(store: Store) -> Iterator[Fault]:
 
 
 def _plan_faults(store: Store) -> Iterator[Fault]:
-    frames = store.frames_table()
+    """Yield the plans that are damaged, or else the one that is lost where committed views are in none."""
+    frames, broken = store.frames_table(), False
     sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
     for path in sorted((store.path / "plan").glob("*.parquet")):
         note = _error(lambda path=path: _wrong_plan(store, path, sums))  # type: ignore[misc]
         if note:
+            broken = True
             yield _file(store, path, note)
+    ledger = store.ledger()
+    lost = set() if broken else ledger.entries(skip=ledger.damaged()).keys() - planned_views(store).keys()
+    if lost:
+        yield _file(store, store.plan_path(), f"{len(lost)} committed views are in no plan")
 
 
 def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
@@ -151,6 +157,9 @@ def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
 
 def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> str | None:
     place = (row["group"], row["row"])
+    lost = {"image", "valid", *["label"] * row["has_label"]} - store.arrays.frame_parts(*place)
+    if lost:
+        return f"its {' and '.join(sorted(lost))} are not there"
     if frame_digest(store.arrays.image(*place)) != row["sha256"]:
         return "the image is not the one that was ingested"
     values, counts = np.unique(store.arrays.label(*place), return_counts=True)

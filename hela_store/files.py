@@ -30,10 +30,11 @@ def explain_os_errors(what: str) -> Iterator[None]:
 
 
 def fsync_path(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, durable."""
+    """Make a file's bytes, or a folder's entries, durable; StoreError where there is no space."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with explain_os_errors(f"writing {path}"):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

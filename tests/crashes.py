@@ -106,7 +106,8 @@ def make(path: Path, frames: int) -> None:
     weights = path.with_name("nano.safetensors")
     save_file({name: value.contiguous() for name, value in nano.build_nano().state_dict().items()}, weights)
     drawn = SyntheticConfig(frames=frames, shape=(64, 64), cells=3)
-    blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
+    # all of them count, or the labels would be empty
+    blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2", "field_of_interest": 0}
     new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
 
 

@@ -200,9 +200,12 @@ def damage(jobs: Jobs, kind: str, how: str, seed: int) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", ["chunk", "ledger", "image"])
-def test_damaged_in_short(jobs: Jobs, kind: str) -> None:
-    report(1, [text for how in ("flip",) if (text := damage(jobs, kind, how, 0))])
+SHORT = [("chunk", "flip"), ("ledger", "flip"), ("image", "flip"), ("label", "lose"), ("plan", "lose")]
+
+
+@pytest.mark.parametrize(("kind", "how"), SHORT)
+def test_damaged_in_short(jobs: Jobs, kind: str, how: str) -> None:
+    report(1, [text for text in [damage(jobs, kind, how, 0)] if text])
 
 
 @pytest.mark.parametrize("kind", ["ingest/frames-*.parquet", "ingest/cells-*.parquet", "store.toml"])
