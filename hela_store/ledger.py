@@ -87,16 +87,14 @@ class Ledger:
         data = segment_text(entries)
         if not data:
             return
-        segments = self._segments()
-        number = segments[-1][0] + 1 if segments else 0
-        merges = number % MERGED == MERGED - 1
-        if merges:
-            data = _bytes([Path(file.path) for n, file in segments if n // MERGED == number // MERGED]) + data
+        number = self._next()
+        earlier = self._segments() if number % MERGED == MERGED - 1 else []
+        data = _bytes([Path(file.path) for n, file in earlier if n // MERGED == number // MERGED]) + data
         write_atomic(self.path / f"{number:0{DIGITS}d}.jsonl", data)
-        if not segments:
+        if number == 0:
             fsync_path(self.path.parent)
             fsync_path(self.path.parent.parent)
-        for n, file in segments if merges else ():
+        for n, file in earlier:
             if n // MERGED < number // MERGED and n % MERGED < MERGED - 1:
                 Path(file.path).unlink()
 
@@ -119,7 +117,7 @@ class Ledger:
 
     def count(self) -> int:
         """Return how many views are committed; raises as :meth:`entries`."""
-        return int(pc.count_distinct(self.table()["view"]).as_py())
+        return int(pc.count_distinct(self.table()["row"]).as_py())
 
     def table(self, skip: Collection[Path] = ()) -> pa.Table:
         """Return all entries in the order they were written; of what an earlier call read only what is new is read.
@@ -163,6 +161,12 @@ class Ledger:
                 fsync_path(self.path)
             elif len(kept) < len(entries):
                 write_atomic(path, segment_text(kept))
+
+    def _next(self) -> int:
+        """Return the number of the segment after the last one."""
+        names = os.listdir(self.path) if self.path.is_dir() else []
+        stems = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+        return int(max((stem for stem in stems if stem.isdecimal()), default="-1")) + 1
 
     def _segments(self) -> list[tuple[int, os.DirEntry[str]]]:
         if not self.path.is_dir():

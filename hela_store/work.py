@@ -34,14 +34,13 @@ class Work(Sequence[Group]):
 
     Parameters
     ----------
-    views : table of the plan's views
-    order : of the views, so that those of a group follow each other
-    bounds : where each group begins and ends in ``order``, int64, (groups, 2)
-    todo : which views are to be committed
+    views : rows of the plan, those of a group after each other
+    begins : where each group begins, int64
+    todo : which of the views are to be committed
     """
 
-    def __init__(self, views: pa.Table, order: Ints, bounds: Ints, todo: BoolArray) -> None:
-        self._views, self._order, self._bounds, self._todo = views, order, bounds, todo
+    def __init__(self, views: pa.Table, begins: Ints, todo: BoolArray) -> None:
+        self._views, self._begins, self._todo = views, begins, todo
 
     @property
     def size(self) -> int:
@@ -50,12 +49,12 @@ class Work(Sequence[Group]):
 
     @property
     def ids(self) -> list[str]:
-        """Their ids."""
+        """Their ids, in the order in which they are encoded."""
         found: list[str] = self._views["view"].filter(pa.array(self._todo)).to_pylist()
         return found
 
     def __len__(self) -> int:
-        return len(self._bounds)
+        return len(self._begins)
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -66,10 +65,10 @@ class Work(Sequence[Group]):
     def __getitem__(self, index: int | slice) -> Group | list[Group]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        begin, end = self._bounds[index]
-        rows = self._order[begin:end]
-        group = self._views.take(pa.array(rows)).to_pylist()
-        return group, [view for view, left in zip(group, self._todo[rows], strict=True) if left]
+        index = range(len(self))[index]
+        begin, end = [*self._begins[index : index + 2], len(self._views)][:2]
+        group = self._views.slice(begin, end - begin).to_pylist()
+        return group, [view for view, left in zip(group, self._todo[begin:end], strict=True) if left]
 
 
 def work_of(views: pa.Table, done: BoolArray, batch: int, limit: int | None) -> Work:
@@ -79,10 +78,9 @@ def work_of(views: pa.Table, done: BoolArray, batch: int, limit: int | None) -> 
     resumed job gives the same bits as an uninterrupted one.
     """
     todo = ~done
-    sizes = np.stack([views["width"].to_numpy(), views["height"].to_numpy()])
-    _, kind = np.unique(sizes, axis=1, return_inverse=True)
-    order = np.argsort(kind.ravel(), kind="stable")
-    begins = np.flatnonzero(np.diff(kind.ravel()[order], prepend=-1))
+    kind = (views["width"].to_numpy().astype(np.int64) << 32) + views["height"].to_numpy()
+    order = np.argsort(kind, kind="stable")
+    begins = np.flatnonzero(np.diff(kind[order], prepend=-1))
     within = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
     heads = np.flatnonzero(within % batch == 0)
     bounds = np.stack([heads, np.append(heads[1:], len(order))], axis=1) if len(heads) else np.empty((0, 2), int)
@@ -91,7 +89,10 @@ def work_of(views: pa.Table, done: BoolArray, batch: int, limit: int | None) -> 
     bounds = bounds[counts[bounds[:, 1]] > counts[bounds[:, 0]]]
     if limit is not None:
         bounds, todo = _limited(order, bounds, todo, limit)
-    return Work(views, order, bounds, todo)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    begins = np.cumsum(lengths) - lengths
+    rows = order[np.arange(lengths.sum()) + np.repeat(bounds[:, 0] - begins, lengths)]
+    return Work(views.take(pa.array(rows)), begins, todo[rows])
 
 
 def _limited(order: Ints, bounds: Ints, todo: BoolArray, limit: int) -> tuple[Ints, BoolArray]:
@@ -178,16 +179,31 @@ class Frames:
 def done_of(store: Store, views: pa.Table) -> BoolArray:
     """Return which of the views are committed, in the row the plan gives them."""
     ledger = store.ledger().table()
+    found = _in_their_rows(ledger, views)
+    if found.sum() == len(ledger):
+        return found  # no view was committed twice, none of another plan
     newest = ledger.take(pa.array(np.arange(len(ledger))[::-1]))
     rows = newest["row"].take(pc.index_in(views["view"], newest["view"].combine_chunks()))
     done: BoolArray = pc.fill_null(pc.equal(rows, views["row"]), False).to_numpy()
     return done
 
 
+def _in_their_rows(ledger: pa.Table, views: pa.Table) -> BoolArray:
+    """Return which of the views have an entry in their own row."""
+    rows, wanted = ledger["row"].to_numpy(), views["row"].to_numpy()
+    entry = np.full(max(rows.max(initial=-1), wanted.max(initial=-1)) + 1, -1)
+    entry[rows] = np.arange(len(rows))
+    there = np.flatnonzero(entry[wanted] >= 0)
+    same = pc.equal(ledger["view"].take(pa.array(entry[wanted[there]])), views["view"].take(pa.array(there)))
+    found = np.zeros(len(views), bool)
+    found[there] = same.to_numpy()
+    return found
+
+
 def unique_views(plan: pa.Table) -> pa.Table:
     """Return the rows of a plan, each view once: frames with the very same pixels, such as blank ones, share theirs."""
-    views = plan["view"].combine_chunks()
-    if pc.count_distinct(views).as_py() == len(views):
+    rows = plan["row"].to_numpy()  # a view has one row in every plan, and no other view has it
+    if (np.diff(rows) > 0).all():
         return plan
-    _, first = np.unique(views.dictionary_encode().indices.to_numpy(), return_index=True)
+    _, first = np.unique(rows, return_index=True)
     return plan.take(pa.array(np.sort(first)))
