@@ -53,7 +53,7 @@ class ViewReader:
             A damaged array, or a frame that changed.
         """
         if self._store.recipe.encoder.cut != 0:
-            return torch.from_numpy(np.asarray(self._store.arrays.embedding(self._store.key, row), np.float32))
+            return torch.from_numpy(self._store.arrays.embedding(self._store.key, row)).float()
         if self._frames is None:
             self._frames = Frames(self._store)
             self._views = {view["row"]: view for view in self._store.views_table().to_pylist()}

@@ -74,7 +74,7 @@ def truths(store: Store, frames: Sequence[str]) -> Iterator[FrameTruth]:
 def tile_embeddings(store: Store, frame: FrameCells) -> Iterator[Tensor]:
     """Yield the embeddings of a frame's tiles, float32, (256, 64, 64), in order."""
     for tile in frame.tiles:
-        yield torch.from_numpy(np.asarray(store.arrays.embedding(store.key, tile.row), np.float32))
+        yield torch.from_numpy(store.arrays.embedding(store.key, tile.row)).float()
 
 
 def box_pairs(found: Detections, truth: FrameTruth) -> FramePairs:

@@ -46,7 +46,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         if self._store is None:
             self._store = Store.open(self.path)
         arrays, where = self._store.arrays, (view.group, view.group_row)
-        embedding = torch.from_numpy(np.asarray(arrays.embedding(self.key, view.row), np.float32))
+        embedding = torch.from_numpy(arrays.embedding(self.key, view.row)).float()
         label, valid = view.truth(arrays)
         cells = view.cells if view.variant else self.cells[where]
         return embedding, view_targets(label, valid, cells, view.rect)
