@@ -251,10 +251,10 @@ class Arrays:
                 dimension_names=("view",),
             )
             array = self._array(where, rows=len(values), mode="r+")
-            if self.coordinate(key, name)[: len(values)] == values.tolist():
-                continue
-            with self.storage.explain(f"writing {self.storage.root}/{where}"):
-                array[: len(values)] = values
+            there = np.asarray(self.coordinate(key, name)[: len(values)], values.dtype)
+            for first in np.flatnonzero(there != values)[:1]:  # of the chunks before it none is written again
+                with self.storage.explain(f"writing {self.storage.root}/{where}"):
+                    array[first : len(values)] = values[first:]
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.
