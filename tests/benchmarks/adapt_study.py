@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--tile", default="512", help="px, or none for whole frames")
     parser.add_argument("--encoder", default="nano", choices=list(BLOCKS))
     parser.add_argument("--checkpoint", default=None)
+    parser.add_argument("--arms", nargs="*", help="only those whose names begin so; the decoder is always there")
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--lrs", type=float, nargs="*", default=[1e-4, 3e-4, 1e-3])
     parser.add_argument("--seeds", type=int, default=3)
@@ -239,6 +240,8 @@ def main() -> None:
     embed_blocks(store, ("train", "val", "test"), arguments.device)
     zero = log.get(lambda: score(store, None, arguments), what="score", of="zero-shot")["evaluation"]
     ways = arms(BLOCKS[store.recipe.encoder.architecture], arguments.rank)
+    asked = tuple(arguments.arms or [""])
+    ways = {arm: how for arm, how in ways.items() if arm == DECODER or arm.startswith(asked)}
     report(store, zero, {arm: run_arm(store, log, arm, how, arguments) for arm, how in ways.items()})
 
 
