@@ -102,7 +102,7 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
 @detect.command()
 @store_option
 @click.option(
-    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest, if any]"
+    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
 )
 @click.option("--zero-shot", is_flag=True, help="The decoder the encoder came with.")
 @click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
@@ -116,7 +116,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
     from hela_store.detect.score import DetectedConfig
     from hela_store.detect.score import calibrate as fit
 
-    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store)
+    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
     _echo({"run": run_id} | asdict(found), as_json)
 

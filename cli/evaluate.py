@@ -94,7 +94,7 @@ def evaluate(
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     note_untrained(store)
-    checkpoint = None if zero_shot else run or default_checkpoint(store)
+    checkpoint = None if zero_shot else run or default_checkpoint(store, form if "detected" in prompts else None)
     if "detected" in prompts:
         how = {"detector": detector, "form": form, "recover": recover}
         _evaluate_detected(store, checkpoint, prompts, how | {k: choices[k] for k in COMMON}, as_json)

@@ -88,11 +88,11 @@ def store_option(command: F) -> F:
     )(command)
 
 
-def default_checkpoint(store: Store) -> str | None:
-    """Return the id of the store's default run, None for the zero-shot decoder, and say which it is."""
+def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
+    """Return the id of the store's default run for a prompt, None for the zero-shot decoder, and say which it is."""
     from hela_store.guard import default_run
 
-    run = default_run(store.path, store.key)
+    run = default_run(store.path, store.key, prompt)
     found = "using the zero-shot decoder: there is no fine-tuning yet that is not worse"
     note(found if run is None else f"using the default run, {run.id}")
     return None if run is None else run.id

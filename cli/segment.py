@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), default="segmented", show_default=True, metavar="DIR", help="For results."
 )
 @click.option(
-    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest, if any]"
+    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
 )
 @click.option("--zero-shot", is_flag=True, help="Take the decoder the encoder came with.")
 @click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
@@ -55,7 +55,7 @@ def segment(
     from hela_store.detect.score import DetectedConfig
 
     note_untrained(store)
-    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store)
+    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     where: dict[str, Any] = {"axis": axis, "channel": channel, "overlay": overlay, "cache_dir": cache_dir()}
     config = hs.SegmentConfig(out=out, prompts=DetectedConfig(**choices), **where)
     report = hs.segment(store, frames, config, progress=bars).to_json()

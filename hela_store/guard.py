@@ -57,10 +57,15 @@ def paired_change(before: Sequence[float], after: Sequence[float], frames: Seque
     return Change(mean=float(change.mean()), low=low, high=high, verdict=verdict)
 
 
-def default_run(store_path: Path, encoder: str) -> RunInfo | None:
-    """Return the latest fine-tuning of this encoder key that is not worse than zero-shot on validation, if any."""
+def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:
+    """Return the latest fine-tuning of this encoder key that is not worse than zero-shot on validation, if any.
+
+    With ``prompt`` the latest of those tuned for that kind alone, where there is one.
+    """
+    fit = []
     for run in reversed(list_runs(store_path, "finetune")):
         results = [row["result"] for row in run.log() if "result" in row]
         if run.encoder == encoder and results and results[-1].get("verdict") != "worse":
-            return run
-    return None
+            fit.append(run)
+    asked = [run for run in fit if prompt in (None, run.config.get("prompt"))]
+    return next(iter(asked or fit), None)

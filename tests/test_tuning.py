@@ -235,6 +235,10 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     found = default_run(store.path, store.key)
     assert found is not None and found.id == first.run
     assert default_run(store.path, "nano-000000000000") is None
+    point = finetune(store, replace(QUICK, prompt="point"))
+    for prompt, run in ((None, point), ("point", point), ("box", first), ("mask", point)):
+        found = default_run(store.path, store.key, prompt)
+        assert found is not None and found.id == run.run
 
 
 def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:
