@@ -35,7 +35,7 @@ def bench() -> None:
 )
 @click.option("--encoder-steps", type=click.IntRange(0), default=2, show_default=True, help="Steps with it; 0: none.")
 @click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Cells to predict.")
-@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load batches.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load batches. [default: as finetune]")
 @device_option
 @json_option
 def train(store: Store, as_json: bool, **choices: Any) -> None:

@@ -81,7 +81,7 @@ class FinetuneConfig:
     refine : share of the steps with a second pass for any kind of prompt
     init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
     validation_cells : at most so many cells, spread over the validation block
-    workers : loader processes that prepare batches ahead
+    workers : loader processes that prepare batches ahead; None for :func:`hela_store.stream.loader_workers`
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     adapt : None tunes the mask decoder; ``"decoder"`` low-rank adapters in it; ``"encoder"`` adapters in the image
         encoder's blocks after ``cut`` and the mask decoder; ``"encoder-full"`` these blocks themselves
@@ -113,7 +113,7 @@ class FinetuneConfig:
     refine: float = 0.0
     init: str | None = None
     validation_cells: int = 300
-    workers: int = 1
+    workers: int | None = None
     variants: int | None = None
     adapt: str | None = None
     cut: int | None = None
@@ -128,8 +128,9 @@ class FinetuneConfig:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-4")
         for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name} is {value}, expected {least} or more")
         for name in ("loss_ramp", "refine"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")

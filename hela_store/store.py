@@ -194,7 +194,7 @@ class Store:
         """
         return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Encoder key of the recipe."""
         return encoder_key(self.recipe)

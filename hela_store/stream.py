@@ -172,6 +172,16 @@ def _of_variant(store: Store, row: dict[str, Any]) -> tuple[Rect, list[dict[str,
     return (0, 0, width, height), [cell | {"cell": f"{row['frame']}#{cell['label']}"} for cell in cells]
 
 
+def loader_workers(asked: int | None, device: torch.device, start_method: str | None) -> int:
+    """Return how many loader processes prepare steps ahead: as asked; of None one for a GPU or a bucket, else none.
+
+    A step on the CPU takes every core, and a process beside it costs it more than the few ms that a step takes to read.
+    """
+    if asked is not None:
+        return asked
+    return 0 if device.type == "cpu" and start_method is None else 1
+
+
 class TrainingSteps(Dataset[TrainingStep]):
     """Steps ``first .. first + count - 1`` of an endless, shuffled series.
 

@@ -32,7 +32,7 @@ from .runs import RunFolder
 from .sam.adapters import learned, set_learned
 from .sam.correct import corrected_prompts
 from .sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
-from .stream import FINE, TrainingStep, TrainingSteps
+from .stream import FINE, TrainingStep, TrainingSteps, loader_workers
 from .training_state import SAVE_SECONDS, STATE, load_training, save_training
 
 if TYPE_CHECKING:
@@ -229,8 +229,10 @@ def train(
         A loss or gradient is not finite; the weights before that step are saved.
     """
     every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
-    start_method = steps.start_method if config.workers else None
-    loader = DataLoader(steps, batch_size=None, num_workers=config.workers, multiprocessing_context=start_method)
+    device = next(state.learner.parameters()).device
+    workers = loader_workers(config.workers, device, steps.start_method)
+    start_method = steps.start_method if workers else None
+    loader = DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.learner.train()

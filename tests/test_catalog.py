@@ -29,7 +29,18 @@ CELL_METRICS = (
     "diameter touches_neighbour touches_border is_bright_small is_dim cut iou dice predicted_iou is_empty boundary_iou "
     "hd95 nsd1 nsd2 spill failure"
 ).split()
-TABLES = ["frames", "cells", "plans", "committed", "runs", "prompts", "predictions", "detections", "indexed", "catalog_schema"]
+TABLES = [
+    "frames",
+    "cells",
+    "plans",
+    "committed",
+    "runs",
+    "prompts",
+    "predictions",
+    "detections",
+    "indexed",
+    "catalog_schema",
+]
 VIEWS = ["cell_subsets", "views", "cell_metrics", "test_scorings"]
 FRAMES, CELLS = 3, 4
 

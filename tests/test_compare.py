@@ -106,7 +106,10 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     others = [copy_run(store, run, change) for change in (0.01, 0.03)]
     found = compare(store, [run, others[0], ",".join([*others, others[0]])])
     total = store.sql("select count(*) from cells").fetchall()[0][0]
-    alone, three = (next(r for r in found.rows if r.variant == v and r.subset == "all") for v in dict.fromkeys(r.variant for r in found.rows))
+    alone, three = (
+        next(r for r in found.rows if r.variant == v and r.subset == "all")
+        for v in dict.fromkeys(r.variant for r in found.rows)
+    )
     assert (alone.n, alone.cells, alone.better, alone.worse) == (total, total, 1.0, 0.0)
     assert alone.mean == alone.median == pytest.approx(0.01) and alone.word == "better"
     assert alone.per_frame.mean == pytest.approx(0.01) and alone.per_cell.seeds == 1 and alone.per_cell.blocks == 2
@@ -114,7 +117,11 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     assert three.mean == pytest.approx(0.05 / 3)
     assert three.per_cell.low == pytest.approx(0.01) and three.per_cell.high == pytest.approx(0.03)
     parts = {r.subset: r.cells for r in found.rows if r.variant == others[0]}
-    assert parts["small"] + parts["medium"] + parts["large"] == total == parts["dark"] + parts["middling"] + parts["bright"]
+    assert (
+        parts["small"] + parts["medium"] + parts["large"]
+        == total
+        == parts["dark"] + parts["middling"] + parts["bright"]
+    )
     assert abs(parts["small"] - parts["large"]) <= 1 and parts.get("touching", 0) + parts["alone"] == total
     assert any("rule 7 asks for 3" in note for note in found.notes)
     assert compare(store, [others[0], run]).rows[0].word == "worse"

@@ -119,7 +119,12 @@ def answer(id: str, score: float | None, x0: int, x1: int) -> Answer:
 
 
 def test_the_higher_score_wins_ties_go_to_the_smaller_id() -> None:
-    given = [answer("f#10", 0.9, 0, 10), answer("f#9", 0.9, 5, 15), answer("f#1", 0.5, 8, 20), answer("f#2", None, 18, 22)]
+    given = [
+        answer("f#10", 0.9, 0, 10),
+        answer("f#9", 0.9, 5, 15),
+        answer("f#1", 0.5, 8, 20),
+        answer("f#2", None, 18, 22),
+    ]
     expected = np.repeat([1, 2, 3, 4, 0], [5, 10, 5, 2, 8])
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
         label = assemble([given[i] for i in order], (10, 30))

@@ -25,7 +25,9 @@ def config(**changes: object) -> EvaluateConfig:
 
 def test_every_cell_of_the_block_is_scored_for_every_kind_and_seed(store: Store) -> None:
     result = evaluate(store, None, config())
-    rows = store.sql("select prompt, count(*), count(distinct cell) from cell_metrics group by all order by all").fetchall()
+    rows = store.sql(
+        "select prompt, count(*), count(distinct cell) from cell_metrics group by all order by all"
+    ).fetchall()
     cells = store.sql("select count(*) from cells where frame = '01/t007'").fetchall()[0][0]
     seeds = {kind: 1 if kind in ("box-exact", "point-centre") else 2 for kind in ALL}
     assert rows == sorted((kind, cells * seeds[kind], cells) for kind in ALL)
@@ -37,7 +39,9 @@ def test_every_cell_of_the_block_is_scored_for_every_kind_and_seed(store: Store)
 def test_stored_masks_give_the_stored_scores_without_a_decoder(store: Store) -> None:
     evaluate(store, None, config(prompts=("box", "mask")))
     labels = store.frames("01")["label"].sel(frame="01/t007").values
-    rows = store.sql("select rle, rle_height, rle_width, p.iou, p.dice, label from predictions p join cells using (cell)")
+    rows = store.sql(
+        "select rle, rle_height, rle_width, p.iou, p.dice, label from predictions p join cells using (cell)"
+    )
     checked = 0
     for rle, height, width, iou, dice, label in rows.fetchall():
         mask, origin = decode_crop(rle, height, width)
@@ -51,7 +55,9 @@ def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
     for path in (store.path / "ingest").glob("cells-*.parquet"):  # the drawn cells lie apart
         cells = pq.read_table(path)
         touching = pc.equal(pc.bit_wise_and(cells["label"], 1), 1)
-        pq.write_table(cells.set_column(cells.schema.get_field_index("touches_neighbour"), "touches_neighbour", touching), path)
+        pq.write_table(
+            cells.set_column(cells.schema.get_field_index("touches_neighbour"), "touches_neighbour", touching), path
+        )
     result = evaluate(Store.open(store.path), None, config(prompts=("box", "point"), prompt_seeds=1, split="all"))
     rows = store.sql("""
         select prompt, iou, touches_neighbour, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
@@ -69,17 +75,26 @@ def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
     assert mean["failures"] == {name: int((box.failure == name).sum()) for name in mean["failures"]}
     found = result.to_json()["subsets"]["box"]
     flags = {"touching": box.touches_neighbour, "dim": box.is_dim, "bright-small": box.is_bright_small}
-    assert {name: part["n"] for name, part in found.items()} == {name: flag.sum() for name, flag in flags.items() if flag.any()}
+    assert {name: part["n"] for name, part in found.items()} == {
+        name: flag.sum() for name, flag in flags.items() if flag.any()
+    }
     assert found and all(part["mean_iou"] == pytest.approx(box.iou[flags[name]].mean()) for name, part in found.items())
 
 
 def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None:
     """What a decoder makes worse, and what a better choice among its three masks would have given, from stored rows."""
-    result = evaluate(store, None, EvaluateConfig(split="train", prompts=("mask", "point", "box"), prompt_seeds=2, window=8))
+    result = evaluate(
+        store, None, EvaluateConfig(split="train", prompts=("mask", "point", "box"), prompt_seeds=2, window=8)
+    )
     pairs = "FROM predictions d JOIN prompts p USING (run, prompt_id) WHERE p.kind = 'mask'"
     rows = store.sql(f"SELECT p.prompt_iou, d.iou {pairs}").fetchall()
     assert result.prompts["mask"].made_worse == pytest.approx(np.mean([iou < own for own, iou in rows]))
-    assert result.prompts["box"].made_worse is result.prompts["box"].oracle_iou is result.prompts["mask"].oracle_iou is None
+    assert (
+        result.prompts["box"].made_worse
+        is result.prompts["box"].oracle_iou
+        is result.prompts["mask"].oracle_iou
+        is None
+    )
     assert result.prompts["point"].oracle_iou > result.prompts["point"].mean_iou
     bins = {name: part for name, part in result.subsets["mask"].items() if name.startswith("prompt IoU")}
     assert sum(part.n for part in bins.values()) == sum(0.4 <= own < 0.9 for own, _ in rows) > 0
@@ -139,7 +154,9 @@ def test_predictions_follow_from_prompts_alone(store: Store, tmp_path: Path) -> 
     writable[7] = np.where(thin, label, 0)
     other = Store.open(tmp_path / "other")
     second = evaluate(other, None, config(prompt_table=tmp_path / "boxes.csv"))
-    asked = "select x0, y0, x1, y1, rle from prompts join predictions using (run, prompt_id) where run = '{}' order by all"
+    asked = (
+        "select x0, y0, x1, y1, rle from prompts join predictions using (run, prompt_id) where run = '{}' order by all"
+    )
     assert store.sql(asked.format(first.run)).fetchall() == other.sql(asked.format(second.run)).fetchall()
 
 
@@ -161,7 +178,9 @@ def test_an_empty_split_is_named(store: Store) -> None:
 
 
 def test_a_tuned_run_is_scored_with_its_own_weights(store: Store) -> None:
-    tuned = finetune(store, FinetuneConfig(steps=4, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-2, window=8))
+    tuned = finetune(
+        store, FinetuneConfig(steps=4, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-2, window=8)
+    )
     result = evaluate(store, tuned, split="val", config=config(prompts=("box",)))
     assert result.checkpoint == tuned.run
     kinds = store.sql("select kind, parent from runs where id = ?".replace("?", f"'{result.run}'")).fetchall()[0]

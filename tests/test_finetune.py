@@ -90,8 +90,10 @@ print(finetune(Store.open(sys.argv[1]), config).run)
     second = load_file(load_run(tmp_path / "other", resumed.strip()).weights)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert partial_runs(tmp_path / "other") == []
-    logs = [[{k: v for k, v in row.items() if k != "result"} for row in load_run(path, run.strip()).log()]
-            for path, run in ((store.path, straight), (tmp_path / "other", resumed))]
+    logs = [
+        [{k: v for k, v in row.items() if k != "result"} for row in load_run(path, run.strip()).log()]
+        for path, run in ((store.path, straight), (tmp_path / "other", resumed))
+    ]
     assert logs[0] == logs[1]
 
 
@@ -165,7 +167,9 @@ def test_a_damaged_state_is_named(store: Store, monkeypatch: pytest.MonkeyPatch)
         finetune(store, QUICK)
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"steps": 0}, {"window": 7}, {"cells": 0}, {"ema": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"steps": 0}, {"window": 7}, {"cells": 0}, {"ema": 1.0}]
+)
 def test_impossible_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError):
         FinetuneConfig(**wrong)  # type: ignore[arg-type]

@@ -263,7 +263,9 @@ def python(code: str, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside torch's threads is what loaders do
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # forking beside torch's threads is what loaders do
 def test_a_forked_child_does_not_keep_a_run_locked(tmp_path: Path) -> None:
     """As loader workers of a killed process would, for any kind of run."""
     folder = new_run(tmp_path, "unet", CONFIG)

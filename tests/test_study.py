@@ -39,17 +39,24 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
 
     tuned = first.rows[2]
     of_run = [
-        store.sql(f"select avg(iou), avg(hd95), count(*) from cell_metrics where run = '{run}' and prompt = 'box'").fetchall()[0]
+        store.sql(
+            f"select avg(iou), avg(hd95), count(*) from cell_metrics where run = '{run}' and prompt = 'box'"
+        ).fetchall()[0]
         for run in tuned.runs
     ]
     assert tuned.iou == pytest.approx((of_run[0][0] + of_run[1][0]) / 2) and tuned.n == of_run[0][2]
     assert tuned.iou_spread == pytest.approx(abs(of_run[0][0] - of_run[1][0]) / 2**0.5)
     assert tuned.hd95 == pytest.approx((of_run[0][1] + of_run[1][1]) / 2)
-    assert [load_run(store.path, run).config["seed"] for run in (load_run(store.path, r).checkpoint or "" for r in tuned.runs)] == [0, 1]
+    assert [
+        load_run(store.path, run).config["seed"]
+        for run in (load_run(store.path, r).checkpoint or "" for r in tuned.runs)
+    ] == [0, 1]
     zero = first.rows[1]
     assert tuned.gain is not None and tuned.gain.per_cell.mean == pytest.approx(tuned.iou - zero.iou)
     assert zero.gain is None and first.rows[0].over_free == pytest.approx(0) and first.rows[0].skill == pytest.approx(0)
-    assert zero.free_iou == pytest.approx(first.rows[0].iou) and zero.skill == pytest.approx((zero.iou - zero.free_iou) / (1 - zero.free_iou))
+    assert zero.free_iou == pytest.approx(first.rows[0].iou) and zero.skill == pytest.approx(
+        (zero.iou - zero.free_iou) / (1 - zero.free_iou)
+    )
     assert "SEG (oracle prompts)" in zero.to_json() and "SEG" not in zero.to_json()
 
     text = markdown(first)

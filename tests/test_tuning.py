@@ -161,7 +161,10 @@ def test_tensorboard_shows_what_the_log_says(store: Store, tmp_path: Path) -> No
     run = finetune(store, QUICK, tensorboard=tmp_path / "board").run
     seen = accumulator.EventAccumulator(str(tmp_path / "board" / run)).Reload()
     log = load_run(store.path, run).log()
-    for name, value in (("loss", lambda row: row.get("loss")), ("val/mean_iou", lambda row: row.get("val", {}).get("mean_iou"))):
+    for name, value in (
+        ("loss", lambda row: row.get("loss")),
+        ("val/mean_iou", lambda row: row.get("val", {}).get("mean_iou")),
+    ):
         expected = [(row["step"], value(row)) for row in log if value(row) is not None]
         found = [(event.step, event.value) for event in seen.Scalars(name)]
         assert [step for step, _ in found] == [step for step, _ in expected]
@@ -242,9 +245,13 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
 
 
 def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:
-    config = EvaluateConfig(split="val", prompts=("point", "point-clicks@3", "mask-perfect", "box+mask"), prompt_seeds=1, window=8)
+    config = EvaluateConfig(
+        split="val", prompts=("point", "point-clicks@3", "mask-perfect", "box+mask"), prompt_seeds=1, window=8
+    )
     found = evaluate(store, None, config)
-    clicks = store.sql("select len(point_labels) as n, count(*) from prompts where kind = 'point-clicks@3' group by all").fetchall()
+    clicks = store.sql(
+        "select len(point_labels) as n, count(*) from prompts where kind = 'point-clicks@3' group by all"
+    ).fetchall()
     assert max(n for n, _ in clicks) == 3
     first = store.sql(
         "select count(*) from prompts a join prompts b using (cell) where a.kind = 'point' and b.kind = 'point-clicks@3' "

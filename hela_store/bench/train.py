@@ -28,7 +28,7 @@ from ..sam.encoder import pick_device, preprocess
 from ..sam.nano import build_nano
 from ..scoring import Question, frame_cells, labelled_frames, median_training_radius, truth_questions
 from ..store import Store
-from ..stream import TrainingStep, TrainingSteps
+from ..stream import TrainingStep, TrainingSteps, loader_workers
 from ..tuning import step_loss
 from ..types import BoolArray
 
@@ -45,7 +45,7 @@ class TrainBenchConfig:
     encoder : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``: the stock encoder in the loop, random weights
     encoder_steps : steps with that encoder in the loop, 0 for none
     predictions : cells of the validation block for the evaluation pairs
-    workers : loader processes
+    workers : loader processes; None for as many as `finetune` starts
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -55,7 +55,7 @@ class TrainBenchConfig:
     encoder: str = "vit_b"
     encoder_steps: int = 2
     predictions: int = 64
-    workers: int = 1
+    workers: int | None = None
     device: str = "auto"
 
 
@@ -148,7 +148,8 @@ def _memory_pair(store: Store, config: TrainBenchConfig, device: torch.device) -
     tuner.step(held[0])
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
-        loader = iter(DataLoader(steps, batch_size=None, num_workers=config.workers))
+        workers = loader_workers(config.workers, device, steps.start_method)
+        loader = iter(DataLoader(steps, batch_size=None, num_workers=workers))
         tuner.step(next(loader))  # starting the workers belongs to the run, not to its steps
         rates[0].append(_rate(lambda: _each(tuner.step, loader), len(held) - 1, device))  # noqa: B023
         rates[1].append(_rate(lambda: _each(tuner.step, held[1:]), len(held) - 1, device))

@@ -35,7 +35,11 @@ def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> Non
     done = classical(store, config)
     rows = store.sql(f"select * from cell_metrics where run = '{done.run}'").df()
     cells = store.sql("select cell from cells where frame = '01/t007'").df()
-    assert sorted(rows.cell) == sorted(cells.cell) and set(rows.prompt) == {"none"} and set(rows.checkpoint) == {"classical"}
+    assert (
+        sorted(rows.cell) == sorted(cells.cell)
+        and set(rows.prompt) == {"none"}
+        and set(rows.checkpoint) == {"classical"}
+    )
     assert rows.iou.mean() == pytest.approx(done.prompts["none"]["mean_iou"]) and rows.iou.mean() > 0.4
     assert (rows.iou[rows.is_empty] == 0).all()
     assert done.config["budget"] == 6 and done.config["search"]["val_seg"] > 0.4
@@ -45,7 +49,9 @@ def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> Non
     assert done.sequences == scores and done.to_json()["sequences"][0]["count_errors"].keys() == {"01/t007"}
     hard = store.sql(f"select avg(iou), avg(nsd1) from cell_metrics where run = '{done.run}' and is_dim").fetchall()[0]
     dim = done.subsets.get("none", {}).get("dim")
-    assert (dim is None and hard[0] is None) or (dim is not None and (dim.mean_iou, dim.mean_nsd1) == pytest.approx(hard))
+    assert (dim is None and hard[0] is None) or (
+        dim is not None and (dim.mean_iou, dim.mean_nsd1) == pytest.approx(hard)
+    )
     assert dim is None or dim.skill is None
     assert export_ctc(store, done.run, tmp_path / "out").objects > 0
     again = classical(store, config)
@@ -56,7 +62,9 @@ def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> Non
 
 def test_image_free_rows_are_a_run(store: Store) -> None:
     done = image_free(store, prompts=("box-exact", "mask"), prompt_seeds=2)
-    rows = store.sql("select iou, free_iou, prompt from cell_metrics m join prompts p using (run, cell, prompt_seed) where p.kind = m.prompt").df()
+    rows = store.sql(
+        "select iou, free_iou, prompt from cell_metrics m join prompts p using (run, cell, prompt_seed) where p.kind = m.prompt"
+    ).df()
     assert len(rows) and rows.iou.to_numpy() == pytest.approx(rows.free_iou.to_numpy())
     assert done.prompts["box-exact"]["mean_iou"] > 0.7
     other = classical(store, ClassicalConfig(budget=2, search_frames=1))

@@ -147,7 +147,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", type=int, nargs="*", default=[0, 2, 8])
     parser.add_argument("--amplitudes", nargs="*", default=["rms"], choices=["literal", "rms", "max"])
-    parser.add_argument("--frames", nargs="*", default=["all", "5"], help="training frames with labels: all, or how many")
+    parser.add_argument(
+        "--frames", nargs="*", default=["all", "5"], help="training frames with labels: all, or how many"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--validations", type=int, default=5)

@@ -110,7 +110,9 @@ def found(store: Store) -> Figure:
     figure, axes = plt.subplots(1, len(rows), figsize=(13, 2.7), layout="constrained")
     for axis, row in zip(axes, rows, strict=True):
         draw_crop(axis, *frame_pixels(store, row["frame"]), row, "after")
-        axis.set_title(f"{row['cell']}, {row['prompt']}\n{row['after']:.2f}, {row['failure'] or 'no failure'}", fontsize=8)
+        axis.set_title(
+            f"{row['cell']}, {row['prompt']}\n{row['after']:.2f}, {row['failure'] or 'no failure'}", fontsize=8
+        )
         axis.axis("off")
     return figure
 

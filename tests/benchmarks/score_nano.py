@@ -126,7 +126,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["dsb2018-test", "Fluo-N2DL-HeLa/01", "DIC-C2DH-HeLa/01"])
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
-    print("| data | prompt | n | IoU | Dice | image-free IoU | skill | another frame's embedding | empty | corr(predicted, true IoU) |")
+    print(
+        "| data | prompt | n | IoU | Dice | image-free IoU | skill | another frame's embedding | empty | corr(predicted, true IoU) |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.only:
         folder = name.partition("/")[0]

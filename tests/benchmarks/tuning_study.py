@@ -157,7 +157,9 @@ def scored(store: Store, checkpoint: str | None, window: int | None, arguments: 
 
 def table(store: Store, arms: list[tuple[str, list[str]]]) -> None:
     """Print means over seeds, and the gain over the first arm with the interval of measuring rule 7."""
-    heads = "prompt|arm|seeds|IoU|Dice|image-free|boundary IoU|HD95, px|empty|merged|made worse|over the first arm (95 %)|"
+    heads = (
+        "prompt|arm|seeds|IoU|Dice|image-free|boundary IoU|HD95, px|empty|merged|made worse|over the first arm (95 %)|"
+    )
     print("|" + heads + "\n|" + "---|" * heads.count("|"))
     found = store.sql(f"SELECT DISTINCT prompt FROM cell_metrics WHERE run = '{arms[0][1][0]}' ORDER BY 1").fetchall()
     for (prompt,) in found:
@@ -183,8 +185,12 @@ def gain_of(store: Store, first: list[str], runs: list[str], prompt: str) -> str
 def distribution(store: Store, name: str, run: str, prompt: str) -> None:
     """Print how the scores are spread: the share of empty masks, the mean of the rest, and tenths of IoU."""
     sums = "SELECT count(*), sum(is_empty::INT), avg(iou) FILTER (NOT is_empty), avg(dice) FILTER (NOT is_empty)"
-    n, empty, iou, dice = store.sql(f"{sums} FROM cell_metrics WHERE run = '{run}' AND prompt = '{prompt}'").fetchall()[0]
-    print(f"\n{name}, {prompt}: {n} predictions, {empty / n:.1%} empty, the rest has IoU {iou or 0:.4f}, Dice {dice or 0:.4f}")
+    n, empty, iou, dice = store.sql(f"{sums} FROM cell_metrics WHERE run = '{run}' AND prompt = '{prompt}'").fetchall()[
+        0
+    ]
+    print(
+        f"\n{name}, {prompt}: {n} predictions, {empty / n:.1%} empty, the rest has IoU {iou or 0:.4f}, Dice {dice or 0:.4f}"
+    )
     for low, count in store.sql(SPREAD.format(run=run, prompt=prompt)).fetchall():
         print(f"  IoU {low:.1f} to {low + 0.1:.1f}: {count / n:6.1%} {'#' * round(50 * count / n)}")
 

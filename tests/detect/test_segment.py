@@ -89,8 +89,14 @@ def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: S
     assert result.cells == result.missed + round(result.recall * result.cells)
     assert result.calibration is not None and 0 <= result.calibration["ece"] <= 1
     told = json.loads(json.dumps(result.to_json()))
-    assert result.recall_before == result.recall and "SEG" in told["sequences"][0] and told["sequences"][0]["DET"] is not None
-    failures = detector_store.sql("select iou, failure, hd95, diameter from cell_metrics where prompt = 'detected'").fetchall()
+    assert (
+        result.recall_before == result.recall
+        and "SEG" in told["sequences"][0]
+        and told["sequences"][0]["DET"] is not None
+    )
+    failures = detector_store.sql(
+        "select iou, failure, hd95, diameter from cell_metrics where prompt = 'detected'"
+    ).fetchall()
     assert all((failure == "empty") == (hd95 == diameter) for iou, failure, hd95, diameter in failures if iou == 0)
     assert all(row[1] is not None for row in failures)
 

@@ -58,8 +58,12 @@ def test_the_data_set_holds_the_views_of_a_block_and_nothing_else(store: Store, 
 
 def test_boxes_of_neighbouring_views_become_one_list() -> None:
     tiles = Tiles(names=["a", "b"], rects=[(0, 0, 60, 50), (40, 0, 60, 50)], shape=(50, 100))
-    found = _in_frame(tiles, {"a": [[42, 10, 56, 24, 0.8], [5, 5, 20, 20, 0.9]], "b": [[2, 10, 16, 24, 0.7], [50, 5, 70, 30, 0.6]]})
-    assert found.boxes.tolist() == [[5, 5, 20, 20], [42, 10, 56, 24], [90, 5, 100, 30]] or found.boxes[:, 0].tolist() == [5, 42, 90]
+    found = _in_frame(
+        tiles, {"a": [[42, 10, 56, 24, 0.8], [5, 5, 20, 20, 0.9]], "b": [[2, 10, 16, 24, 0.7], [50, 5, 70, 30, 0.6]]}
+    )
+    assert found.boxes.tolist() == [[5, 5, 20, 20], [42, 10, 56, 24], [90, 5, 100, 30]] or found.boxes[
+        :, 0
+    ].tolist() == [5, 42, 90]
     assert (found.boxes[:, 2] <= 100).all() and len(_in_frame(tiles, {})) == 0
 
 
@@ -69,7 +73,9 @@ def test_the_process_ends_with_who_started_it(tmp_path: Path) -> None:
     (tmp_path / "ultralytics/__init__.py").write_text("import time\ntime.sleep(600)\n")
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"task": "predict"}))
-    process = subprocess.Popen([sys.executable, PROCESS, job], stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    process = subprocess.Popen(
+        [sys.executable, PROCESS, job], stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
     time.sleep(0.1)
     assert process.poll() is None
     assert process.stdin is not None
@@ -105,7 +111,12 @@ def test_the_real_package_trains_detects_and_is_scored(store: Store) -> None:
     result = train_yolo(store, config)
     run = load_run(store.path, result.run, "detector")
     assert run.config["backend"] == "yolo11" and [row["epoch"] for row in run.log() if "epoch" in row] == [1, 2]
-    assert {path.name for path in run.path.iterdir()} == {"config.json", "log.jsonl", "weights.safetensors", "yolo11.log"}
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.json",
+        "log.jsonl",
+        "weights.safetensors",
+        "yolo11.log",
+    }
     found = run_detector(store, run.id, "test", threshold=0.05, device="cpu")
     assert found.seconds_per_view is not None and found.seconds_per_view > 0
     report = evaluate_detections(store, found.run)
