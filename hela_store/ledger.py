@@ -165,18 +165,20 @@ class Ledger:
     def _next(self) -> int:
         """Return the number of the segment after the last one."""
         names = os.listdir(self.path) if self.path.is_dir() else []
-        stems = (name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
-        return int(max((stem for stem in stems if stem.isdecimal()), default="-1")) + 1
+        return max((number for number in map(_number, names) if number is not None), default=-1) + 1
 
     def _segments(self) -> list[tuple[int, os.DirEntry[str]]]:
         if not self.path.is_dir():
             return []
         with os.scandir(self.path) as files:
-            named = [(file.name.partition("."), file) for file in files]
-        return sorted(
-            ((int(stem), file) for (stem, _, suffix), file in named if suffix == "jsonl" and stem.isdecimal()),
-            key=lambda numbered: numbered[0],
-        )
+            numbered = [(_number(file.name), file) for file in files]
+        return sorted(((n, file) for n, file in numbered if n is not None), key=lambda segment: segment[0])
+
+
+def _number(name: str) -> int | None:
+    """Return the number of a segment by the name of its file; None of other files."""
+    stem, _, suffix = name.partition(".")
+    return int(stem) if suffix == "jsonl" and stem.isdecimal() else None
 
 
 def segment_text(entries: Iterable[Entry]) -> bytes:

@@ -60,3 +60,15 @@ def test_many_segments_become_one(tmp_path, monkeypatch):
     # killed after the merged segment was written and before the older ones were removed
     (ledger.path / "00000001.jsonl").write_bytes((ledger.path / "00000003.jsonl").read_bytes().splitlines(True)[1])
     assert Ledger(ledger.path).rows() == reader.rows()
+
+
+def test_numbers_are_counted_as_numbers_whatever_their_files_are_called(tmp_path):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    for i in range(11):
+        ledger.commit([entry(str(i), i)])
+    (ledger.path / "00000009.jsonl").rename(ledger.path / "9.jsonl")
+    for stray in (".00000011.jsonl.tmp", "00000012.jsonl.bak", "notes.jsonl"):
+        (ledger.path / stray).write_text("")
+    ledger.commit([entry("11", 11)])
+    assert (ledger.path / "00000011.jsonl").exists()
+    assert ledger.rows() == {str(i): i for i in range(12)}
