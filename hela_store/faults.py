@@ -90,7 +90,7 @@ def file_faults(store: Store) -> Iterator[Fault]:
 
 
 def _plan_faults(store: Store) -> Iterator[Fault]:
-    """Yield the plans that are damaged, or else the one that is lost where committed views are in none."""
+    """Yield the plans that are damaged, and the recipe's own where it is lost: there are committed views in no plan."""
     frames, broken = store.frames_table(), False
     sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
     for path in sorted((store.path / "plan").glob("*.parquet")):
@@ -98,10 +98,13 @@ def _plan_faults(store: Store) -> Iterator[Fault]:
         if note:
             broken = True
             yield _file(store, path, note)
+    if broken or store.plan_path().exists():
+        return
     ledger = store.ledger()
-    lost = set() if broken else ledger.entries(skip=ledger.damaged()).keys() - planned_views(store).keys()
+    lost = set(ledger.table(skip=ledger.damaged())["view"].to_pylist())
+    lost.difference_update(*(plan["view"].to_pylist() for plan in store.all_plans()))
     if lost:
-        yield _file(store, store.plan_path(), f"{len(lost)} committed views are in no plan")
+        yield _file(store, store.plan_path(), f"it is not there, and {len(lost)} committed views are in no other plan")
 
 
 def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:

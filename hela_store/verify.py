@@ -224,7 +224,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     if any(fault.path.startswith(("plan/", ARRAYS)) and not fault.view for fault in faults):
         faults = [*faults, *view_faults(store, progress)]
     bad = {fault.view for fault in faults if fault.view}
-    ledger.forget(set(ledger.rows()) - set(views))
+    ledger.forget(bad - set(views))
     committed = store.committed()
     # of a segment that was lost only the chunks are left
     there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hela_store.arrays import EMBEDDING_SHAPE, Arrays
 from hela_store.errors import StoreError
 from hela_store.ledger import Entry, view_digest
 from hela_store.lock import embed_lock
+from hela_store.plan import make_plan
 from hela_store.random import generator
 from hela_store.store import Store
 from hela_store.verify import VerifyConfig, tolerance, verify
@@ -66,3 +68,19 @@ def test_raw_chunks_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
     assert arrays.is_cut_short("k", 1)
     with pytest.raises(StoreError, match="too short"):
         arrays.embedding("k", 1)
+
+
+def test_a_lost_plan_is_made_again_and_costs_no_embedding(store: Store) -> None:
+    plan, entries = store.views_table(), store.ledger().entries()
+    recipe = replace(store.recipe, normalise=replace(store.recipe.normalise, high=99.0))
+    make_plan(Store(store.path, recipe))
+    store.plan_path().unlink()
+    # with another recipe its embeddings are left alone, they are in a plan again when this one comes back
+    verify(Store(store.path, recipe), VerifyConfig(repair=True, device="cpu"))
+    after = Store.open(store.path)
+    assert after.ledger().entries().items() >= entries.items()
+    after.plan_path().unlink(missing_ok=True)
+    report = verify(Store.open(store.path))
+    assert [fault.note for fault in report.faults] == ["it is not there, and 8 committed views are in no other plan"]
+    report = verify(Store.open(store.path), VerifyConfig(repair=True))
+    assert report.whole and report.encoded == 0 and Store.open(store.path).views_table().equals(plan)
