@@ -138,11 +138,10 @@ class Arrays:
         """Return the Zarr array of ``"image"``, ``"label"`` or ``"valid"`` of a group, read-only."""
         return self._array(f"frames/{group}/{name}", rows=0)
 
-    def frame_parts(self, group: str, row: int) -> set[str]:
-        """Return which of ``"image"``, ``"label"`` and ``"valid"`` were written of a frame: what was not reads as 0."""
-        names = {name: f"frames/{group}/{name}" for name in ("image", "label", "valid")}
-        chunks = {name: f"{path}/{_chunk_name(self._array(path, rows=0), row)}" for name, path in names.items()}
-        return {name for name, chunk in chunks.items() if self.storage.size(chunk) is not None}
+    def frame_parts(self, group: str, row: int) -> dict[str, npt.NDArray[Any] | None]:
+        """Return ``"image"``, ``"label"`` and ``"valid"`` of a frame; None for one that is not there and reads as 0."""
+        names = ("image", "label", "valid")
+        return {name: self._read(f"frames/{group}/{name}", row, missing=False) for name in names}
 
     def _read_frame(self, group: str, name: str, row: int, rect: Rect | None) -> npt.NDArray[Any]:
         whole = self._read(f"frames/{group}/{name}", row)
