@@ -72,7 +72,7 @@ def test_raw_chunks_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
 
 def test_a_lost_plan_is_made_again_and_costs_no_embedding(store: Store) -> None:
     plan, entries = store.views_table(), store.ledger().entries()
-    recipe = replace(store.recipe, normalise=replace(store.recipe.normalise, high=99.0))
+    recipe = replace(store.recipe, views=replace(store.recipe.views, tile=128))
     make_plan(Store(store.path, recipe))
     store.plan_path().unlink()
     # with another recipe its embeddings are left alone, they are in a plan again when this one comes back
