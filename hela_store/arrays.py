@@ -251,7 +251,9 @@ class Arrays:
             )
             array = self._array(where, rows=len(values), mode="r+")
             there = np.asarray(self.coordinate(key, name)[: len(values)], values.dtype)
-            for first in np.flatnonzero(there != values)[:1]:  # of the chunks before it none is written again
+            differs = np.flatnonzero(there != values)
+            if len(differs):
+                first = int(differs[0])  # of the chunks before it none is written again
                 with self.storage.explain(f"writing {self.storage.root}/{where}"):
                     array[first : len(values)] = values[first:]
 

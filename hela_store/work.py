@@ -35,12 +35,12 @@ class Work(Sequence[Group]):
     Parameters
     ----------
     views : rows of the plan, those of a group after each other
-    begins : where each group begins, int64
+    bounds : where each group begins, and where the last one ends, int64, (groups + 1,)
     todo : which of the views are to be committed
     """
 
-    def __init__(self, views: pa.Table, begins: Ints, todo: BoolArray) -> None:
-        self._views, self._begins, self._todo = views, begins, todo
+    def __init__(self, views: pa.Table, bounds: Ints, todo: BoolArray) -> None:
+        self._views, self._bounds, self._todo = views, bounds, todo
 
     @property
     def size(self) -> int:
@@ -54,7 +54,7 @@ class Work(Sequence[Group]):
         return found
 
     def __len__(self) -> int:
-        return len(self._begins)
+        return len(self._bounds) - 1
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -66,7 +66,7 @@ class Work(Sequence[Group]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        begin, end = [*self._begins[index : index + 2], len(self._views)][:2]
+        begin, end = self._bounds[index : index + 2]
         group = self._views.slice(begin, end - begin).to_pylist()
         return group, [view for view, left in zip(group, self._todo[begin:end], strict=True) if left]
 
@@ -90,9 +90,9 @@ def work_of(views: pa.Table, done: BoolArray, batch: int, limit: int | None) -> 
     if limit is not None:
         bounds, todo = _limited(order, bounds, todo, limit)
     lengths = bounds[:, 1] - bounds[:, 0]
-    begins = np.cumsum(lengths) - lengths
-    rows = order[np.arange(lengths.sum()) + np.repeat(bounds[:, 0] - begins, lengths)]
-    return Work(views.take(pa.array(rows)), begins, todo[rows])
+    kept = np.concatenate([[0], np.cumsum(lengths)])
+    rows = order[np.arange(kept[-1]) + np.repeat(bounds[:, 0] - kept[:-1], lengths)]
+    return Work(views.take(pa.array(rows)), kept, todo[rows])
 
 
 def _limited(order: Ints, bounds: Ints, todo: BoolArray, limit: int) -> tuple[Ints, BoolArray]:
@@ -177,7 +177,7 @@ class Frames:
 
 
 def done_of(store: Store, views: pa.Table) -> BoolArray:
-    """Return which of the views are committed, in the row the plan gives them."""
+    """Return which of a plan's :func:`unique_views` are committed, in the row the plan gives them."""
     ledger = store.ledger().table()
     found = _in_their_rows(ledger, views)
     if found.sum() == len(ledger):
@@ -202,8 +202,6 @@ def _in_their_rows(ledger: pa.Table, views: pa.Table) -> BoolArray:
 
 def unique_views(plan: pa.Table) -> pa.Table:
     """Return the rows of a plan, each view once: frames with the very same pixels, such as blank ones, share theirs."""
-    rows = plan["row"].to_numpy()  # a view has one row in every plan, and no other view has it
-    if (np.diff(rows) > 0).all():
-        return plan
-    _, first = np.unique(rows, return_index=True)
-    return plan.take(pa.array(np.sort(first)))
+    # a view has one row in every plan, and no other view has it
+    _, first = np.unique(plan["row"].to_numpy(), return_index=True)
+    return plan if len(first) == len(plan) else plan.take(pa.array(np.sort(first)))
