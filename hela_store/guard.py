@@ -62,10 +62,11 @@ def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> Ru
 
     With ``prompt`` the latest of those tuned for that kind alone, where there is one.
     """
-    fit = []
+    latest = None
     for run in reversed(list_runs(store_path, "finetune")):
         results = [row["result"] for row in run.log() if "result" in row]
         if run.encoder == encoder and results and results[-1].get("verdict") != "worse":
-            fit.append(run)
-    asked = [run for run in fit if prompt in (None, run.config.get("prompt"))]
-    return next(iter(asked or fit), None)
+            if prompt in (None, run.config.get("prompt")):
+                return run
+            latest = latest or run
+    return latest
