@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,18 +79,20 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Return the table of a Parquet file of ours, its checksums compared.
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, way_out: str = "restore it, or make a new store"
+) -> pa.Table:
+    """Return the table of a Parquet file of ours, or some of its columns, its checksums compared.
 
     Raises
     ------
     StoreError
-        It is damaged, or not there.
+        It is damaged, or not there; ends with ``way_out``.
     """
     try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}; {way_out}") from None
 
 
 def sha256_file(path: Path) -> str:

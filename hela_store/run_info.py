@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from .errors import RunError
+from .errors import RunError, StoreError
+from .files import read_parquet
 
 FORMAT = 1
 
@@ -79,13 +77,13 @@ class RunInfo:
         RunError
             It is missing or damaged.
         """
-        path = self.path / f"{name}.parquet"
+        way_out = "restore it, or make the run again"
         try:
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            why = str(error).splitlines()[0]
-            raise RunError(f"{path} cannot be read ({why}); restore it or make the run again") from None
-        rows: list[dict[str, Any]] = table.to_pylist()
+            rows: list[dict[str, Any]] = read_parquet(
+                self.path / f"{name}.parquet", columns, way_out=way_out
+            ).to_pylist()
+        except StoreError as error:
+            raise RunError(str(error)) from None
         return rows
 
     def log(self) -> list[dict[str, Any]]:

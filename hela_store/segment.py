@@ -327,7 +327,7 @@ def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], cells
 
 def _collect(out: Path, items: list[_Item]) -> pa.Table:
     """Join the tables of all frames into ``cells.parquet`` and ``cells.csv``."""
-    table = pa.concat_tables([CELLS_SCHEMA.empty_table(), *(pq.read_table(_part(out, item)) for item in items)])
+    table = pa.concat_tables([CELLS_SCHEMA.empty_table(), *(read_parquet(_part(out, item)) for item in items)])
     write_parquet(out / "cells.parquet", table)
     data = io.BytesIO()
     pa_csv.write_csv(table, data)

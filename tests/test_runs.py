@@ -297,8 +297,8 @@ def test_rows_are_read_back_and_a_flipped_bit_is_found(tmp_path: Path) -> None:
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
     data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(RunError, match=r"predictions.parquet cannot be read .*restore it or make the run again"):
+    with pytest.raises(RunError, match=r"predictions.parquet is damaged: .*; restore it, or make the run again"):
         info.rows("predictions")
     path.unlink()
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="predictions.parquet is damaged"):
         info.rows("predictions")
