@@ -228,6 +228,10 @@ def _detections(out: Path, item: _Item) -> Path:
     return out / PARTS / item.sequence / f"{item.file}.detections.parquet"
 
 
+def _read(part: Path) -> pa.Table:
+    return read_parquet(part, way_out="delete it and give the same command again")
+
+
 def _names(near: Near, item: _Item) -> list[str]:
     return [other.name for other in near.get(item.target, [])]
 
@@ -250,7 +254,7 @@ def _segment(segmenter: Segmenter, config: SegmentConfig, todo: list[_Item], nea
             path = _detections(config.out, other)
             if not path.is_file():
                 held[other.target] = _look(segmenter, config, other)
-            others.append(from_rows(read_parquet(path).to_pylist()))
+            others.append(from_rows(_read(path).to_pylist()))
         label, cells = segmenter.cells(frame, found, others)
         rows = _rows(segmenter, item, frame.image, cells)
         table = pa.Table.from_pylist(rows, CELLS_SCHEMA)
@@ -263,7 +267,7 @@ def _look(segmenter: Segmenter, config: SegmentConfig, item: _Item) -> tuple[Enc
         path = _detections(config.out, item)
         if not path.is_file():
             write_parquet(path, pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA))
-        found = from_rows(read_parquet(path).to_pylist())
+        found = from_rows(_read(path).to_pylist())
     return frame, found
 
 
@@ -327,7 +331,7 @@ def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], cells
 
 def _collect(out: Path, items: list[_Item]) -> pa.Table:
     """Join the tables of all frames into ``cells.parquet`` and ``cells.csv``."""
-    table = pa.concat_tables([CELLS_SCHEMA.empty_table(), *(read_parquet(_part(out, item)) for item in items)])
+    table = pa.concat_tables([CELLS_SCHEMA.empty_table(), *(_read(_part(out, item)) for item in items)])
     write_parquet(out / "cells.parquet", table)
     data = io.BytesIO()
     pa_csv.write_csv(table, data)
