@@ -144,12 +144,13 @@ def _steps(store: Store, config: TrainBenchConfig, count: int) -> TrainingSteps:
 
 def _memory_pair(store: Store, config: TrainBenchConfig, device: torch.device) -> Pair:
     steps, tuner = _steps(store, config, config.steps), _Tuner(store, device)
+    workers = loader_workers(config.workers, device, steps.start_method)
+    start_method = steps.start_method if workers else None
     held = [steps[i] for i in range(len(steps))]
     tuner.step(held[0])
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
-        workers = loader_workers(config.workers, device, steps.start_method)
-        loader = iter(DataLoader(steps, batch_size=None, num_workers=workers))
+        loader = iter(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method))
         tuner.step(next(loader))  # starting the workers belongs to the run, not to its steps
         rates[0].append(_rate(lambda: _each(tuner.step, loader), len(held) - 1, device))  # noqa: B023
         rates[1].append(_rate(lambda: _each(tuner.step, held[1:]), len(held) - 1, device))

@@ -185,12 +185,10 @@ def gain_of(store: Store, first: list[str], runs: list[str], prompt: str) -> str
 def distribution(store: Store, name: str, run: str, prompt: str) -> None:
     """Print how the scores are spread: the share of empty masks, the mean of the rest, and tenths of IoU."""
     sums = "SELECT count(*), sum(is_empty::INT), avg(iou) FILTER (NOT is_empty), avg(dice) FILTER (NOT is_empty)"
-    n, empty, iou, dice = store.sql(f"{sums} FROM cell_metrics WHERE run = '{run}' AND prompt = '{prompt}'").fetchall()[
-        0
-    ]
-    print(
-        f"\n{name}, {prompt}: {n} predictions, {empty / n:.1%} empty, the rest has IoU {iou or 0:.4f}, Dice {dice or 0:.4f}"
-    )
+    where = f"WHERE run = '{run}' AND prompt = '{prompt}'"
+    ((n, empty, iou, dice),) = store.sql(f"{sums} FROM cell_metrics {where}").fetchall()
+    rest = f"the rest has IoU {iou or 0:.4f}, Dice {dice or 0:.4f}"
+    print(f"\n{name}, {prompt}: {n} predictions, {empty / n:.1%} empty, {rest}")
     for low, count in store.sql(SPREAD.format(run=run, prompt=prompt)).fetchall():
         print(f"  IoU {low:.1f} to {low + 0.1:.1f}: {count / n:6.1%} {'#' * round(50 * count / n)}")
 
