@@ -56,18 +56,18 @@ class Learner(nn.Module):
         return next(self.parameters()).device
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return a view's embedding, float32, (256, 64, 64), of what is stored of it.
+        """Return a view's embedding, (256, 64, 64), of what is stored of it: itself, or, of an encoder, float32.
 
         Parameters
         ----------
-        x : float32, on this device: (256, 64, 64) embedding; (64, 64, C) tokens after the cut; or, of an encoder that
-            is cut at 0, the preprocessed view, (3, 1024, 1024)
+        x : float16 or float32, on this device: (256, 64, 64) embedding; (64, 64, C) tokens after the cut; or, of an
+            encoder that is cut at 0, the preprocessed view, (3, 1024, 1024)
         """
         if self.encoder is None:
             return x
         half = getattr(torch, self.precision)
         with torch.autocast(x.device.type, dtype=half, enabled=half is not torch.float32):
-            embedding = tail_embedding(self.encoder, x[None], self.cut)
+            embedding = tail_embedding(self.encoder, x[None].float(), self.cut)
         return embedding[0].float()
 
     def draw_noise(self, *key: int | str) -> None:

@@ -144,7 +144,7 @@ def predict_view(
     Parameters
     ----------
     decoder : on the same device as ``embedding``
-    embedding : float32, (256, 64, 64)
+    embedding : float16 or float32, (256, 64, 64)
     rect : of the view, ``(x0, y0, width, height)`` px, frame
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`

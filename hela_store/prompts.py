@@ -226,9 +226,9 @@ def draw_point(rng: np.random.Generator, mask: BoolArray) -> npt.NDArray[np.floa
     -------
     float64, (2,), ``(x, y)`` px, of the crop
     """
-    # the edge runs half a pixel short of the nearest pixel outside
-    distance, (x, y) = _edge_distance(mask)
-    rows, columns = np.nonzero(distance >= 1.5)
+    crop, (x, y) = trim(mask)
+    # the edge runs half a pixel short of the nearest pixel outside, so none of the eight around may be outside
+    rows, columns = np.nonzero(ndimage.minimum_filter(crop, 3, mode="constant"))
     place = rng.random()
     if not len(rows):
         return centre_point(mask)

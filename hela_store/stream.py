@@ -44,8 +44,8 @@ class TrainingStep:
     ----------
     step : int
     view : str
-    embedding : float32, (256, 64, 64); of an encoder that is cut what its blocks behind the cut take, see
-        :class:`hela_store.view_inputs.ViewReader`
+    embedding : as stored, float16 or float32, (256, 64, 64); of an encoder that is cut what its blocks behind the cut
+        take, see :class:`hela_store.view_inputs.ViewReader`
     prompts : of B cells, SAM input px
     cells : ids of the B cells
     labels : int64, (B,), values of the cells in ``truth``
@@ -263,5 +263,6 @@ def fine_labels(label: LabelArray, rect: Rect) -> npt.NDArray[np.int32]:
     place = ((np.arange(FINE) + 0.5) * step).astype(int)
     rows, columns = place[place < height], place[place < width]
     out = np.zeros((FINE, FINE), np.int32)
-    out[: len(rows), : len(columns)] = label[y0 : y0 + height, x0 : x0 + width][np.ix_(rows, columns)]
+    # two passes along whole rows take a third of the time of np.ix_
+    out[: len(rows), : len(columns)] = label[y0 : y0 + height, x0 : x0 + width].take(rows, 0).take(columns, 1)
     return out

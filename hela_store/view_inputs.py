@@ -43,9 +43,9 @@ class ViewReader:
         self._views: dict[int, dict[str, Any]] = {}
 
     def __call__(self, row: int) -> Tensor:
-        """Return what is stored of a view, float32: (256, 64, 64), CHW, or (64, 64, C) tokens where the encoder is cut.
+        """Return what is stored of a view, float16 or float32: (256, 64, 64), CHW, or (64, 64, C) tokens after a cut.
 
-        Of one that is cut at 0 the preprocessed view itself, (3, 1024, 1024).
+        Of an encoder that is cut at 0 the preprocessed view itself, float32, (3, 1024, 1024).
 
         Raises
         ------
@@ -53,7 +53,7 @@ class ViewReader:
             A damaged array, or a frame that changed.
         """
         if self._store.recipe.encoder.cut != 0:
-            return torch.from_numpy(self._store.arrays.embedding(self._store.key, row)).float()
+            return torch.from_numpy(self._store.arrays.embedding(self._store.key, row))
         if self._frames is None:
             self._frames = Frames(self._store)
             self._views = {view["row"]: view for view in self._store.views_table().to_pylist()}

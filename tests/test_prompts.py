@@ -122,6 +122,16 @@ def test_a_point_lies_in_the_cell_off_its_edge(mask: np.ndarray, seed: int) -> N
     assert distance[y, x] == distance.max()
 
 
+@settings(deadline=None)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)), st.integers(0, 1000))
+def test_a_point_is_drawn_from_the_pixels_a_distance_transform_finds(mask: np.ndarray, seed: int) -> None:
+    rows, columns = np.nonzero(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] >= 1.5)
+    if not len(rows):
+        return
+    index = int(generator(seed).random() * len(rows))
+    assert draw_point(generator(seed), mask).tolist() == [columns[index], rows[index]]
+
+
 def test_points_are_uniform() -> None:
     mask = np.ones((12, 22), bool)
     points = np.array([draw_point(generator("p", i), mask) for i in range(4000)])

@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hela_store.errors import SplitError
+from hela_store.sam.decoder import view_tokens
 from hela_store.store import Store
 from hela_store.stream import TrainingStep, TrainingSteps, fine_labels, training_views
 
@@ -61,13 +62,16 @@ def test_embeddings_are_those_of_the_store(embedded) -> None:
     row = next(row for row in store.views_table().to_pylist() if row["view"] == step.view)
     expected = store.embedding(row["frame"], tile=row["tile"])
     assert expected.dtype == np.float16
-    assert np.array_equal(step.embedding.numpy(), expected.astype(np.float32))
+    assert step.embedding.dtype == torch.float16 and np.array_equal(step.embedding.numpy(), expected)
+    assert torch.equal(view_tokens(step.embedding), view_tokens(step.embedding.float()))
 
 
 def test_fine_labels_are_the_frame_in_512_tiles_and_nearest_elsewhere() -> None:
     label = np.arange(700 * 1100, dtype=np.int32).reshape(700, 1100)
     assert np.array_equal(fine_labels(label, (100, 60, 512, 512)), label[60:572, 100:612])
+    place = ((np.arange(512) + 0.5) * 1100 / 512).astype(int)
     whole = fine_labels(label, (0, 0, 1100, 700))
+    assert np.array_equal(whole[:325], label[np.ix_(place[:325], place)])
     assert whole[0, 0] == label[1, 1] and (whole[330:] == 0).all() and (whole[:325] > 0).all()
 
 

@@ -143,8 +143,11 @@ def crop_windows(grid_BCHW: Tensor, origins: Tensor, size: int, step: int = 1) -
 
 
 def view_tokens(embedding_CHW: Tensor) -> Tensor:
-    """Return an embedding, (256, 64, 64), as positions, rows first, (4096, 256): what windows are cut from fastest."""
-    return embedding_CHW.flatten(1).T.contiguous()
+    """Return an embedding, (256, 64, 64), as positions, rows first, (4096, 256): what windows are cut from fastest.
+
+    Float32 of float16, too: half as much to turn round.
+    """
+    return embedding_CHW.flatten(1).T.contiguous().float()
 
 
 def _cut(grid_PC: Tensor, origins: Tensor, size: int) -> Tensor:
@@ -176,8 +179,8 @@ class SamDecoder(nn.Module):
 
         Parameters
         ----------
-        embedding : float32, (256, 64, 64) of the one view all prompts belong to; its :func:`view_tokens`, (4096, 256),
-            where it is asked several times; or (B, 256, 64, 64)
+        embedding : float16 or float32, (256, 64, 64) of the one view all prompts belong to; its :func:`view_tokens`,
+            (4096, 256), where it is asked several times; or float32, (B, 256, 64, 64)
         prompts : B prompts; masks may be cut to the windows already, (B, 1, 4 window, 4 window)
         window : positions along each side that a prompt may read, 1 to 64
         multimask : three masks and IoUs instead of one; None for all four, the single one first
