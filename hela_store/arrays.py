@@ -16,12 +16,12 @@ Layout::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import zarr
 from numcodecs import blosc
 from zarr.codecs import BloscCodec
@@ -234,28 +234,34 @@ class Arrays:
         """
         self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec, shape))
 
-    def write_coordinates(self, key: str, columns: dict[str, Sequence[str] | Sequence[int]]) -> None:
-        """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers)."""
+    def write_coordinates(self, key: str, columns: pa.Table) -> None:
+        """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers).
+
+        Chunk by chunk, so that those before one that is right are right: what is there is not read again.
+        """
         for name in COORDINATES:
             text = name in ("view", "frame")
-            values = np.asarray(columns[name], dtype=object if text else np.int32)
             where = f"embeddings/{key}/{name}"
             self._create(
                 where,
-                shape=values.shape,
+                shape=(len(columns),),
                 chunks=(COORDINATE_CHUNK,),
                 dtype="string" if text else np.dtype("int32"),
                 fill_value="" if text else -1,
                 compressors="auto",
                 dimension_names=("view",),
             )
-            array = self._array(where, rows=len(values), mode="r+")
-            there = np.asarray(self.coordinate(key, name)[: len(values)], values.dtype)
-            differs = np.flatnonzero(there != values)
-            if len(differs):
-                first = int(differs[0])  # of the chunks before it none is written again
-                with self.storage.explain(f"writing {self.storage.root}/{where}"):
-                    array[first : len(values)] = values[first:]
+            array = self._array(where, rows=len(columns), mode="r+")
+            left: list[tuple[slice, npt.NDArray[Any]]] = []
+            with self.storage.explain(f"writing {self.storage.root}/{where}"):
+                for begin in reversed(range(0, len(columns), COORDINATE_CHUNK)):
+                    some = columns[name].slice(begin, COORDINATE_CHUNK).to_pylist()
+                    rows, values = slice(begin, begin + len(some)), np.asarray(some, dtype=array.dtype)
+                    if np.array_equal(array[rows], values):
+                        break
+                    left.append((rows, values))
+                for rows, values in reversed(left):
+                    array[rows] = values
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.

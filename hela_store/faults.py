@@ -65,7 +65,7 @@ class Fault:
 def planned_views(store: Store) -> dict[str, View]:
     """Return the views of all plans by id; of one in several plans the first."""
     found: dict[str, View] = {}
-    for plan in store.all_plans():
+    for plan in store.plan_parts():
         for view in plan.to_pylist():
             found.setdefault(view["view"], view)
     return found
@@ -102,7 +102,7 @@ def _plan_faults(store: Store) -> Iterator[Fault]:
         return
     ledger = store.ledger()
     lost = set(ledger.table(skip=ledger.damaged())["view"].to_pylist())
-    lost.difference_update(*(plan["view"].to_pylist() for plan in store.all_plans()))
+    lost.difference_update(*(plan["view"].to_pylist() for plan in store.plan_parts()))
     if lost:
         yield _file(store, store.plan_path(), f"it is not there, and {len(lost)} committed views are in no other plan")
 
@@ -126,7 +126,7 @@ def _metadata_faults(store: Store) -> Iterator[Fault]:
             yield _array_fault(name, note)
     if not store.ledger().path.exists():
         return
-    rows = coordinates(store)
+    rows = coordinates(store).to_pydict()
     arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
     note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec, shape))
     folder = f"embeddings/{store.key}"

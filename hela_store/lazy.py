@@ -27,7 +27,7 @@ def embeddings_dataset(store: Store, key: str) -> xr.Dataset:
         have = ", ".join(store.arrays.embedding_keys()) or "none"
         raise StoreError(f"nothing is embedded under {key} in {store.path} (there are: {have}); {EMBED_FIRST}")
     known: dict[str, tuple[str, int, int]] = {}
-    for plan in store.all_plans():
+    for plan in store.plan_parts():
         views, *places = (plan[name].to_pylist() for name in ("view", "frame", "tile", "variant"))
         known.update(zip(views, zip(*places, strict=True), strict=True))
     order = sorted(committed, key=committed.__getitem__)

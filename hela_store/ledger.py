@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +114,14 @@ class Ledger:
         table = self.table()
         return dict(zip(table["view"].to_pylist(), table["row"].to_pylist(), strict=True))
 
+    def row(self, view: str) -> int | None:
+        """Return the row of a view, None where it is not committed; reads only where it is not known yet.
+
+        Raises as :meth:`entries`.
+        """
+        row = _row_of(self._table, view)
+        return _row_of(self.table(), view) if row is None else row
+
     def count(self) -> int:
         """Return how many views are committed; raises as :meth:`entries`."""
         return int(pc.count_distinct(self.table()["row"]).as_py())
@@ -200,7 +207,7 @@ def _parse(segments: Sequence[Path]) -> pa.Table:
     """Return the entries of segments, all at once where none is damaged, else the error names the first that is."""
     options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="error")
     try:
-        table = pj.read_json(BytesIO(_bytes(segments)), parse_options=options).select(SCHEMA.names)
+        table = pj.read_json(pa.BufferReader(_bytes(segments)), parse_options=options).select(SCHEMA.names)
         if any(column.null_count for column in table.columns):
             raise ValueError("a value is missing")
         table.validate(full=True)
@@ -209,6 +216,11 @@ def _parse(segments: Sequence[Path]) -> pa.Table:
             raise _damaged(segments[0], str(error).partition("\n")[0]) from None
         return pa.concat_tables([_parse([segment]) for segment in segments])
     return table
+
+
+def _row_of(table: pa.Table, view: str) -> int | None:
+    rows = table["row"].filter(pc.equal(table["view"], view))
+    return int(rows[-1].as_py()) if len(rows) else None
 
 
 def _damaged(segment: Path, why: str) -> StoreError:

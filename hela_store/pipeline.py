@@ -117,20 +117,18 @@ def make_room(store: Store) -> None:
     views = store.views_table()
     varied = views.filter(pc.greater(views["variant"], 0))
     for size in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
-        store.arrays.add_view_truth(size, len(columns["view"]))
+        store.arrays.add_view_truth(size, len(columns))
     shape = store.recipe.encoder.stored_shape
-    store.arrays.create_embeddings(store.key, len(columns["view"]), arrays.dtype, arrays.codec, shape)
+    store.arrays.create_embeddings(store.key, len(columns), arrays.dtype, arrays.codec, shape)
     store.arrays.write_coordinates(store.key, columns)
 
 
-def coordinates(store: Store) -> dict[str, Sequence[str] | Sequence[int]]:
-    """Return view, frame, tile and variant of every row, by all plans."""
-    names = ["view", "frame", "tile", "variant", "row"]
-    every = pa.concat_tables([plan.select(names).replace_schema_metadata() for plan in store.all_plans()])
-    rows, first = np.unique(every["row"].to_numpy(), return_index=True)
-    found = every.take(pa.array(first))
-    if len(rows) == rows[-1] + 1:
-        return {name: found[name].to_pylist() for name in names[:-1]}
-    by_row = {view["row"]: view for view in found.to_pylist()}
+def coordinates(store: Store) -> pa.Table:
+    """Return view, frame, tile and variant of every row, by all plans; ``""`` and -1 where none has it."""
     lost = {"view": "", "frame": "", "tile": -1, "variant": -1}
-    return {name: [by_row.get(row, lost)[name] for row in range(int(rows[-1]) + 1)] for name in lost}
+    every = pa.concat_tables([part.select([*lost, "row"]).replace_schema_metadata() for part in store.plan_parts()])
+    rows = every["row"].to_numpy()
+    first = np.full(rows.max() + 1, -1)
+    first[rows[::-1]] = np.arange(len(rows))[::-1]
+    found = every.take(pa.array(first, mask=first < 0))
+    return pa.table({name: pc.fill_null(found[name], value) for name, value in lost.items()})

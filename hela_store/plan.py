@@ -76,28 +76,36 @@ def make_plan(store: Store, progress: Progress = silent) -> pa.Table:
     """
     path = store.plan_path()
     if not path.exists():
-        table = build_plan(store, progress)
-        write_parquet(path, table)
+        base, planned = _plan_to_add_to(store)
+        if base:
+            path = path.with_name(f"{path.stem}.{base}.parquet")
+        write_parquet(path, _views_from(store, planned, progress))
         fsync_path(path.parent.parent)
     return store.views_table()
 
 
 def build_plan(store: Store, progress: Progress = silent) -> pa.Table:
-    """Return what :func:`make_plan` would write; a plan of the same recipe over fewer frames is only added to."""
-    recipe, frames = store.recipe, store.frames_table()
-    metadata = plan_metadata(recipe)
-    base = _plan_to_extend(store, frames, metadata)
-    planned = base["frame"].unique() if base is not None else pa.array([], pa.string())
-    rest = frames.slice(len(planned))
-    new = _rows_of(store, rest, metadata, progress)
-    if base is not None:
-        new = pa.concat_tables([base.replace_schema_metadata(), new])
-    return new.replace_schema_metadata(metadata)
+    """Return what :func:`make_plan` would return, and write nothing."""
+    base, planned = _plan_to_add_to(store)
+    new = _views_from(store, planned, progress)
+    return pa.concat_tables([store.read_plan(path) for path in store.plan_files(base)] + [new])
 
 
-def _rows_of(store: Store, frames: pa.Table, metadata: dict[str, str], progress: Progress) -> pa.Table:
-    """Return the views of some frames; those that no plan has get the rows after the largest there is."""
-    recipe = store.recipe
+def _plan_to_add_to(store: Store) -> tuple[str, int]:
+    """Return the name of the longest plan of the recipe over the first of the frames, and their number; or "" and 0."""
+    augment, path = store.recipe.augment, store.plan_path()
+    if augment.variants and augment.frames == "train":
+        return "", 0  # more frames move the blocks
+    if any(path.parent.glob(f"{path.stem}.*.parquet")):
+        return "", 0  # it was there, and what it adds to was lost
+    found = ((name, count) for count, name in reversed(store.plan_names().items()) if store.plan_files(name))
+    return next(found, ("", 0))
+
+
+def _views_from(store: Store, first: int, progress: Progress) -> pa.Table:
+    """Return the views of all frames from the ``first``; those in no plan get the rows after the largest there is."""
+    recipe, metadata = store.recipe, plan_metadata(store.recipe)
+    frames = store.frames_table().slice(first)
     known, drawn = _frame_limits(store, frames, metadata), _drawn_before(store)
     every = store.frames_table()
     keys = (every[name].to_pylist() for name in ("frame", "sequence", "time")) if recipe.augment.variants else ()
@@ -119,25 +127,8 @@ def _rows_of(store: Store, frames: pa.Table, metadata: dict[str, str], progress:
     for view in rows["view"]:
         if view not in taken:
             taken[view] = next(free)
-    return pa.table(rows | {"row": [taken[view] for view in rows["view"]]}, schema=PLAN_SCHEMA)
-
-
-def _plan_to_extend(store: Store, frames: pa.Table, metadata: dict[str, str]) -> pa.Table | None:
-    """Return the longest plan of the same recipe over the first of the frames, if there is one."""
-    if store.recipe.augment.variants and store.recipe.augment.frames == "train":
-        return None  # more frames move the blocks
-    found = None
-    for plan in store.all_plans():
-        if _is_of(plan, metadata) and (found is None or len(plan) > len(found)):
-            planned = plan["frame"].unique()
-            if planned.equals(frames["frame"].slice(0, len(planned)).combine_chunks()):
-                found = plan
-    return found
-
-
-def _is_of(plan: pa.Table, metadata: dict[str, str]) -> bool:
-    have = plan.schema.metadata or {}
-    return all(have.get(key.encode()) == value.encode() for key, value in metadata.items())
+    table = pa.table(rows | {"row": [taken[view] for view in rows["view"]]}, schema=PLAN_SCHEMA)
+    return table.replace_schema_metadata(metadata)
 
 
 def varied_frames(recipe: Recipe, frames: Sequence[FrameKey]) -> set[str]:
@@ -171,7 +162,7 @@ def _drawn_before(store: Store) -> dict[tuple[str, int, int, int, int], tuple[in
     mine = json.dumps({"set": store.recipe.augment.set})[1:-1]
     found = {}
     names = ("frame", "tile", "variant", "height", "width", "seed", "params")
-    for plan in store.all_plans():
+    for plan in store.plan_parts():
         for *which, seed, params in zip(*(plan[name].to_pylist() for name in names), strict=True):
             if mine in params:
                 found[tuple(which)] = (seed, params)
@@ -186,28 +177,25 @@ def _taken_rows(store: Store, views: Sequence[str]) -> tuple[dict[str, int], int
     asked, largest = pa.array(views, pa.string()), -1
     taken: dict[str, int] = {}
     ledgers = (store.ledger(folder.name).table() for folder in sorted((store.path / "ledger").glob("*/")))
-    for table in itertools.chain(store.all_plans(), ledgers):
+    for table in itertools.chain(store.plan_parts(), ledgers):
         largest = max(largest, pc.max(table["row"]).as_py() if len(table) else -1)
-        same = table.filter(pc.is_in(table["view"], asked))
+        same = table.select(["view", "row"]).filter(pc.is_in(table["view"], asked))
         for view, row in zip(same["view"].to_pylist(), same["row"].to_pylist(), strict=True):
             taken.setdefault(view, row)
     return taken, largest + 1
 
 
 def plan_metadata(recipe: Recipe) -> dict[str, str]:
-    """Return what a plan's file says of the recipe it was made by, so that another plan may take over from it."""
-    normalise, views, augment = recipe.normalise, recipe.views, recipe.augment
-    limits_of = [normalise.method, normalise.low, normalise.high, recipe.dataset.offset]
-    variants = [augment.set, augment.variants, augment.frames] if augment.variants else []
-    cut = [views.tile, views.overlap if views.tile else 0, *variants]
-    return {"normalise": json.dumps(limits_of), "views": json.dumps(cut)}
+    """Return what a plan's file says of the recipe it was made by, so that another plan may take over its limits."""
+    normalise = recipe.normalise
+    return {"normalise": json.dumps([normalise.method, normalise.low, normalise.high, recipe.dataset.offset])}
 
 
 def _frame_limits(store: Store, frames: pa.Table, metadata: dict[str, str]) -> dict[str, tuple[float, float]]:
     """Return the limits of some frames that earlier plans of the same normalisation hold, by frame."""
     found: dict[str, tuple[float, float]] = {}
-    for plan in store.all_plans():
-        if _is_of(plan, {"normalise": metadata["normalise"]}):
+    for plan in store.plan_parts():
+        if (plan.schema.metadata or {}).get(b"normalise") == metadata["normalise"].encode():
             same = plan.filter(pc.is_in(plan["frame"], frames["frame"].combine_chunks()))
             columns = (same[name].to_pylist() for name in ("frame", "lo", "hi"))
             found.update((frame, (lo, hi)) for frame, lo, hi in zip(*columns, strict=True))

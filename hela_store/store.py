@@ -6,6 +6,8 @@ Opening reads ``store.toml`` and nothing else; neither torch nor dask nor zarr i
 from __future__ import annotations
 
 import difflib
+import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import StoreError
-from .files import digest, explain_os_errors, fsync_path, read_parquet, write_atomic
+from .files import explain_os_errors, framed, fsync_path, read_parquet, write_atomic
 from .geometry import Rect
 from .ledger import Ledger
 from .recipe import Recipe, encoder_key, load_recipe, parse_recipe
@@ -121,8 +123,11 @@ def new_store(path: Path | str, recipe_text: str) -> Store:
     return Store.open(path)
 
 
-def plan_key(recipe: Recipe, frames: pa.Table) -> str:
-    """Return the name of the plan a recipe asks for: all that decides which views there are, digested."""
+def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
+    """Return the name of the plan a recipe asks for over the first n frames: all that decides which views there are.
+
+    By n, ascending; for every n at which a segment of frames ends, as plans are made between segments.
+    """
     parts: list[str | float | int] = [
         recipe.normalise.method,
         float(recipe.normalise.low),
@@ -135,9 +140,14 @@ def plan_key(recipe: Recipe, frames: pa.Table) -> str:
     if augment.variants:
         parts += ["augment", augment.set, augment.variants]
         parts += [repr(recipe.split)] if augment.frames == "train" else []
-    for frame, sha256 in zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True):
-        parts += [frame, sha256]
-    return digest("plan", *parts)[:16]
+    total, count = hashlib.sha256(framed("plan", *parts)), 0
+    names = {0: total.hexdigest()[:16]}
+    for batch in frames.select(["frame", "sha256"]).to_batches():
+        columns = (batch[name].to_pylist() for name in ("frame", "sha256"))
+        total.update(framed(*itertools.chain.from_iterable(zip(*columns, strict=True))))
+        count += len(batch)
+        names[count] = total.hexdigest()[:16]
+    return names
 
 
 def _rows_of(path: Path) -> int:
@@ -161,9 +171,9 @@ class Store:
         self.path = path
         self.recipe = recipe
         self._ledgers: dict[str, Ledger] = {}
-        self._tables: dict[tuple[str, ...], pa.Table] = {}
-        self._plan_path: tuple[pa.Table, Path] | None = None
-        self._rows: dict[str, dict[str, int]] = {}
+        self._files: dict[Path, pa.Table] = {}
+        self._tables: dict[tuple[Path, ...], pa.Table] = {}
+        self._plan_names: tuple[pa.Table, dict[int, str]] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -246,26 +256,55 @@ class Store:
         StoreError
             Not planned yet: nothing was ingested, or the recipe changed since.
         """
-        path = self.plan_path()
-        if not path.exists():
+        files = self.plan_files(self.plan_path().stem)
+        if not files:
             raise StoreError(f"no plan in {self.path} for the current recipe and frames; {EMBED_FIRST}")
-        return self._table([path])
+        return self._table(files)
 
     def plan_path(self) -> Path:
-        """Return where the plan of the current recipe is, or will be; raises as :meth:`frames_table`."""
+        """Return where the plan of the current recipe is, with its last rows, or will be, with all of them.
+
+        Raises as :meth:`frames_table`.
+        """
+        name = list(self.plan_names().values())[-1]
+        return (self.plan_files(name) or [self.path / "plan" / f"{name}.parquet"])[-1]
+
+    def plan_names(self) -> dict[int, str]:
+        """Return :func:`plan_names` of the recipe and all frames; raises as :meth:`frames_table`."""
         frames = self.frames_table()
-        if self._plan_path is None or self._plan_path[0] is not frames:
-            self._plan_path = (frames, self.path / "plan" / f"{plan_key(self.recipe, frames)}.parquet")
-        return self._plan_path[1]
+        if self._plan_names is None or self._plan_names[0] is not frames:
+            self._plan_names = (frames, plan_names(self.recipe, frames))
+        return self._plan_names[1]
+
+    def plan_files(self, name: str) -> list[Path]:
+        """Return the files whose rows, one after the other, are the plan of this name; none where one is not there."""
+        # of a plan that is there whole and as an addition, the whole one comes last
+        there = {path.name.partition(".")[0]: path for path in self._plan_paths()}
+        files: list[Path] = []
+        name = name.partition(".")[0]
+        while name in there:
+            files.insert(0, there[name])
+            _, _, name = files[0].stem.partition(".")
+            if not name:
+                return files
+        return []
 
     def all_plans(self) -> Iterator[pa.Table]:
-        """Yield the plans of this and of earlier recipes."""
-        for path in sorted((self.path / "plan").glob("*.parquet")):
+        """Yield the plans of this and of earlier recipes, each with the rows of those it adds to."""
+        for path in self._plan_paths():
+            yield self._table(self.plan_files(path.stem) or [path])
+
+    def plan_parts(self) -> Iterator[pa.Table]:
+        """Yield what each file of ``plan/`` holds: the rows of all plans, of one that adds to another only its own."""
+        for path in self._plan_paths():
             yield self.read_plan(path)
 
     def read_plan(self, path: Path) -> pa.Table:
-        """Return one plan; StoreError where it is damaged."""
+        """Return what one file of ``plan/`` holds; StoreError where it is damaged."""
         return self._table([path])
+
+    def _plan_paths(self) -> list[Path]:
+        return sorted((self.path / "plan").glob("*.parquet"))
 
     def _ingested(self, what: str) -> pa.Table:
         return self._table(self._ingest_paths(what))
@@ -278,11 +317,13 @@ class Store:
         return [path.with_name(path.name.replace("frames-", f"{what}-", 1)) for path in frames]
 
     def _table(self, paths: list[Path]) -> pa.Table:
-        names = tuple(str(path) for path in paths)
-        if names not in self._tables:
+        found = self._tables.get(tuple(paths))
+        if found is None:
+            new = [path for path in paths if path not in self._files]
             with ThreadPoolExecutor(READERS) as pool:
-                self._tables[names] = pa.concat_tables(pool.map(read_parquet, paths))
-        return self._tables[names]
+                self._files.update(zip(new, pool.map(read_parquet, new), strict=True))
+            found = self._tables[tuple(paths)] = pa.concat_tables(self._files[path] for path in paths)
+        return found
 
     # embeddings
 
@@ -312,10 +353,7 @@ class Store:
             No such view, or not embedded yet.
         """
         key = key or self.key
-        view = str(self._find(frame, tile, variant)["view"])
-        if view not in self._rows.get(key, {}):
-            self._rows[key] = self.committed(key)
-        row = self._rows[key].get(view)
+        row = self.ledger(key).row(str(self._find(frame, tile, variant)["view"]))
         if row is None:
             raise StoreError(f"{frame}, tile {tile}, variant {variant} is not embedded yet; {EMBED_FIRST}")
         return self.arrays.embedding(key, row)
@@ -341,7 +379,7 @@ class Store:
 
         whole = self.arrays.image(group, row)
         warp, shape = warp_of(found, about["frame_shape"]), (rect[3], rect[2])
-        if any(found["view"] in self.committed(key) for key in self.arrays.embedding_keys()):
+        if any(self.ledger(key).row(found["view"]) is not None for key in self.arrays.embedding_keys()):
             label, valid = self.arrays.view_truth(shape, found["row"])
         else:
             truth = self.arrays.label(group, row), self.arrays.valid(group, row)

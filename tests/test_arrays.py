@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 
@@ -134,12 +135,34 @@ def test_a_key_keeps_its_embeddings_when_it_grows_and_when_another_comes(arrays)
 def test_coordinates_stand_beside_the_rows(arrays):
     columns = {"view": ["a", "b"], "frame": ["01/t000", "01/t001"], "tile": [0, 1], "variant": [0, 0]}
     arrays.create_embeddings(KEY, 2, "float16", "zstd")
-    arrays.write_coordinates(KEY, columns)
-    arrays.write_coordinates(KEY, {name: [*values, values[-1]] for name, values in columns.items()})
+    arrays.write_coordinates(KEY, pa.table(columns))
+    arrays.write_coordinates(KEY, pa.table({name: [*values, values[-1]] for name, values in columns.items()}))
     group = zarr.open_group(Path(arrays.storage.root) / "embeddings" / KEY, mode="r", use_consolidated=False)
     assert list(group["view"][:]) == ["a", "b", "b"]
     assert list(group["tile"][:]) == [0, 1, 1]
     assert group["frame"].metadata.dimension_names == ("view",)
+
+
+def test_of_coordinates_only_new_chunks_are_written(arrays, monkeypatch):
+    monkeypatch.setattr("hela_store.arrays.COORDINATE_CHUNK", 4)
+    folder = Path(arrays.storage.root) / "embeddings" / KEY / "view"
+
+    def write(count):
+        columns = {"view": [f"v{i}" for i in range(count)], "frame": ["f"] * count}
+        arrays.write_coordinates(KEY, pa.table({**columns, "tile": [0] * count, "variant": range(count)}))
+        assert arrays.coordinate(KEY, "view") == columns["view"]
+        return {path.name: path.stat().st_ino for path in folder.glob("c.*")}
+
+    arrays.create_embeddings(KEY, 20, "float16", "zstd")
+    before = write(10)
+    assert sorted(before) == ["c.0", "c.1", "c.2"]
+    after = write(15)
+    assert {name for name in after if after[name] != before.get(name)} == {"c.2", "c.3"}
+    assert write(15) == after
+    # killed after the array had grown and the first of the new chunks was written
+    for name in ("c.2", "c.3"):
+        (folder / name).unlink()
+    assert sorted(write(15)) == ["c.0", "c.1", "c.2", "c.3"]
 
 
 def test_a_cut_chunk_is_an_error_not_values(arrays):

@@ -20,6 +20,24 @@ def test_entries_come_back_and_later_words_win(tmp_path):
     assert sorted(p.name for p in ledger.path.iterdir()) == ["00000000.jsonl", "00000001.jsonl"]
 
 
+def test_one_view_is_looked_up(tmp_path):
+    ledger, reader = Ledger(tmp_path / "ledger" / "key"), Ledger(tmp_path / "ledger" / "key")
+    assert reader.row("a") is None
+    ledger.commit([entry("a", 3), entry("b", 1)])
+    assert (reader.row("a"), reader.row("b"), reader.row("c")) == (3, 1, None)
+    ledger.commit([entry("c", 2), entry("a", 4)])
+    assert (reader.row("c"), reader.row("a")) == (2, 4)
+
+
+def test_what_is_no_segment_gives_no_number(tmp_path):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    ledger.commit([entry("a")])
+    for name in (".00000007.jsonl.x1y2", "notes.txt"):
+        (ledger.path / name).write_text("{}")
+    ledger.commit([entry("b", 1)])
+    assert (ledger.path / "00000001.jsonl").exists() and ledger.rows() == {"a": 0, "b": 1}
+
+
 def test_a_segment_lost_in_the_middle_does_not_bring_its_number_back(tmp_path):
     ledger = Ledger(tmp_path / "ledger" / "key")
     for i in range(3):

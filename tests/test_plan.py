@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 import tifffile
 
+from hela_store import catalog
 from hela_store.errors import StoreError
 from hela_store.ingest import ingest
 from hela_store.ledger import Entry
@@ -76,7 +77,68 @@ def test_new_frames_are_appended(store, tmp_path):
     after = make_plan(store)
     assert after.slice(0, 8).equals(before)
     assert after["row"].to_pylist() == list(range(12))
-    assert len(list((store.path / "plan").iterdir())) == 2
+
+
+def rows_by_file(store):
+    return {path.stem: len(store.read_plan(path)) for path in (store.path / "plan").iterdir()}
+
+
+def grow(store, count):
+    write_frames(store.path.parent, range(count))
+    ingest(store, silent)
+    make_plan(store)
+    return list(store.plan_names().values())[-1]
+
+
+def test_a_plan_that_grows_writes_what_is_new(store):
+    first = grow(store, 2)
+    before = (store.path / "plan" / f"{first}.parquet").stat()
+    catalog.index(store.path)
+    second, third = grow(store, 3), grow(store, 5)
+    assert rows_by_file(store) == {first: 8, f"{second}.{first}": 4, f"{third}.{second}": 8}
+    after = (store.path / "plan" / f"{first}.parquet").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    fresh = Store.open(store.path)
+    plan = fresh.views_table()
+    assert (
+        plan["row"].to_pylist() == list(range(20)) and plan.equals(make_plan(fresh)) and plan.equals(build_plan(fresh))
+    )
+    assert sorted(map(len, fresh.all_plans())) == [8, 12, 20]
+    other = new_store(store.path.parent / "other", RECIPE)
+    ingest(other, silent)
+    assert make_plan(other).equals(plan, check_metadata=True)
+
+    # added to, the catalog is what it is when made anew
+    tables = ("plans", "views", "frames", "indexed")
+    added = [catalog.query(store.path, f"FROM {table} ORDER BY ALL") for table in tables]
+    catalog.rebuild(store.path)
+    assert [catalog.query(store.path, f"FROM {table} ORDER BY ALL") for table in tables] == added
+    assert len(added[0]) == len(added[1]) == 20
+
+
+def test_a_grown_plan_that_lost_its_beginning_is_planned_whole(store):
+    first, second = grow(store, 2), grow(store, 3)
+    (store.path / "plan" / f"{first}.parquet").unlink()
+    fresh = Store.open(store.path)
+    with pytest.raises(StoreError, match="no plan"):
+        fresh.views_table()
+    plan = make_plan(fresh)
+    assert rows_by_file(fresh) == {f"{second}.{first}": 4, second: 12}
+    # those that are still in a file keep their rows, and no row is given to two views
+    assert plan.slice(8)["row"].to_pylist() == [8, 9, 10, 11]
+    assert len(set(plan["row"].to_pylist())) == 12
+    assert grow(fresh, 4) and Store.open(store.path).views_table().slice(0, 12).equals(plan)
+
+
+def test_done_is_what_the_last_word_on_a_row_says(store):
+    plan = make_plan(store)
+    ids = plan["view"].to_pylist()
+    for view, row in ((0, 0), (3, 3), (1, 2), (3, 3), (5, 4), (4, 4)):
+        store.ledger().commit([Entry(view=ids[view], row=row, sha256="")])
+    store.ledger().commit([Entry(view="of an earlier plan", row=99, sha256="")])
+    assert done_of(store, plan).nonzero()[0].tolist() == [0, 3, 4]
+    assert not done_of(store, plan.slice(0, 0)).size
 
 
 def test_a_changed_recipe_adds_rows_and_takes_back_old_ones(store):

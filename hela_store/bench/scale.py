@@ -123,9 +123,7 @@ def _read(path: Path) -> None:
 
 def _append(path: Path) -> None:
     store = Store.open(path)
-    before = store.frames_table()
-    _write_frames(path, len(before), 1000 // len(_tiles()))
-    store = Store.open(path)
+    _write_frames(path, len(store.frames_table()), 1000 // len(_tiles()))
     views = unique_views(make_plan(store))
     make_room(store)
     new = work_of(views, done_of(store, views), 1, None)
