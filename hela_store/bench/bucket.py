@@ -36,12 +36,16 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class BucketRow:
-    """One way: where from, delay of each request in ms, optimiser steps a second, and their share of local disk's."""
+    """One way: where from, delay of each request in ms, optimiser steps a second, and their share of local disk's.
+
+    Beside it the seconds that a tuning takes once, however long it is: up to its second step, and after its last.
+    """
 
     way: str
     delay: float
     steps_per_second: float
     of_local: float
+    once_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +91,27 @@ def bench_bucket(
     with tempfile.TemporaryDirectory() as folder, _server() as server, _line(server) as (address, set_delay):
         connect(address)
         _upload(store, address)
-        local = _rate(store, steps, workers)
-        rows.append(BucketRow(way="local disk", delay=0.0, steps_per_second=local, of_local=1.0))
+        local, once = _rate(store, steps, workers)
+        rows.append(BucketRow(way="local disk", delay=0.0, steps_per_second=local, of_local=1.0, once_seconds=once))
         for number, (name, delay) in enumerate(progress(ways, total=len(ways), what="bench bucket")):
             remote = _twin(store, Path(folder) / str(number), cached="cached" in name)
             set_delay(0.0)
             if "cached" in name:
                 _rate(remote, steps, workers)
             set_delay(delay / 1000)
-            rate = _rate(remote, steps, workers)
-            rows.append(BucketRow(way=name, delay=delay, steps_per_second=rate, of_local=rate / local))
+            rate, once = _rate(remote, steps, workers)
+            row = BucketRow(way=name, delay=delay, steps_per_second=rate, of_local=rate / local, once_seconds=once)
+            rows.append(row)
     return BucketBench(steps=steps, workers=workers, rows=tuple(rows))
 
 
-def _rate(store: Store, steps: int, workers: int) -> float:
-    """Return optimiser steps a second, from the second step on."""
+def _rate(store: Store, steps: int, workers: int) -> tuple[float, float]:
+    """Return optimiser steps a second from the second to the last, and the seconds before and after these."""
     config = resolved(store, FinetuneConfig(prompt="box", workers=workers))
     data = TrainingSteps(store, "box", cells=config.cells, seed=0, first=0, count=steps + 1)
     decoder = load_decoder(store.encoder_folder() / "decoder.safetensors").train()
     optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.lr)
-    start = 0.0
+    began = start = stop = time.perf_counter()
     start_method = data.start_method if workers else None
     loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
     for number, batch in enumerate(loader):
@@ -115,7 +120,9 @@ def _rate(store: Store, steps: int, workers: int) -> float:
         optimizer.zero_grad()
         step_loss(decoder, batch, config)[0].mean().backward()
         optimizer.step()
-    return (steps - 1) / (time.perf_counter() - start)
+        stop = time.perf_counter()
+    # the loop ends when the loader's processes have
+    return steps / (stop - start), start - began + time.perf_counter() - stop
 
 
 def _twin(store: Store, path: Path, *, cached: bool) -> Store:
