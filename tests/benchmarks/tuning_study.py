@@ -11,8 +11,8 @@
 ``losses`` and ``windows`` are the tables of their names; ``paper`` tunes as the study did and shows how the scores of its
 mask prompts are spread; ``curves`` are the robustness curves, zero-shot and tuned; ``cached`` tunes
 from the store and, on the same views, with the encoder in the loop. Scored on validation unless told otherwise: what is chosen here may not look at test. Runs and evaluations
-that are there are used again, so the same command goes on. ``--prompt`` takes other kinds than box; ``--tiny`` tries
-everything on a drawn sequence.
+that are there are used again, so the same command goes on. ``--prompt`` takes other kinds than box, ``--arms`` leaves
+out the others; ``--tiny`` tries everything on a drawn sequence.
 """
 
 from __future__ import annotations
@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=0, help="fine-tunings at once")
+    parser.add_argument("--arms", nargs="*", help="of these names only")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     prompt = "mask" if arguments.part == "paper" else arguments.prompt
@@ -224,6 +225,8 @@ def main() -> None:
     arms = []
     with processes(arguments.jobs) if arguments.jobs else nullcontext() as executor:
         for name, config, window in PARTS[arguments.part](base):
+            if arguments.arms and name not in arguments.arms:
+                continue
             if config is None:
                 arms.append((name, [scored(store, None, window, arguments)]))
                 continue
