@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.csv as pa_csv
+from safetensors import SafetensorError, safe_open
 
 from .. import catalog
 from ..errors import ExtraError, RecipeError, RunError
+from ..files import sha256_file
 from ..leaks import block_ranges, check_twins
 from ..progress import Progress, silent
 from ..runs import RunFolder, RunInfo, new_run, take_up
@@ -131,7 +133,8 @@ def _require() -> None:
 
 def _run_config(store: Store, config: YoloConfig) -> dict[str, Any]:
     about = asdict(config) | {"backend": BACKEND, "encoder": store.key, "split": "train", "frames": block_ranges(store)}
-    about["weights"] = None if config.weights is None else str(config.weights.absolute())
+    # what they are, not where they lie, decides whether an interrupted run goes on
+    about["weights"] = None if config.weights is None else sha256_file(config.weights)
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 
@@ -152,7 +155,13 @@ def _train(store: Store, config: YoloConfig, folder: RunFolder, progress: Progre
 
 
 def _epochs_done(folder: RunFolder) -> int:
-    return max((row["epoch"] for row in folder.info.log() if "epoch" in row), default=0)
+    # by the state, which is written before the log's line
+    path = folder.path / STATE
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(json.loads(file.metadata()["about"])["epoch"]) + 1
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete {folder.path} and start the run again") from None
 
 
 def _validated(

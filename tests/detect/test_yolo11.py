@@ -21,6 +21,7 @@ from hela_store.detect.run import load_detector, run_detector
 from hela_store.detect.yolo11 import PROCESS, YoloConfig, _in_frame, _run, train_yolo
 from hela_store.detect.yolo11_images import BLANK, Tiles, boxes_in, write_dataset
 from hela_store.errors import ExtraError, RecipeError, RunError
+from hela_store.files import sha256_file
 from hela_store.progress import silent
 from hela_store.runs import load_run, partial_runs
 from hela_store.store import Store
@@ -124,4 +125,4 @@ def test_the_real_package_trains_detects_and_is_scored(store: Store) -> None:
     with pytest.raises(RunError, match="is a yolo11 detector, expected a grid one; of others give the detections"):
         load_detector(store, run.id)
     begun = train_yolo(store, YoloConfig(steps=1, batch=2, image_size=64, device="cpu", weights=run.weights))
-    assert load_run(store.path, begun.run).config["weights"] == str(run.weights)
+    assert load_run(store.path, begun.run).config["weights"] == sha256_file(run.weights)
