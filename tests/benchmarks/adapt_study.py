@@ -62,6 +62,7 @@ def arms(blocks: int, rank: int) -> dict[str, dict[str, Any]]:
         f"encoder LoRA, cut {half}": lora | {"cut": half},
         f"encoder LoRA, cut {late}": lora | {"cut": late},
         f"encoder Conv-LoRA, cut {half}": lora | {"cut": half, "conv": True},
+        f"encoder, blocks after cut {half}": {"adapt": "encoder-full", "cut": half},
         "encoder, full": {"adapt": "encoder-full", "cut": 0},
     }
 
