@@ -121,18 +121,22 @@ def decode(rle: Rle) -> tuple[BoolArray, tuple[int, int]]:
     return decode_crop(rle.counts, rle.height, rle.width)
 
 
-def largest_piece(mask: BoolArray, at: tuple[int, int] | None = None) -> BoolArray:
-    """Return a mask's largest 4-connected piece, or the one that holds the pixel ``at``, (row, col), if it is set.
+def largest_piece(mask: BoolArray, within: BoolArray | None = None) -> BoolArray:
+    """Return a mask's 4-connected piece with most pixels ``within``, or of all where it has none there.
 
     Pieces of one size: the first in reading order. A mask of one piece, or of none, comes back as it is.
+
+    Parameters
+    ----------
+    mask, within : bool, (row, col)
     """
     pieces, count = ndimage.label(mask)
     if count < 2:
         return mask
-    chosen = 0
-    if at is not None and all(0 <= place < length for place, length in zip(at, mask.shape, strict=True)):
-        chosen = int(pieces[at])
-    kept: BoolArray = pieces == (chosen or int(np.bincount(pieces.ravel())[1:].argmax()) + 1)
+    sizes = np.zeros(0) if within is None else np.bincount(pieces[within])[1:]
+    if not sizes.any():
+        sizes = np.bincount(pieces.ravel())[1:]
+    kept: BoolArray = pieces == int(sizes.argmax()) + 1
     return kept
 
 

@@ -149,8 +149,9 @@ def predict_view(
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
     logits : float32, (256, 256) each, or None: mask prompts that are logits already (a first pass's own)
-    one_piece : of a mask in several pieces keep the one under the lone click, else the largest, and fill its holes, as
-        a cell is one piece; False for all that the decoder answers, as ``SamPredictor`` gives it
+    one_piece : of a mask in several pieces keep the one with most pixels in the box, on the prompt's mask or under
+        its clicks, else the largest, and fill its holes, as a cell is one piece; False for all that the decoder
+        answers, as ``SamPredictor`` gives it
 
     Returns
     -------
@@ -245,11 +246,26 @@ def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[Boo
 
 
 def _one_piece(prompt: Prompt, mask: BoolArray, origin: tuple[int, int]) -> tuple[BoolArray, tuple[int, int]]:
-    clicked = None
-    if is_lone_point(prompt) and prompt.points is not None:
-        x, y = np.floor(prompt.points[0] + 0.5).astype(int) - origin
-        clicked = int(y), int(x)
-    return trim(filled(largest_piece(mask, clicked)), origin)
+    return trim(filled(largest_piece(mask, _asked_for(prompt, mask.shape, origin))), origin)
+
+
+def _asked_for(prompt: Prompt, shape: tuple[int, ...], origin: tuple[int, int]) -> BoolArray:
+    """Return where in a crop the prompt says that the cell is: in its box, else on its mask, else under its clicks."""
+    asked = np.zeros(shape, bool)
+    if prompt.box is not None:
+        left, top = np.floor(prompt.box[:2] - origin).astype(int).clip(0)
+        right, bottom = np.ceil(prompt.box[2:] - origin).astype(int).clip(0)
+        asked[top:bottom, left:right] = True
+        return asked
+    if prompt.mask is not None:
+        columns, rows = (at - corner for at, corner in zip(prompt.mask_origin, origin, strict=True))
+        places = np.argwhere(prompt.mask) + (rows, columns)
+    else:
+        assert prompt.points is not None and prompt.point_labels is not None
+        places = np.floor(prompt.points[prompt.point_labels == 1][:, ::-1] + 0.5).astype(int) - origin[::-1]
+    there = ((places >= 0) & (places < shape)).all(1)
+    asked[tuple(places[there].T)] = True
+    return asked
 
 
 def _resampled(values: Logits, place: npt.NDArray[np.float64], first: int, axis: int) -> Logits:

@@ -85,9 +85,12 @@ def test_the_largest_piece_or_the_one_asked_for() -> None:
     right, corner = np.zeros_like(mask), np.zeros_like(mask)
     right[[0, 0, 1], [2, 3, 3]] = corner[0, 0] = True
     assert np.array_equal(largest_piece(mask), right)
-    assert np.array_equal(largest_piece(mask, (0, 0)), corner)  # corners do not join
-    assert np.array_equal(largest_piece(mask, (2, 2)), right) and np.array_equal(largest_piece(mask, (-1, 0)), right)
-    assert np.array_equal(largest_piece(mask, (4, 0)), right)
+    within = np.zeros_like(mask)
+    assert np.array_equal(largest_piece(mask, within), right)
+    within[0, :2] = within[2] = True
+    assert np.array_equal(largest_piece(mask, within), corner)  # corners do not join
+    within[3] = True
+    assert np.array_equal(largest_piece(mask, within), mask & (np.arange(4) == 3)[:, None])
     empty = np.zeros((0, 0), bool)
     assert largest_piece(empty).shape == (0, 0) and largest_piece(right) is right
 

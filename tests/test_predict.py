@@ -92,16 +92,36 @@ def test_prompts_reach_sams_input_pixel_by_pixel() -> None:
     assert sam_prompts([point], rect).points.tolist() == [[[0.5, 2.5]]]
 
 
-def test_a_cell_is_one_piece_the_clicked_one_or_the_largest() -> None:
+def test_a_cell_is_one_piece_the_one_that_was_asked_for() -> None:
     torch.manual_seed(0)
     decoder, embedding = build_decoder("nano").eval(), torch.randn(256, 64, 64)
-    box = Prompt(kind="box", box=np.array([30.0, 40.0, 90.0, 100.0]))
-    click = Prompt(kind="point", points=np.array([[60.0, 70.0]]), point_labels=np.array([1]))
-    for prompt in (box, click):
+    drawn = np.zeros((512, 512), bool)
+    drawn[64:70, 50:60] = True
+    prompts = (
+        (Prompt(kind="box", box=np.array([30.0, 40.0, 90.0, 100.0])), (slice(40, 100), slice(30, 90))),
+        (Prompt(kind="box", box=np.array([29.5, 60.2, 40.0, 64.5])), (slice(60, 65), slice(29, 40))),
+        (Prompt(kind="point", points=np.array([[60.0, 70.0]]), point_labels=np.array([1])), (70, 60)),
+        (
+            Prompt(
+                kind="point",
+                points=np.array([[60.0, 70.0], [80.0, 75.0], [40.0, 40.0]]),
+                point_labels=np.array([1, 1, 0]),
+            ),
+            ([70, 75], [60, 80]),
+        ),
+        (Prompt(kind="mask", mask=drawn[60:80, 45:70], mask_origin=(45, 60)), drawn),
+    )
+    asked_for = []
+    for prompt, place in prompts:
         (whole,) = predict_view(decoder, embedding, (0, 0, 512, 512), [prompt], window=16, one_piece=False)
         (kept,) = predict_view(decoder, embedding, (0, 0, 512, 512), [prompt], window=16)
-        assert ndimage.label(whole.mask)[1] > 1  # random weights draw specks
-        asked = (70 - whole.origin[1], 60 - whole.origin[0]) if prompt is click else None
-        mask, origin = trim(filled(largest_piece(whole.mask, asked)), whole.origin)
+        frame, within = np.zeros((512, 512), bool), np.zeros((512, 512), bool)
+        (x, y), (height, width) = whole.origin, whole.mask.shape
+        frame[y : y + height, x : x + width] = whole.mask
+        within[place] = True
+        assert ndimage.label(frame)[1] > 1  # random weights draw specks
+        mask, origin = trim(filled(largest_piece(frame, within)))
         assert kept.origin == origin and np.array_equal(kept.mask, mask) and ndimage.label(kept.mask)[1] == 1
         assert kept.predicted_iou == whole.predicted_iou and np.array_equal(kept.logits, whole.logits)
+        asked_for.append(not np.array_equal(mask, trim(filled(largest_piece(frame)))[0]))
+    assert any(asked_for)
