@@ -63,8 +63,9 @@ def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
         left += "" if dry_run else "; run the same command again"
     rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
     if report.adapter:
-        lines = f'adapter = "{report.adapter}" and adapter_sha256 = "{report.adapter_sha256}"'
-        rows.append(("adapter", f"to read these in every command, set under [encoder] in store.toml {lines}"))
+        rows.append(("adapter", "to read these in every command, replace its lines under [encoder] in store.toml"))
+        rows.append(("", f'adapter = "{report.adapter}"'))
+        rows.append(("", f'adapter_sha256 = "{report.adapter_sha256}"'))
     if report.left:
         rows.append(("encoder passes", f"{report.left}, one a view"))
     if report.variants:

@@ -34,7 +34,7 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(f"{relative(found.path)}: {found.architecture} with the decoder of {found.run}")
+        click.echo(f"{relative(found.path)}: {found.architecture} with all that {found.run} tuned")
 
 
 @export.command()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | None) -> None:
     """Run one SELECT over the catalog, read-only.
 
-    Tables: frames, cells, views, committed, runs, prompts, predictions; cell_metrics joins them all.
+    Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections; cell_metrics joins them,
+    cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names their columns.
     """
     from hela_store.catalog import query as run_query
     from hela_store.files import write_parquet

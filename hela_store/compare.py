@@ -152,7 +152,7 @@ def _pairs(
         pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b}).to_pandas()
         if not len(pairs):
             found = f"{a} has {scored[a]} scored cells, {b} has {scored[b]}, and none is the same"
-            raise RunError(f"{found} under the same prompt and seed; evaluate both on one split and prompt")
+            raise RunError(f"{found} under the same prompt and seed; give two evaluations of one split and prompt")
         if len(pairs) < max(scored[a], scored[b]):
             notes.append(f"{len(pairs)} rows match of {scored[a]} of {a} and {scored[b]} of {b}; only these count")
         parts.append(pairs.assign(seed=seed))
