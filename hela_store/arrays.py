@@ -237,7 +237,7 @@ class Arrays:
     def write_coordinates(self, key: str, columns: pa.Table) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers).
 
-        Chunk by chunk, so that those before one that is right are right: what is there is not read again.
+        Only the chunks that say something else are written.
         """
         for name in COORDINATES:
             text = name in ("view", "frame")
@@ -252,16 +252,13 @@ class Arrays:
                 dimension_names=("view",),
             )
             array = self._array(where, rows=len(columns), mode="r+")
-            left: list[tuple[slice, npt.NDArray[Any]]] = []
+            values = np.asarray(columns[name].to_pylist(), dtype=array.dtype)
             with self.storage.explain(f"writing {self.storage.root}/{where}"):
-                for begin in reversed(range(0, len(columns), COORDINATE_CHUNK)):
-                    some = columns[name].slice(begin, COORDINATE_CHUNK).to_pylist()
-                    rows, values = slice(begin, begin + len(some)), np.asarray(some, dtype=array.dtype)
-                    if np.array_equal(array[rows], values):
-                        break
-                    left.append((rows, values))
-                for rows, values in reversed(left):
-                    array[rows] = values
+                # all of it: a plan that was lost and made again changes rows in the middle
+                differs = np.flatnonzero(np.asarray(array[: len(values)]) != values)
+                for begin in np.unique(differs // COORDINATE_CHUNK) * COORDINATE_CHUNK:
+                    rows = slice(begin, min(begin + COORDINATE_CHUNK, len(values)))
+                    array[rows] = values[rows]
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.

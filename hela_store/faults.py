@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,9 +64,10 @@ class Fault:
 
 
 def planned_views(store: Store) -> dict[str, View]:
-    """Return the views of all plans by id; of one in several plans the first."""
+    """Return the views of all plans by id; of one in several plans as the current one has it, else the first."""
     found: dict[str, View] = {}
-    for plan in store.plan_parts():
+    mine = map(store.read_plan, store.plan_files(store.plan_path().stem))
+    for plan in itertools.chain(mine, store.plan_parts()):
         for view in plan.to_pylist():
             found.setdefault(view["view"], view)
     return found

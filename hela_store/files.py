@@ -92,8 +92,11 @@ def read_parquet(
     try:
         # pq.read_table takes half as long again for a small file; callers read many, in threads of their own
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            lacking = set(columns or ()) - set(file.schema_arrow.names)
+            if lacking:
+                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")
             return file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}; {way_out}") from None
 
 

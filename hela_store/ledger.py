@@ -115,7 +115,7 @@ class Ledger:
         return dict(zip(table["view"].to_pylist(), table["row"].to_pylist(), strict=True))
 
     def row(self, view: str) -> int | None:
-        """Return the row of a view, None where it is not committed; reads only where it is not known yet.
+        """Return the row of a view, None where it is not committed; for one view, of many ask :meth:`rows`.
 
         Raises as :meth:`entries`.
         """

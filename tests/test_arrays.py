@@ -165,6 +165,24 @@ def test_of_coordinates_only_new_chunks_are_written(arrays, monkeypatch):
     assert sorted(write(15)) == ["c.0", "c.1", "c.2", "c.3"]
 
 
+def test_coordinates_of_rows_in_the_middle_follow_the_plan(arrays, monkeypatch):
+    monkeypatch.setattr("hela_store.arrays.COORDINATE_CHUNK", 4)
+    # nobody knows rows 4 to 11 any more, a whole chunk and the last one: what they say is the fill value
+    known = [i < 4 for i in range(12)]
+    columns = {
+        "view": [f"v{i}" if there else "" for i, there in enumerate(known)],
+        "frame": ["f" if there else "" for there in known],
+        "tile": [i if there else -1 for i, there in enumerate(known)],
+        "variant": [0 if there else -1 for there in known],
+    }
+    arrays.create_embeddings(KEY, 12, "float16", "zstd")
+    arrays.write_coordinates(KEY, pa.table(columns))
+    assert {name: arrays.coordinate(KEY, name) for name in columns} == columns
+    columns["frame"][1], columns["tile"][2] = "another", 7
+    arrays.write_coordinates(KEY, pa.table(columns))
+    assert {name: arrays.coordinate(KEY, name) for name in columns} == columns
+
+
 def test_a_cut_chunk_is_an_error_not_values(arrays):
     arrays.create_embeddings(KEY, 1, "float16", "zstd")
     arrays.write_embedding(KEY, 0, embedding(1))

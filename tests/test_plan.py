@@ -5,6 +5,7 @@ import tifffile
 
 from hela_store import catalog
 from hela_store.errors import StoreError
+from hela_store.faults import planned_views
 from hela_store.ingest import ingest
 from hela_store.ledger import Entry
 from hela_store.normalise import apply, limits
@@ -129,6 +130,21 @@ def test_a_grown_plan_that_lost_its_beginning_is_planned_whole(store):
     assert plan.slice(8)["row"].to_pylist() == [8, 9, 10, 11]
     assert len(set(plan["row"].to_pylist())) == 12
     assert grow(fresh, 4) and Store.open(store.path).views_table().slice(0, 12).equals(plan)
+
+
+def test_of_a_view_with_two_rows_the_current_plan_says_which(store):
+    grow(store, 2)
+    second = grow(store, 3)
+    grow(store, 5)
+    (middle,) = (store.path / "plan").glob(f"{second}.*.parquet")
+    kept = middle.read_bytes()
+    middle.unlink()
+    make_plan(Store.open(store.path))
+    middle.write_bytes(kept)  # restored, as the message about a damaged one advises
+    fresh = Store.open(store.path)
+    rows = {view["view"]: view["row"] for view in fresh.views_table().to_pylist()}
+    assert {view: planned["row"] for view, planned in planned_views(fresh).items()} == rows
+    assert any(view["row"] != rows[view["view"]] for view in fresh.read_plan(middle).to_pylist())
 
 
 def test_done_is_what_the_last_word_on_a_row_says(store):

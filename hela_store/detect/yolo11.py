@@ -160,7 +160,7 @@ def _epochs_done(folder: RunFolder) -> int:
     try:
         with safe_open(path, framework="numpy") as file:
             return int(json.loads(file.metadata()["about"])["epoch"]) + 1
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}); delete {folder.path} and start the run again") from None
 
 
