@@ -256,7 +256,7 @@ class Store:
         StoreError
             Not planned yet: nothing was ingested, or the recipe changed since.
         """
-        files = self.plan_files(self.plan_path().stem)
+        files = self.plan_files(self._plan_name())
         if not files:
             raise StoreError(f"no plan in {self.path} for the current recipe and frames; {EMBED_FIRST}")
         return self._table(files)
@@ -266,7 +266,7 @@ class Store:
 
         Raises as :meth:`frames_table`.
         """
-        name = list(self.plan_names().values())[-1]
+        name = self._plan_name()
         return (self.plan_files(name) or [self.path / "plan" / f"{name}.parquet"])[-1]
 
     def plan_names(self) -> dict[int, str]:
@@ -302,6 +302,9 @@ class Store:
     def read_plan(self, path: Path) -> pa.Table:
         """Return what one file of ``plan/`` holds; StoreError where it is damaged."""
         return self._table([path])
+
+    def _plan_name(self) -> str:
+        return list(self.plan_names().values())[-1]
 
     def _plan_paths(self) -> list[Path]:
         return sorted((self.path / "plan").glob("*.parquet"))
