@@ -125,7 +125,7 @@ class StoreInfo:
         rows += [("other key", f"{key}: {n} views") for key, n in self.keys.items() if key != self.encoder["key"]]
         if self.scale is not None:
             rows += _scale_facts(self.scale)
-        rows.append(("default run", self.default_run or "none yet: the zero-shot decoder"))
+        rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
         return rows
