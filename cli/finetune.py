@@ -94,7 +94,7 @@ def finetune(
         how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "cache_dir": cache_dir()}
         results.append(hs.finetune(store, config, progress=bars, **how))
         if not as_json:
-            _echo(results[-1])
+            _echo(store, results[-1])
     if as_json:
         found = [result.to_json() for result in results]
         echo_json(found if len(found) > 1 else found[0])
@@ -108,13 +108,20 @@ def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig
     return replace(config, **{name: value for name, value in choices.items() if value is not None})
 
 
-def _standing(result: FinetuneResult) -> str:
+def _standing(store: Store, result: FinetuneResult) -> str:
+    from hela_store.guard import best_run
+    from hela_store.runs import load_run
+
     if result.adapts_encoder:
         return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
-    return "not the default run: worse than zero-shot" if result.verdict == "worse" else "now the default run"
+    if result.verdict == "worse":
+        return "not the default run: worse than zero-shot"
+    best, iou = best_run(store.path, load_run(store.path, result.run))
+    higher = f", though {best.id} is higher on the same validation cells, {iou:.4f}" if best.id != result.run else ""
+    return "now the default run" + higher
 
 
-def _echo(result: FinetuneResult) -> None:
+def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
     click.echo(f"run {result.run}, validation block, prompt {result.prompt}")
@@ -128,7 +135,7 @@ def _echo(result: FinetuneResult) -> None:
         f"{result.high:+.4f}): {result.verdict}; better for {result.better:.0%}, worse for {result.worse:.0%} of the "
         f"cells; best step {result.best_step}"
     )
-    click.echo(_standing(result))
+    click.echo(_standing(store, result))
     if result.is_worse:
         note(
             "WARNING: TUNING DID NOT HELP: no step beat the decoder it began with on validation, so that one was kept."

@@ -164,6 +164,8 @@ class FinetuneConfig:
                 raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")
         if self.cut is not None and not encoder:
             raise RecipeError("cut says from which block on the encoder is adapted; it needs adapt = 'encoder'")
+        if self.rank != FinetuneConfig.rank and self.adapt not in ("decoder", "encoder"):
+            raise RecipeError("rank is that of low-rank adapters; it needs adapt = 'decoder' or 'encoder'")
 
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:

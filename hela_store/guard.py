@@ -5,9 +5,10 @@ Measuring rule 7: *worse* is an interval of the paired change wholly below 0, *b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +64,40 @@ def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> Ru
     With ``prompt`` the latest of those tuned for that kind alone, where there is one.
     """
     latest = None
-    for run in reversed(list_runs(store_path, "finetune")):
-        results = [row["result"] for row in run.log() if "result" in row]
-        if run.encoder == encoder and results and results[-1].get("verdict") != "worse":
-            if prompt in (None, run.config.get("prompt")):
-                return run
-            latest = latest or run
+    for run, _ in _not_worse(store_path, encoder):
+        if prompt in (None, run.config.get("prompt")):
+            return run
+        latest = latest or run
     return latest
+
+
+def best_run(store_path: Path, run: RunInfo) -> tuple[RunInfo, float]:
+    """Return the fine-tuning with the highest mean IoU on the validation cells of ``run``, and that IoU.
+
+    Among those of the same encoder key, tuned for the same prompt and judged on the same cells and prompts; ``run``
+    itself where none is higher.
+    """
+    mine = _result(run)
+    found = _not_worse(store_path, run.encoder)
+    same = [(other, result) for other, result in found if _judged_on(result) == _judged_on(mine)]
+    best, result = max([(run, mine), *same], key=lambda pair: pair[1]["tuned"]["mean_iou"])
+    return best, result["tuned"]["mean_iou"]
+
+
+def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what two results share only on the same cells and prompts: zero-shot scores are not equal by chance."""
+    return result["prompt"], result["zero_shot"]["n"], result["zero_shot"]["mean_iou"]
+
+
+def _not_worse(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
+    """Yield fine-tunings of an encoder key and their results, the newest first; not those worse than zero-shot."""
+    for run in reversed(list_runs(store_path, "finetune")):
+        result = _result(run) if run.encoder == encoder else {}
+        if result and result.get("verdict") != "worse":
+            yield run, result
+
+
+def _result(run: RunInfo) -> dict[str, Any]:
+    """Return what a fine-tuning's log says last of how it compares; empty where it says nothing."""
+    results: list[dict[str, Any]] = [row["result"] for row in run.log() if "result" in row]
+    return results[-1] if results else {}

@@ -359,6 +359,8 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
         ({"adapt": "encodr"}, "adapt is 'encodr', expected one of decoder, encoder, encoder-full"),
         ({"adapt": "encoder"}, "needs cut"),
         ({"adapt": "decoder", "rank": 0}, "rank is 0, expected 1 or more"),
+        ({"adapt": "encoder-full", "cut": 2, "rank": 8}, "rank is that of low-rank adapters"),
+        ({"rank": 8}, "rank is that of low-rank adapters"),
         ({"adapt": "decoder", "conv": True}, "conv says how the encoder is adapted"),
         ({"cut": 2}, "cut says from which block"),
         ({"adapt": "encoder", "cut": 2, "init": "latest"}, "init begins with a tuned decoder"),

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from hela_store_cli.main import main
 
 from hela_store.errors import RecipeError, RunError, StoreError
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.finetune import FinetuneConfig, finetune, same_run, source_of
-from hela_store.guard import default_run, paired_change
+from hela_store.guard import best_run, default_run, paired_change
 from hela_store.learner import new_learner
 from hela_store.runs import load_run, partial_runs
 from hela_store.sam.adapters import learned
@@ -242,6 +244,21 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     for prompt, run in ((None, point), ("point", point), ("box", first), ("mask", point)):
         found = default_run(store.path, store.key, prompt)
         assert found is not None and found.id == run.run
+
+
+def test_a_run_knows_which_is_higher_on_the_same_validation_cells(store: Store) -> None:
+    long = finetune(store, replace(QUICK, steps=QUICK.steps + 4, lr=1e-3))
+    short = finetune(store, replace(QUICK, steps=1, lr=1e-6))
+    others = [finetune(store, replace(QUICK, prompt="point")), finetune(store, replace(QUICK, window=64))]
+    assert long.tuned.mean_iou > short.tuned.mean_iou
+    for run in (long, short):
+        found, iou = best_run(store.path, load_run(store.path, run.run))
+        assert found.id == long.run and iou == long.tuned.mean_iou
+    for run in others:  # judged on other prompts, or with another window: not to be compared
+        assert best_run(store.path, load_run(store.path, run.run))[0].id == run.run
+    how = ["--steps", "1", "--lr", "1e-7", "--validation-cells", "3", "--window", "8", "--workers", "0"]
+    result = CliRunner().invoke(main, ["finetune", "-s", str(store.path), *how])
+    assert result.exit_code == 0 and f"though {long.run} is higher" in result.output
 
 
 def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:
