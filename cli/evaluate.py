@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
 
@@ -69,7 +70,7 @@ COMMON = ("split", "window", "device")
 )
 @click.option("--clicks", type=click.IntRange(2), metavar="N", help="Score points with N - 1 corrective clicks, too.")
 @click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
-@click.option("--foreign", is_flag=True, help="Control: decode with another frame's embeddings.")
+@click.option("--foreign", is_flag=True, help="Control: decode with embeddings of the frame half the split away.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
 @click.option("--detector", default="latest", metavar="RUN", help="With --prompt detected: a detector, or detections.")
 @click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection.")
@@ -93,6 +94,10 @@ def evaluate(
 
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
+    if "detected" not in prompts and (idle := _given("detector", "form", "recover")):
+        raise click.UsageError(f"--{idle[0]} says how detected prompts are made; give --prompt detected, too")
+    if choices["robustness"] and _given("prompts"):
+        raise click.UsageError("--robustness has kinds of its own; leave --prompt out")
     note_untrained(store)
     checkpoint = None if zero_shot else run or default_checkpoint(store, form if "detected" in prompts else None)
     if "detected" in prompts:
@@ -105,6 +110,12 @@ def evaluate(
         echo_json(result.to_json())
     else:
         _echo(result)
+
+
+def _given(*names: str) -> list[str]:
+    """Return which of the options were given, be it with their default value."""
+    source = click.get_current_context().get_parameter_source
+    return [name for name in names if source(name) is ParameterSource.COMMANDLINE]
 
 
 def _evaluate_detected(

@@ -40,12 +40,19 @@ if TYPE_CHECKING:
 )
 @click.option("--cells", type=click.IntRange(1), metavar="N", help="Most cells of a view that learn at once.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
-@click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps.")
 @click.option(
-    "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: an epoch]"
+    "--warmup", type=click.IntRange(0), metavar="N", help="Steps until the rate is at its peak. [default: 20]"
+)
+@click.option(
+    "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: 0, an epoch]"
 )
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
-@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Stop after N validations without a better one; 0: never.",
+)
 @click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
 @click.option("--ema", type=float, metavar="DECAY", help="Of averaged weights; 0 for none. [default: 0.99]")
 @click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
@@ -72,7 +79,9 @@ if TYPE_CHECKING:
 @click.option("--conv", is_flag=True, default=None, help="Conv-LoRA: adapters with convolutions of several scales.")
 @click.option("--linear", is_flag=True, default=None, help="Adapt all linear layers of a block, not only q and v.")
 @device_option
-@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Write for TensorBoard, too.")
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write for TensorBoard, too."
+)
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
 @json_option
 def finetune(
@@ -114,8 +123,9 @@ def _standing(store: Store, result: FinetuneResult) -> str:
 
     if result.adapts_encoder:
         return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
-    if result.verdict == "worse":
-        return "not the default run: worse than zero-shot"
+    if result.is_worse:
+        why = "worse than zero-shot" if result.verdict == "worse" else "no step was better than what it began with"
+        return f"not the default run: {why}"
     best, iou = best_run(store.path, load_run(store.path, result.run))
     higher = f", though {best.id} is higher on the same validation cells, {iou:.4f}" if best.id != result.run else ""
     return "now the default run" + higher
@@ -130,10 +140,11 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
     if len(result.by_kind) > 1:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
+    interval = f"95 % over {result.frames} frames {result.low:+.4f} to {result.high:+.4f}"
+    interval = interval if result.frames > 1 else "of one frame, so without an interval"
     click.echo(
-        f"paired change of IoU per cell: mean {result.mean_change:+.4f} (95 % over frames {result.low:+.4f} to "
-        f"{result.high:+.4f}): {result.verdict}; better for {result.better:.0%}, worse for {result.worse:.0%} of the "
-        f"cells; best step {result.best_step}"
+        f"paired change of IoU per cell: mean {result.mean_change:+.4f} ({interval}): {result.verdict}; better for "
+        f"{result.better:.0%}, worse for {result.worse:.0%} of the cells; best step {result.best_step}"
     )
     click.echo(_standing(store, result))
     if result.is_worse:

@@ -15,8 +15,12 @@ from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.sweep import SweepRow
 
-GRID = ("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants", "masks")
+GRID = (
+    *("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants"),
+    *("masks", "clicks", "refine", "schedule", "init"),
+)
 
 
 class Several(click.Option):
@@ -51,6 +55,10 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @_several("ema", float, "Decays of the running average of the weights.")
 @_several("accumulate", click.IntRange(1), "Views a step.")
 @_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn.")
+@_several("clicks", click.IntRange(1), "Passes with point prompts, a click each.")
+@_several("refine", float, "Shares of the steps with a second pass.")
+@_several("schedule", click.Choice(["cosine", "linear", "constant"]), "Of the learning rate.")
+@_several("init", str, "Fine-tunings whose weights are the beginning.")
 @_several("variants", click.IntRange(0), "Augmented variants to train on.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
 @click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
@@ -80,8 +88,21 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
         echo_json([row.flat() for row in rows])
     else:
         echo_table(list(rows[0].flat()), [list(row.flat().values()) for row in rows])
+        for prompt, row in _best(rows).items():
+            change = f"{row.mean_change:+.4f} over zero-shot"
+            click.echo(f"best on validation, tuned for {prompt}: {row.run}, IoU {row.mean_iou:.4f} ({change})")
     if any(row.error for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _best(rows: list[SweepRow]) -> dict[str, SweepRow]:
+    """Return of each prompt the row with the highest mean IoU; of other prompts it is another measure."""
+    best: dict[str, SweepRow] = {}
+    for row in rows:
+        prompt = row.choices.get("prompt", "box")
+        if row.mean_iou is not None and row.mean_iou > (best[prompt].mean_iou or 0 if prompt in best else -1):
+            best[prompt] = row
+    return best
 
 
 def _told(row: Any) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def verify(store: Store, as_json: bool, **choices: Any) -> None:
-    """Prove that a store is whole: every embedding against the ledger, and the files around it; else exit with 1."""
+    """Prove that a store is whole: embeddings against the ledger, the files around them, runs; else exit with 1."""
     import hela_store as hs
 
     report = hs.verify(store, hs.VerifyConfig(cache_dir=cache_dir(), **choices), bars)

@@ -23,7 +23,7 @@ BLOCK_FRAMES = 5
 BETTER_FROM = 0.005
 """What a difference has to exceed to be called better."""
 
-Word = Literal["worse", "better", "no difference"]
+Word = Literal["worse", "better", "no difference", "no interval"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -46,7 +46,9 @@ class Interval:
 
     @property
     def word(self) -> Word:
-        """Worse: wholly below 0; better: wholly above :data:`BETTER_FROM`; else no difference."""
+        """Worse: wholly below 0; better: wholly above :data:`BETTER_FROM`; no interval: of one block."""
+        if math.isnan(self.low):
+            return "no interval"
         if self.high < 0:
             return "worse"
         return "better" if self.low > BETTER_FROM else "no difference"

@@ -158,7 +158,9 @@ def _pairs(
         parts.append(pairs.assign(seed=seed))
     if seeds < 3:
         plural = "" if seeds == 1 else "s"
-        notes.append(f"{seeds} training seed{plural} of {','.join(other)}: rule 7 asks for 3; intervals are too narrow")
+        notes.append(
+            f"{seeds} training seed{plural} of {','.join(other)}: intervals are too narrow; give 3, as A1,A2,A3"
+        )
     return pd.concat(parts, ignore_index=True)
 
 

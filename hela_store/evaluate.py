@@ -260,8 +260,7 @@ def evaluate(
     decoder = decoder_of(store, info, pick_device(config.device))
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
-    if config.split == "test":
-        check_untouched(store, info, frames)
+    check_untouched(store, info, frames, config.split)
     folder = _start(store, config, checkpoint, own)
     with folder.tidied():
         parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)

@@ -55,6 +55,8 @@ def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
     """
     with needs("cluster"):
         from distributed import Client
+    if ":" not in scheduler:  # a client that is not given a port goes on asking, and complains when it is thrown away
+        raise ClusterError(f"scheduler is {scheduler!r}, expected an address such as tcp://localhost:8786")
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

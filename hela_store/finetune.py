@@ -20,7 +20,7 @@ from . import catalog, scalars
 from .errors import RecipeError, RunError
 from .evaluate import PromptScore, mean_score, summarise
 from .guard import paired_change
-from .leaks import block_ranges, check_twins
+from .leaks import block_ranges, check_twins, check_untouched
 from .learner import Learner, new_learner, save_learner
 from .losses.decoder import REGION, check_loss
 from .predict import DEFAULT_WINDOW, check_window
@@ -142,6 +142,10 @@ class FinetuneConfig:
             raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.masks not in MASKS:
             raise RecipeError(f"masks is {self.masks!r}, expected one of {', '.join(MASKS)}")
+        if self.clicks > 1 and "point" not in self.prompt and self.prompt != "all":
+            raise RecipeError(f"clicks is {self.clicks}, but prompt {self.prompt!r} has no points to add clicks to")
+        if self.masks != "best" and self.prompt not in ("point", "all"):
+            raise RecipeError(f"masks is {self.masks!r}, but only a lone point has several; prompt is {self.prompt!r}")
         if self.window is not None:
             check_window(self.window)
         if self.variants is not None and self.variants < 0:
@@ -186,6 +190,7 @@ class FinetuneResult:
     best_step : step of the weights that were kept; 0 if no step was better than none
     better, worse : share of cells whose IoU rose or fell by more than 0.01
     mean_change, low, high : mean paired change of IoU and its 95 % interval over frames
+    frames : how many of these there are; with fewer than five the interval says little
     verdict : ``"better"``, ``"worse"`` or ``"no difference"`` than zero-shot (measuring rule 7)
     adapt : what was adapted, None for the mask decoder itself
     """
@@ -202,6 +207,7 @@ class FinetuneResult:
     low: float
     high: float
     verdict: str
+    frames: int
     adapt: str | None = None
 
     @property
@@ -247,10 +253,13 @@ def finetune(
     SplitError, StoreError
         A block is empty, or not embedded; a test frame has the pixels of one that trains.
     RunError
-        The loss is not finite; the last good weights stay in the partial run.
+        What it begins from trained on validation frames; the loss is not finite: the last good weights stay in the
+        partial run.
     """
     check_twins(store)
     config = resolved(store, config or FinetuneConfig())
+    began_from = None if config.init is None else load_run(store.path, config.init, "finetune")
+    check_untouched(store, began_from, labelled_frames(store, "val"), "val")
     source, device = source_of(store, config), pick_device(config.device)
 
     def learner(how: FinetuneConfig) -> Learner:
@@ -400,5 +409,6 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         low=change.low,
         high=change.high,
         verdict=change.verdict,
+        frames=len({score.question.cell["frame"] for score in zero}),
         adapt=config.adapt,
     )

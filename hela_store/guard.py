@@ -59,9 +59,10 @@ def paired_change(before: Sequence[float], after: Sequence[float], frames: Seque
 
 
 def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:
-    """Return the latest fine-tuning of this encoder key that is not worse than zero-shot on validation, if any.
+    """Return the latest fine-tuning of this encoder key that learned something and is not worse than zero-shot, if any.
 
-    With ``prompt`` the latest of those tuned for that kind alone, where there is one.
+    Both on validation: one whose best step is 0 is what it began with. With ``prompt`` the latest of those tuned for
+    that kind alone, where there is one.
     """
     latest = None
     for run, _ in _not_worse(store_path, encoder):
@@ -85,15 +86,15 @@ def best_run(store_path: Path, run: RunInfo) -> tuple[RunInfo, float]:
 
 
 def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what two results share only on the same cells and prompts: zero-shot scores are not equal by chance."""
-    return result["prompt"], result["zero_shot"]["n"], result["zero_shot"]["mean_iou"]
+    """Return what two results share only on the same cells and prompts, whatever the window: what needs no image."""
+    return result["prompt"], *(result["zero_shot"][name] for name in ("n", "image_free_iou", "image_free_dice"))
 
 
 def _not_worse(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
-    """Yield fine-tunings of an encoder key and their results, the newest first; not those worse than zero-shot."""
+    """Yield fine-tunings of an encoder key and their results, the newest first; those that `default_run` may take."""
     for run in reversed(list_runs(store_path, "finetune")):
         result = _result(run) if run.encoder == encoder else {}
-        if result and result.get("verdict") != "worse":
+        if result and result.get("verdict") != "worse" and result.get("best_step") != 0:
             yield run, result
 
 

@@ -128,6 +128,7 @@ class StoreInfo:
         rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
+            rows.append(("", "their command again goes on with them; delete runs/.ID.partial of what is not wanted"))
         return rows
 
 

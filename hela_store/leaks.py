@@ -43,35 +43,37 @@ def check_twins(store: Store) -> None:
             raise SplitError(f"{frame} ({block}) is the same image as {twin} ({other}); put both into one block")
 
 
-def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str]) -> None:
-    """Refuse to test a run, those it began from, and one that adapted the encoder, on frames they trained or chose on.
+def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], split: str = "test") -> None:
+    """Refuse to score a run, those it began from, and one that adapted the encoder, on frames they learned from.
 
     Parameters
     ----------
     run : a fine-tuning; None for zero-shot. Runs of before these ranges were kept are not checked.
     frames : ids of the frames that are to be scored
+    split : ``"test"``: neither trained nor chosen on; ``"val"``: not trained on; others are not checked
 
     Raises
     ------
     RunError
         Some of them were used.
     """
+    used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
     asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
     wanted = set(frames)
     adapter = store.recipe.encoder.adapter
     left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
     while left:
         run = left.pop()
-        for block, sequences in run.config.get("frames", {}).items():
+        for block in used_for:
             used = {
                 frame
-                for sequence, text in sequences.items()
+                for sequence, text in run.config.get("frames", {}).get(block, {}).items()
                 for first, last in parse_ranges(text)
                 for time in range(first, last + 1)
                 if (frame := asked.get((sequence, time))) in wanted
             }
             if used:
                 verb = "trained" if block == "train" else "was chosen"
-                few = f"{len(used)} of the {len(wanted)} frames to test, such as {min(map(str, used))}"
+                few = f"{len(used)} of the {len(wanted)} frames to score, such as {min(map(str, used))}"
                 raise RunError(f"run {run.id} {verb} on {few}: the split has changed since; tune again on this one")
         left += [] if run.parent is None else [load_run(store.path, run.parent, "finetune")]

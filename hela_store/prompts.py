@@ -44,7 +44,13 @@ JITTER = 0.05
 """Standard deviation of a side's jitter, as a share of the box's extent across that side (measuring rule 3)."""
 CLICKS = 3
 """Of a ``"point-clicks"`` prompt, where nothing else is said."""
-SETTINGS = ("box", "point", "mask")
+RANGES = {
+    "box": ("the jitter", 0.0, 1.0),
+    "point": ("the depth", 0.0, 1.0),
+    "mask": ("the prompt's IoU", BINS[0][0], BINS[-1][1]),
+    "point-clicks": ("the number of clicks", 1.0, 100.0),
+}
+"""What a setting behind a kind's ``@`` says, and from where to where it goes."""
 NEGATIVE_REACH = 0.5
 """How far outside of the cell negative points lie at most, in cell diameters."""
 
@@ -107,7 +113,8 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
         given = {name: value for part in parts for name, value in vars(part).items() if value is not None}
         return DrawnPrompt(**given | {"kind": kind, "params": {k: v for part in parts for k, v in part.params.items()}})
     base, _, setting = kind.partition("@")
-    if setting:
+    if setting and base != "point-clicks":
+        check_prompt_kind(kind)
         return _draw_setting(rng, base, _number(kind, setting), cell)
     if kind == "box":
         box = draw_box(rng, cell.box, cell.frame_shape, jitter)
@@ -130,7 +137,7 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
 def check_prompt_kind(kind: str) -> str:
     """Return ``kind``; PromptError unless it is one of ``PROMPT_KINDS`` or a setting of one, such as ``"box@0.1"``."""
     base, at, setting = kind.partition("@")
-    if base not in PROMPT_KINDS or (at and base not in (*SETTINGS, "point-clicks")):
+    if base not in PROMPT_KINDS or (at and base not in RANGES):
         raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
     if at:
         _number(kind, setting)
@@ -145,22 +152,24 @@ def clicks_of(kind: str) -> int:
 
 def _number(kind: str, setting: str) -> float:
     try:
-        return float(setting)
+        value = float(setting)
     except ValueError:
         raise PromptError(f"prompt {kind!r}: {setting!r} is no number; write e.g. 'box@0.1'") from None
+    what, low, high = RANGES[kind.partition("@")[0]]
+    if not low <= value <= high:
+        raise PromptError(f"prompt {kind!r}: {what} is {setting}, expected {low:g} to {high:g}")
+    return value
 
 
 def _draw_setting(rng: np.random.Generator, base: str, value: float, cell: CellContext) -> DrawnPrompt:
     kind = f"{base}@{value:g}"
     if base == "box":
         return replace(draw_prompt(rng, "box", cell, jitter=value), kind=kind)
-    if base == "point" and 0 <= value <= 1:
+    if base == "point":
         point = point_at_depth(rng, cell.mask, value) + cell.origin
         return DrawnPrompt(kind=kind, points=point[None], point_labels=np.ones(1, np.int64), params={"depth": value})
-    if base == "mask" and BINS[0][0] <= value <= BINS[-1][1]:
-        index = min(int(np.searchsorted([high for _, high in BINS], value, "right")), len(BINS) - 1)
-        return replace(draw_mask(rng, cell, index), kind=kind)
-    raise PromptError(f"prompt {kind!r} is unknown, expected box@JITTER, point@DEPTH (0 to 1) or mask@IOU (0.4 to 0.9)")
+    index = min(int(np.searchsorted([high for _, high in BINS], value, "right")), len(BINS) - 1)
+    return replace(draw_mask(rng, cell, index), kind=kind)
 
 
 def draw_box(

@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}")
+MADE_BY = {"finetune": "finetune", "evaluate": "evaluate", "detector": "detect train", "detect": "detect run"}
+"""Commands by the kind of run they make."""
 _PARTIAL = re.compile(rf"\.({RUN_ID.pattern})\.partial")
 
 
@@ -240,7 +242,9 @@ def latest(store_path: Path | str, kind: str | None = None) -> RunInfo:
         if kind is None or info.kind == kind:
             found.append(info)
     if not found:
-        raise RunError(f"no {kind + ' ' if kind else ''}run in {store_path} yet{_last(run_ids(store_path), None)}")
+        missing = f"no {kind + ' ' if kind else ''}run in {store_path} yet"
+        makes = f"; `hela-store {MADE_BY[kind]}` makes one" if kind in MADE_BY else _last(run_ids(store_path), None)
+        raise RunError(missing + makes)
     return max(found, key=lambda info: (info.created, info.id))
 
 

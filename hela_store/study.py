@@ -288,7 +288,7 @@ def _sequences(text: str) -> list[str]:
 def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there: dict[str, int]) -> list[str]:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
-        notes.append("fewer than 3 training seeds: rule 7 asks for 3; intervals are too narrow")
+        notes.append("fewer than 3 training seeds: intervals are too narrow; give --seeds 3")
     if not is_trained(store):
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":

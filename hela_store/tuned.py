@@ -39,7 +39,10 @@ def store_of(store: Store, run: RunInfo | None) -> Store:
         base = store.with_encoder(adapter="", adapter_sha256="")
         if base.with_encoder(cut=run.config["cut"]).key == run.encoder:
             return base.with_encoder(adapter=run.id, adapter_sha256=sha256_file(run.path / ADAPTER_FILE))
-    raise RunError(f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}")
+    raise RunError(
+        f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}; give another "
+        "run, or tune again on these"
+    )
 
 
 def variant_of(store: Store, cut: int | None = None, adapter: str | None = None) -> Store:
@@ -87,7 +90,7 @@ def decoder_of(store: Store, run: RunInfo | None, device: str | torch.device = "
     """
     path = decoder_file(store, run)
     if run is None or adapts(run) != "decoder":
-        return load_decoder(path, device)
+        return load_decoder(path, device, of_run=run is not None)
     init = run.config["init"]
     base = None if init is None else load_run(store.path, init, "finetune")
     decoder = decoder_of(store, base)

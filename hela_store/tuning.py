@@ -236,8 +236,9 @@ def train(
     left = 0 if _patience_is_over(state, config) else config.steps - state.step
     saved = time.monotonic()
     state.learner.train()
+    what = f"finetune {config.prompt}" + (f", on from step {state.step}" if state.step else "")
     # whatever ends the process, Ctrl-C too, may come in the middle of a step: only whole ones are ever saved
-    for batches in progress(_groups(loader, config.accumulate, left), total=left, what=f"finetune {config.prompt}"):
+    for batches in progress(_groups(loader, config.accumulate, left), total=left, what=what):
         state.losses.append(_step(state, batches, config, folder))
         state.step += 1
         state.update_mean(config.ema)

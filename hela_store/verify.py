@@ -41,6 +41,7 @@ from .plan import make_plan
 from .progress import Progress, silent
 from .random import generator
 from .recipe import Recipe
+from .run_faults import run_faults
 from .sam.checkpoints import LoadedSam, load_sam_encoder
 from .sam.encoder import encode, pick_device
 from .storage import METADATA
@@ -49,6 +50,8 @@ from .tuned import variant_of
 from .work import Frames, Group, View, unique_views, work_of
 
 DEEP_SAMPLE = 8
+RUNS = "runs/"
+"""Begins the path of a fault in a run, which no repair makes again."""
 ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
 """Relative error (L2 norms) between devices; convolutions on a GPU may run in TF32 where float32 is asked for."""
 
@@ -138,7 +141,7 @@ def tolerance(recipe: Recipe) -> float:
 
 
 def verify(store: Store, config: VerifyConfig | None = None, progress: Progress = silent) -> VerifyReport:
-    """Compare every committed embedding of the recipe's encoder with the ledger, and the files around it.
+    """Compare every committed embedding of the recipe's encoder with the ledger; check files around it and runs.
 
     Raises
     ------
@@ -159,8 +162,9 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         rng = generator("deep", time.time_ns())
         found, errors = _find(store, config, rng, progress)
         before, encoded = found, 0
-        if config.repair and found:
-            encoded = _repair(store, found, config, progress)
+        of_store = [fault for fault in found if not fault.path.startswith(RUNS)]
+        if config.repair and of_store:
+            encoded = _repair(store, of_store, config, progress)
             store = Store(store.path, store.recipe)
             found, errors = _find(store, config, rng, progress)
     committed = {} if any(fault.path.startswith("ledger/") for fault in found) else store.committed()
@@ -181,7 +185,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
 def _find(
     store: Store, config: VerifyConfig, rng: np.random.Generator, progress: Progress
 ) -> tuple[list[Fault], dict[str, float]]:
-    found = list(file_faults(store))
+    found = [*file_faults(store), *run_faults(store.path)]
     errors: dict[str, float] = {}
     if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)

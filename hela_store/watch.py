@@ -25,7 +25,7 @@ def watch(store_path: Path, run: str | None = None) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        A row of ``log.jsonl``.
+        First ``{"run": its id}``, then rows of ``log.jsonl``.
 
     Raises
     ------
@@ -36,6 +36,7 @@ def watch(store_path: Path, run: str | None = None) -> Iterator[dict[str, Any]]:
     found = run or next(iter([*reversed(partial), *reversed(done)]), None)
     if found is None or found not in (*partial, *done):
         raise RunError(f"no run {found or ''!r} in {store_path}; unfinished: {', '.join(partial) or 'none'}")
+    yield {"run": found}
     told = 0
     while True:
         over = not is_running(store_path, found)

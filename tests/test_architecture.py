@@ -83,6 +83,7 @@ FLOORS = (
         "pipeline",
         "plan",
         "predict",
+        "run_faults",
         "scoring",
         "sequence_scores",
         "segment",

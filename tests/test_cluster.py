@@ -123,8 +123,11 @@ def test_a_worker_of_another_version_is_refused(store: Store, tmp_path: Path):
 def test_a_scheduler_that_does_not_answer(store: Store, monkeypatch: pytest.MonkeyPatch):
     forget(store, 1)
     monkeypatch.setattr("hela_store.executors.CONNECT_SECONDS", 1)
-    for address in ("tcp://127.0.0.1:1", "nonsense"):
-        with pytest.raises(ClusterError, match=f"no Dask scheduler answers at {address}"):
+    for address, what in (
+        ("tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1"),
+        ("nonsense", "scheduler is 'nonsense', expected an address such as tcp://localhost:8786"),
+    ):
+        with pytest.raises(ClusterError, match=what):
             embed(store, EmbedConfig(scheduler=address))
 
 

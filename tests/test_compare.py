@@ -39,7 +39,7 @@ def test_constant_differences_have_an_interval_of_no_width() -> None:
     assert (found.mean, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
     assert (found.blocks, found.seeds, found.word) == (3, 2, "better")
     alone = crossed_interval(np.full(4, 0.02), np.zeros(4, np.int64), np.array([0, 1, 2, 3]))
-    assert math.isnan(alone.low) and math.isnan(alone.high) and alone.word == "no difference"
+    assert math.isnan(alone.low) and math.isnan(alone.high) and alone.word == "no interval"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
         == parts["dark"] + parts["middling"] + parts["bright"]
     )
     assert abs(parts["small"] - parts["large"]) <= 1 and parts.get("touching", 0) + parts["alone"] == total
-    assert any("rule 7 asks for 3" in note for note in found.notes)
+    assert any("give 3, as A1,A2,A3" in note for note in found.notes)
     assert compare(store, [others[0], run]).rows[0].word == "worse"
     assert found.to_json()["rows"][0]["per_cell"]["low"] == pytest.approx(0.01)
 
@@ -132,7 +132,7 @@ def test_runs_of_other_cells_are_compared_on_what_they_share(scored: tuple[Store
     store, run = scored
     few = copy_run(store, run, 0.0, keep=9)
     found = compare(store, [run, few])
-    assert found.rows[0].n == 9 and found.rows[0].word == "no difference"
+    assert found.rows[0].n == 9 and found.rows[0].word == "no interval"
     assert any(note.startswith("9 rows match of") for note in found.notes)
     points = copy_run(store, run, 0.0, kind="point")
     with pytest.raises(RunError, match="none is the same under the same prompt"):

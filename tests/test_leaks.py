@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,11 +34,26 @@ def test_a_run_is_not_tested_on_what_it_or_its_parent_trained_on(store: Store) -
     assert block_ranges(moved, ["test"]) == {"test": {"01": "3,7"}}
     assert finished(moved, TINY) is None, "another split is another run"
     for run in (first, child):
-        with pytest.raises(RunError, match=r"trained on 1 of the 2 frames to test, such as 01/t003"):
+        with pytest.raises(RunError, match=r"trained on 1 of the 2 frames to score, such as 01/t003"):
             evaluate(moved, run, TEST)
     assert evaluate(moved, None, TEST).checkpoint == "zero-shot"
+    chosen = replace(TEST, split="val")
+    assert evaluate(moved, first.run, chosen).checkpoint == first.run, "val is what a run is chosen on"
     again = finetune(moved, TINY)
     assert evaluate(moved, again, TEST).checkpoint == again.run
+
+
+def test_what_trained_does_not_validate(store: Store) -> None:
+    first = finetune(store, TINY)
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace('train = "0-3"', 'train = "0-1"').replace('val = "5-5"', 'val = "3-5"'))
+    moved = Store.open(store.path)
+    assert block_ranges(moved, ["val"]) == {"val": {"01": "3-5"}}
+    with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
+        evaluate(moved, first.run, replace(TEST, split="val"))
+    with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
+        finetune(moved, replace(TINY, init=first.run))
+    assert evaluate(moved, first.run, replace(TEST, split="all")).checkpoint == first.run
 
 
 def test_the_same_image_does_not_train_and_test(store: Store) -> None:

@@ -8,7 +8,16 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from hela_store.errors import PromptError
-from hela_store.prompts import CellContext, cell_contexts, centre_point, draw_box, draw_point, draw_prompt, make_prompt
+from hela_store.prompts import (
+    CellContext,
+    cell_contexts,
+    centre_point,
+    check_prompt_kind,
+    draw_box,
+    draw_point,
+    draw_prompt,
+    make_prompt,
+)
 from hela_store.random import generator
 from hela_store.types import PROMPT_KINDS
 
@@ -72,6 +81,18 @@ def test_an_unknown_kind_is_refused(cells: list[CellContext]) -> None:
         make_prompt("mask-previous", cells[0], 0)
     with pytest.raises(PromptError, match="jitter is -1"):
         make_prompt("box", cells[0], 0, jitter=-1)
+    for kind, what in {
+        "box@nan": "the jitter is nan, expected 0 to 1",
+        "box@-1": "the jitter is -1",
+        "point@7": "the depth is 7, expected 0 to 1",
+        "mask@2": "the prompt's IoU is 2, expected 0.4 to 0.9",
+        "point-clicks@0": "the number of clicks is 0",
+        "scribble@1": "is unknown",
+    }.items():
+        with pytest.raises(PromptError, match=what):
+            check_prompt_kind(kind)
+    with pytest.raises(PromptError, match="is unknown"):
+        make_prompt("point-clicks@3", cells[0], 0)
 
 
 def test_box_sides_jitter_by_a_share_of_the_extent() -> None:

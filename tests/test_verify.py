@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from hela_store.arrays import EMBEDDING_SHAPE, Arrays
-from hela_store.errors import StoreError
+from hela_store.errors import CheckpointError, StoreError
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.ledger import Entry, view_digest
 from hela_store.lock import embed_lock
 from hela_store.plan import make_plan
@@ -42,6 +44,37 @@ def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
     }
     with embed_lock(store.path), pytest.raises(StoreError, match="is being embedded by"):
         verify(store, VerifyConfig(repair=True))
+
+
+def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
+    tuned = finetune(store, FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8))
+    scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
+    assert verify(store).whole
+    runs = store.path / "runs"
+    weights = runs / tuned.run / "weights.safetensors"
+    for path, change in (
+        (weights, lambda data: data[:-5]),
+        (weights, lambda data: b""),
+        (weights, None),
+        (runs / tuned.run / "config.json", lambda data: b"{" + data),
+        (runs / scored.run / "config.json", None),
+        (runs / scored.run / "prompts.parquet", None),
+        (
+            runs / scored.run / "predictions.parquet",
+            lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+        ),
+    ):
+        whole = path.read_bytes()
+        path.unlink()
+        if change is not None:
+            path.write_bytes(change(whole))
+        report = verify(store, VerifyConfig(repair=True, device="cpu"))
+        assert [fault.path for fault in report.faults] == [str(path.relative_to(store.path))]
+        assert report.encoded == 0 and not report.repaired and "runs/" in report.faults[0].note
+        path.write_bytes(whole)
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="restore the run's folder, or tune again"):
+        evaluate(store, tuned.run, EvaluateConfig(split="val"))
 
 
 def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:

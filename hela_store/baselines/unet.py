@@ -104,8 +104,7 @@ def score_unet(
     store: Store, info: RunInfo, *, split: str, device: str = "auto", progress: Progress = silent
 ) -> BaselineResult:
     """Segment the frames of a split with a published training and keep that as a run; raises as :func:`unet`."""
-    if split == "test":
-        check_untouched(store, info, labelled_frames(store, split))
+    check_untouched(store, info, labelled_frames(store, split), split)
     network, shrink = load_network(info.weights, pick_device(device))
     result = result_of(info)
     parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])

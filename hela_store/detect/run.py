@@ -113,8 +113,7 @@ def run_detector(
     backend = info.config["backend"]
     threshold = threshold_of(info) if threshold is None else threshold
     frames = split_frames(store, split)
-    if split == "test":
-        check_untouched(store, info, frames)
+    check_untouched(store, info, frames, split)
     find = _yolo11 if backend == BACKEND else _grid
     found = find(store, info, frames, device, progress)
     about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}

@@ -110,8 +110,7 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
     """
     config, detector = resolved(store, config)
     frames = scorable_frames(store, config.split)
-    if config.split == "test":
-        _check_untouched(store, config, detector, frames)
+    _check_untouched(store, config, detector, frames)
     about = asdict(config) | {"encoder": store.key, "prompts": ["detected"], "seeds": [0]}
     folder = new_run(store.path, "evaluate", about, parent=config.checkpoint, label=f"detected-{config.split}")
     with folder.tidied():
@@ -131,10 +130,10 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
 
 
 def _check_untouched(store: Store, config: DetectedConfig, detector: RunInfo, frames: list[str]) -> None:
-    """Refuse a decoder or a detector that trained or was chosen on these frames."""
+    """Refuse a decoder or a detector that learned from these frames."""
     trained = load_run(store.path, detector.parent) if detector.kind == "detect" and detector.parent else detector
     for run in (None if config.checkpoint is None else load_run(store.path, config.checkpoint), trained):
-        check_untouched(store, None if run is None or run.kind == "detect" else run, frames)
+        check_untouched(store, None if run is None or run.kind == "detect" else run, frames, config.split)
 
 
 def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = silent) -> tuple[str, Calibration]:

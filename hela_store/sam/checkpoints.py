@@ -216,7 +216,7 @@ def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: Path, sha256: s
         )
     apply_adapter(module, path, encoder.architecture, sha256)
     module.eval()
-    return load_decoder(run / "weights.safetensors")
+    return load_decoder(run / "weights.safetensors", of_run=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

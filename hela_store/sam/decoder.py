@@ -264,22 +264,27 @@ def save_decoder(path: Path, decoder: SamDecoder, architecture: str) -> None:
     write_atomic(path, save(state, metadata={"architecture": architecture}))
 
 
-def load_decoder(path: Path, device: str | torch.device = "cpu") -> SamDecoder:
+def load_decoder(path: Path, device: str | torch.device = "cpu", *, of_run: bool = False) -> SamDecoder:
     """Read what :func:`save_decoder` wrote.
+
+    Parameters
+    ----------
+    of_run : whether it is a fine-tuning's, which no other command writes again
 
     Raises
     ------
     CheckpointError
         No such file, a damaged one, or one whose tensors do not fit.
     """
+    way_out = "restore the run's folder, or tune again" if of_run else "`hela-store embed` writes it"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             architecture = (file.metadata() or {}).get("architecture", "")
             state = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
-        raise CheckpointError(f"no decoder weights at {path}; run `hela-store embed` first") from None
+        raise CheckpointError(f"no decoder weights at {path}; {way_out}") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; run `hela-store embed` to write it again") from None
+        raise CheckpointError(f"{path} is damaged: {error}; {way_out}") from None
     if architecture not in TRANSFORMER_MLP:
         known = ", ".join(TRANSFORMER_MLP)
         raise CheckpointError(f"{path} names architecture {architecture!r}, expected one of {known}")

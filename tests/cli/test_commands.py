@@ -76,6 +76,11 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
         assert word in done.stdout
     assert run("finetune", "--lr", "-1", folder=store.path, code=1).stderr.endswith("positive number such as 1e-4\n")
     assert "exclude each other" in run("evaluate", "--run", "x", "--zero-shot", folder=store.path, code=2).stderr
+    for idle in (("--detector", "latest"), ("--form", "box"), ("--recover",)):
+        assert "give --prompt detected" in run("evaluate", *idle, folder=store.path, code=2).stderr
+    assert "leave --prompt out" in run("evaluate", "--robustness", "--prompt", "box", folder=store.path, code=2).stderr
+    missing = run("evaluate", "--zero-shot", "--prompt", "detected", folder=store.path, code=1).stderr
+    assert "no detector run" in missing and "`hela-store detect train` makes one" in missing
     assert "no run 'x'" in run("evaluate", "--run", "x", folder=store.path, code=1).stderr
 
 

@@ -94,7 +94,7 @@ def test_bad_input(detector_store: Store, tmp_path: Path) -> None:
 def test_a_detector_is_not_tested_on_frames_it_trained_on(detector_store: Store) -> None:
     recipe = detector_store.recipe
     other = Store(detector_store.path, replace(recipe, split=replace(recipe.split, train="4-4", test="0-1")))
-    with pytest.raises(RunError, match="trained on 2 of the 2 frames to test.*the split has changed since"):
+    with pytest.raises(RunError, match="trained on 2 of the 2 frames to score.*the split has changed since"):
         run_detector(other, split="test", device="cpu")
 
 

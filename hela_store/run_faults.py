@@ -1,0 +1,60 @@
+"""What can be wrong with the files of published runs; nothing but the command that made a run makes them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from .errors import HelaError
+from .faults import Fault
+from .files import read_parquet
+from .run_info import RunInfo, read_info
+from .runs import run_ids
+from .sam.adapters import ADAPTER_FILE
+
+WAY_OUT = "restore it, or move the run's folder out of runs/ and make the run again"
+SCORED = ("prompts.parquet", "predictions.parquet")
+NEEDED = {"evaluate": SCORED, "robustness": SCORED, "control": SCORED, "finetune": ("log.jsonl",)}
+"""Files that a run of a kind cannot do without."""
+
+
+def run_faults(store_path: Path) -> Iterator[Fault]:
+    """Yield the files of published runs that are lost, cut or damaged.
+
+    Tables have checksums. Of weights only the form is checked: their bytes are compared with nothing.
+    """
+    for name in run_ids(store_path):
+        folder = store_path / "runs" / name
+        for path, note in _wrong(folder):
+            yield Fault(kind="damaged", path=str(path.relative_to(store_path)), note=note)
+
+
+def _wrong(folder: Path) -> Iterator[tuple[Path, str]]:
+    try:
+        info = read_info(folder, folder.name)
+    except HelaError as error:
+        yield folder / "config.json", str(error)
+        return
+    for path in _missing(info):
+        yield path, f"it is missing; {WAY_OUT}"
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            read_parquet(path, way_out=WAY_OUT)
+        except HelaError as error:
+            yield path, str(error)
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            yield path, f"it is damaged: {error}; {WAY_OUT}"
+
+
+def _missing(info: RunInfo) -> Iterator[Path]:
+    for name in NEEDED.get(info.kind, ()):
+        if not (info.path / name).exists():
+            yield info.path / name
+    if info.kind == "finetune" and not (info.weights.exists() or (info.path / ADAPTER_FILE).exists()):
+        yield info.weights
