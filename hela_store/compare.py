@@ -23,6 +23,8 @@ from .store import Store
 
 METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 """Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
+FEW_BLOCKS = 4
+"""Of fewer the intervals say little."""
 
 _PAIRS = """
 SELECT
@@ -137,6 +139,12 @@ def compare(
     for other in progress(runs[1:], total=len(runs) - 1, what="compare"):
         pairs = _pairs(store, runs[0], other, metric, scored, notes)
         rows += _differences(pairs, ",".join(other), 1 if stills else BLOCK_FRAMES)
+    blocks = min(row.per_cell.blocks for row in rows if row.subset == "all")
+    if blocks < FEW_BLOCKS:
+        there = (
+            f"{blocks} still{'' if blocks == 1 else 's'}" if stills else f"{blocks} x {BLOCK_FRAMES} frames or fewer"
+        )
+        notes.append(f"{there} to draw from: {'no interval' if blocks == 1 else 'the intervals say little'}")
     return Comparison(metric=metric, first=",".join(runs[0]), scored=scored, rows=rows, notes=notes)
 
 

@@ -124,6 +124,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     )
     assert abs(parts["small"] - parts["large"]) <= 1 and parts.get("touching", 0) + parts["alone"] == total
     assert any("give 3, as A1,A2,A3" in note for note in found.notes)
+    assert "2 x 5 frames or fewer to draw from: the intervals say little" in found.notes
     assert compare(store, [others[0], run]).rows[0].word == "worse"
     assert found.to_json()["rows"][0]["per_cell"]["low"] == pytest.approx(0.01)
 
@@ -134,6 +135,7 @@ def test_runs_of_other_cells_are_compared_on_what_they_share(scored: tuple[Store
     found = compare(store, [run, few])
     assert found.rows[0].n == 9 and found.rows[0].word == "no interval"
     assert any(note.startswith("9 rows match of") for note in found.notes)
+    assert any(note.endswith("to draw from: no interval") for note in found.notes)
     points = copy_run(store, run, 0.0, kind="point")
     with pytest.raises(RunError, match="none is the same under the same prompt"):
         compare(store, [run, points])
