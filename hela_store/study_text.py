@@ -82,7 +82,7 @@ def footnotes(result: StudyResult) -> list[str]:
         "over training seeds. HD95 counts an empty prediction as the cell's diameter.",
         "Over zero-shot: mean IoU on the same prompts, with a 95 % interval over frame blocks crossed with training "
         "seeds; better is wholly above +0.005, worse wholly below 0.",
-        f"For reference only, other data and split: ViT-B as tuned in the study this project began with, {reference}.",
+        f"For reference only, other data, other split: ViT-B as tuned in the study this began with, {reference}.",
         f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}).",
         *result.notes,
         *(f"missing: {error}" for error in result.errors),
