@@ -35,7 +35,7 @@ COMMON = ("split", "window", "device")
 @click.option(
     "--run",
     metavar="RUN",
-    help="Fine-tuning run to score: an id, its beginning, or latest. [default: the latest not worse than zero-shot]",
+    help="Fine-tuning run to score: an id, its beginning, or latest. [default: the default run, see info]",
 )
 @click.option("--zero-shot", is_flag=True, help="Score the decoder the encoder came with.")
 @click.option(
@@ -98,6 +98,8 @@ def evaluate(
         raise click.UsageError(f"--{idle[0]} says how detected prompts are made; give --prompt detected, too")
     if choices["robustness"] and _given("prompts"):
         raise click.UsageError("--robustness has kinds of its own; leave --prompt out")
+    if choices["robustness"] and clicks:
+        raise click.UsageError("--robustness has kinds of its own; leave --clicks out")
     note_untrained(store)
     checkpoint = None if zero_shot else run or default_checkpoint(store, form if "detected" in prompts else None)
     if "detected" in prompts:
@@ -125,6 +127,8 @@ def _evaluate_detected(
 
     if prompts != ("detected",):
         raise click.UsageError("--prompt detected is scored on its own, without other kinds")
+    if idle := _given("clicks", "foreign", "robustness", "prompt_seeds", "prompt_table", "prompt_masks"):
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} is not for --prompt detected; leave it out")
     result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars)
     if as_json:
         echo_json(result.to_json())

@@ -98,8 +98,8 @@ def finetune(
 
     note_untrained(store)
     results = []
-    for prompt in dict.fromkeys(prompts):
-        config = _config(prompt, preset, choices)
+    configs = [_config(prompt, preset, choices) for prompt in dict.fromkeys(prompts)]
+    for config in configs:
         how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "cache_dir": cache_dir()}
         results.append(hs.finetune(store, config, progress=bars, **how))
         if not as_json:
@@ -118,7 +118,8 @@ def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig
 
 
 def _standing(store: Store, result: FinetuneResult) -> str:
-    from hela_store.guard import best_run
+    from hela_store.errors import HelaError
+    from hela_store.guard import best_run, default_run
     from hela_store.runs import load_run
 
     if result.adapts_encoder:
@@ -126,7 +127,13 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     if result.is_worse:
         why = "worse than zero-shot" if result.verdict == "worse" else "no step was better than what it began with"
         return f"not the default run: {why}"
-    best, iou = best_run(store.path, load_run(store.path, result.run))
+    try:
+        default = default_run(store.path, store.key)
+        best, iou = best_run(store.path, load_run(store.path, result.run))
+    except HelaError as error:  # another run is damaged: this one is published all the same
+        return f"which is the default run cannot be said: {error}"
+    if default is not None and default.id != result.run:
+        return f"not the default run: {default.id} began later"
     higher = f", though {best.id} is higher on the same validation cells, {iou:.4f}" if best.id != result.run else ""
     return "now the default run" + higher
 

@@ -93,7 +93,7 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
     from hela_store.guard import default_run
 
     run = default_run(store.path, store.key, prompt)
-    found = "using the zero-shot decoder: there is no fine-tuning yet that is not worse"
+    found = "using the zero-shot decoder: there is no default run yet"
     note(found if run is None else f"using the default run, {run.id}, tuned for {', '.join(run.prompts)}")
     return None if run is None else run.id
 

@@ -54,8 +54,8 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @_several("window", int, "Embedding positions a prompt reads.")
 @_several("ema", float, "Decays of the running average of the weights.")
 @_several("accumulate", click.IntRange(1), "Views a step.")
-@_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn.")
-@_several("clicks", click.IntRange(1), "Passes with point prompts, a click each.")
+@_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn; no other --prompt.")
+@_several("clicks", click.IntRange(1), "Passes with prompts that have points, a click each; no other --prompt.")
 @_several("refine", float, "Shares of the steps with a second pass.")
 @_several("schedule", click.Choice(["cosine", "linear", "constant"]), "Of the learning rate.")
 @_several("init", str, "Fine-tunings whose weights are the beginning.")
@@ -96,12 +96,10 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
 
 
 def _best(rows: list[SweepRow]) -> dict[str, SweepRow]:
-    """Return of each prompt the row with the highest mean IoU; of other prompts it is another measure."""
+    """Return of each prompt the row with the highest mean IoU, if it learned something; prompts are not comparable."""
     best: dict[str, SweepRow] = {}
-    for row in rows:
-        prompt = row.choices.get("prompt", "box")
-        if row.mean_iou is not None and row.mean_iou > (best[prompt].mean_iou or 0 if prompt in best else -1):
-            best[prompt] = row
+    for row in sorted((row for row in rows if row.best_step), key=lambda row: row.mean_iou or 0.0):
+        best[row.choices.get("prompt", "box")] = row
     return best
 
 

@@ -70,7 +70,7 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """Worse, better or no difference, by the interval per cell (measuring rule 7)."""
+        """Worse, better, no difference or no interval, by the interval per cell (measuring rule 7)."""
         return self.per_cell.word
 
     def to_json(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def compare(
     for other in progress(runs[1:], total=len(runs) - 1, what="compare"):
         pairs = _pairs(store, runs[0], other, metric, scored, notes)
         rows += _differences(pairs, ",".join(other), 1 if stills else BLOCK_FRAMES)
-    blocks = min(row.per_cell.blocks for row in rows if row.subset == "all")
+    blocks = max(row.per_cell.blocks for row in rows if row.subset == "all")
     if blocks < FEW_BLOCKS:
         there = (
             f"{blocks} still{'' if blocks == 1 else 's'}" if stills else f"{blocks} x {BLOCK_FRAMES} frames or fewer"

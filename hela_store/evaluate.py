@@ -248,7 +248,7 @@ def evaluate(
     Raises
     ------
     SplitError, StoreError, RunError, PromptError
-        Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the test frames, own
+        Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the frames to score, own
         prompts that fit no cell.
     """
     config = config or EvaluateConfig()

@@ -6,6 +6,7 @@ Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neith
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
@@ -55,7 +56,8 @@ def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
     """
     with needs("cluster"):
         from distributed import Client
-    if ":" not in scheduler:  # a client that is not given a port goes on asking, and complains when it is thrown away
+    # without a port a client goes on asking, and complains when it is thrown away
+    if not re.search(r"^inproc://|[^/]:\d+$", scheduler):
         raise ClusterError(f"scheduler is {scheduler!r}, expected an address such as tcp://localhost:8786")
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)

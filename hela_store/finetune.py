@@ -191,7 +191,7 @@ class FinetuneResult:
     better, worse : share of cells whose IoU rose or fell by more than 0.01
     mean_change, low, high : mean paired change of IoU and its 95 % interval over frames
     frames : how many of these there are; with fewer than five the interval says little
-    verdict : ``"better"``, ``"worse"`` or ``"no difference"`` than zero-shot (measuring rule 7)
+    verdict : ``"better"``, ``"worse"``, ``"no difference"`` or ``"no interval"`` (one frame), measuring rule 7
     adapt : what was adapted, None for the mask decoder itself
     """
 

@@ -5,6 +5,7 @@ Measuring rule 7: *worse* is an interval of the paired change wholly below 0, *b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Change:
     ----------
     mean : over cells
     low, high : 95 % interval, frames resampled with all their cells
-    verdict : ``"better"``, ``"worse"`` or ``"no difference"``
+    verdict : ``"better"``, ``"worse"``, ``"no difference"``, or ``"no interval"``: there is but one frame
     """
 
     mean: float
@@ -54,6 +55,8 @@ def paired_change(before: Sequence[float], after: Sequence[float], frames: Seque
     picks = generator("paired change", len(counts)).integers(len(counts), size=(RESAMPLES, len(counts)))
     means = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = (float(value) for value in np.percentile(means, [2.5, 97.5]))
+    if len(counts) == 1:
+        return Change(mean=float(change.mean()), low=math.nan, high=math.nan, verdict="no interval")
     verdict = "worse" if high < 0 else "better" if low > RELEVANT else "no difference"
     return Change(mean=float(change.mean()), low=low, high=high, verdict=verdict)
 
@@ -78,7 +81,7 @@ def best_run(store_path: Path, run: RunInfo) -> tuple[RunInfo, float]:
     Among those of the same encoder key, tuned for the same prompt and judged on the same cells and prompts; ``run``
     itself where none is higher.
     """
-    mine = _result(run)
+    mine = run.result()
     found = _not_worse(store_path, run.encoder)
     same = [(other, result) for other, result in found if _judged_on(result) == _judged_on(mine)]
     best, result = max([(run, mine), *same], key=lambda pair: pair[1]["tuned"]["mean_iou"])
@@ -93,12 +96,6 @@ def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
 def _not_worse(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
     """Yield fine-tunings of an encoder key and their results, the newest first; those that `default_run` may take."""
     for run in reversed(list_runs(store_path, "finetune")):
-        result = _result(run) if run.encoder == encoder else {}
+        result = run.result() if run.encoder == encoder else {}
         if result and result.get("verdict") != "worse" and result.get("best_step") != 0:
             yield run, result
-
-
-def _result(run: RunInfo) -> dict[str, Any]:
-    """Return what a fine-tuning's log says last of how it compares; empty where it says nothing."""
-    results: list[dict[str, Any]] = [row["result"] for row in run.log() if "result" in row]
-    return results[-1] if results else {}

@@ -76,7 +76,8 @@ class StoreInfo:
         How large cells are for SAM, and the grid round trip.
     runs : tuple of RunLine
     default_run : str or None
-        The latest fine-tuning that is not worse than zero-shot on validation: what `evaluate` scores unless told.
+        The latest fine-tuning that learned something and is not worse than zero-shot on validation: what `evaluate`
+        scores unless told.
     unfinished : tuple of str
         Runs that were started and not published; some may be running now.
     """
@@ -128,7 +129,8 @@ class StoreInfo:
         rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
-            rows.append(("", "their command again goes on with them; delete runs/.ID.partial of what is not wanted"))
+            hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
+            rows.append(("", hint))
         return rows
 
 

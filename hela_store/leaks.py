@@ -1,4 +1,4 @@
-"""No frame that is tested has trained (measuring rule 1): checked on frames as they are now and as a run saw them.
+"""No frame that is tested or validated on has trained (measuring rule 1): by frames as they are and as a run saw them.
 
 A recipe's split may change between a fine-tuning and its evaluation, as it does from fold to fold; so runs keep which
 frames they trained and chose on. Tiles and augmented variants train only with their frame.
@@ -58,6 +58,8 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
         Some of them were used.
     """
     used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
+    if not used_for:
+        return
     asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
     wanted = set(frames)
     adapter = store.recipe.encoder.adapter

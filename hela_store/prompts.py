@@ -129,7 +129,7 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
     if kind == "mask-perfect":
         mask, origin = trim(cell.mask, cell.origin)
         return DrawnPrompt(kind=kind, mask=mask, mask_origin=origin, params={"prompt_iou": 1.0})
-    if kind in ("mask-previous", "point-clicks"):
+    if base in ("mask-previous", "point-clicks"):
         raise PromptError(f"a {kind!r} prompt needs the decoder's own first answer and cannot be drawn from truth")
     raise PromptError(f"prompt {kind!r} is unknown, expected one of {', '.join(PROMPT_KINDS)}")
 

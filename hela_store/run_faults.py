@@ -16,8 +16,15 @@ from .sam.adapters import ADAPTER_FILE
 
 WAY_OUT = "restore it, or move the run's folder out of runs/ and make the run again"
 SCORED = ("prompts.parquet", "predictions.parquet")
-NEEDED = {"evaluate": SCORED, "robustness": SCORED, "control": SCORED, "finetune": ("log.jsonl",)}
-"""Files that a run of a kind cannot do without."""
+NEEDED = {
+    **dict.fromkeys(("evaluate", "robustness", "control", "baseline"), SCORED),
+    "detect": ("detections.parquet",),
+    "detector": ("weights.safetensors",),
+    "calibration": ("calibration.json",),
+}
+"""Files that a run of a kind cannot do without; of a fine-tuning it depends on what it adapts."""
+TUNED = {None: ("weights.safetensors",), "decoder": (ADAPTER_FILE,)}
+BOTH = ("weights.safetensors", ADAPTER_FILE)
 
 
 def run_faults(store_path: Path) -> Iterator[Fault]:
@@ -39,6 +46,8 @@ def _wrong(folder: Path) -> Iterator[tuple[Path, str]]:
         return
     for path in _missing(info):
         yield path, f"it is missing; {WAY_OUT}"
+    if info.kind == "finetune" and not info.result():
+        yield folder / "log.jsonl", f"it holds no result; {WAY_OUT}"
     for path in sorted(folder.glob("*.parquet")):
         try:
             read_parquet(path, way_out=WAY_OUT)
@@ -53,8 +62,7 @@ def _wrong(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _missing(info: RunInfo) -> Iterator[Path]:
-    for name in NEEDED.get(info.kind, ()):
+    needed = TUNED.get(info.config.get("adapt"), BOTH) if info.kind == "finetune" else NEEDED.get(info.kind, ())
+    for name in needed:
         if not (info.path / name).exists():
             yield info.path / name
-    if info.kind == "finetune" and not (info.weights.exists() or (info.path / ADAPTER_FILE).exists()):
-        yield info.weights

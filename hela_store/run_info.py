@@ -97,6 +97,10 @@ class RunInfo:
                 break
         return rows
 
+    def result(self) -> dict[str, Any]:
+        """Return what the log says last of what came out; empty where it says nothing."""
+        return next((dict(row["result"]) for row in reversed(self.log()) if "result" in row), {})
+
 
 def read_info(path: Path, identity: str) -> RunInfo:
     """Read the ``config.json`` in a run's folder.

@@ -22,7 +22,7 @@ from .finetune import FinetuneConfig, deciding, finetune, resolved, run_config, 
 from .lock import claim
 from .progress import Progress, silent
 from .recipe import Recipe
-from .runs import RunInfo, list_runs
+from .runs import RunInfo, latest, list_runs, load_run
 from .store import Store
 
 Point = tuple[dict[str, Any], FinetuneConfig]
@@ -103,11 +103,17 @@ def sweep(
     list of SweepRow
         In the order of the grid.
     """
-    points, rows = grid(base, choices), dict[int, SweepRow]()
+    # "latest" would be another run from point to point
+    choices = {name: [_by_name(store, v) if name == "init" else v for v in values] for name, values in choices.items()}
+    points, rows = grid(replace(base, init=_by_name(store, base.init)), choices), dict[int, SweepRow]()
     for number, row in progress(_rows(store, points, executor, cache_dir), total=len(points), what="sweep"):
         rows[number] = row
         report(row)
     return [rows[number] for number in range(len(points))]
+
+
+def _by_name(store: Store, run: str | None) -> str | None:
+    return latest(store.path, "finetune").id if run == "latest" else run
 
 
 def _rows(
@@ -160,8 +166,9 @@ def _row(
         with claim(store.path / "runs", digest("sweep", repr(sorted(wanted.items())))[:16], wait) as ours:
             if not ours:
                 return None
-            found = finished(store, config)
-            result = _result(found) if found else finetune(store, config, cache_dir=cache_dir).to_json()
+            run = finished(store, config)
+            run = run or load_run(store.path, finetune(store, config, cache_dir=cache_dir).run)
+            result = run.result()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
     names = ("run", "mean_change", "low", "high", "verdict", "best_step")
@@ -169,15 +176,10 @@ def _row(
     return SweepRow(choices=point, **{name: result[name] for name in names}, **scores)
 
 
-def _result(run: RunInfo) -> dict[str, Any]:
-    found: dict[str, Any] = next(row["result"] for row in reversed(run.log()) if "result" in row)
-    return found
-
-
 def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
     """Return the published run of this configuration, if there is one; a damaged log does not count."""
     wanted = run_config(store, resolved(store, config))
     for run in reversed(list_runs(store.path, "finetune")):
-        if same_run(run.config, wanted) and any("result" in row for row in run.log()):
+        if same_run(run.config, wanted) and run.result():
             return run
     return None

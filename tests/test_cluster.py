@@ -126,6 +126,7 @@ def test_a_scheduler_that_does_not_answer(store: Store, monkeypatch: pytest.Monk
     for address, what in (
         ("tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1"),
         ("nonsense", "scheduler is 'nonsense', expected an address such as tcp://localhost:8786"),
+        ("tcp://localhost", "scheduler is 'tcp://localhost', expected an address"),
     ):
         with pytest.raises(ClusterError, match=what):
             embed(store, EmbedConfig(scheduler=address))

@@ -91,7 +91,7 @@ def test_an_unknown_kind_is_refused(cells: list[CellContext]) -> None:
     }.items():
         with pytest.raises(PromptError, match=what):
             check_prompt_kind(kind)
-    with pytest.raises(PromptError, match="is unknown"):
+    with pytest.raises(PromptError, match="needs the decoder's own first answer"):
         make_prompt("point-clicks@3", cells[0], 0)
 
 

@@ -15,9 +15,9 @@ import pytest
 from hela_store.errors import ClusterError, PromptError, RecipeError
 from hela_store.executors import dask, outcome, processes
 from hela_store.files import digest
-from hela_store.finetune import FinetuneConfig, deciding, resolved, run_config
+from hela_store.finetune import FinetuneConfig, deciding, finetune, resolved, run_config
 from hela_store.lock import claim
-from hela_store.runs import partial_runs, run_ids
+from hela_store.runs import load_run, partial_runs, run_ids
 from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store import Store
 from hela_store.sweep import grid, sweep
@@ -143,6 +143,15 @@ def test_an_unreachable_scheduler_and_a_dead_process_are_told(store: Store, monk
         pass
     with processes(1) as executor, pytest.raises(ClusterError, match="ended abruptly"):
         outcome(executor.submit(os._exit, 1))
+
+
+def test_latest_is_the_same_beginning_for_every_point_and_the_next_time(store: Store) -> None:
+    first = finetune(store, BASE)
+    rows = sweep(store, BASE, {"init": ["latest"], "seed": [1, 2]})
+    assert [load_run(store.path, row.run).parent for row in rows] == [first.run, first.run]
+    assert [row.run for row in sweep(store, replace(BASE, init=first.run), {"seed": [1, 2]})] == [
+        row.run for row in rows
+    ]
 
 
 def test_a_point_that_fails_is_told_and_the_others_go_on(store: Store) -> None:

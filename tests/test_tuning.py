@@ -226,6 +226,8 @@ def test_the_guard() -> None:
     for change, verdict in ((0.02, "better"), (-0.02, "worse"), (0.001, "no difference")):
         found = paired_change(before, before + change + rng.normal(0, 0.01, 200), frames)
         assert found.verdict == verdict and found.low <= found.mean <= found.high
+    alone = paired_change(before, before + 0.02, ["f"] * 200)
+    assert alone.verdict == "no interval" and np.isnan(alone.low) and alone.mean == pytest.approx(0.02)
     # one frame with many cells is one draw, not many
     lucky = before + np.where(np.arange(200) < 20, 0.3, 0.0)
     assert paired_change(before, lucky, frames).low <= 0.005
@@ -243,7 +245,7 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     assert found is not None and found.id == first.run
     assert default_run(store.path, "nano-000000000000") is None
     nothing = finetune(store, replace(QUICK, steps=1, lr=1e-12, warmup=0, ema=0.0))
-    assert nothing.best_step == 0 and nothing.is_worse and nothing.verdict == "no difference"
+    assert nothing.best_step == 0 and nothing.is_worse and nothing.verdict == "no interval"
     found = default_run(store.path, store.key)
     assert found is not None and found.id == first.run, "a run that learned nothing stands in for none that did"
     point = finetune(store, replace(QUICK, prompt="point"))

@@ -92,7 +92,7 @@ def unet(
     SplitError, StoreError
         No labelled cell in train, val or the split, or no background in train; nothing was ingested.
     RunError
-        The loss is not finite; the run trained on frames that the split tests now.
+        The loss is not finite; the run trained on frames that the split tests or validates on now.
     """
     labelled_frames(store, split)
     config = config or UnetConfig()
@@ -119,9 +119,8 @@ def score_unet(
 
 def result_of(info: RunInfo) -> dict[str, Any]:
     """Return what a training ended in; RunError where its log is damaged."""
-    for row in reversed(info.log()):
-        if "result" in row:
-            return dict(row["result"])
+    if result := info.result():
+        return result
     raise RunError(f"run {info.id} is damaged: its log has no result; train another U-Net")
 
 

@@ -102,7 +102,7 @@ def evaluate_detections(
         truth_boxes.append(truth.boxes)
     precision = average_precision(raw, truth_boxes, [pairs.counted for pairs in boxes])
     at = count(boxes, threshold, 0.5)
-    times: dict[str, Any] = next((row["result"] for row in reversed(info.log()) if "result" in row), {})
+    times = info.result()
     return DetectionReport(
         run=info.id,
         split=split,

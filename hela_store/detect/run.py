@@ -79,10 +79,10 @@ def threshold_of(info: RunInfo) -> float:
     """Return the score from which detections of a detector, or of a detection run, count."""
     if "threshold" in info.config:
         return float(info.config["threshold"])
-    results = [row["result"] for row in info.log() if "result" in row]
-    if not results:
+    result = info.result()
+    if not result:
         raise RunError(f"run {info.id} is damaged: its log has no result; train another detector")
-    return float(results[-1]["threshold"])
+    return float(result["threshold"])
 
 
 def run_detector(

@@ -106,7 +106,7 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
     Raises
     ------
     RunError, SplitError, StoreError
-        No such run, one of another encoder, or one that trained on the test frames; no labelled frame; not embedded.
+        No such run, one of another encoder, one that trained on these frames; no labelled frame; not embedded.
     """
     config, detector = resolved(store, config)
     frames = scorable_frames(store, config.split)
@@ -146,6 +146,7 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
     """
     config, detector = resolved(store, replace(config, split="val"))
     frames = scorable_frames(store, "val")
+    _check_untouched(store, config, detector, frames)
     scored = Scored()
     radius = median_training_radius(store)
     for frame in progress(segmented_frames(store, config, frames), total=len(frames), what="calibrate"):

@@ -101,5 +101,5 @@ def tuned_run(store: Store, run: str | None) -> RunInfo:
     """Return the fine-tuning that is meant, None for the store's default run; arguments and errors as above."""
     info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
     if info is None:
-        raise RunError("this store has no default run: no fine-tuning that is not worse than zero-shot; name a run")
+        raise RunError("this store has no default run: no fine-tuning that helped on validation; name a run")
     return info

@@ -78,6 +78,13 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
     assert "exclude each other" in run("evaluate", "--run", "x", "--zero-shot", folder=store.path, code=2).stderr
     for idle in (("--detector", "latest"), ("--form", "box"), ("--recover",)):
         assert "give --prompt detected" in run("evaluate", *idle, folder=store.path, code=2).stderr
+    assert "leave --clicks out" in run("evaluate", "--robustness", "--clicks", 3, folder=store.path, code=2).stderr
+    mixed = ("--prompt", "detected", "--foreign")
+    assert "not for --prompt detected" in run("evaluate", "--zero-shot", *mixed, folder=store.path, code=2).stderr
+    before = len(list((store.path / "runs").iterdir()))
+    wrong = ("--prompt", "point", "--prompt", "box", "--clicks", 2)
+    assert "has no points" in run("finetune", *wrong, folder=store.path, code=1).stderr
+    assert len(list((store.path / "runs").iterdir())) == before, "nothing ran before what is impossible was found"
     assert "leave --prompt out" in run("evaluate", "--robustness", "--prompt", "box", folder=store.path, code=2).stderr
     missing = run("evaluate", "--zero-shot", "--prompt", "detected", folder=store.path, code=1).stderr
     assert "no detector run" in missing and "`hela-store detect train` makes one" in missing
