@@ -19,6 +19,8 @@ from hela_store.random import generator
 from hela_store.store import Store
 from hela_store.verify import VerifyConfig, tolerance, verify
 
+TINY = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8)
+
 
 def test_a_whole_store_is_whole(embedded: Path) -> None:
     report = verify(Store.open(embedded))
@@ -47,8 +49,10 @@ def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
 
 
 def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
-    tuned = finetune(store, FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8))
+    tuned = finetune(store, TINY)
     scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
+    low_rank = finetune(store, replace(TINY, adapt="decoder"))
+    whole_encoder = finetune(store, replace(TINY, adapt="encoder-full", cut=0))
     assert verify(store).whole
     runs = store.path / "runs"
     weights = runs / tuned.run / "weights.safetensors"
@@ -57,6 +61,10 @@ def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None
         (weights, lambda data: b""),
         (weights, None),
         (runs / tuned.run / "config.json", lambda data: b"{" + data),
+        (runs / low_rank.run / "adapter.safetensors", None),
+        (runs / whole_encoder.run / "adapter.safetensors", None),
+        (runs / whole_encoder.run / "weights.safetensors", None),
+        (runs / tuned.run / "log.jsonl", lambda data: b""),
         (runs / scored.run / "config.json", None),
         (runs / scored.run / "prompts.parquet", None),
         (

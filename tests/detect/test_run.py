@@ -14,6 +14,7 @@ from conftest import QUICK
 from hela_store.detect.evaluate import describe_boxes, evaluate_detections
 from hela_store.detect.rows import DETECTION_SCHEMA, read_detections
 from hela_store.detect.run import import_boxes, load_detector, run_detector
+from hela_store.detect.score import DetectedConfig, calibrate
 from hela_store.detect.train import DetectorConfig, train_detector
 from hela_store.errors import PromptError, RecipeError, RunError, SplitError
 from hela_store.runs import latest
@@ -96,6 +97,10 @@ def test_a_detector_is_not_tested_on_frames_it_trained_on(detector_store: Store)
     other = Store(detector_store.path, replace(recipe, split=replace(recipe.split, train="4-4", test="0-1")))
     with pytest.raises(RunError, match="trained on 2 of the 2 frames to score.*the split has changed since"):
         run_detector(other, split="test", device="cpu")
+    other = Store(detector_store.path, replace(recipe, split=replace(recipe.split, train="4-4", val="0-1")))
+    for use in (lambda: run_detector(other, split="val", device="cpu"), lambda: calibrate(other, DetectedConfig())):
+        with pytest.raises(RunError, match="trained on 2 of the 2 frames to score.*the split has changed since"):
+            use()
 
 
 def test_a_store_without_embeddings_says_so(store: Store) -> None:
