@@ -408,7 +408,7 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         mean_change=change.mean,
         low=change.low,
         high=change.high,
-        verdict=change.verdict,
+        verdict=change.word,
         frames=len({score.question.cell["frame"] for score in zero}),
         adapt=config.adapt,
     )

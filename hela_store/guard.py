@@ -5,44 +5,22 @@ Measuring rule 7: *worse* is an interval of the paired change wholly below 0, *b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .random import generator
+from .bootstrap import Interval, crossed_interval
 from .runs import RunInfo, list_runs
 
-RESAMPLES = 2000
-RELEVANT = 0.005
 
+def paired_change(before: Sequence[float], after: Sequence[float], frames: Sequence[str]) -> Interval:
+    """Compare two decoders on the same cells and prompts of the validation block.
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """A paired change of IoU over the validation cells of one run.
-
-    Attributes
-    ----------
-    mean : over cells
-    low, high : 95 % interval, frames resampled with all their cells
-    verdict : ``"better"``, ``"worse"``, ``"no difference"``, or ``"no interval"``: there is but one frame
-    """
-
-    mean: float
-    low: float
-    high: float
-    verdict: str
-
-
-def paired_change(before: Sequence[float], after: Sequence[float], frames: Sequence[str]) -> Change:
-    """Compare two decoders on the same cells and prompts.
-
-    Cells of one frame are not independent, so whole frames are drawn again (percentile bootstrap, 2000 times, fixed
-    seed). One run has one training seed; how much seeds differ is not in this interval.
+    Cells of one frame are not independent, so whole frames are drawn again; a validation block is too short for blocks
+    of frames. One run has one training seed; how much seeds differ is not in this interval.
 
     Parameters
     ----------
@@ -51,14 +29,7 @@ def paired_change(before: Sequence[float], after: Sequence[float], frames: Seque
     """
     change: npt.NDArray[np.float64] = np.asarray(after, float) - np.asarray(before, float)
     _, index = np.unique(np.asarray(frames), return_inverse=True)
-    sums, counts = np.bincount(index, change), np.bincount(index)
-    picks = generator("paired change", len(counts)).integers(len(counts), size=(RESAMPLES, len(counts)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = (float(value) for value in np.percentile(means, [2.5, 97.5]))
-    if len(counts) == 1:
-        return Change(mean=float(change.mean()), low=math.nan, high=math.nan, verdict="no interval")
-    verdict = "worse" if high < 0 else "better" if low > RELEVANT else "no difference"
-    return Change(mean=float(change.mean()), low=low, high=high, verdict=verdict)
+    return crossed_interval(change, index, np.zeros_like(index))
 
 
 def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:

@@ -225,9 +225,9 @@ def test_the_guard() -> None:
     before = rng.uniform(0.7, 0.9, 200)
     for change, verdict in ((0.02, "better"), (-0.02, "worse"), (0.001, "no difference")):
         found = paired_change(before, before + change + rng.normal(0, 0.01, 200), frames)
-        assert found.verdict == verdict and found.low <= found.mean <= found.high
+        assert found.word == verdict and found.low <= found.mean <= found.high
     alone = paired_change(before, before + 0.02, ["f"] * 200)
-    assert alone.verdict == "no interval" and np.isnan(alone.low) and alone.mean == pytest.approx(0.02)
+    assert alone.word == "no interval" and np.isnan(alone.low) and alone.mean == pytest.approx(0.02)
     # one frame with many cells is one draw, not many
     lucky = before + np.where(np.arange(200) < 20, 0.3, 0.0)
     assert paired_change(before, lucky, frames).low <= 0.005
