@@ -95,11 +95,9 @@ def evaluate(
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     if "detected" not in prompts and (idle := _given("detector", "form", "recover")):
-        raise click.UsageError(f"--{idle[0]} says how detected prompts are made; give --prompt detected, too")
-    if choices["robustness"] and _given("prompts"):
-        raise click.UsageError("--robustness has kinds of its own; leave --prompt out")
-    if choices["robustness"] and clicks:
-        raise click.UsageError("--robustness has kinds of its own; leave --clicks out")
+        raise click.UsageError(f"{idle[0]} says how detected prompts are made; give --prompt detected, too")
+    if choices["robustness"] and (idle := _given("prompts", "clicks")):
+        raise click.UsageError(f"--robustness has kinds of its own; leave {idle[0]} out")
     note_untrained(store)
     checkpoint = None if zero_shot else run or default_checkpoint(store, form if "detected" in prompts else None)
     if "detected" in prompts:
@@ -115,9 +113,10 @@ def evaluate(
 
 
 def _given(*names: str) -> list[str]:
-    """Return which of the options were given, be it with their default value."""
-    source = click.get_current_context().get_parameter_source
-    return [name for name in names if source(name) is ParameterSource.COMMANDLINE]
+    """Return which of the options were given, be it with their default value, as they are written."""
+    context = click.get_current_context()
+    given = {name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return [option.opts[0] for option in context.command.params if option.name in given]
 
 
 def _evaluate_detected(
@@ -128,7 +127,7 @@ def _evaluate_detected(
     if prompts != ("detected",):
         raise click.UsageError("--prompt detected is scored on its own, without other kinds")
     if idle := _given("clicks", "foreign", "robustness", "prompt_seeds", "prompt_table", "prompt_masks"):
-        raise click.UsageError(f"--{idle[0].replace('_', '-')} is not for --prompt detected; leave it out")
+        raise click.UsageError(f"{idle[0]} is not for --prompt detected; leave it out")
     result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars)
     if as_json:
         echo_json(result.to_json())
