@@ -117,6 +117,10 @@ def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig
     return replace(config, **{name: value for name, value in choices.items() if value is not None})
 
 
+def _harm(result: FinetuneResult) -> str:
+    return "worse than zero-shot" if result.verdict == "worse" else "no step was better than what it began with"
+
+
 def _standing(store: Store, result: FinetuneResult) -> str:
     from hela_store.errors import HelaError
     from hela_store.guard import best_run, default_run
@@ -125,8 +129,7 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     if result.adapts_encoder:
         return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
     if result.is_worse:
-        why = "worse than zero-shot" if result.verdict == "worse" else "no step was better than what it began with"
-        return f"not the default run: {why}"
+        return f"not the default run: {_harm(result)}"
     try:
         default = default_run(store.path, store.key)
         best, iou = best_run(store.path, load_run(store.path, result.run))
@@ -155,6 +158,4 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     )
     click.echo(_standing(store, result))
     if result.is_worse:
-        note(
-            "WARNING: TUNING DID NOT HELP: no step beat the decoder it began with on validation, so that one was kept."
-        )
+        note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")
