@@ -113,8 +113,7 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
         given = {name: value for part in parts for name, value in vars(part).items() if value is not None}
         return DrawnPrompt(**given | {"kind": kind, "params": {k: v for part in parts for k, v in part.params.items()}})
     base, _, setting = kind.partition("@")
-    if setting and base != "point-clicks":
-        check_prompt_kind(kind)
+    if setting and base in ("box", "point", "mask"):
         return _draw_setting(rng, base, _number(kind, setting), cell)
     if kind == "box":
         box = draw_box(rng, cell.box, cell.frame_shape, jitter)
