@@ -58,12 +58,12 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
         Some of them were used.
     """
     used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
-    if not used_for:
+    adapter = store.recipe.encoder.adapter
+    left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
+    if not (used_for and left):
         return
     asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
     wanted = set(frames)
-    adapter = store.recipe.encoder.adapter
-    left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
     while left:
         run = left.pop()
         for block in used_for:
