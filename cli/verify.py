@@ -42,7 +42,7 @@ def _print(report: VerifyReport) -> None:
         rows.append(("deep", f"{text} (allowed {report.tolerance:.2g})"))
     if report.repaired:
         rows.append(("repaired", f"{len(report.repaired)} faults, {report.encoded} views encoded again"))
-    wrong = f"{len(report.faults)} faults; `hela-store verify --repair` puts right what can be, which no run can"
+    wrong = f"{len(report.faults)} faults; `hela-store verify --repair` puts right what can be; runs can not"
     echo_facts([*rows, ("verdict", "whole" if report.whole else wrong)])
     if report.faults:
         click.echo()

@@ -19,7 +19,7 @@ SCORED = ("prompts.parquet", "predictions.parquet")
 NEEDED = {
     **dict.fromkeys(("evaluate", "robustness", "control", "baseline"), SCORED),
     "detect": ("detections.parquet",),
-    "detector": ("weights.safetensors",),
+    **dict.fromkeys(("detector", "unet"), ("weights.safetensors",)),
     "calibration": ("calibration.json",),
 }
 """Files that a run of a kind cannot do without; of a fine-tuning it depends on what it adapts."""

@@ -50,8 +50,6 @@ from .tuned import variant_of
 from .work import Frames, Group, View, unique_views, work_of
 
 DEEP_SAMPLE = 8
-RUNS = "runs/"
-"""Begins the path of a fault in a run, which no repair makes again."""
 ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
 """Relative error (L2 norms) between devices; convolutions on a GPU may run in TF32 where float32 is asked for."""
 
@@ -100,7 +98,7 @@ class VerifyReport:
     committed, left : int
         Views that count as done, and planned ones that do not.
     faults : tuple of Fault
-        All that is wrong now.
+        All that is wrong now; in runs, too, which no repair makes again.
     repaired : tuple of Fault
         What was wrong before.
     encoded : int
@@ -162,9 +160,8 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         rng = generator("deep", time.time_ns())
         found, errors = _find(store, config, rng, progress)
         before, encoded = found, 0
-        of_store = [fault for fault in found if not fault.path.startswith(RUNS)]
-        if config.repair and of_store:
-            encoded = _repair(store, of_store, config, progress)
+        if config.repair and found:
+            encoded = _repair(store, found, config, progress)
             store = Store(store.path, store.recipe)
             found, errors = _find(store, config, rng, progress)
     committed = {} if any(fault.path.startswith("ledger/") for fault in found) else store.committed()
@@ -173,7 +170,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         key=store.key,
         committed=len(committed),
         left=len(planned - set(committed)),
-        faults=tuple(found),
+        faults=(*found, *run_faults(store.path)),
         repaired=tuple(fault for fault in before if fault not in found),
         encoded=encoded,
         compared=tuple(errors),
@@ -185,7 +182,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
 def _find(
     store: Store, config: VerifyConfig, rng: np.random.Generator, progress: Progress
 ) -> tuple[list[Fault], dict[str, float]]:
-    found = [*file_faults(store), *run_faults(store.path)]
+    found = list(file_faults(store))
     errors: dict[str, float] = {}
     if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)
