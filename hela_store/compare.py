@@ -135,7 +135,7 @@ def compare(
     scored = dict.fromkeys(everyone, 0) | {row["run"]: row["n"] for row in counts}
     rows: list[Difference] = []
     notes: list[str] = []
-    stills = store.recipe.dataset.reader == "folder" and not store.recipe.dataset.axis
+    stills = store.recipe.dataset.stills
     for other in progress(runs[1:], total=len(runs) - 1, what="compare"):
         pairs = _pairs(store, runs[0], other, metric, scored, notes)
         rows += _differences(pairs, ",".join(other), 1 if stills else BLOCK_FRAMES)

@@ -12,6 +12,7 @@ from . import catalog
 from .errors import StoreError
 from .guard import default_run
 from .measure import CellScale, cell_scale
+from .plan import blocks_of
 from .runs import RunInfo, list_runs, partial_runs
 from .sizes import folder_bytes, mebibytes
 from .splits import BLOCKS
@@ -199,8 +200,6 @@ def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
 
 
 def _split(store: Store) -> dict[str, int]:
-    from .scoring import blocks_of
-
     counts = Counter(blocks_of(store).values())
     return {name: counts[name] for name in (*BLOCKS, "gap")}
 

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from .errors import RunError, SplitError
+from .plan import blocks_of
 from .runs import RunInfo, load_run
-from .scoring import blocks_of
 from .splits import format_ranges, parse_ranges
 from .store import Store
 

@@ -236,7 +236,7 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         dataset = replace(dataset, offset=float(config.offset))
     if config.field_of_interest is not None:
         dataset = replace(dataset, field_of_interest=config.field_of_interest)
-    stills = dataset.reader == "folder" and not dataset.axis
+    stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
     frames: list[FrameKey] = [
         (f"{e.sequence}/{e.name}", e.sequence, e.time) for e in open_dataset(dataset, path).entries

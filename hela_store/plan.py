@@ -16,7 +16,7 @@ from .geometry import Rect, tile_rectangles
 from .normalise import limits
 from .progress import Progress, silent
 from .recipe import Recipe
-from .splits import FrameKey, assign
+from .splits import Block, FrameKey, assign
 
 if TYPE_CHECKING:
     from .store import Store
@@ -137,8 +137,15 @@ def varied_frames(recipe: Recipe, frames: Sequence[FrameKey]) -> set[str]:
         return set()
     if recipe.augment.frames == "all":
         return {frame for frame, _, _ in frames}
-    stills = recipe.dataset.reader == "folder" and not recipe.dataset.axis
-    return {frame for frame, block in assign(recipe.split, frames, stills).items() if block == "train"}
+    blocks = assign(recipe.split, frames, recipe.dataset.stills)
+    return {frame for frame, block in blocks.items() if block == "train"}
+
+
+def blocks_of(store: Store) -> dict[str, Block]:
+    """Return the block of every ingested frame; SplitError as in :func:`hela_store.splits.assign`."""
+    frames = store.frames_table()
+    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
+    return assign(store.recipe.split, list(zip(*columns, strict=True)), store.recipe.dataset.stills)
 
 
 def damped_share(plan: pa.Table) -> float:

@@ -70,6 +70,11 @@ class DatasetRecipe:
         if self.pixel_size_um is not None and not self.pixel_size_um > 0:
             raise RecipeError(f"dataset.pixel_size_um is {self.pixel_size_um}, expected a positive number")
 
+    @property
+    def stills(self) -> bool:
+        """Whether frames are single images, not a sequence in time."""
+        return self.reader == "folder" and not self.axis
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe:

@@ -23,10 +23,11 @@ from .geometry import Rect, holds_whole, scoring_tile
 from .image_free import image_free_score
 from .masks import encode, paste
 from .metrics import overlap
+from .plan import blocks_of
 from .predict import Logits, Prediction, predict_view, whole_logits
 from .prompts import CellContext, DrawnPrompt, cell_context, clicks_of, corrective_click, make_prompt
 from .sam.decoder import SamDecoder
-from .splits import Block, assign, members
+from .splits import Block, members
 from .store import Store
 from .types import LabelArray, Prompt
 from .user_prompts import prompt_rectangle
@@ -117,14 +118,6 @@ class Score:
     prompt_iou: float | None
     oracle_iou: float | None = None
     detail: CellScores | None = None
-
-
-def blocks_of(store: Store) -> dict[str, Block]:
-    """Return the block of every ingested frame; SplitError as in :func:`hela_store.splits.assign`."""
-    frames = store.frames_table()
-    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
-    stills = store.recipe.dataset.reader == "folder" and not store.recipe.dataset.axis
-    return assign(store.recipe.split, list(zip(*columns, strict=True)), stills)
 
 
 def labelled_frames(store: Store, split: str) -> list[str]:

@@ -18,10 +18,10 @@ from .ctc_measures import FrameMatch, det, match_frame, seg
 from .datasets.truth import apply_field_of_interest
 from .errors import RunError
 from .label_image import Answer, assemble
+from .plan import blocks_of
 from .progress import Progress, silent
 from .run_info import RunInfo
 from .runs import load_run
-from .scoring import blocks_of
 from .splits import members
 from .store import Store
 

@@ -22,11 +22,11 @@ from .arrays import Arrays
 from .augment.labels import view_cells
 from .errors import RecipeError, SplitError
 from .geometry import SAM_INPUT, Rect, holds_whole, view_scale
+from .plan import blocks_of
 from .predict import sam_prompts
 from .prompts import cell_context
 from .random import generator
 from .sam.decoder import SamPrompts
-from .scoring import blocks_of
 from .store import Store
 from .training_prompts import draw_training_prompt, kind_of_step
 from .types import BoolArray, LabelArray

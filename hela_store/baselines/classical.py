@@ -18,9 +18,10 @@ from skimage import measure, segmentation
 from ..ctc_measures import match_frame, seg
 from ..datasets.truth import apply_field_of_interest
 from ..errors import RecipeError
+from ..plan import blocks_of
 from ..progress import Progress, silent
 from ..random import generator
-from ..scoring import blocks_of, labelled_frames, median_training_radius
+from ..scoring import labelled_frames, median_training_radius
 from ..splits import members
 from ..store import Store
 from .found import Labels, segment_split, spread

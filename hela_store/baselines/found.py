@@ -15,8 +15,8 @@ from ..cell_scores import score_cell
 from ..failures import label_areas
 from ..masks import bbox, encode
 from ..metrics import overlap
+from ..plan import blocks_of
 from ..progress import Progress
-from ..scoring import blocks_of
 from ..splits import members
 from ..store import Store
 from ..types import BoolArray, LabelArray

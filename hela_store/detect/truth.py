@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SplitError
-from ..scoring import FrameCells, blocks_of, frame_cells
+from ..plan import blocks_of
+from ..scoring import FrameCells, frame_cells
 from ..splits import members
 from ..store import Store
 from ..types import BoolArray

@@ -34,11 +34,11 @@ from hela_store.finetune import FinetuneConfig, finetune, source_of
 from hela_store.lock import embed_lock
 from hela_store.new import NewConfig, SyntheticConfig, new
 from hela_store.pipeline import Pipeline, make_room
+from hela_store.plan import blocks_of
 from hela_store.recipe import BLOCKS
 from hela_store.runs import load_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import pick_device
-from hela_store.scoring import blocks_of
 from hela_store.store import Store
 from hela_store.study_rows import study_row
 from hela_store.tuned import adapts_encoder, store_of

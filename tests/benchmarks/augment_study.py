@@ -26,8 +26,8 @@ from hela_store.embed import EmbedConfig, embed
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.new import NewConfig, SyntheticConfig, new
+from hela_store.plan import blocks_of
 from hela_store.recipe import SplitRecipe
-from hela_store.scoring import blocks_of
 from hela_store.store import Store
 
 BLOCK = 4
