@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     help="Instead of the recipe's; makes embeddings of their own.",
 )
 @variant_options
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    type=click.Choice(["train", "val", "test"]),
+    help="Only frames of this block; several times. [default: all frames]",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
 @click.option("--compile", is_flag=True, help="Through torch.compile; the first embed of an encoder decides it.")
@@ -42,7 +49,7 @@ def embed(store: Store, as_json: bool, **choices: Any) -> None:
     if as_json:
         echo_json(asdict(report))
     else:
-        echo_facts(_facts(report, choices["dry_run"]))
+        echo_facts(_facts(report, choices["splits"], choices["dry_run"]))
 
 
 def _break_even(report: EmbedReport) -> str:
@@ -50,18 +57,19 @@ def _break_even(report: EmbedReport) -> str:
     return f"{passes}; made on the fly they cost one a training step, so storing wins after {report.variants} steps"
 
 
-def _facts(report: EmbedReport, dry_run: bool) -> list[tuple[str, str]]:
+def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[tuple[str, str]]:
     from hela_store.sizes import mebibytes
 
     done = (
         f"{report.done_before} done before" if dry_run else f"{report.done_before} done before, {report.done_now} now"
     )
     left = f"{report.left} left"
+    of = f" of {' and '.join(splits)}" if splits else ""
     if report.left:
         left += f", {mebibytes(report.bytes_left)}"
         left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
         left += "" if dry_run else "; run the same command again"
-    rows = [("encoder key", report.key), ("views", f"{report.planned} planned, {done}, {left}")]
+    rows = [("encoder key", report.key), ("views", f"{report.planned} planned{of}, {done}, {left}")]
     if report.adapter:
         rows.append(("adapter", "to read these in every command, replace its lines under [encoder] in store.toml"))
         rows.append(("", f'adapter = "{report.adapter}"'))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,12 @@ from .errors import HelaError, RecipeError
 from .files import explain_os_errors
 from .geometry import tile_rectangles
 from .lock import embed_lock
-from .plan import PLAN_SCHEMA, build_plan, damped_share, make_plan, varied_frames
+from .plan import PLAN_SCHEMA, blocks_of, build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
+from .splits import Block, assign, members
 from .store import Store
 from .tuned import variant_of
+from .types import BoolArray
 from .work import Work, done_of, unique_views, work_of
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class EmbedConfig:
     adapter : str or None
         A fine-tuning run that adapted the encoder (id, its beginning or ``"latest"``): embed with that encoder, under a
         key of its own.
+    splits : tuple of str
+        Only views of these blocks, of ``"train"``, ``"val"`` and ``"test"``; all views, of gaps too, where empty.
     limit : int or None
         Stop after this many views.
     batch : int or None
@@ -90,6 +94,7 @@ class EmbedConfig:
     precision: str | None = None
     cut: int | None = None
     adapter: str | None = None
+    splits: tuple[str, ...] = ()
     limit: int | None = None
     batch: int | None = None
     compile: bool = False
@@ -119,7 +124,7 @@ class EmbedReport:
     key : str
         Encoder key.
     planned, done_before, done_now, left : int
-        Views of the plan, committed before, committed now, still to do; each is one pass of the encoder.
+        Views asked for, committed before, committed now, still to do; each is one pass of the encoder.
     variants : int
         Augmented ones among the planned: what storing them costs in passes. Made on the fly they would cost one a
         training step, so from as many steps on, over all runs, storing is cheaper.
@@ -157,8 +162,8 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
 
     Raises
     ------
-    DatasetError, RecipeError, CheckpointError
-        The data, the recipe or the weights cannot be used; nothing was encoded.
+    DatasetError, RecipeError, CheckpointError, SplitError
+        The data, the recipe or the weights cannot be used, or a block asked for is empty; nothing was encoded.
     StoreError
         Another process embeds into this store, a frame changed since it was ingested, no space, no permission.
     ClusterError
@@ -171,7 +176,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     store = variant_of(store, config.cut, config.adapter)
     parse_codec(store.recipe.arrays.codec, store.recipe.arrays.dtype)
     if config.dry_run:
-        return _dry_run(store, progress)
+        return _dry_run(store, config, progress)
     from . import catalog
     from .ingest import ingest
     from .pipeline import make_room
@@ -180,9 +185,11 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     with embed_lock(store.path):
         clear_leftovers(store.path)
         ingest(store, progress)
-        views = unique_views(make_plan(store, progress))
+        plan = make_plan(store, progress)
+        views = unique_views(plan)
+        asked = _asked(plan, views, blocks_of(store), config) if config.splits else np.ones(len(views), bool)
         make_room(store)
-        report = _embed_views(store, views, config, progress)
+        report = _embed_views(store, views, asked, config, progress)
     catalog.index(store.path)
     return report
 
@@ -196,25 +203,34 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
         )
 
 
-def _embed_views(store: Store, views: pa.Table, config: EmbedConfig, progress: Progress) -> EmbedReport:
+def _asked(plan: pa.Table, views: pa.Table, blocks: Mapping[str, Block], config: EmbedConfig) -> BoolArray:
+    """Return which of a plan's unique views are those of a frame in one of the blocks asked for."""
+    frames = [frame for split in config.splits for frame in members(blocks, split)]
+    rows = plan["row"].filter(pc.is_in(plan["frame"], pa.array(frames)))
+    return np.isin(views["row"].to_numpy(), rows.to_numpy())
+
+
+def _embed_views(
+    store: Store, views: pa.Table, asked: BoolArray, config: EmbedConfig, progress: Progress
+) -> EmbedReport:
     from .encoder_record import has_decoder
 
     before = done_of(store, views)
-    committed = int(before.sum())
+    planned, committed = int(asked.sum()), int((before & asked).sum())
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
-    if committed < len(views) or not has_decoder(store):
+    if committed < planned or not has_decoder(store):
         encode = _encode_here if config.workers is None and config.scheduler is None else _encode_on_cluster
-        done, seconds, notes = encode(store, partial(work_of, views, before), config, progress)
+        done, seconds, notes = encode(store, partial(work_of, views, before | ~asked), config, progress)
     return EmbedReport(
         key=store.key,
-        planned=len(views),
+        planned=planned,
         done_before=committed,
         done_now=done,
-        left=len(views) - committed - done,
+        left=planned - committed - done,
         seconds=seconds,
-        bytes_left=_bytes_each(store) * (len(views) - committed - done),
-        variants=_variants(views),
+        bytes_left=_bytes_each(store) * (planned - committed - done),
+        variants=_variants(views.filter(asked)),
         blank=_blank(store),
         adapter=store.recipe.encoder.adapter,
         adapter_sha256=store.recipe.encoder.adapter_sha256,
@@ -293,10 +309,14 @@ def clear_leftovers(path: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _dry_run(store: Store, progress: Progress) -> EmbedReport:
+def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedReport:
     from .datasets import open_dataset
     from .encoder_record import read_record
 
+    entries = {f"{e.sequence}/{e.name}": e for e in open_dataset(store.recipe.dataset, store.path).entries}
+    keys = [(frame, entry.sequence, entry.time) for frame, entry in entries.items()]
+    blocks = assign(store.recipe.split, keys, store.recipe.dataset.stills) if config.splits else {}
+    asked = {frame for split in config.splits for frame in members(blocks, split)}
     views = PLAN_SCHEMA.empty_table()
     ingested: set[str] = set()
     notes: tuple[str, ...] = ()
@@ -304,11 +324,12 @@ def _dry_run(store: Store, progress: Progress) -> EmbedReport:
         planned = store.plan_path().exists()
         plan = store.views_table() if planned else build_plan(store, progress)
         views, notes = unique_views(plan), _damping_note(plan)
+        views = views.filter(_asked(plan, views, blocks, config)) if config.splits else views
         ingested = set(store.frames_table()["frame"].to_pylist())
     tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
-    entries = {f"{e.sequence}/{e.name}": e for e in open_dataset(store.recipe.dataset, store.path).entries}
-    varied = varied_frames(store.recipe, [(frame, e.sequence, e.time) for frame, e in entries.items()])
-    tiles = {f: len(tile_rectangles(e.image.shape, tile, overlap)) for f, e in entries.items() if f not in ingested}
+    varied = varied_frames(store.recipe, keys)
+    fresh = {f: e for f, e in entries.items() if f not in ingested and (f in asked or not config.splits)}
+    tiles = {frame: len(tile_rectangles(entry.image.shape, tile, overlap)) for frame, entry in fresh.items()}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
     new = sum(tiles.values()) + more
     done = int(done_of(store, views).sum())

@@ -13,7 +13,9 @@ import torch
 
 from hela_store.embed import EmbedConfig, embed
 from hela_store.encoder_record import read_record, write_record
-from hela_store.errors import CheckpointError, RecipeError, StoreError
+from hela_store.errors import CheckpointError, RecipeError, SplitError, StoreError
+from hela_store.evaluate import EvaluateConfig, evaluate
+from hela_store.finetune import FinetuneConfig, finetune
 from hela_store.lock import embed_lock
 from hela_store.sam.decoder import load_decoder
 from hela_store.store import Store
@@ -37,6 +39,14 @@ def forget(store: Store, views: int, chunks_too: bool = True) -> list[int]:
 
 def changed(store: Store, **parts) -> Store:
     return Store(store.path, replace(store.recipe, **parts))
+
+
+def anew(store: Store, path: Path) -> Store:
+    """Return a store of the same recipe and frames, with nothing embedded."""
+    path.mkdir()
+    shutil.copy(store.path / "store.toml", path)
+    shutil.copytree(store.path / "data", path / "data")
+    return Store.open(path)
 
 
 def tree(path: Path) -> dict[str, int]:
@@ -127,6 +137,33 @@ def test_another_key_is_another_array_and_the_old_one_stays(store: Store):
     assert not np.array_equal(store.embedding(frame), other.embedding(frame))
 
 
+def test_some_blocks_first(store: Store, tmp_path: Path):
+    part = anew(store, tmp_path / "part")
+    some = EmbedConfig(splits=("val", "test"), batch=4)
+    dry = embed(part, replace(some, dry_run=True))
+    assert (dry.planned, dry.left) == (2, 2) and not (part.path / "ingest").exists()
+    report = embed(part, some)
+    assert (report.planned, report.done_before, report.done_now, report.left) == (2, 0, 2, 0)
+    frames = {row["view"]: row["frame"] for row in part.views_table().to_pylist()}
+    assert {frames[view] for view in part.committed()} == {"01/t005", "01/t007"}
+    assert evaluate(part, None, EvaluateConfig(split="test", prompts=("box",), prompt_seeds=1)).prompts["box"].n > 0
+    dry = embed(part, replace(some, splits=("train", "test"), dry_run=True))
+    assert (dry.planned, dry.done_before, dry.left) == (5, 1, 4)
+    with pytest.raises(SplitError, match="no embedded view.*embed more"):
+        finetune(part, FinetuneConfig(steps=1))
+    report = embed(part)
+    assert (report.planned, report.done_before, report.done_now, report.left) == (8, 2, 6, 0)
+    whole = anew(store, tmp_path / "whole")
+    embed(whole, EmbedConfig(batch=4))
+    assert chunks(part) == chunks(whole)
+
+
+def test_a_block_without_frames(store: Store):
+    few = changed(store, split=replace(store.recipe.split, test=""))
+    with pytest.raises(SplitError, match="split 'test' holds no frame"):
+        embed(few, EmbedConfig(splits=("test",)))
+
+
 def test_a_dry_run_writes_nothing(store: Store, tmp_path):
     forget(store, 3)
     before = tree(store.path)
@@ -135,15 +172,11 @@ def test_a_dry_run_writes_nothing(store: Store, tmp_path):
     assert report.seconds > 0
     assert 3e5 < report.bytes_left / 3 < 2.1e6
     assert tree(store.path) == before
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    shutil.copy(store.path / "store.toml", fresh)
-    if (store.path / "data").exists():
-        shutil.copytree(store.path / "data", fresh / "data")
-    report = embed(Store.open(fresh), EmbedConfig(dry_run=True))
+    fresh = anew(store, tmp_path / "fresh")
+    report = embed(fresh, EmbedConfig(dry_run=True))
     assert (report.planned, report.done_before, report.left, report.seconds) == (8, 0, 8, None)
     assert report.bytes_left == 8 * 2 * 2**20
-    assert not (fresh / "ingest").exists()
+    assert not (fresh.path / "ingest").exists()
 
 
 def test_other_weights_under_the_same_key_are_refused(store: Store):

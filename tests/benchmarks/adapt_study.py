@@ -14,7 +14,6 @@ and bytes. ``--tiny`` tries everything on a drawn sequence.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
@@ -25,24 +24,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hela_store import catalog
 from hela_store.compare import compare
 from hela_store.embed import EmbedConfig, embed
-from hela_store.encoder_record import conditions_on, prepare, threads
 from hela_store.evaluate import EvaluateConfig, evaluate
 from hela_store.finetune import FinetuneConfig, finetune, source_of
-from hela_store.lock import embed_lock
 from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.pipeline import Pipeline, make_room
-from hela_store.plan import blocks_of
 from hela_store.recipe import BLOCKS
 from hela_store.runs import load_run
-from hela_store.sam.checkpoints import load_sam_encoder
-from hela_store.sam.encoder import pick_device
 from hela_store.store import Store
 from hela_store.study_rows import study_row
 from hela_store.tuned import adapts_encoder, store_of
-from hela_store.work import done_of, unique_views, work_of
 
 PROMPT = "box"
 DECODER = "decoder"
@@ -77,28 +68,7 @@ def make_store(arguments: argparse.Namespace) -> Store:
         else:
             how = {"encoder": arguments.encoder, "checkpoint": arguments.checkpoint, "tile": arguments.tile}
             new(path, NewConfig(dataset=str(arguments.data), sequences=("01",), **how))
-    store = Store.open(path)
-    if not any((path / "ingest").glob("frames-*")):
-        embed(store, EmbedConfig(device=arguments.device, limit=1), progress=bars)
-    return store
-
-
-def embed_blocks(store: Store, names: tuple[str, ...], device: str) -> float:
-    """Embed the views of some blocks as acquired; return the seconds a view."""
-    with embed_lock(store.path):
-        make_room(store)
-        blocks, where = blocks_of(store), pick_device(device)
-        views = unique_views(store.views_table())
-        about = zip(views["variant"].to_pylist(), views["frame"].to_pylist(), strict=True)
-        views = views.filter([not variant and blocks[frame] in names for variant, frame in about])
-        sam = load_sam_encoder(store.recipe.encoder, where, base=store.path)
-        record, _ = prepare(store, sam, conditions_on(where), None)
-        work = work_of(views, done_of(store, views), record.batch, None)
-        start, count = time.perf_counter(), 0
-        with threads(record.threads), contextlib.closing(Pipeline(store, sam).run(work)) as commits:
-            count = sum(1 for _ in bars(commits, total=work.size, what=f"embed {store.key}"))
-    catalog.index(store.path)
-    return (time.perf_counter() - start) / count if count else float("nan")
+    return Store.open(path)
 
 
 def bytes_of(paths: list[Path]) -> float:
@@ -124,7 +94,7 @@ def tune(store: Store, how: dict[str, Any], seed: int, lr: float, arguments: arg
     )
     source = source_of(store, config)
     if config.cut:
-        embed_blocks(source, ("train", "val"), arguments.device)
+        embed(store, EmbedConfig(splits=("train", "val"), cut=config.cut, device=arguments.device), progress=bars)
     start = time.perf_counter()
     result = finetune(store, config, progress=bars)
     seconds = time.perf_counter() - start
@@ -138,7 +108,8 @@ def score(store: Store, run: str | None, arguments: argparse.Namespace) -> dict[
     info = None if run is None else load_run(store.path, run)
     mine, seconds = store_of(store, info), 0.0
     if info is not None and adapts_encoder(info):
-        seconds = embed_blocks(mine, ("test",), arguments.device)
+        report = embed(store, EmbedConfig(splits=("test",), adapter=run, device=arguments.device), progress=bars)
+        seconds = (report.seconds or 0.0) / max(1, report.done_now)
     config = EvaluateConfig(
         split="test", prompts=(PROMPT,), prompt_seeds=arguments.prompt_seeds, device=arguments.device
     )
@@ -238,7 +209,7 @@ def main() -> None:
         parser.error("--data is missing (or give --tiny)")
     arguments.out.mkdir(parents=True, exist_ok=True)
     store, log = make_store(arguments), Log(arguments.out / "results.jsonl")
-    embed_blocks(store, ("train", "val", "test"), arguments.device)
+    embed(store, EmbedConfig(splits=("train", "val", "test"), device=arguments.device), progress=bars)
     zero = log.get(lambda: score(store, None, arguments), what="score", of="zero-shot")["evaluation"]
     ways = arms(BLOCKS[store.recipe.encoder.architecture], arguments.rank)
     asked = tuple(arguments.arms or [""])
