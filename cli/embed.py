@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.splits import BLOCKS
+
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     "--split",
     "splits",
     multiple=True,
-    type=click.Choice(["train", "val", "test"]),
+    type=click.Choice(BLOCKS),
     help="Only frames of this block; several times. [default: all frames]",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
@@ -64,7 +66,7 @@ def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[
         f"{report.done_before} done before" if dry_run else f"{report.done_before} done before, {report.done_now} now"
     )
     left = f"{report.left} left"
-    of = f" of {' and '.join(splits)}" if splits else ""
+    of = f" of {' and '.join(dict.fromkeys(splits))}" if splits else ""
     if report.left:
         left += f", {mebibytes(report.bytes_left)}"
         left += f", about {report.seconds / 60:.1f} min" if dry_run and report.seconds is not None else ""
@@ -74,6 +76,8 @@ def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[
         rows.append(("adapter", "to read these in every command, replace its lines under [encoder] in store.toml"))
         rows.append(("", f'adapter = "{report.adapter}"'))
         rows.append(("", f'adapter_sha256 = "{report.adapter_sha256}"'))
+        if splits:
+            rows.append(("", "but embed all blocks first, without --split: finetune and detect read the others, too"))
     if report.left:
         rows.append(("encoder passes", f"{report.left}, one a view"))
     if report.variants:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from .geometry import tile_rectangles
 from .lock import embed_lock
 from .plan import PLAN_SCHEMA, blocks_of, build_plan, damped_share, make_plan, varied_frames
 from .progress import Progress, silent
-from .splits import Block, assign, members
+from .splits import BLOCKS, Block, assign, members
 from .store import Store
 from .tuned import variant_of
 from .types import BoolArray
@@ -69,7 +69,8 @@ class EmbedConfig:
         A fine-tuning run that adapted the encoder (id, its beginning or ``"latest"``): embed with that encoder, under a
         key of its own.
     splits : tuple of str
-        Only views of these blocks, of ``"train"``, ``"val"`` and ``"test"``; all views, of gaps too, where empty.
+        Only views of these blocks, of ``"train"``, ``"val"`` and ``"test"``; all views, of gaps too, where empty. Of a
+        batch that holds others, too, all are encoded and these committed.
     limit : int or None
         Stop after this many views.
     batch : int or None
@@ -111,6 +112,9 @@ class EmbedConfig:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
         if self.workers is not None and self.scheduler is not None:
             raise RecipeError("workers are to be started here and a scheduler has its own; give one of the two")
+        for split in self.splits:
+            if split not in BLOCKS:
+                raise RecipeError(f"splits holds {split!r}, expected some of {', '.join(BLOCKS)}")
         if self.cut == 0:
             raise RecipeError("cut is 0, so there is nothing to store: `hela-store finetune --cut 0` reads the frames")
 
@@ -124,7 +128,7 @@ class EmbedReport:
     key : str
         Encoder key.
     planned, done_before, done_now, left : int
-        Views asked for, committed before, committed now, still to do; each is one pass of the encoder.
+        Views asked for, committed before, committed now, still to do.
     variants : int
         Augmented ones among the planned: what storing them costs in passes. Made on the fly they would cost one a
         training step, so from as many steps on, over all runs, storing is cheaper.
@@ -133,7 +137,7 @@ class EmbedReport:
     bytes_left : int
         Expected on disk for the views left; before the first embed an upper bound.
     blank : tuple of str
-        Frames that hold one value only; they are embedded all the same.
+        Frames asked for that hold one value only; they are embedded all the same.
     adapter, adapter_sha256 : str
         Of the encoder; with both in ``store.toml`` every later command reads these embeddings. Empty for none.
     notes : tuple of str
@@ -186,10 +190,9 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         clear_leftovers(store.path)
         ingest(store, progress)
         plan = make_plan(store, progress)
-        views = unique_views(plan)
-        asked = _asked(plan, views, blocks_of(store), config) if config.splits else np.ones(len(views), bool)
+        frames = _frames_of(blocks_of(store), config.splits) if config.splits else None
         make_room(store)
-        report = _embed_views(store, views, asked, config, progress)
+        report = _embed_views(store, plan, frames, config, progress)
     catalog.index(store.path)
     return report
 
@@ -203,19 +206,25 @@ def _check_variants(store: Store, config: EmbedConfig) -> None:
         )
 
 
-def _asked(plan: pa.Table, views: pa.Table, blocks: Mapping[str, Block], config: EmbedConfig) -> BoolArray:
-    """Return which of a plan's unique views are those of a frame in one of the blocks asked for."""
-    frames = [frame for split in config.splits for frame in members(blocks, split)]
-    rows = plan["row"].filter(pc.is_in(plan["frame"], pa.array(frames)))
+def _frames_of(blocks: Mapping[str, Block], splits: Sequence[str]) -> set[str]:
+    return {frame for split in splits for frame in members(blocks, split)}
+
+
+def _asked(plan: pa.Table, views: pa.Table, frames: set[str] | None) -> BoolArray:
+    """Return which of a plan's unique views are those of some frames (None: all), whichever frame lists them."""
+    if frames is None:
+        return np.ones(len(views), bool)
+    rows = plan["row"].filter(pc.is_in(plan["frame"], pa.array(frames, pa.string())))
     return np.isin(views["row"].to_numpy(), rows.to_numpy())
 
 
 def _embed_views(
-    store: Store, views: pa.Table, asked: BoolArray, config: EmbedConfig, progress: Progress
+    store: Store, plan: pa.Table, frames: set[str] | None, config: EmbedConfig, progress: Progress
 ) -> EmbedReport:
     from .encoder_record import has_decoder
 
-    before = done_of(store, views)
+    views = unique_views(plan)
+    asked, before = _asked(plan, views, frames), done_of(store, views)
     planned, committed = int(asked.sum()), int((before & asked).sum())
     notes: tuple[str, ...] = ()
     done, seconds = 0, 0.0
@@ -231,7 +240,7 @@ def _embed_views(
         seconds=seconds,
         bytes_left=_bytes_each(store) * (planned - committed - done),
         variants=_variants(views.filter(asked)),
-        blank=_blank(store),
+        blank=_blank(store, frames),
         adapter=store.recipe.encoder.adapter,
         adapter_sha256=store.recipe.encoder.adapter_sha256,
         notes=(*notes, *_damping_note(store.views_table())),
@@ -253,7 +262,7 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     work = work_of(record.batch, config.limit)
     pipeline = Pipeline(store, sam, compiled=record.compiled)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
-        done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work.size)
+        done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work)
     return done, seconds, (*_untrained_note(sam), *notes)
 
 
@@ -267,7 +276,7 @@ def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progr
         record, notes = prepare(store, sam, workers.conditions, config.batch, config.compile)
         work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"
         with contextlib.closing(workers.commits(store, record, work)) as commits:
-            done, seconds = _count(store, record, progress(commits, total=work.size, what=what), work.size)
+            done, seconds = _count(store, record, progress(commits, total=work.size, what=what), work)
         others = sorted(workers.notes - set(notes))
     return done, seconds, (*_untrained_note(sam), *notes, *others)
 
@@ -279,7 +288,7 @@ def _load(store: Store, device: str | torch.device, config: EmbedConfig, progres
     return load_sam_encoder(recipe, device, base=store.path, cache_dir=config.cache_dir, progress=progress)
 
 
-def _count(store: Store, record: EncoderRecord, commits: Iterable[str], asked: int) -> tuple[int, float]:
+def _count(store: Store, record: EncoderRecord, commits: Iterable[str], work: Work) -> tuple[int, float]:
     """Let the work be done; return how many views were committed in how many seconds, and keep the speed."""
     from .encoder_record import write_record
 
@@ -288,10 +297,11 @@ def _count(store: Store, record: EncoderRecord, commits: Iterable[str], asked: i
         for _ in commits:
             done += 1
     except HelaError as error:
-        raise type(error)(f"{error}; {done} of {asked} views were committed before, {asked - done} are left") from error
+        so_far = f"{done} of {work.size} views were committed before, {work.size - done} are left"
+        raise type(error)(f"{error}; {so_far}") from error
     seconds = time.monotonic() - start
     if done:
-        write_record(store, replace(record, seconds_per_view=seconds / done))
+        write_record(store, replace(record, seconds_per_view=seconds / done * work.size / work.passes))
     return done, seconds
 
 
@@ -314,21 +324,24 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
     from .encoder_record import read_record
 
     entries = {f"{e.sequence}/{e.name}": e for e in open_dataset(store.recipe.dataset, store.path).entries}
-    keys = [(frame, entry.sequence, entry.time) for frame, entry in entries.items()]
-    blocks = assign(store.recipe.split, keys, store.recipe.dataset.stills) if config.splits else {}
-    asked = {frame for split in config.splits for frame in members(blocks, split)}
-    views = PLAN_SCHEMA.empty_table()
+    keys = {frame: (frame, entry.sequence, entry.time) for frame, entry in entries.items()}
+    views = plan = PLAN_SCHEMA.empty_table()
     ingested: set[str] = set()
     notes: tuple[str, ...] = ()
     if any((store.path / "ingest").glob("frames-*.parquet")):
         planned = store.plan_path().exists()
         plan = store.views_table() if planned else build_plan(store, progress)
         views, notes = unique_views(plan), _damping_note(plan)
-        views = views.filter(_asked(plan, views, blocks, config)) if config.splits else views
-        ingested = set(store.frames_table()["frame"].to_pylist())
+        rows = store.frames_table().select(["frame", "sequence", "time"]).to_pylist()
+        ingested = {row["frame"] for row in rows}
+        keys |= {row["frame"]: (row["frame"], row["sequence"], row["time"]) for row in rows}
+    frames = None
+    if config.splits:
+        frames = _frames_of(assign(store.recipe.split, [*keys.values()], store.recipe.dataset.stills), config.splits)
+    views = views.filter(_asked(plan, views, frames))
     tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
-    varied = varied_frames(store.recipe, keys)
-    fresh = {f: e for f, e in entries.items() if f not in ingested and (f in asked or not config.splits)}
+    varied = varied_frames(store.recipe, [*keys.values()])
+    fresh = {f: e for f, e in entries.items() if f not in ingested and (frames is None or f in frames)}
     tiles = {frame: len(tile_rectangles(entry.image.shape, tile, overlap)) for frame, entry in fresh.items()}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
     new = sum(tiles.values()) + more
@@ -345,7 +358,7 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
         seconds=None if each is None else each * left,
         bytes_left=_bytes_each(store) * left,
         variants=_variants(views) + more,
-        blank=_blank(store) if ingested else (),
+        blank=_blank(store, frames) if ingested else (),
         adapter=store.recipe.encoder.adapter,
         adapter_sha256=store.recipe.encoder.adapter_sha256,
         notes=notes,
@@ -375,6 +388,7 @@ def _bytes_each(store: Store) -> int:
     return int(np.prod(store.recipe.encoder.stored_shape)) * np.dtype(store.recipe.arrays.dtype).itemsize
 
 
-def _blank(store: Store) -> tuple[str, ...]:
+def _blank(store: Store, asked: set[str] | None) -> tuple[str, ...]:
     frames = store.frames_table()
-    return tuple(frames.filter(frames["is_blank"])["frame"].to_pylist())
+    blank = frames.filter(frames["is_blank"])["frame"].to_pylist()
+    return tuple(frame for frame in blank if asked is None or frame in asked)

@@ -48,6 +48,11 @@ class Work(Sequence[Group]):
         return int(self._todo.sum())
 
     @property
+    def passes(self) -> int:
+        """How many views are encoded for that: all of each group."""
+        return len(self._views)
+
+    @property
     def ids(self) -> list[str]:
         """Their ids, in the order in which they are encoded."""
         found: list[str] = self._views["view"].filter(pa.array(self._todo)).to_pylist()

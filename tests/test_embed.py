@@ -158,10 +158,33 @@ def test_some_blocks_first(store: Store, tmp_path: Path):
     assert chunks(part) == chunks(whole)
 
 
-def test_a_block_without_frames(store: Store):
-    few = changed(store, split=replace(store.recipe.split, test=""))
+def test_a_block_with_the_pixels_of_another(store: Store, tmp_path: Path):
+    part = anew(store, tmp_path / "part")
+    for folder in ("01", "01_ST/SEG"):
+        name = "t00{}.tif" if folder == "01" else "man_seg00{}.tif"
+        shutil.copy(part.path / "data" / folder / name.format(6), part.path / "data" / folder / name.format(7))
+    test = EmbedConfig(splits=("test",))
+    report = embed(part, test)
+    assert (report.planned, report.done_now, report.left) == (1, 1, 0)
+    assert embed(part, replace(test, dry_run=True)).left == 0
+    assert evaluate(part, None, EvaluateConfig(prompts=("box",), prompt_seeds=1)).prompts["box"].n > 0
+    report = embed(part)
+    assert (report.planned, report.done_before, report.left) == (7, 1, 0)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_block_without_frames(store: Store, tmp_path: Path, dry_run: bool):
+    part = anew(store, tmp_path / "part")
+    few = changed(part, split=replace(store.recipe.split, test=""))
     with pytest.raises(SplitError, match="split 'test' holds no frame"):
-        embed(few, EmbedConfig(splits=("test",)))
+        embed(few, EmbedConfig(splits=("test",), dry_run=dry_run))
+    assert not (part.path / "ledger").exists()
+
+
+@pytest.mark.parametrize("splits", ["test", ("all",), ("val", "gap")])
+def test_a_block_nobody_knows(splits: tuple[str, ...]):
+    with pytest.raises(RecipeError, match="expected some of train, val, test"):
+        EmbedConfig(splits=splits)
 
 
 def test_a_dry_run_writes_nothing(store: Store, tmp_path):

@@ -109,7 +109,7 @@ def score(store: Store, run: str | None, arguments: argparse.Namespace) -> dict[
     mine, seconds = store_of(store, info), 0.0
     if info is not None and adapts_encoder(info):
         report = embed(store, EmbedConfig(splits=("test",), adapter=run, device=arguments.device), progress=bars)
-        seconds = (report.seconds or 0.0) / max(1, report.done_now)
+        seconds = report.seconds / report.done_now if report.done_now else float("nan")
     config = EvaluateConfig(
         split="test", prompts=(PROMPT,), prompt_seeds=arguments.prompt_seeds, device=arguments.device
     )

@@ -21,9 +21,12 @@ def test_new_embed_and_info(run: Run, embedded: Path, tmp_path: Path) -> None:
     assert found["frames"] == 8 and found["tile"] == 0 and found["split"] == {"train": 5, "val": 1, "test": 2, "gap": 0}
     assert "is a store already" in run("new", "tiny", "--dataset", data, code=1).stderr
     assert "8 planned, 0 done before, 8 left" in run("embed", "--dry-run").stdout
+    some = ("--split", "val", "--split", "test", "--split", "val")
+    assert "3 planned of val and test, 0 done before, 3 left" in run("embed", "--dry-run", *some).stdout
     assert not (tmp_path / "stores/tiny/ingest").exists()
-    done = run("embed", "--limit", 1)
-    assert "8 planned, 0 done before, 1 now, 7 left" in done.stdout
+    done = run("embed", *some, "--limit", 1)
+    assert "3 planned of val and test, 0 done before, 1 now, 2 left" in done.stdout
+    assert "8 planned, 1 done before, 7 left" in run("embed", "--dry-run").stdout
     assert "embed" in done.stderr
     state = json.loads(run("info", "--json", "-s", "tiny").stdout)
     assert (state["frames"], state["views_planned"], state["views_done"]) == (8, 8, 1)
