@@ -243,7 +243,7 @@ def _embed_views(
         blank=_blank(store, frames),
         adapter=store.recipe.encoder.adapter,
         adapter_sha256=store.recipe.encoder.adapter_sha256,
-        notes=(*notes, *_damping_note(store.views_table())),
+        notes=(*notes, *_damping_note(plan)),
     )
 
 
