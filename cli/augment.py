@@ -28,7 +28,7 @@ def augment() -> None:
 @json_option
 def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int, as_json: bool) -> None:
     """Draw variants beside their view, and a sheet of elastic strength."""
-    from hela_store.preview import preview as draw
+    from hela_store.workflows.preview import preview as draw
 
     report = draw(store, out, frame=frame, tile=tile, variants=variants)
     if as_json:

@@ -13,7 +13,7 @@ from .output import bars, echo_facts, echo_json, echo_table
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.recipe import Architecture
+    from hela_store.recipe.recipe import Architecture
 
 
 @click.group()

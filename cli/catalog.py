@@ -25,8 +25,8 @@ def catalog() -> None:
 @json_option
 def rebuild(store: Store, as_json: bool) -> None:
     """Make the catalog anew from the files of the store; needs neither data set nor encoder."""
-    from hela_store.catalog import query
-    from hela_store.catalog import rebuild as make_anew
+    from hela_store.catalog.index import query
+    from hela_store.catalog.index import rebuild as make_anew
 
     make_anew(store.path)
     counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in COUNTED)

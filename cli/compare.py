@@ -11,7 +11,7 @@ from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.compare import Difference
+    from hela_store.evaluation.compare import Difference
 
 METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 COLUMNS = ("prompt", "cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse", "verdict")

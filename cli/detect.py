@@ -12,7 +12,7 @@ from .output import bars, echo_facts, echo_json, echo_table, note, note_untraine
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.detect.evaluate import DetectionReport
+    from hela_store.detection.evaluate import DetectionReport
 
 BACKENDS = ("grid", "yolo11")
 SPLITS = click.Choice(["train", "val", "test", "all"])
@@ -44,11 +44,11 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)
     if backend == "grid":
-        from hela_store.detect.train import DetectorConfig, train_detector
+        from hela_store.detection.train import DetectorConfig, train_detector
 
         result = train_detector(store, DetectorConfig(**given), progress=bars)
     else:
-        from hela_store.detect.yolo11 import LICENCE, YoloConfig, train_yolo
+        from hela_store.detection.yolo11.train import LICENCE, YoloConfig, train_yolo
 
         note(f"note: {LICENCE}")
         result = train_yolo(store, YoloConfig(**given), progress=bars)
@@ -64,9 +64,9 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
 @json_option
 def run(store: Store, detector: str, split: str, threshold: float | None, device: str, as_json: bool) -> None:
     """Find the cells of every frame of a split and keep them as a run."""
-    from hela_store.detect.run import run_detector
+    from hela_store.detection.detect import detect as find
 
-    result = run_detector(store, detector, split, threshold=threshold, device=device, progress=bars)
+    result = find(store, detector, split, threshold=threshold, device=device, progress=bars)
     _echo(result.to_json(), as_json)
 
 
@@ -78,7 +78,7 @@ def run(store: Store, detector: str, split: str, threshold: float | None, device
 @json_option
 def evaluate(store: Store, run_id: str, split: str | None, threshold: float | None, as_json: bool) -> None:
     """Score a detection run: one-to-one by box and by mask, average precision, curves, recall by kind of cell."""
-    from hela_store.detect.evaluate import evaluate_detections
+    from hela_store.detection.evaluate import evaluate_detections
 
     report = evaluate_detections(store, run_id, split=split, threshold=threshold, progress=bars)
     if as_json:
@@ -94,7 +94,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 @json_option
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     """Keep the boxes of another detector as a run: a table, or a folder of YOLO label files."""
-    from hela_store.detect.run import import_boxes
+    from hela_store.detection.detect import import_boxes
 
     _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json)
 
@@ -113,8 +113,8 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
     """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
     from dataclasses import asdict
 
-    from hela_store.detect.score import DetectedConfig
-    from hela_store.detect.score import calibrate as fit
+    from hela_store.segmentation.evaluate import DetectedConfig
+    from hela_store.segmentation.evaluate import calibrate as fit
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
@@ -127,7 +127,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 @json_option
 def describe(store: Store, split: str, as_json: bool) -> None:
     """Describe the boxes of a split: sizes and positions; --json has the histograms of a correlogram."""
-    from hela_store.detect.evaluate import describe_boxes
+    from hela_store.detection.evaluate import describe_boxes
 
     found = describe_boxes(store, split)
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.splits import BLOCKS
+from hela_store.recipe.splits import BLOCKS
 
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
@@ -60,7 +60,7 @@ def _break_even(report: EmbedReport) -> str:
 
 
 def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[tuple[str, str]]:
-    from hela_store.sizes import mebibytes
+    from hela_store.base.sizes import mebibytes
 
     done = (
         f"{report.done_before} done before" if dry_run else f"{report.done_before} done before, {report.done_now} now"

@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hela_store.types import HEADLINE_PROMPTS, PROMPT_KINDS
+from hela_store.prompts.kinds import HEADLINE_PROMPTS, PROMPT_KINDS
 
 from .options import default_checkpoint, device_option, json_option, store_option
-from .output import (
-    bars,
-    echo_facts,
-    echo_json,
-    echo_scores,
-    echo_sequences,
-    echo_subsets,
-    echo_table,
-    note_untrained,
-)
+from .output import bars, echo_facts, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -122,7 +113,7 @@ def _given(*names: str) -> list[str]:
 def _evaluate_detected(
     store: Store, checkpoint: str | None, prompts: tuple[str, ...], how: dict[str, Any], as_json: bool
 ) -> None:
-    from hela_store.detect.score import DetectedConfig, evaluate_detected
+    from hela_store.segmentation.evaluate import DetectedConfig, evaluate_detected
 
     if prompts != ("detected",):
         raise click.UsageError("--prompt detected is scored on its own, without other kinds")

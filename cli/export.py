@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hela_store.types import PROMPT_KINDS
+from hela_store.prompts.kinds import PROMPT_KINDS
 
 from .options import cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, relative
@@ -28,7 +28,7 @@ def export() -> None:
 @json_option
 def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
     """Write encoder and the tuned decoder of RUN (the default run) as one SAM checkpoint."""
-    from hela_store.export.checkpoint import export_checkpoint
+    from hela_store.exchange.checkpoint import export_checkpoint
 
     found = export_checkpoint(store, run, out, cache_dir=cache_dir(), progress=bars)
     if as_json:
@@ -46,7 +46,7 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
 @json_option
 def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
     """Write a run's masks as a result folder of the Cell Tracking Challenge, and score it."""
-    from hela_store.export.ctc import export_ctc
+    from hela_store.exchange.ctc import export_ctc
 
     result = export_ctc(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
     if as_json:
@@ -67,7 +67,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
 @json_option
 def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
     """Write a run's masks as one COCO file: boxes, run-length codes, scores."""
-    from hela_store.export.coco import export_coco
+    from hela_store.exchange.coco import export_coco
 
     result = export_coco(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
     if as_json:
@@ -85,7 +85,7 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
 @json_option
 def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: bool) -> None:
     """Write the tuned decoder of RUN (the default run) as ONNX, checked with onnxruntime."""
-    from hela_store.export.onnx import export_onnx
+    from hela_store.exchange.onnx import export_onnx
 
     found = export_onnx(store, run, out, window=window)
     if as_json:
@@ -106,7 +106,7 @@ def ome_zarr(
     store: Store, runs: tuple[str, ...], out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool
 ) -> None:
     """Write frames, labels and the masks of RUNs as OME-NGFF 0.5 with pyramids."""
-    from hela_store.export.ome_zarr import export_ome_zarr
+    from hela_store.exchange.ome_zarr import export_ome_zarr
 
     found = export_ome_zarr(store, runs, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
     if as_json:
@@ -124,7 +124,7 @@ def ome_zarr(
 @json_option
 def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> None:
     """Write embeddings that micro-sam's annotators open as their own."""
-    from hela_store.export.micro_sam import export_micro_sam
+    from hela_store.exchange.micro_sam_export import export_micro_sam
 
     found = export_micro_sam(store, what, out, tile=tile, progress=bars)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.types import TRAINING_PROMPTS
+from hela_store.prompts.kinds import TRAINING_PROMPTS
 
 from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_json, echo_scores, note, note_untrained
@@ -110,7 +110,7 @@ def finetune(
 
 
 def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig:
-    from hela_store.finetune import FinetuneConfig, paper_preset
+    from hela_store.training.config import FinetuneConfig, paper_preset
 
     config = FinetuneConfig(prompt=prompt)
     config = paper_preset(config) if preset == "paper" else config
@@ -123,8 +123,8 @@ def _harm(result: FinetuneResult) -> str:
 
 def _standing(store: Store, result: FinetuneResult) -> str:
     from hela_store.errors import HelaError
-    from hela_store.guard import best_run, default_run
-    from hela_store.runs import load_run
+    from hela_store.runs.default import best_run, default_run
+    from hela_store.runs.folder import load_run
 
     if result.adapts_encoder:
         return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"

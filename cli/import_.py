@@ -28,7 +28,7 @@ def import_() -> None:
 @json_option
 def micro_sam(store: Store, embeddings: Path, what: str, device: str, as_json: bool) -> None:
     """Commit what micro-sam's precompute_image_embeddings left of whole frames, under a key of its own."""
-    from hela_store.import_micro_sam import import_micro_sam
+    from hela_store.exchange.micro_sam_import import import_micro_sam
 
     found = import_micro_sam(store, embeddings, what, device=device, cache_dir=cache_dir(), progress=bars)
     if as_json:

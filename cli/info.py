@@ -23,7 +23,7 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
     import hela_store as hs
 
     if watch:
-        from hela_store.watch import watch as follow
+        from hela_store.runs.watch import watch as follow
 
         for row in follow(store.path):
             echo_row(row, as_json)

@@ -90,7 +90,7 @@ def store_option(command: F) -> F:
 
 def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
     """Return the id of the store's default run for a prompt, None for the zero-shot decoder, and say which it is."""
-    from hela_store.guard import default_run
+    from hela_store.runs.default import default_run
 
     run = default_run(store.path, store.key, prompt)
     found = "using the zero-shot decoder: there is no default run yet"

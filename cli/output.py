@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.sequence_scores import SequenceScores
-    from hela_store.subset_scores import SubsetScore
+    from hela_store.evaluation.sequences import SequenceScores
+    from hela_store.evaluation.subsets import SubsetScore
 
 T = TypeVar("T")
 Cell = str | int | float | bool | None
@@ -28,7 +28,7 @@ UNTRAINED = (
 
 
 def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """Show a progress bar on stderr; a :class:`hela_store.progress.Progress`."""
+    """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
     terminal = sys.stderr.isatty()
     # a log file gets a line now and then, not ten a second
     shown = tqdm(
@@ -44,7 +44,7 @@ def note(text: str) -> None:
 
 def note_untrained(store: Store) -> None:
     """Say that the store's encoder has learnt nothing, where that is so."""
-    from hela_store.info import is_trained
+    from hela_store.store.store import is_trained
 
     if not is_trained(store):
         note(UNTRAINED)

@@ -11,7 +11,7 @@ from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.other_truth import Labels
+    from hela_store.evaluation.other_labels import Labels
 
 COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
 
@@ -23,9 +23,9 @@ COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice
 @json_option
 def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
     """Score runs against other labels of the data set, such as gold, beside the store's, on the same nuclei."""
-    from hela_store.other_truth import score_against
+    from hela_store.evaluation.other_labels import score as score_runs
 
-    found = score_against(store, runs, truth, progress=bars)
+    found = score_runs(store, runs, truth, progress=bars)
     if as_json:
         echo_json([row.to_json() for row in found])
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.types import MIXED_PROMPTS
+from hela_store.prompts.kinds import MIXED_PROMPTS
 
 from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
@@ -15,7 +15,7 @@ from .sweep import Several
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.study import StudyResult
+    from hela_store.studies.study import StudyResult
 
 TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
 """Options that every fine-tuning of the table gets."""
@@ -52,7 +52,7 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any) -> None:
     """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
     import hela_store as hs
-    from hela_store.study_text import write
+    from hela_store.studies.text import write
 
     note_untrained(store)
     of_tuning = {name: choices.pop(name) for name in TUNING}
@@ -70,7 +70,7 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
 
 
 def _echo(result: StudyResult) -> None:
-    from hela_store.study_text import AGAINST, COLUMNS, against, footnotes, table
+    from hela_store.studies.text import AGAINST, COLUMNS, against, footnotes, table
 
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))

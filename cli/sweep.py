@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.types import TRAINING_PROMPTS
+from hela_store.prompts.kinds import TRAINING_PROMPTS
 
 from .options import F, cache_dir, device_option, json_option, store_option
 from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.sweep import SweepRow
+    from hela_store.studies.sweep import SweepRow
 
 GRID = (
     *("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants"),
@@ -71,9 +71,9 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @json_option
 def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, **given: Any) -> None:
     """Run a grid of fine-tunings, one run folder each; the same command again goes on with what is left."""
-    from hela_store.executors import dask, processes
-    from hela_store.finetune import FinetuneConfig
-    from hela_store.sweep import sweep as run_sweep
+    from hela_store.base.executors import dask, processes
+    from hela_store.studies.sweep import sweep as run_sweep
+    from hela_store.training.config import FinetuneConfig
 
     if jobs and scheduler:
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")

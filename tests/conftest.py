@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectors import QUICK
 
-from hela_store.embed import EmbedConfig, embed
-from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune
-from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.store import Store
+from hela_store.detection.detect import detect
+from hela_store.detection.train import train_detector
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 # a job started in the background ignores Ctrl-C, and so would every process the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +63,24 @@ def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned = finetune(store, FinetuneConfig(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
     evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
     return path
+
+
+@pytest.fixture(scope="session")
+def detected(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with a run of kind ``detector`` and one of kind ``detect`` over all frames. Not to be changed."""
+    path = tmp_path_factory.mktemp("stores") / "detected"
+    shutil.copytree(embedded, path)
+    store = Store.open(path)
+    train_detector(store, QUICK)
+    detect(store, split="all", device="cpu")
+    return path
+
+
+@pytest.fixture
+def detector_store(detected: Path, tmp_path: Path) -> Store:
+    """Return a private copy of it."""
+    shutil.copytree(detected, tmp_path / "detected")
+    return Store.open(tmp_path / "detected")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..types import BoolArray, LabelArray
+from hela_store.base.aliases import BoolArray, LabelArray
 
 Floats = npt.NDArray[np.floating]
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..normalise import CLAHE_TILES
-from ..random import generator
+from hela_store.base.rng import generator
+from hela_store.images.normalise import CLAHE_TILES
+
 from .variant import Variant
 
 MANY = 16.0

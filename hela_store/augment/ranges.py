@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from ..errors import RecipeError
-from ..files import digest
+from hela_store.base.files import digest
+from hela_store.errors import RecipeError
 
 VERSION = 1
 """Of the way parameters become pixels; another one makes other variants."""

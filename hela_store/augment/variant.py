@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..random import generator
+from hela_store.base.rng import generator
+
 from . import elastic
 from .ranges import AugmentRecipe, Jitter
 

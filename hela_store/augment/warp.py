@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..geometry import Rect
-from ..types import BoolArray, FloatArray, LabelArray
+from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
+from hela_store.images.geometry import Rect
+
 from . import elastic
 from .labels import fragments, pixel_index, warp_labels
 from .variant import Variant, parse_variant

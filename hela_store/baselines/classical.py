@@ -15,15 +15,15 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage import measure, segmentation
 
-from ..ctc_measures import match_frame, seg
-from ..datasets.truth import apply_field_of_interest
-from ..errors import RecipeError
-from ..plan import blocks_of
-from ..progress import Progress, silent
-from ..random import generator
-from ..scoring import labelled_frames, median_training_radius
-from ..splits import members
-from ..store import Store
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.errors import RecipeError
+from hela_store.evaluation.frames import labelled_frames, median_training_radius
+from hela_store.images.labels import apply_field_of_interest
+from hela_store.metrics.ctc import match_frame, seg
+from hela_store.recipe.splits import members
+from hela_store.store.store import Store, blocks_of
+
 from .found import Labels, segment_split, spread
 from .found import pixels as frame_pixels
 from .rows import BaselineResult, write_run

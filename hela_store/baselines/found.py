@@ -11,15 +11,15 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from ..cell_scores import score_cell
-from ..failures import label_areas
-from ..masks import bbox, encode
-from ..metrics import overlap
-from ..plan import blocks_of
-from ..progress import Progress
-from ..splits import members
-from ..store import Store
-from ..types import BoolArray, LabelArray
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.progress import Progress
+from hela_store.images.rle import bbox, encode
+from hela_store.metrics.cell import score_cell
+from hela_store.metrics.failures import label_areas
+from hela_store.metrics.overlap import overlap
+from hela_store.recipe.splits import members
+from hela_store.store.store import Store, blocks_of
+
 from .rows import BaselineRun, Row, found_row
 
 Labels = npt.NDArray[np.int32]

@@ -6,22 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import PromptError
-from ..image_free import image_free_mask
-from ..predict import Prediction
-from ..progress import Progress, silent
-from ..scoring import (
-    Question,
-    Score,
-    frame_cells,
-    labelled_frames,
-    median_training_radius,
-    prediction_row,
-    prompt_row,
-    truth_questions,
-    with_details,
-)
-from ..store import Store
+from hela_store.base.progress import Progress, silent
+from hela_store.errors import PromptError
+from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
+from hela_store.evaluation.questions import Question, Score, truth_questions, with_details
+from hela_store.evaluation.rows import prediction_row, prompt_row
+from hela_store.prompts.image_free import image_free_mask
+from hela_store.sam.predict import Prediction
+from hela_store.store.store import Store
+
 from .rows import BaselineResult, BaselineRun, write_run
 
 KINDS = ("box", "box-exact", "point", "point-centre", "mask")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..masks import Rle
-from ..runs import new_run
-from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA, Row
-from ..sequence_scores import SequenceScores, run_labels, sequence_scores
-from ..store import Store
-from ..subset_scores import SubsetScore, subset_scores
+from hela_store.evaluation.frames import Row
+from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
+from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
+from hela_store.evaluation.subsets import SubsetScore, subset_scores
+from hela_store.images.rle import Rle
+from hela_store.runs.folder import new_run
+from hela_store.store.store import Store
 
 __all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "Row", "found_row", "write_run"]
 

@@ -19,17 +19,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .. import catalog
-from ..ctc_measures import match_frame, seg
-from ..datasets.truth import apply_field_of_interest
-from ..errors import RecipeError, RunError, SplitError
-from ..leaks import block_ranges, check_twins, check_untouched
-from ..progress import Progress, silent
-from ..runs import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
-from ..sam.encoder import pick_device
-from ..scoring import labelled_frames, median_training_radius
-from ..store import Store
-from ..training_state import SAVE_SECONDS, STATE, NetworkTraining, same_training
+from hela_store.base.progress import Progress, silent
+from hela_store.catalog import index as catalog
+from hela_store.errors import RecipeError, RunError, SplitError
+from hela_store.evaluation.frames import labelled_frames, median_training_radius
+from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
+from hela_store.images.labels import apply_field_of_interest
+from hela_store.metrics.ctc import match_frame, seg
+from hela_store.runs.folder import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
+from hela_store.sam.encoder import pick_device
+from hela_store.store.store import Store
+from hela_store.training.trainer import SAVE_SECONDS, STATE, NetworkTraining, same_training
+
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import normalise
-from ..random import generator
-from ..recipe import NormaliseRecipe
-from ..store import Store
-from ..types import BoolArray, LabelArray
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.rng import generator
+from hela_store.images import normalise
+from hela_store.recipe.recipe import NormaliseRecipe
+from hela_store.store.store import Store
+
 from .unet_labels import IGNORED, targets
 
 CROP = 256

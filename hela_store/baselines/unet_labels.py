@@ -14,7 +14,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage import segmentation
 
-from ..types import BoolArray, LabelArray
+from hela_store.base.aliases import BoolArray, LabelArray
+
 from .found import Labels
 
 BACKGROUND, NUCLEUS, BORDER = 0, 1, 2

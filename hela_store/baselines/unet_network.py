@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import RunError
-from ..extras import needs
-from ..files import write_atomic
+from hela_store.base.extras import needs
+from hela_store.base.files import write_atomic
+from hela_store.errors import RunError
 
 CHANNELS = (16, 32, 64, 128, 256)
 ROI = 512

@@ -20,20 +20,20 @@ import torch
 from segment_anything import sam_model_registry
 from torch import Tensor
 
-from ..errors import RecipeError
-from ..finetune import FinetuneConfig
-from ..learner import Learner
-from ..predict import DEFAULT_WINDOW
-from ..progress import Progress, silent
-from ..random import generator
-from ..recipe import BLOCKS, TOKEN_WIDTH
-from ..sam.adapters import Adapter, adapt_decoder, adapt_encoder, learned
-from ..sam.decoder import SamDecoder, SamPrompts
-from ..sam.encoder import pick_device
-from ..sam.forward import drop_trunk
-from ..sam.nano import build_nano
-from ..stream import FINE, TrainingStep
-from ..tuning import step_loss
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.errors import RecipeError
+from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
+from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, learned
+from hela_store.sam.decoder import SamDecoder, SamPrompts
+from hela_store.sam.encoder import pick_device
+from hela_store.sam.fast_encoder import drop_trunk
+from hela_store.sam.nano import build_nano
+from hela_store.sam.predict import DEFAULT_WINDOW
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.data import FINE, TrainingStep
+from hela_store.training.learner import Learner
+from hela_store.training.step import step_loss
 
 DECODER_WAYS = ("decoder", "decoder LoRA")
 

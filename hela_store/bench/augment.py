@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from .. import normalise
-from ..augment.ranges import AugmentRecipe
-from ..augment.render import render
-from ..augment.variant import draw_variant
-from ..augment.warp import Warp
-from ..datasets.ctc import CtcReader
-from ..datasets.synthetic import BLACK_LEVEL, write_sequence
-from ..encoder_record import threads
-from ..errors import RecipeError
-from ..progress import Progress, silent
-from ..recipe import Architecture, DatasetRecipe, EncoderRecipe
-from ..types import Frame
+from hela_store.augment.ranges import AugmentRecipe
+from hela_store.augment.render import render
+from hela_store.augment.variant import draw_variant
+from hela_store.augment.warp import Warp
+from hela_store.base.progress import Progress, silent
+from hela_store.datasets.ctc import CtcReader
+from hela_store.datasets.frame import Frame
+from hela_store.datasets.synthetic import BLACK_LEVEL, write_sequence
+from hela_store.embedding.record import threads
+from hela_store.errors import RecipeError
+from hela_store.images import normalise
+from hela_store.recipe.recipe import Architecture, DatasetRecipe, EncoderRecipe
 
 FRAME = (700, 1100)
 CELLS = 64
@@ -89,7 +89,7 @@ def bench_augment(
     for name, value, low, high in (("tile", tile, 64, FRAME[0]), ("views", views, 1, 10_000), ("cores", cores, 1, 512)):
         if not low <= value <= high:
             raise RecipeError(f"{name} is {value}, expected {low} to {high}")
-    from ..sam.encoder import encode
+    from hela_store.sam.encoder import encode
 
     encoder = _encoder(architecture)
     frame, recipe = _frame(), AugmentRecipe(variants=views)
@@ -127,7 +127,7 @@ def _frame() -> Frame:
 def _encoder(architecture: Architecture) -> Any:
     from segment_anything import sam_model_registry
 
-    from ..sam.checkpoints import load_sam_encoder
+    from hela_store.sam.checkpoints import load_sam_encoder
 
     if architecture == "nano":
         import torch

@@ -18,16 +18,18 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from ..errors import StoreError
-from ..extras import needs
-from ..files import write_atomic
-from ..finetune import FinetuneConfig, resolved
-from ..progress import Progress, silent
-from ..recipe_text import recipe_text
-from ..sam.decoder import load_decoder
-from ..store import RECIPE_FILE, Store
-from ..stream import TrainingSteps
-from ..tuning import step_loss
+from hela_store.base.extras import needs
+from hela_store.base.files import write_atomic
+from hela_store.base.progress import Progress, silent
+from hela_store.errors import StoreError
+from hela_store.recipe.toml import recipe_text
+from hela_store.sam.decoder import load_decoder
+from hela_store.store.store import RECIPE_FILE, Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.data import TrainingSteps
+from hela_store.training.finetune import resolved
+from hela_store.training.step import step_loss
+
 from .delay import slow_line
 
 BUCKET = "bench"

@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..arrays import Arrays
-from ..encoder_record import DECODER_FILE
-from ..errors import StoreError
-from ..metrics import overlap
-from ..predict import predict_view
-from ..progress import Progress, silent
-from ..sam.decoder import SamDecoder, load_decoder
-from ..scoring import Question, frame_cells, labelled_frames, median_training_radius, truth_questions
-from ..store import Store
+from hela_store.base.progress import Progress, silent
+from hela_store.embedding.record import DECODER_FILE
+from hela_store.errors import StoreError
+from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
+from hela_store.evaluation.questions import Question, truth_questions
+from hela_store.metrics.overlap import overlap
+from hela_store.sam.decoder import SamDecoder, load_decoder
+from hela_store.sam.predict import predict_view
+from hela_store.store.arrays import Arrays
+from hela_store.store.store import Store
 
 CODECS = ("raw", "lz4", "zstd", "bitround:7", "bitround:5", "bitround:4", "bitround:3", "bitround:2")
 KEY = "bench"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..embed import EmbedConfig, embed
-from ..new import NewConfig, SyntheticConfig, new
-from ..pipeline import Pipeline
-from ..progress import Progress, silent
-from ..recipe import EncoderRecipe
-from ..sam.checkpoints import load_sam_encoder
-from ..sam.encoder import encode, pick_device
-from ..work import Frames, unique_views, work_of
+from hela_store.base.progress import Progress, silent
+from hela_store.embedding.batches import Frames, unique_views, work_of
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.embedding.pipeline import Pipeline
+from hela_store.recipe.recipe import EncoderRecipe
+from hela_store.sam.checkpoints import load_sam_encoder
+from hela_store.sam.encoder import encode, pick_device
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 
 @dataclass(frozen=True, kw_only=True)

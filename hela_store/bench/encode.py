@@ -13,13 +13,13 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import RecipeError
-from ..geometry import SAM_INPUT
-from ..progress import Progress, silent
-from ..random import generator
-from ..sam.encoder import encode, pick_device
-from ..sam.nano import load_nano
-from ..sam.rate import bfloat16_pays, matrix_rate
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.errors import RecipeError
+from hela_store.images.geometry import SAM_INPUT
+from hela_store.sam.encoder import encode, pick_device
+from hela_store.sam.nano import load_nano
+from hela_store.sam.rate import bfloat16_pays, matrix_rate
 
 ARCHITECTURES = ("nano", "vit_b", "vit_l", "vit_h")
 

@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from ..cell_scores import score_cell
-from ..ctc_measures import det, match_frame, seg
-from ..failures import label_areas
-from ..progress import Progress, silent
-from ..random import generator
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.metrics.cell import score_cell
+from hela_store.metrics.ctc import det, match_frame, seg
+from hela_store.metrics.failures import label_areas
 
 FRAMES = 2
 WIDTH = 1100

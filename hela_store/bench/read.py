@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..arrays import EMBEDDING_SHAPE, Arrays
-from ..errors import StoreError
-from ..files import fsync_path
-from ..progress import Progress, silent
-from ..random import generator
-from ..store import Store
+from hela_store.base.files import fsync_path
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.errors import StoreError
+from hela_store.store.arrays import EMBEDDING_SHAPE, Arrays
+from hela_store.store.store import Store
 
 KEY = "bench"
 BASE = "h5py"

@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import catalog
-from ..progress import Progress, silent
-from ..random import generator
-from ..runs import new_run
-from ..scoring import PREDICTION_SCHEMA, PROMPT_SCHEMA
-from ..store import Store
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.catalog import index as catalog
+from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
+from hela_store.runs.folder import new_run
+from hela_store.store.store import Store
 
 RUNS, PROMPTS, SEEDS = 10, ("box", "box-exact", "point", "mask", "box+mask"), 2
 PER_CELL = RUNS * len(PROMPTS) * SEEDS

@@ -20,20 +20,21 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from ..files import digest, write_atomic, write_parquet
-from ..geometry import tile_rectangles
-from ..info import info
-from ..ingest import FRAMES_SCHEMA, SEGMENT_FRAMES
-from ..ledger import DIGITS, MERGED, Entry, segment_text
-from ..measure import CELLS_SCHEMA
-from ..pipeline import make_room
-from ..plan import PLAN_SCHEMA, make_plan, plan_metadata, view_id
-from ..progress import Progress, silent
-from ..random import generator
-from ..recipe import DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
-from ..recipe_text import recipe_text
-from ..store import Store, new_store
-from ..work import done_of, unique_views, work_of
+from hela_store.base.files import digest, write_atomic, write_parquet
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.embedding.batches import done_of, unique_views, work_of
+from hela_store.embedding.ingest import SEGMENT_FRAMES
+from hela_store.embedding.pipeline import make_room
+from hela_store.embedding.plan import PLAN_SCHEMA, make_plan, plan_metadata, view_id
+from hela_store.images.geometry import tile_rectangles
+from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
+from hela_store.recipe.toml import recipe_text
+from hela_store.store.ledger import DIGITS, MERGED, Entry, segment_text
+from hela_store.store.store import Store, new_store
+from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
+from hela_store.workflows.info import info
+
 from .rows import RowsBench, bench_rows
 
 SIDE, TILE, OVERLAP = 960, 512, 64

@@ -18,19 +18,20 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 from torch.utils.data import DataLoader
 
-from ..finetune import FinetuneConfig
-from ..geometry import box_to_sam, resized_shape
-from ..metrics import overlap
-from ..predict import DEFAULT_WINDOW, Prediction, predict_view
-from ..progress import Progress, silent
-from ..sam.decoder import SamDecoder, load_decoder
-from ..sam.encoder import pick_device, preprocess
-from ..sam.nano import build_nano
-from ..scoring import Question, frame_cells, labelled_frames, median_training_radius, truth_questions
-from ..store import Store
-from ..stream import TrainingStep, TrainingSteps, loader_workers
-from ..tuning import step_loss
-from ..types import BoolArray
+from hela_store.base.aliases import BoolArray
+from hela_store.base.progress import Progress, silent
+from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
+from hela_store.evaluation.questions import Question, truth_questions
+from hela_store.images.geometry import box_to_sam, resized_shape
+from hela_store.metrics.overlap import overlap
+from hela_store.sam.decoder import SamDecoder, load_decoder
+from hela_store.sam.encoder import pick_device, preprocess
+from hela_store.sam.nano import build_nano
+from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.data import TrainingStep, TrainingSteps, loader_workers
+from hela_store.training.step import step_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import DatasetError
-from ..recipe import DatasetRecipe
+from hela_store.errors import DatasetError
+from hela_store.recipe.recipe import DatasetRecipe
+
 from .ctc import CtcReader
 from .folder import FolderReader
 from .look import DatasetSummary, estimate_offset, inspect
@@ -28,7 +29,7 @@ def open_dataset(config: DatasetRecipe, base: Path) -> CtcReader | FolderReader:
     Returns
     -------
     reader
-        A :class:`~hela_store.types.Reader` with ``len``, ``entries`` and ``read(entry)``.
+        A :class:`~hela_store.datasets.frame.Reader` with ``len``, ``entries`` and ``read(entry)``.
 
     Raises
     ------

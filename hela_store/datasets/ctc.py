@@ -1,7 +1,7 @@
 """Reader for the Cell Tracking Challenge's layout: ``<root>/<seq>/tNNN.tif`` with labels beside the sequences.
 
 Labels are ``<seq>_ST/SEG/man_segNNN.tif`` (silver, complete), ``<seq>_GT/SEG/man_segNNN.tif`` (gold, partial), or gold
-over silver cell by cell (:func:`~hela_store.datasets.truth.gold_over_silver`).
+over silver cell by cell (:func:`~hela_store.datasets.gold.gold_over_silver`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DatasetError
-from ..recipe import DatasetRecipe
-from ..types import Frame
+from hela_store.errors import DatasetError
+from hela_store.images.labels import apply_field_of_interest, valid_pixels
+from hela_store.recipe.recipe import DatasetRecipe
+
 from .entries import Entry, check_mask_size, list_folder, probe_label
+from .frame import Frame
+from .gold import gold_over_silver
 from .pixels import Plane, probe, read_image, read_label
-from .truth import apply_field_of_interest, gold_over_silver, valid_pixels
 
 _FRAME = re.compile(r"t(\d{3,})\.tiff?", re.IGNORECASE)
 _LABEL = re.compile(r"man_seg(\d{3,})\.tiff?", re.IGNORECASE)

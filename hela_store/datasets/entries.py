@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DatasetError
+from hela_store.errors import DatasetError
+
 from .pixels import Plane, probe, read_header
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DatasetError
-from ..recipe import DatasetRecipe
-from ..types import Frame
+from hela_store.errors import DatasetError
+from hela_store.images.labels import apply_field_of_interest, valid_pixels
+from hela_store.recipe.recipe import DatasetRecipe
+
 from .entries import Entry, check_mask_size, list_folder, probe_label
+from .frame import Frame
 from .pixels import PNG, TIFF, Plane, probe, read_image, read_label
-from .truth import apply_field_of_interest, valid_pixels
 
 STILLS = "images"
 

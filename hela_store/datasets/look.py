@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..errors import DatasetError
-from ..recipe import DatasetRecipe, Labels, ReaderName
+from hela_store.errors import DatasetError
+from hela_store.images.labels import compact
+from hela_store.recipe.recipe import DatasetRecipe, Labels, ReaderName
+
 from .ctc import CtcReader, find_sequences, label_sets
 from .entries import Entry, list_folder
 from .folder import FolderReader, find_images
 from .pixels import read_image
-from .truth import compact
 
 # Width of the outer band in px by data set: Cell Tracking Challenge, "Annotation naming and content", table of E.
 FIELD_OF_INTEREST = {

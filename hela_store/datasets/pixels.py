@@ -14,7 +14,8 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from ..errors import DatasetError
+from hela_store.errors import DatasetError
+
 from .tiff import Header, explain, read_tiff, tiff_header
 
 TIFF = (".tif", ".tiff")

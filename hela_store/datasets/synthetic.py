@@ -20,8 +20,8 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
+from hela_store.base.rng import generator
 from hela_store.errors import DatasetError
-from hela_store.random import generator
 
 from .nuclei import Array, Canvas, Labels, Patch, crop_frame, depth_map, one_piece, smooth_noise, soft_mask, spots
 from .population import PATCH, Habitat, Nucleus, live

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from ..errors import DatasetError
+from hela_store.errors import DatasetError
 
 # What tifffile only logs before it goes on with the pages it could find; all of these mean bytes are missing.
 _DAMAGE = ("invalid page offset", "invalid offset to first page", "invalid value offset", "or corrupted file")

@@ -18,10 +18,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from ..cell_context import cell_context
-from ..mask_prompts import draw_degraded_mask
-from ..random import generator
-from ..sam.decoder import GRID, LOGITS, POSITION
+from hela_store.base.rng import generator
+from hela_store.prompts.context import cell_context
+from hela_store.prompts.degraded import draw_degraded_mask
+from hela_store.sam.decoder import GRID, LOGITS, POSITION
+
 from .sources import Source
 
 FINE = 2

@@ -18,8 +18,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from skimage.io import imread
 from skimage.transform import resize
 
-from ..errors import DatasetError
-from ..random import generator
+from hela_store.base.rng import generator
+from hela_store.errors import DatasetError
+
 from .scenes import scene
 
 Part = Literal["train", "val", "test"]

@@ -23,17 +23,18 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import RunError
-from ..files import write_atomic
-from ..losses.decoder import decoder_loss
-from ..mask_logits import LOGIT
-from ..progress import Progress
-from ..random import generator
-from ..sam.correct import corrected_prompts
-from ..sam.decoder import SamDecoder, SamPrompts, crop_windows
-from ..sam.forward import image_embedding, normalise_input
-from ..sam.nano import build_nano
-from ..training_state import load_training, save_training
+from hela_store.base.files import write_atomic
+from hela_store.base.progress import Progress
+from hela_store.base.rng import generator
+from hela_store.errors import RunError
+from hela_store.prompts.logits import LOGIT
+from hela_store.sam.clicks import corrected_prompts
+from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
+from hela_store.sam.fast_encoder import image_embedding, normalise_input
+from hela_store.sam.nano import build_nano
+from hela_store.training.losses.decoder import decoder_loss
+from hela_store.training.trainer import load_training, save_training
+
 from .crops import PromptGroup, TrainingBatch, draw_batch
 from .muon import MuonAdamW
 from .sources import Source, dsb_sources, synthetic_sources

@@ -17,8 +17,9 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, RecipeError
-from ..files import write_atomic
+from hela_store.base.files import write_atomic
+from hela_store.errors import CheckpointError, RecipeError
+
 from .decoder import SamDecoder
 from .lora import adapt_linear, merge
 

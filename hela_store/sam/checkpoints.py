@@ -16,10 +16,11 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..files import explain_os_errors, sha256_file
-from ..progress import Progress, silent
-from ..recipe import EncoderRecipe
+from hela_store.base.files import explain_os_errors, sha256_file
+from hela_store.base.progress import Progress, silent
+from hela_store.errors import CheckpointError
+from hela_store.recipe.recipe import EncoderRecipe
+
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
 from .decoder import SamDecoder, load_decoder

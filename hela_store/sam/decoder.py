@@ -19,10 +19,11 @@ from safetensors.torch import save
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from ..files import write_atomic
-from ..geometry import EMBEDDING_POSITIONS, SAM_INPUT
-from .decode import decode_windows
+from hela_store.base.files import write_atomic
+from hela_store.errors import CheckpointError
+from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
+
+from .fast_decoder import decode_windows
 
 GRID = EMBEDDING_POSITIONS
 INPUT = SAM_INPUT

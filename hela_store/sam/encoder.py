@@ -12,9 +12,10 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ..errors import RecipeError
-from ..geometry import SAM_INPUT, resized_shape
-from .forward import image_embedding, normalise_input, trunk_tokens
+from hela_store.errors import RecipeError
+from hela_store.images.geometry import SAM_INPUT, resized_shape
+
+from .fast_encoder import image_embedding, normalise_input, trunk_tokens
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -74,7 +75,7 @@ def encode(
     ----------
     encoder : on the device to use
     views : float32, (B, H, W), 0..255
-        From :func:`hela_store.normalise.apply`.
+        From :func:`hela_store.images.normalise.apply`.
     precision : str
         ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for autocast.
     cut : int

@@ -5,7 +5,8 @@ Conv-LoRA (Zhong et al., ICLR 2024): ``W x + B (u + expert(u))``, ``u = A x``, w
 the view convolves ``u`` at 1 to 8 times its resolution.
 
 An adapted layer keeps ``weight`` and ``bias``, and its ``weight`` is the merged one: the folded decoder
-(:mod:`hela_store.sam.decode`) reads weights where a stock one calls the layer. In the layer that peft (0.21) makes,
+(:mod:`hela_store.sam.fast_decoder`) reads weights where a stock one calls the layer. In the layer that peft (0.21)
+makes,
 ``weight`` is the frozen one, so that a folded decoder would pass over the adapter without a word; peft also takes the
 fused projection to q, k and v as one layer, and has no Conv-LoRA. Hence own code.
 
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear, pad, softplus
 
-from ..errors import CheckpointError, RecipeError
-from ..random import generator
+from hela_store.base.rng import generator
+from hela_store.errors import CheckpointError, RecipeError
 
 EXPERTS = 8
 """Resolutions of Conv-LoRA's experts, 1 to 8 times that of the tokens, as its authors' code has it."""

@@ -18,9 +18,10 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from hela_store.errors import CheckpointError
+
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
-from .forward import layer_norm_2d
+from .fast_encoder import layer_norm_2d
 
 NANO_FILE = Path(__file__).with_name("nano.safetensors")
 NANO_SHA256 = "37804d2aac02082ddafcaa35a1df15f4114d2ae465ef259321de7109b87860a5"

@@ -10,7 +10,7 @@ from scipy import ndimage
 from hela_store.augment.elastic import damped, displacement, rms, smallest_jacobian, smooth_noise
 from hela_store.augment.ranges import AugmentRecipe, Elastic
 from hela_store.augment.variant import Variant, draw_variant, parse_variant
-from hela_store.random import generator
+from hela_store.base.rng import generator
 
 EYE = np.eye(2)
 

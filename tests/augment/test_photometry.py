@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from hela_store import normalise
 from hela_store.augment.photometry import apply_light, shot_noise
 from hela_store.augment.variant import Variant
+from hela_store.images import normalise
 
 BLACK, LO, HI = 32768.0, 33000.0, 34000.0
 

@@ -4,8 +4,8 @@ import pytest
 
 from hela_store.augment.ranges import ALPHA, AugmentRecipe, Elastic, paper_augment
 from hela_store.errors import RecipeError
-from hela_store.recipe import DatasetRecipe, Recipe, parse_recipe
-from hela_store.recipe_text import recipe_text
+from hela_store.recipe.recipe import DatasetRecipe, Recipe, parse_recipe
+from hela_store.recipe.toml import recipe_text
 
 HEAD = 'format = 1\nname = "x"\n[dataset]\npath = "y"\n[augment]\n'
 

@@ -9,12 +9,12 @@ import pytest
 
 from hela_store.baselines.classical import ClassicalConfig, ClassicalParameters, classical, segment
 from hela_store.baselines.image_free import image_free
-from hela_store.compare import compare
-from hela_store.ctc_measures import match_frame, seg
 from hela_store.errors import PromptError, RecipeError
-from hela_store.export.ctc import export_ctc
-from hela_store.sequence_scores import run_labels, sequence_scores
-from hela_store.store import Store
+from hela_store.evaluation.compare import compare
+from hela_store.evaluation.sequences import run_labels, sequence_scores
+from hela_store.exchange.ctc import export_ctc
+from hela_store.metrics.ctc import match_frame, seg
+from hela_store.store.store import Store
 
 PARAMETERS = ClassicalParameters(smooth=0.05, block=2.0, above=0.0, floor=0.3, spread=0.1, apart=0.6, least=0.2)
 

@@ -15,19 +15,19 @@ from hela_store.baselines.unet import UnetConfig, result_of, trained, unet
 from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
 from hela_store.baselines.unet_labels import BACKGROUND, BORDER, GRID, IGNORED, NUCLEUS, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities
-from hela_store.ctc_measures import match_frame, seg
-from hela_store.encoder_record import threads
+from hela_store.embedding.record import threads
 from hela_store.errors import RecipeError, RunError, SplitError
-from hela_store.runs import partial_runs, run_ids
-from hela_store.sequence_scores import run_labels, sequence_scores
-from hela_store.store import Store
+from hela_store.evaluation.sequences import run_labels, sequence_scores
+from hela_store.metrics.ctc import match_frame, seg
+from hela_store.runs.folder import partial_runs, run_ids
+from hela_store.store.store import Store
 
 QUICK = UnetConfig(steps=2, batch=1, evaluate_every=1, workers=0, device="cpu")
 KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from hela_store.baselines.unet import UnetConfig, train_unet
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 def progress(iterable, *, total, what):
     for number, item in enumerate(iterable):

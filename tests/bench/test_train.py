@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from hela_store.bench.train import TrainBenchConfig, bench_train
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 
 def test_every_pair_is_timed_and_the_full_window_gives_sams_masks(embedded: Path) -> None:

@@ -24,16 +24,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hela_store.compare import compare
-from hela_store.embed import EmbedConfig, embed
-from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune, source_of
-from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.recipe import BLOCKS
-from hela_store.runs import load_run
-from hela_store.store import Store
-from hela_store.study_rows import study_row
-from hela_store.tuned import adapts_encoder, store_of
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.embedding.encoders import adapts_encoder, store_of
+from hela_store.evaluation.compare import compare
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.recipe.recipe import BLOCKS
+from hela_store.runs.folder import load_run
+from hela_store.store.store import Store
+from hela_store.studies.rows import study_row
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune, source_of
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 PROMPT = "box"
 DECODER = "decoder"

@@ -22,13 +22,13 @@ import numpy as np
 from tqdm import tqdm
 
 from hela_store.augment.ranges import AugmentRecipe, Elastic
-from hela_store.embed import EmbedConfig, embed
-from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.finetune import FinetuneConfig, finetune
-from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.plan import blocks_of
-from hela_store.recipe import SplitRecipe
-from hela_store.store import Store
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.recipe.recipe import SplitRecipe
+from hela_store.store.store import Store, blocks_of
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 BLOCK = 4
 RESAMPLES = 2000

@@ -24,8 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from score_nano import frame_pixels
 
-from hela_store.masks import decode_crop, paste
-from hela_store.store import Store
+from hela_store.images.rle import decode_crop, paste
+from hela_store.store.store import Store
 
 NEWEST = """
     SELECT run FROM cell_metrics WHERE prompt = '{prompt}' AND kind = 'evaluate' AND split = 'test'

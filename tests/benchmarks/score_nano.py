@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hela_store.embed import embed
+from hela_store.embedding.embed import embed
 from hela_store.errors import SplitError
-from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.masks import decode_crop
-from hela_store.new import NewConfig, new
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.images.rle import decode_crop
 from hela_store.pretrain.sources import dsb_sources
-from hela_store.runs import list_runs
-from hela_store.store import Store
+from hela_store.runs.folder import list_runs
+from hela_store.store.store import Store
+from hela_store.workflows.new import NewConfig, new
 
 KINDS = ("box-exact", "box", "point", "point-centre", "mask")
 TABLE = """

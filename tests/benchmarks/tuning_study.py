@@ -29,21 +29,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hela_store.compare import compare
-from hela_store.embed import embed
-from hela_store.evaluate import EvaluateConfig, evaluate
-from hela_store.executors import processes
-from hela_store.finetune import FinetuneConfig, paper_preset
-from hela_store.losses.decoder import LOSSES
-from hela_store.new import NewConfig, SyntheticConfig, new
-from hela_store.predict import WINDOWS
-from hela_store.runs import list_runs
+from hela_store.base.executors import processes
+from hela_store.embedding.batches import Frames
+from hela_store.embedding.embed import embed
+from hela_store.evaluation.compare import compare
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.runs.folder import list_runs
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
-from hela_store.store import Store
-from hela_store.stream import TrainingStep, TrainingSteps
-from hela_store.sweep import sweep
-from hela_store.work import Frames
+from hela_store.sam.predict import WINDOWS
+from hela_store.store.store import Store
+from hela_store.studies.sweep import sweep
+from hela_store.training.config import FinetuneConfig, paper_preset
+from hela_store.training.data import TrainingStep, TrainingSteps
+from hela_store.training.losses.decoder import LOSSES
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 Arm = tuple[str, FinetuneConfig | None, int | None]
 """Name, how it is tuned (None: zero-shot), and the window it is scored with (None: the default, or as tuned)."""
@@ -125,7 +125,7 @@ class LiveSteps(TrainingSteps):
 
 @contextmanager
 def in_the_loop() -> Iterator[None]:
-    module = sys.modules["hela_store.finetune"]
+    module = sys.modules["hela_store.training.finetune"]
     usual, module.TrainingSteps = module.TrainingSteps, LiveSteps  # type: ignore[attr-defined]
     try:
         yield

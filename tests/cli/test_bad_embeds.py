@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from console import Run, environment
 
-from hela_store.encoder_record import read_record, write_record
+from hela_store.embedding.record import read_record, write_record
 from hela_store.sam.nano import NANO_FILE
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 HOLD_AND_DIE = (
-    "import os, signal, sys; from pathlib import Path; from hela_store.lock import embed_lock\n"
+    "import os, signal, sys; from pathlib import Path; from hela_store.base.locks import embed_lock\n"
     "with embed_lock(Path(sys.argv[1])):\n    os.kill(os.getpid(), signal.SIGKILL)"
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from console import Run
 
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 QUICK = ("--steps", 4, "--evaluate-every", 2, "--cells", 2, "--workers", 0)
 

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from hela_store_cli.main import main
 
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -77,7 +77,7 @@ def test_the_python_of_the_readme_is_made_small() -> None:
 def test_the_format_page_names_every_column() -> None:
     page = (ROOT / "stores/README.md").read_text()
     con = duckdb.connect()
-    con.execute((ROOT / "hela_store/schema.sql").read_text())
+    con.execute((ROOT / "hela_store/catalog/schema.sql").read_text())
     internal = ("indexed", "catalog_schema", "views")
     for table, column in con.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"

@@ -18,7 +18,7 @@ from console import COMMAND, Run, environment
 from hela_store_cli.main import Commands, main
 
 from hela_store.errors import StoreError
-from hela_store.store import Store
+from hela_store.store.store import Store
 
 
 def group_that_raises(error: BaseException) -> Commands:

@@ -10,7 +10,7 @@ import tifffile
 
 from hela_store.datasets import open_dataset
 from hela_store.errors import DatasetError
-from hela_store.recipe import DatasetRecipe
+from hela_store.recipe.recipe import DatasetRecipe
 
 LABEL = np.zeros((32, 48), np.uint16)
 LABEL[8:16, 8:20] = 3

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hela_store.datasets import open_dataset
 from hela_store.errors import DatasetError
-from hela_store.recipe import DatasetRecipe
+from hela_store.recipe.recipe import DatasetRecipe
 
 
 def picture(rows: int = 20, cols: int = 30, dtype: str = "uint16", start: int = 0) -> np.ndarray:

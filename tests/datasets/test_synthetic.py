@@ -11,10 +11,10 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+from hela_store.base.rng import generator
 from hela_store.datasets.population import Habitat, live
 from hela_store.datasets.synthetic import BLACK_LEVEL, FULL_SCALE, field_of_interest, write_sequence
 from hela_store.errors import DatasetError
-from hela_store.random import generator
 
 FRAMES = 5
 SHAPE = (256, 320)

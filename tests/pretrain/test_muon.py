@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hela_store.pretrain.muon import MuonAdamW, is_matrix, orthogonalise
-from hela_store.training_state import load_training, save_training
+from hela_store.training.trainer import load_training, save_training
 
 
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (48, 48)])

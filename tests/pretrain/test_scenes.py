@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from hela_store.base.rng import generator
 from hela_store.datasets.nuclei import Outline, depth_map, one_piece, random_waves, soft_mask
 from hela_store.pretrain import scenes
 from hela_store.pretrain.relief import relief_scene
 from hela_store.pretrain.scenes import MIN_AREA, scene
-from hela_store.random import generator
 
 SIZE = 256
 

@@ -6,11 +6,11 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
-from hela_store.random import generator
 from hela_store.sam import nano
 from hela_store.sam.encoder import encode, pick_device, preprocess
-from hela_store.sam.forward import PIXEL_MEAN, PIXEL_STD
+from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD
 
 
 @pytest.fixture(scope="module")

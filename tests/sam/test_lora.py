@@ -11,16 +11,9 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from hela_store.errors import CheckpointError, RecipeError
-from hela_store.sam.adapters import (
-    Adapter,
-    adapt_decoder,
-    adapt_encoder,
-    apply_adapter,
-    learned,
-    save_adapter,
-)
+from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, apply_adapter, learned, save_adapter
 from hela_store.sam.decoder import SamDecoder, SamPrompts, build_decoder
-from hela_store.sam.forward import image_embedding
+from hela_store.sam.fast_encoder import image_embedding
 from hela_store.sam.lora import AdaptedLinear, draw_noise, merge
 
 ADAPTERS = {

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from hela_store.metrics import overlap
-from hela_store.predict import predict_view
+from hela_store.embedding.batches import Frames, unique_views
+from hela_store.evaluation.frames import frame_cells, labelled_frames
+from hela_store.evaluation.questions import truth_questions
+from hela_store.metrics.overlap import overlap
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.encoder import encode, preprocess
 from hela_store.sam.nano import load_nano
+from hela_store.sam.predict import predict_view
 from hela_store.sam.rate import bfloat16_pays
-from hela_store.scoring import frame_cells, labelled_frames, truth_questions
-from hela_store.store import Store
-from hela_store.work import Frames, unique_views
+from hela_store.store.store import Store
 
 pytestmark = pytest.mark.skipif(
     not bfloat16_pays(torch.device("cpu")), reason="this CPU has no instructions for bfloat16; a view takes minutes"

@@ -1,0 +1,110 @@
+"""Where independent jobs run: in processes of this machine, or on the workers of a Dask cluster that stands.
+
+Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neither.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from typing import TYPE_CHECKING, TypeVar
+
+from hela_store.errors import ClusterError, HelaError
+
+from .extras import needs
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+CONNECT_SECONDS = 20
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Executor]:
+    """Start ``jobs`` processes that share this machine's cores evenly, and end with this one, however that ends."""
+    cores = max(1, (os.cpu_count() or 1) // jobs)
+    # a fork would copy torch's threads in the middle of what they do
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(cores,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def dask(scheduler: str) -> Iterator[Executor]:
+    """Reach the workers of a Dask scheduler, ``"tcp://host:port"``; raises as :func:`connected`."""
+    with connected(scheduler, instead="--jobs") as client, client.get_executor(pure=False) as executor:
+        yield executor
+
+
+@contextmanager
+def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
+    """Connect to a Dask scheduler; ``instead`` is the option that does without one.
+
+    Raises
+    ------
+    ClusterError
+        No scheduler answers.
+    ExtraError
+        Dask's scheduler is not installed.
+    """
+    with needs("cluster"):
+        from distributed import Client
+    # without a port a client goes on asking, and complains when it is thrown away
+    if not re.search(r"^inproc://|[^/]:\d+$", scheduler):
+        raise ClusterError(f"scheduler is {scheduler!r}, expected an address such as tcp://localhost:8786")
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ClusterError(
+            f"no Dask scheduler answers at {scheduler} ({reason}); start one with `dask scheduler`, or give {instead}"
+        ) from None
+    with client:
+        yield client
+
+
+def outcome(future: Future[T]) -> T:
+    """Return a finished job's result.
+
+    Raises
+    ------
+    ClusterError
+        The process that had it is gone.
+    """
+    try:
+        return future.result()
+    except HelaError:
+        raise
+    except (BrokenExecutor, CancelledError) as error:
+        raise ClusterError(f"{_GONE} ({type(error).__name__}); {_AGAIN}") from None
+    except Exception as error:
+        # Dask's own, which is there only where Dask is
+        if type(error).__name__ != "KilledWorker":
+            raise
+        raise ClusterError(f"{_GONE}, again and again; {_AGAIN}") from None
+
+
+_GONE = "the process that worked on it ended abruptly, perhaps for want of memory"
+_AGAIN = "what was done stays, the same command goes on from there"
+
+
+def _begin(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # as if killed along with it: nobody is left to ask for the result

@@ -1,0 +1,121 @@
+"""Files that are either wholly there or not there at all, and digests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hela_store.errors import StoreError
+
+
+@contextlib.contextmanager
+def explain_os_errors(what: str) -> Iterator[None]:
+    """Turn a full disk or missing permission into a StoreError that says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"no space left while {what}; free some and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"no permission to write while {what}: {error.filename or error}") from error
+        raise
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's bytes, or a folder's entries, durable; StoreError where there is no space."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with explain_os_errors(f"writing {path}"):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Make all files in a folder, at any depth, and their names durable."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            fsync_path(Path(place) / name)
+        fsync_path(Path(place))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` durably: temporary file, fsync, rename, fsync of the folder.
+
+    Raises
+    ------
+    StoreError
+        No space left, or no permission.
+    """
+    with explain_os_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        fsync_path(path.parent)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table as one durable Parquet file (zstd, with checksums)."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, way_out: str = "restore it, or make a new store"
+) -> pa.Table:
+    """Return the table of a Parquet file of ours, or some of its columns, its checksums compared.
+
+    Raises
+    ------
+    StoreError
+        It is damaged, or not there; ends with ``way_out``.
+    """
+    try:
+        # pq.read_table takes half as long again for a small file; callers read many, in threads of their own
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            lacking = set(columns or ()) - set(file.schema_arrow.names)
+            if lacking:
+                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")
+            return file.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}; {way_out}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*parts: str | bytes | int | float) -> str:
+    """Return the sha256, as hex, over parts of unambiguous length and type."""
+    return hashlib.sha256(framed(*parts)).hexdigest()
+
+
+def framed(*parts: str | bytes | int | float) -> bytes:
+    """Return the bytes that :func:`digest` is the sha256 of."""
+    return b"".join(map(_framed, parts))
+
+
+def _framed(part: str | bytes | int | float) -> bytes:
+    raw = part if isinstance(part, bytes) else repr(part).encode()
+    return b"%s:%d:%s" % (type(part).__name__.encode(), len(raw), raw)

@@ -1,0 +1,333 @@
+"""The catalog: one DuckDB file that knows every frame, cell, view, run, prompt and prediction of a store.
+
+It is an index and never the only copy of anything (tables: ``schema.sql``). Nobody writes into the file readers see:
+under a file lock a writer copies it, adds what is missing and renames the copy over it. So readers and writers never
+wait for each other, a killed writer leaves the old catalog whole, and a catalog that is damaged, or was made with
+another schema, is made anew without asking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import filelock
+import pyarrow as pa
+
+from hela_store.base.files import digest, explain_os_errors, fsync_path
+from hela_store.errors import QueryError, RunError, StoreError
+
+from .rows import Connection, Source, fill, listing, schema_text
+
+FILE = "catalog.duckdb"
+LOCK_SECONDS = 300.0
+"""How long a writer waits for the others; adding to an index of ten million predictions takes seconds."""
+FOREIGN_SECONDS = 10.0
+"""How long a reader waits for a program of the user's that holds the catalog open for writing."""
+
+_NEW = f".{FILE}.new"
+_CLOSED = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "allow_persistent_secrets": False,
+    "python_enable_replacements": False,
+}
+_ALLOWED = "SELECT (also WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT)"
+_QUERY_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|from|pivot|pivot_wider)\b", re.I | re.S)
+
+
+class _Damaged(StoreError):
+    """A query met a damaged part of the catalog file."""
+
+
+class _Stale(Exception):
+    """The catalog file is missing, damaged, or of another schema: make it anew."""
+
+
+def index(store_path: Path | str) -> None:
+    """Bring the catalog up to date with ``ingest/``, ``plan/``, ``ledger/`` and ``runs/``; cheap if it is.
+
+    A file or run that vanished, or a file whose size changed, makes the catalog anew. A run folder that cannot be
+    indexed holds up no other: the others are indexed first, then the error names it.
+
+    Raises
+    ------
+    RunError
+        A run folder is damaged, made by a newer version, or not unique in (prompt, prompt_seed, cell).
+    StoreError
+        An ingest, plan or ledger file is damaged; no space, no permission, or the lock is held for too long.
+    """
+    store = _folder(store_path)
+    with contextlib.suppress(_Stale), _reading(store) as con:
+        if _indexed(con) == listing(store):
+            return
+    _bring_up_to_date(store)
+
+
+def rebuild(store_path: Path | str) -> None:
+    """Make the catalog anew beside the old one and put it in its place; raises as :func:`index`."""
+    store = _folder(store_path)
+    with _locked(store):
+        _refuse(_write(store, list(listing(store).values()), copy=False))
+
+
+def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+    """Run one SELECT on the catalog and return its rows; what is missing from the catalog is indexed first.
+
+    Parameters
+    ----------
+    sql : str
+        One statement: SELECT, also as WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE or PIVOT.
+    parameters : sequence or mapping, optional
+        For ``?`` or ``$name`` in ``sql``.
+
+    Raises
+    ------
+    QueryError
+        The SQL fails, is not one SELECT, or reaches for a file.
+    RunError, StoreError
+        As :func:`index`; a read-only store can be queried while its catalog is up to date.
+    """
+    try:
+        return _ask(store_path, sql, parameters)
+    except _Damaged:  # further in than opening it could see
+        rebuild(store_path)
+        return _ask(store_path, sql, parameters)
+
+
+def _ask(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
+    with opened(store_path) as con:
+        return select(con, sql, parameters).to_arrow_table()
+
+
+@contextlib.contextmanager
+def opened(store_path: Path | str) -> Iterator[Connection]:
+    """Open the catalog for :func:`select`, up to date; what DuckDB raises meanwhile becomes an error of :func:`query`.
+
+    For whoever pages through a result or must be able to stop it; all others call :func:`query`.
+    """
+    store = _folder(store_path)
+    with contextlib.ExitStack() as stack:
+        con = None
+        with contextlib.suppress(_Stale):
+            con = stack.enter_context(_reading(store))
+            if _indexed(con) != listing(store):
+                con = None
+        if con is None:
+            stack.close()
+            _bring_up_to_date(store)
+            try:
+                con = stack.enter_context(_reading(store))
+            except _Stale as reason:
+                way_out = "run `hela-store catalog rebuild`"
+                raise StoreError(f"{store / FILE} cannot be read ({reason}); {way_out}") from None
+        with _explaining(store):
+            yield con
+
+
+def select(
+    con: Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Check that ``sql`` is one SELECT and return it as a lazy relation of a catalog from :func:`opened`."""
+    _check_statement(con, sql)
+    return con.sql(sql, params=parameters)
+
+
+# ---- reading
+
+
+@contextlib.contextmanager
+def _reading(store: Path) -> Iterator[Connection]:
+    """Open the catalog the one way every reader does: read-only, closed to files, configuration locked.
+
+    A read-only connection alone would still let SQL read and write other files. It is attached to a database in memory
+    because DuckDB gives two openings of one path in a process the same instance, and so yesterday's file.
+    """
+    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
+        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
+            _attach(con, store / FILE)
+            con.execute("USE catalog")
+            try:
+                (made_with,) = con.execute("SELECT digest FROM catalog_schema").fetchall()[0]
+            except (duckdb.Error, IndexError) as error:
+                raise _Stale(_first_line(error)) from None
+            if made_with != digest(schema_text()):
+                raise _Stale("made with another schema")
+            con.execute("SET enable_external_access = false")
+            con.execute("SET lock_configuration = true")
+            yield con
+
+
+def _attach(con: Connection, path: Path) -> None:
+    deadline = time.monotonic() + FOREIGN_SECONDS
+    wait = 0.02
+    while True:
+        try:
+            con.execute(f"ATTACH '{_quoted(path)}' AS catalog (READ_ONLY)")
+            return
+        except duckdb.Error as error:
+            line = _first_line(error)
+        if "set lock" not in line:
+            raise _Stale(line)
+        if time.monotonic() > deadline:
+            raise StoreError(f"{path} is open for writing in another program ({line}); close it there")
+        time.sleep(wait)
+        wait = min(2 * wait, 0.5)
+
+
+def _indexed(con: Connection) -> dict[str, Source]:
+    try:
+        rows = con.execute("SELECT path, kind, bytes FROM indexed").fetchall()
+    except duckdb.Error as error:
+        raise _Stale(_first_line(error)) from None
+    return {row[0]: Source(*row) for row in rows}
+
+
+@contextlib.contextmanager
+def _explaining(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.PermissionException as error:
+        line = _first_line(error)
+        raise QueryError(f"the catalog is closed to files: {line}; SHOW TABLES lists what can be read") from None
+    except duckdb.Error as error:
+        if _is_damage(error):
+            line = _first_line(error)
+            raise _Damaged(f"{store / FILE} is damaged ({line}); run `hela-store catalog rebuild`") from None
+        raise QueryError(_explained(error)) from None
+
+
+def _check_statement(con: Connection, sql: str) -> None:
+    statements = con.extract_statements(sql)
+    if len(statements) != 1:
+        found = f"{len(statements)} statements" if statements else "no statement"
+        raise QueryError(f"found {found}, expected one {_ALLOWED}")
+    kind = statements[0].type.name
+    # A PIVOT is several statements to DuckDB, and so is `COPY (PIVOT ...) TO`, which may write into the catalog's file.
+    if kind != "SELECT" and not (kind == "MULTI" and _QUERY_WORD.match(sql)):
+        word = "this" if kind == "MULTI" else kind
+        raise QueryError(f"the catalog is read-only: {word} is refused, expected {_ALLOWED}")
+
+
+def _is_damage(error: duckdb.Error) -> bool:
+    kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
+    return isinstance(error, kinds) or "Corrupt database file" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _explained(error: duckdb.Error) -> str:
+    """Return DuckDB's message as one line, hints included, up to where it repeats the query."""
+    return " ".join(line.strip() for line in str(error).partition("\n\n")[0].splitlines())
+
+
+# ---- writing
+
+
+def _bring_up_to_date(store: Path) -> None:
+    """Index what is missing, unless another process did while this one waited for the lock."""
+    with _locked(store):
+        there = listing(store)
+        refused: list[RunError] | None = None
+        with contextlib.suppress(_Stale):
+            with _reading(store) as con:
+                have = _indexed(con)
+            if have == there:
+                return
+            if all(there.get(path) == source for path, source in have.items()):
+                refused = _write(store, [each for path, each in there.items() if path not in have], copy=True)
+        if refused is None:
+            refused = _write(store, list(there.values()), copy=False)
+        _refuse(refused)
+
+
+def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
+    """Put a catalog with ``sources`` in place: added to a copy of the present one, or to an empty one.
+
+    Raises ``_Stale`` where the present one turns out to be damaged.
+    """
+    new, live = store / _NEW, store / FILE
+    try:
+        with explain_os_errors(f"indexing {store}"):
+            _remove(new)
+            if copy:
+                shutil.copyfile(live, new)
+            refused = _write_file(new, store, sources, empty=not copy)
+            fsync_path(new)
+            # Left by some other program that was killed; DuckDB would apply it to the new file.
+            live.with_name(f"{FILE}.wal").unlink(missing_ok=True)
+            new.replace(live)
+            fsync_path(store)
+        return refused
+    except duckdb.Error as error:
+        full = "No space left" in str(error)
+        if copy and not full:
+            raise _Stale(_first_line(error)) from None
+        reason = "no space left" if full else _first_line(error)
+        raise StoreError(f"{live} cannot be written: {reason}; what was there is unchanged, try again") from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(new)
+
+
+def _write_file(new: Path, store: Path, sources: list[Source], *, empty: bool) -> list[RunError]:
+    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
+        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
+            con.execute(f"ATTACH '{_quoted(new)}' AS catalog")
+            con.execute("USE catalog")
+            con.execute("BEGIN")
+            if empty:
+                con.execute(schema_text())
+                con.execute("INSERT INTO catalog_schema VALUES (?)", [digest(schema_text())])
+            refused = fill(con, store, sources)
+            con.execute("COMMIT")
+            con.execute("USE memory")
+            con.execute("DETACH catalog")
+    return refused
+
+
+def _refuse(refused: list[RunError]) -> None:
+    if refused:
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise RunError(f"{refused[0]}{more}")
+
+
+@contextlib.contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    lock = filelock.FileLock(store / "catalog.lock", timeout=LOCK_SECONDS)
+    try:
+        with explain_os_errors(f"bringing {store / FILE} up to date"):
+            lock.acquire()
+    except filelock.Timeout:
+        found = f"{store / 'catalog.lock'} was held by another process for {LOCK_SECONDS:.0f} s"
+        raise StoreError(f"{found}; wait for it or end it, then try again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _folder(store_path: Path | str) -> Path:
+    store = Path(store_path)
+    if not store.is_dir():
+        raise StoreError(f"no store at {store}; make one with `hela-store new`")
+    return store.absolute()
+
+
+def _remove(new: Path) -> None:
+    for path in (new, new.with_name(f"{new.name}.wal")):
+        path.unlink(missing_ok=True)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

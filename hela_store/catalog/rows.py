@@ -1,0 +1,239 @@
+"""What goes into the catalog: the files and run folders of a store, checked, as rows for ``schema.sql``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+
+from hela_store.errors import RunError, StoreError
+from hela_store.runs.folder import load_run, run_ids
+from hela_store.runs.info import to_json
+
+Connection = duckdb.DuckDBPyConnection
+
+_COMMIT_ROWS = 1_000_000
+_RESTORE = "restore the folder or move it out of runs/"
+_LEDGER = pa.schema([("view", pa.string()), ("row", pa.int64())])
+_REQUIRED = {
+    "frames": {"frame", "sequence", "time"},
+    "cells": {"cell", "frame", "label", "area", "diameter"},
+    "plans": {"view", "frame", "tile", "row"},
+    "prompts": {"prompt_id", "kind", "origin", "prompt_seed", "split", "cell", "frame", "view", "cut"},
+    "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
+    "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a run's folder, that belongs into the catalog.
+
+    ``path`` is relative to the store; ``kind`` is frames, cells, plan, ledger or run; ``bytes`` is 0 for runs.
+    """
+
+    path: str
+    kind: str
+    bytes: int
+
+
+def listing(store: Path) -> dict[str, Source]:
+    """Return what belongs into the catalog by path, in the order it is indexed. Reads names and sizes only."""
+    found = [*_files(store, "ingest", "frames", ".parquet"), *_files(store, "ingest", "cells", ".parquet")]
+    found += _files(store, "plan", "plan", ".parquet", prefix="")
+    for encoder in sorted(os.listdir(store / "ledger")) if (store / "ledger").is_dir() else []:
+        found += _files(store, f"ledger/{encoder}", "ledger", ".jsonl", prefix="")
+    found += [Source(f"runs/{name}", "run", 0) for name in run_ids(store)]
+    return {source.path: source for source in found}
+
+
+@functools.cache
+def schema_text() -> str:
+    """Return ``schema.sql``."""
+    return resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
+    """Add ``sources`` to the catalog that ``con`` uses, inside a transaction; return why runs were left out.
+
+    Raises
+    ------
+    StoreError
+        A file of ``ingest/``, ``plan/`` or ``ledger/`` is damaged.
+    """
+    refused: list[RunError] = []
+    done: list[Source] = []
+    rows = 0
+    for source in sources:
+        if source.kind == "run":
+            try:
+                rows += _add_run(con, store, source)
+            except RunError as error:
+                refused.append(error)
+                continue
+            if rows > _COMMIT_ROWS:  # nobody sees the file yet: this only bounds memory
+                con.execute("COMMIT")
+                con.execute("BEGIN")
+                rows = 0
+        elif source.kind != "ledger":
+            _add_segment(con, store, source)
+        done.append(source)
+    _add_ledger(con, store, [source for source in sources if source.kind == "ledger"])
+    columns = {"path": [s.path for s in done], "kind": [s.kind for s in done], "bytes": [s.bytes for s in done]}
+    with _staged(con, "found", pa.table(columns, _schema_of(con, "indexed"))):
+        con.execute("INSERT INTO indexed FROM found")
+    return refused
+
+
+def _files(store: Path, folder: str, kind: str, suffix: str, prefix: str | None = None) -> list[Source]:
+    prefix = kind if prefix is None else prefix
+    try:
+        with os.scandir(store / folder) as entries:
+            found = [
+                Source(f"{folder}/{entry.name}", kind, entry.stat().st_size)
+                for entry in entries
+                if entry.name.startswith(prefix) and entry.name.endswith(suffix) and not entry.name.startswith(".")
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found, key=lambda source: (len(source.path), source.path))  # 9.jsonl before 10.jsonl
+
+
+def _add_segment(con: Connection, store: Path, source: Source) -> None:
+    """Add a file of ``ingest/`` or ``plan/``; a frame or cell that is there already is not added again."""
+    table, key = {"frames": ("frames", "frame"), "cells": ("cells", "cell"), "plan": ("plans", "")}[source.kind]
+    try:
+        rows = _read_parquet(store / source.path, table, _schema_of(con, table, {"plan"}))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{store / source.path} cannot be read ({_first_line(error)}); restore it") from None
+    with _staged(con, "found", rows):
+        if key:
+            con.execute(
+                f"INSERT INTO {table} SELECT DISTINCT ON ({key}) * FROM found ANTI JOIN {table} USING ({key}) "
+                f"ORDER BY {key}"
+            )
+        else:
+            con.execute("INSERT INTO plans SELECT ?, * FROM found", [Path(source.path).stem])
+
+
+def _add_ledger(con: Connection, store: Path, sources: list[Source]) -> None:
+    """Add segments, in the order given: a later word on a view replaces an earlier one."""
+    for encoder in dict.fromkeys(source.path.split("/")[1] for source in sources):
+        paths = [store / source.path for source in sources if source.path.split("/")[1] == encoder]
+        rows = pa.concat_tables([_LEDGER.empty_table(), *(_read_jsonl(path) for path in paths)])
+        with _staged(con, "found", rows.append_column("n", pa.array(range(rows.num_rows), pa.int64()))):
+            con.execute("DELETE FROM committed WHERE encoder = ? AND view IN (SELECT view FROM found)", [encoder])
+            con.execute(
+                'INSERT INTO committed SELECT DISTINCT ON (view) view, ?, "row" FROM found ORDER BY view, n DESC',
+                [encoder],
+            )
+
+
+def _add_run(con: Connection, store: Path, source: Source) -> int:
+    """Add a run and its rows, all or nothing; return how many."""
+    info = load_run(store, Path(source.path).name)
+    prompts = _run_table(con, info.path / "prompts.parquet", "prompts", {"run"})
+    repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
+    predictions = _run_table(con, info.path / "predictions.parquet", "predictions", repeated)
+    detections = _run_table(con, info.path / "detections.parquet", "detections", {"run"})
+    with _staged(con, "given", prompts), _staged(con, "found", predictions), _staged(con, "detected", detections):
+        _check_run(con, info.id)
+        con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
+        con.execute(
+            "INSERT INTO predictions SELECT ?, p.*, q.kind, q.origin, q.prompt_seed, q.split, q.cut "
+            "FROM found p JOIN given q ON p.prompt_id = q.prompt_id",
+            [info.id],
+        )
+        con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
+    checkpoint = info.checkpoint or info.parent or "zero-shot"
+    created = info.created.replace(tzinfo=None)
+    row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
+    con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return int(prompts.num_rows + predictions.num_rows + detections.num_rows)
+
+
+def _check_run(con: Connection, run: str) -> None:
+    """Refuse a run that would break what the catalog promises: no prompt twice, no orphans, no cell scored twice."""
+    checks = {
+        "prompts.parquet has prompt_id {} twice": "SELECT prompt_id FROM given GROUP BY ALL HAVING count(*) > 1",
+        "predictions.parquet has prompt_id {} for a cell that prompts.parquet has it not for": (
+            "SELECT prompt_id FROM found ANTI JOIN given USING (prompt_id, cell)"
+        ),
+        "it scores (prompt, prompt_seed, cell) {} twice": (
+            "SELECT concat_ws(', ', q.kind, q.prompt_seed, p.cell) FROM found p "
+            "JOIN given q ON p.prompt_id = q.prompt_id GROUP BY q.kind, q.prompt_seed, p.cell HAVING count(*) > 1"
+        ),
+    }
+    for what, sql in checks.items():
+        rows = con.execute(f"{sql} LIMIT 1").fetchall()
+        if rows:
+            raise RunError(f"run {run} is damaged: {what.format(rows[0][0])}; {_RESTORE}")
+
+
+def _run_table(con: Connection, path: Path, table: str, without: set[str]) -> pa.Table:
+    schema = _schema_of(con, table, without)
+    if not path.exists():
+        return schema.empty_table()
+    try:
+        return _read_parquet(path, table, schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = f"{path.name} cannot be read ({_first_line(error)})"
+        raise RunError(f"run {path.parent.name} is damaged: {why}; {_RESTORE}") from None
+
+
+def _read_parquet(path: Path, table: str, schema: pa.Schema) -> pa.Table:
+    """Read exactly the columns and types of ``schema``; a column that is not required and not there is NULL."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        there = set(file.schema_arrow.names)
+        lacking = sorted(_REQUIRED[table] - there)
+        if lacking:
+            raise ValueError(f"no column {', '.join(lacking)}")
+        rows = file.read([name for name in schema.names if name in there])
+    columns = [
+        rows[field.name].cast(field.type) if field.name in there else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _read_jsonl(path: Path) -> pa.Table:
+    options = pj.ParseOptions(explicit_schema=_LEDGER, unexpected_field_behavior="ignore")
+    try:
+        data = path.read_bytes()
+        if not data.strip():
+            return _LEDGER.empty_table()
+        rows = pj.read_json(BytesIO(data), parse_options=options).select(_LEDGER.names)
+        if rows["view"].null_count or rows["row"].null_count:
+            raise ValueError("a line without view or row")
+        return rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        way_out = "delete it and run `hela-store embed`: its views are encoded again"
+        raise StoreError(f"{path} is damaged ({_first_line(error)}); {way_out}") from None
+
+
+@contextlib.contextmanager
+def _staged(con: Connection, name: str, table: pa.Table) -> Iterator[None]:
+    con.register(name, table)
+    try:
+        yield
+    finally:
+        con.unregister(name)
+
+
+def _schema_of(con: Connection, table: str, without: set[str] | None = None) -> pa.Schema:
+    schema: pa.Schema = con.sql(f"FROM {table} LIMIT 0").to_arrow_table().schema
+    return pa.schema([field for field in schema if field.name not in (without or set())])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,262 @@
+-- catalog.duckdb: an index over ingest/, plan/, ledger/ and runs/ of a store. Never the only copy of anything: delete it
+-- and `hela-store catalog rebuild` makes it again. A change in this file makes every catalog stale; the next use rebuilds it.
+
+CREATE TABLE frames (
+    frame VARCHAR, sequence VARCHAR, name VARCHAR, time BIGINT, height BIGINT, width BIGINT, dtype VARCHAR,
+    "group" VARCHAR, "row" BIGINT, sha256 VARCHAR, has_label BOOLEAN, partial BOOLEAN, label_origin VARCHAR,
+    pixel_size_um DOUBLE, is_blank BOOLEAN
+);
+COMMENT ON TABLE frames IS 'One row an image of the data set, as acquired (ingest/frames-*.parquet).';
+COMMENT ON COLUMN frames.frame IS 'Id, "<sequence>/<name>", e.g. "01/t012".';
+COMMENT ON COLUMN frames.sequence IS 'Name of the sequence.';
+COMMENT ON COLUMN frames.name IS 'Name within the sequence.';
+COMMENT ON COLUMN frames.time IS 'Position in the sequence; a running number for stills.';
+COMMENT ON COLUMN frames.height IS 'Rows, px.';
+COMMENT ON COLUMN frames.width IS 'Columns, px.';
+COMMENT ON COLUMN frames.dtype IS 'Pixel type as acquired, e.g. "uint16".';
+COMMENT ON COLUMN frames."group" IS 'Array group under arrays.zarr/frames/.';
+COMMENT ON COLUMN frames."row" IS 'Index in that group.';
+COMMENT ON COLUMN frames.sha256 IS 'Of the image bytes (little-endian), shape and dtype.';
+COMMENT ON COLUMN frames.has_label IS 'False: the frame can be embedded and predicted, not scored.';
+COMMENT ON COLUMN frames.partial IS 'True where only some of the cells are labelled (gold truth).';
+COMMENT ON COLUMN frames.label_origin IS 'ST, GT, GT+ST, masks or synthetic; empty without labels.';
+COMMENT ON COLUMN frames.pixel_size_um IS 'Edge length of a pixel, um; NULL where unknown.';
+COMMENT ON COLUMN frames.is_blank IS 'True for a constant image.';
+
+CREATE TABLE cells (
+    cell VARCHAR, frame VARCHAR, label BIGINT, area BIGINT, area_um2 DOUBLE, diameter DOUBLE,
+    x0 BIGINT, y0 BIGINT, x1 BIGINT, y1 BIGINT, cx DOUBLE, cy DOUBLE, eccentricity DOUBLE,
+    touches_neighbour BOOLEAN, touches_border BOOLEAN, mean_intensity DOUBLE, round_trip_iou DOUBLE
+);
+COMMENT ON TABLE cells IS 'One row a labelled instance in a frame (ingest/cells-*.parquet).';
+COMMENT ON COLUMN cells.cell IS 'Id, "<frame>#<label>", e.g. "01/t012#17".';
+COMMENT ON COLUMN cells.frame IS 'frames.frame.';
+COMMENT ON COLUMN cells.label IS 'Value in the label image.';
+COMMENT ON COLUMN cells.area IS 'px.';
+COMMENT ON COLUMN cells.area_um2 IS 'um^2; NULL where the pixel size is unknown.';
+COMMENT ON COLUMN cells.diameter IS 'Of the disc of equal area, px.';
+COMMENT ON COLUMN cells.x0 IS 'Left edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cells.y0 IS 'Upper edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cells.x1 IS 'Right edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cells.y1 IS 'Lower edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cells.cx IS 'x of the centroid, px, frame.';
+COMMENT ON COLUMN cells.cy IS 'y of the centroid, px, frame.';
+COMMENT ON COLUMN cells.eccentricity IS 'Of the ellipse of equal second moments, 0 (disc) to 1.';
+COMMENT ON COLUMN cells.touches_neighbour IS 'True where a pixel of another cell is adjacent.';
+COMMENT ON COLUMN cells.touches_border IS 'True where the cell reaches the border of the frame.';
+COMMENT ON COLUMN cells.mean_intensity IS 'Mean count above the black level (offset) of the recipe.';
+COMMENT ON COLUMN cells.round_trip_iou IS 'IoU of the true mask with itself after the 256x256 grid of its tile: a floor, not a bound.';
+
+CREATE TABLE plans (
+    plan VARCHAR, view VARCHAR, frame VARCHAR, tile BIGINT, variant BIGINT, x0 BIGINT, y0 BIGINT, width BIGINT,
+    height BIGINT, lo DOUBLE, hi DOUBLE, seed BIGINT, params VARCHAR, "row" BIGINT
+);
+COMMENT ON TABLE plans IS 'Every row of every plan (plan/*.parquet): which views are to be embedded.';
+COMMENT ON COLUMN plans.plan IS 'Name of the plan file without its ending.';
+COMMENT ON COLUMN plans.view IS 'Digest of frame sha256, normalisation limits, tile rectangle and variant parameters.';
+COMMENT ON COLUMN plans.frame IS 'frames.frame.';
+COMMENT ON COLUMN plans.tile IS 'Number of the tile in its frame; 0 for whole frames.';
+COMMENT ON COLUMN plans.variant IS '0 as acquired, 1..N augmented.';
+COMMENT ON COLUMN plans.x0 IS 'Left edge of the tile, px, frame.';
+COMMENT ON COLUMN plans.y0 IS 'Upper edge of the tile, px, frame.';
+COMMENT ON COLUMN plans.width IS 'Of the tile, px, frame.';
+COMMENT ON COLUMN plans.height IS 'Of the tile, px, frame.';
+COMMENT ON COLUMN plans.lo IS 'Lower normalisation limit of the frame, counts.';
+COMMENT ON COLUMN plans.hi IS 'Upper normalisation limit of the frame, counts.';
+COMMENT ON COLUMN plans.seed IS 'Of the variant.';
+COMMENT ON COLUMN plans.params IS 'Parameters of the variant, JSON.';
+COMMENT ON COLUMN plans."row" IS 'Index in every embeddings array.';
+
+CREATE VIEW views AS
+    SELECT DISTINCT ON (view, frame) * EXCLUDE (plan) FROM plans ORDER BY view, frame, plan;
+COMMENT ON VIEW views IS 'What is encoded: a tile of a frame or the whole of it; the rows of all plans, each view once.';
+
+CREATE TABLE committed (view VARCHAR, encoder VARCHAR, "row" BIGINT);
+COMMENT ON TABLE committed IS 'Views whose embedding is durable, by encoder key (ledger/<encoder>/*.jsonl).';
+COMMENT ON COLUMN committed.view IS 'views.view.';
+COMMENT ON COLUMN committed.encoder IS 'Encoder key: name of the array under arrays.zarr/embeddings/.';
+COMMENT ON COLUMN committed."row" IS 'Index in that array.';
+
+CREATE TABLE runs (
+    id VARCHAR, kind VARCHAR, parent VARCHAR, checkpoint VARCHAR, encoder VARCHAR, split VARCHAR, created TIMESTAMP,
+    config JSON
+);
+COMMENT ON TABLE runs IS 'One row a published run (runs/<id>/config.json).';
+COMMENT ON COLUMN runs.id IS 'Folder under runs/; sorts by the time it began.';
+COMMENT ON COLUMN runs.kind IS 'finetune, evaluate, ...';
+COMMENT ON COLUMN runs.parent IS 'Run it builds on; of an evaluation the run whose checkpoint it scored; NULL for none.';
+COMMENT ON COLUMN runs.checkpoint IS 'Run whose weights it used, or "zero-shot" for the decoder the encoder came with.';
+COMMENT ON COLUMN runs.encoder IS 'Encoder key of the embeddings it read.';
+COMMENT ON COLUMN runs.split IS 'train, val, test or all, as asked for; NULL where it does not apply.';
+COMMENT ON COLUMN runs.created IS 'When it began, UTC.';
+COMMENT ON COLUMN runs.config IS 'The whole of config.json, e.g. config->''config''->>''lr''.';
+
+CREATE TABLE prompts (
+    run VARCHAR, prompt_id VARCHAR, kind VARCHAR, origin VARCHAR, prompt_seed BIGINT, split VARCHAR, cell VARCHAR,
+    frame VARCHAR, view VARCHAR, x0 DOUBLE, y0 DOUBLE, x1 DOUBLE, y1 DOUBLE, points DOUBLE[], point_labels BIGINT[],
+    params VARCHAR, prompt_iou DOUBLE, free_iou DOUBLE, free_dice DOUBLE, cut BOOLEAN
+);
+COMMENT ON TABLE prompts IS 'What was given for a cell (runs/<id>/prompts.parquet).';
+COMMENT ON COLUMN prompts.run IS 'runs.id.';
+COMMENT ON COLUMN prompts.prompt_id IS 'Unique within the run.';
+COMMENT ON COLUMN prompts.kind IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1; none for cells found without a prompt.';
+COMMENT ON COLUMN prompts.origin IS 'How it was made: from the truth, or the name of the file or folder it came from.';
+COMMENT ON COLUMN prompts.prompt_seed IS 'Draws depend on (cell, kind, prompt_seed) alone: runs pair on identical prompts.';
+COMMENT ON COLUMN prompts.split IS 'Split of the row''s frame: train, val, test or gap.';
+COMMENT ON COLUMN prompts.cell IS 'cells.cell.';
+COMMENT ON COLUMN prompts.frame IS 'frames.frame.';
+COMMENT ON COLUMN prompts.view IS 'views.view in which it was decoded.';
+COMMENT ON COLUMN prompts.x0 IS 'Left edge of the box, px, frame; NULL without a box.';
+COMMENT ON COLUMN prompts.y0 IS 'Upper edge of the box, px, frame.';
+COMMENT ON COLUMN prompts.x1 IS 'Right edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN prompts.y1 IS 'Lower edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN prompts.points IS 'x, y, x, y, ... px, frame.';
+COMMENT ON COLUMN prompts.point_labels IS 'One a point: 1 cell, 0 background.';
+COMMENT ON COLUMN prompts.params IS 'How a mask prompt was degraded, JSON.';
+COMMENT ON COLUMN prompts.prompt_iou IS 'IoU of the mask prompt itself with the truth; NULL without a mask.';
+COMMENT ON COLUMN prompts.free_iou IS 'IoU of the image-free answer to this prompt: what not looking at the image scores.';
+COMMENT ON COLUMN prompts.free_dice IS 'Dice of the image-free answer.';
+COMMENT ON COLUMN prompts.cut IS 'True where no tile holds the whole cell; scored against its full area.';
+
+CREATE TABLE predictions (
+    run VARCHAR, prompt_id VARCHAR, cell VARCHAR, frame VARCHAR, view VARCHAR, iou DOUBLE, dice DOUBLE,
+    predicted_iou DOUBLE, is_empty BOOLEAN, boundary_iou DOUBLE, hd95 DOUBLE, nsd1 DOUBLE, nsd2 DOUBLE, spill DOUBLE,
+    failure VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT,
+    prompt VARCHAR, prompt_origin VARCHAR, prompt_seed BIGINT, split VARCHAR, cut BOOLEAN
+);
+COMMENT ON TABLE predictions IS 'The decoder''s mask for one prompt (runs/<id>/predictions.parquet).';
+COMMENT ON COLUMN predictions.run IS 'runs.id.';
+COMMENT ON COLUMN predictions.prompt_id IS 'prompts.prompt_id of the same run.';
+COMMENT ON COLUMN predictions.cell IS 'cells.cell.';
+COMMENT ON COLUMN predictions.frame IS 'frames.frame.';
+COMMENT ON COLUMN predictions.view IS 'views.view in which it was decoded.';
+COMMENT ON COLUMN predictions.iou IS 'With the true mask, 0 to 1.';
+COMMENT ON COLUMN predictions.dice IS 'With the true mask, 0 to 1.';
+COMMENT ON COLUMN predictions.predicted_iou IS 'The decoder''s own estimate.';
+COMMENT ON COLUMN predictions.is_empty IS 'True where the mask has no pixel.';
+COMMENT ON COLUMN predictions.boundary_iou IS 'IoU of the bands along both boundaries, 8 % of the diameter wide.';
+COMMENT ON COLUMN predictions.hd95 IS '95 % Hausdorff distance, px; of an empty mask the cell''s diameter.';
+COMMENT ON COLUMN predictions.nsd1 IS 'Normalised surface Dice at 1 px.';
+COMMENT ON COLUMN predictions.nsd2 IS 'Normalised surface Dice at 2 px.';
+COMMENT ON COLUMN predictions.spill IS 'Share of the predicted pixels that lie on other cells.';
+COMMENT ON COLUMN predictions.failure IS
+    'empty, wrong cell, merged, leak, under-segmented, fragmented, or "" for none (hela_store/metrics/failures.py).';
+COMMENT ON COLUMN predictions.rle IS 'Mask in frame coordinates, COCO compressed run lengths.';
+COMMENT ON COLUMN predictions.rle_height IS 'Rows of the mask, px.';
+COMMENT ON COLUMN predictions.rle_width IS 'Columns of the mask, px.';
+COMMENT ON COLUMN predictions.prompt IS 'prompts.kind, repeated so that cell_metrics joins no two large tables.';
+COMMENT ON COLUMN predictions.prompt_origin IS 'prompts.origin, repeated.';
+COMMENT ON COLUMN predictions.prompt_seed IS 'prompts.prompt_seed, repeated.';
+COMMENT ON COLUMN predictions.split IS 'prompts.split, repeated.';
+COMMENT ON COLUMN predictions.cut IS 'prompts.cut, repeated.';
+
+CREATE VIEW cell_subsets AS
+    SELECT
+        cell, touches_neighbour AS is_touching, brightness > n - n // 5 AND size <= n // 5 AS is_bright_small,
+        brightness <= n // 5 AS is_dim
+    FROM (
+        SELECT
+            cell, touches_neighbour, count(*) OVER (PARTITION BY frame) AS n,
+            row_number() OVER (PARTITION BY frame ORDER BY mean_intensity, label) AS brightness,
+            row_number() OVER (PARTITION BY frame ORDER BY area, label) AS size
+        FROM cells
+    );
+COMMENT ON VIEW cell_subsets IS
+    'Which hard subset a cell belongs to; fifths of the labelled cells of its frame, rounded down.';
+COMMENT ON COLUMN cell_subsets.cell IS 'cells.cell.';
+COMMENT ON COLUMN cell_subsets.is_touching IS 'cells.touches_neighbour.';
+COMMENT ON COLUMN cell_subsets.is_bright_small IS
+    'Among the brightest fifth by mean_intensity and the smallest fifth by area: mostly mitotic cells.';
+COMMENT ON COLUMN cell_subsets.is_dim IS 'Among the dimmest fifth by mean_intensity.';
+CREATE TABLE detections (
+    run VARCHAR, detection VARCHAR, split VARCHAR, frame VARCHAR, view VARCHAR, x0 DOUBLE, y0 DOUBLE, x1 DOUBLE,
+    y1 DOUBLE, cx DOUBLE, cy DOUBLE, x DOUBLE, y DOUBLE, score DOUBLE, cell VARCHAR, iou DOUBLE, mask_cell VARCHAR,
+    mask_iou DOUBLE, counted BOOLEAN, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+);
+COMMENT ON TABLE detections IS 'What a detector found, each cell of a frame once (runs/<id>/detections.parquet).';
+COMMENT ON COLUMN detections.run IS 'runs.id.';
+COMMENT ON COLUMN detections.detection IS 'Unique within the run.';
+COMMENT ON COLUMN detections.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN detections.frame IS 'frames.frame.';
+COMMENT ON COLUMN detections.view IS 'views.view it was found in; NULL for imported boxes.';
+COMMENT ON COLUMN detections.x0 IS 'Left edge of the box, px, frame.';
+COMMENT ON COLUMN detections.y0 IS 'Upper edge of the box, px, frame.';
+COMMENT ON COLUMN detections.x1 IS 'Right edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN detections.y1 IS 'Lower edge of the box, px, frame, exclusive.';
+COMMENT ON COLUMN detections.cx IS 'x of the box''s centre, px, frame.';
+COMMENT ON COLUMN detections.cy IS 'y of the box''s centre, px, frame.';
+COMMENT ON COLUMN detections.x IS 'x of the click point, px, frame.';
+COMMENT ON COLUMN detections.y IS 'y of the click point, px, frame.';
+COMMENT ON COLUMN detections.score IS '0 to 1; which score counts is config->''config''->>''threshold'' of the run.';
+COMMENT ON COLUMN detections.cell IS 'cells.cell it was matched with by box IoU, one to one, least IoU 0.5; NULL for none.';
+COMMENT ON COLUMN detections.iou IS 'Of the box with that cell''s box.';
+COMMENT ON COLUMN detections.mask_cell IS 'cells.cell by the IoU of the coarse mask, one to one, least IoU 0.5; NULL for none.';
+COMMENT ON COLUMN detections.mask_iou IS 'Of the coarse mask with that cell.';
+COMMENT ON COLUMN detections.counted IS 'False where it is neither right nor wrong: mostly on pixels that say nothing.';
+COMMENT ON COLUMN detections.rle IS 'Coarse mask in frame coordinates, COCO compressed run lengths; NULL without one.';
+COMMENT ON COLUMN detections.rle_height IS 'Rows of the mask, px.';
+COMMENT ON COLUMN detections.rle_width IS 'Columns of the mask, px.';
+
+CREATE VIEW cell_metrics AS
+    SELECT
+        p.run, r.kind, r.checkpoint, r.encoder, p.prompt, p.prompt_origin, p.prompt_seed, p.split, f.sequence, p.frame,
+        f.time, p.view, p.cell, c.label, c.area, c.diameter, c.touches_neighbour, c.touches_border, s.is_bright_small,
+        s.is_dim, p.cut, p.iou, p.dice, p.predicted_iou, p.is_empty, p.boundary_iou, p.hd95, p.nsd1, p.nsd2, p.spill,
+        p.failure
+    FROM predictions p
+    LEFT JOIN runs r ON r.id = p.run
+    LEFT JOIN cells c ON c.cell = p.cell
+    LEFT JOIN cell_subsets s ON s.cell = p.cell
+    LEFT JOIN frames f ON f.frame = p.frame;
+COMMENT ON VIEW cell_metrics IS
+    'Every scored cell of every run, joined with what is known of it. Unique in (run, prompt, prompt_seed, cell).';
+COMMENT ON COLUMN cell_metrics.run IS 'runs.id of the evaluation.';
+COMMENT ON COLUMN cell_metrics.kind IS 'Kind of the run.';
+COMMENT ON COLUMN cell_metrics.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
+COMMENT ON COLUMN cell_metrics.encoder IS 'Encoder key.';
+COMMENT ON COLUMN cell_metrics.prompt IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1; none for cells found without a prompt.';
+COMMENT ON COLUMN cell_metrics.prompt_origin IS 'How the prompt was made.';
+COMMENT ON COLUMN cell_metrics.prompt_seed IS 'Seed of the prompt.';
+COMMENT ON COLUMN cell_metrics.split IS 'Split of the frame as this run saw it: train, val, test or gap.';
+COMMENT ON COLUMN cell_metrics.sequence IS 'frames.sequence.';
+COMMENT ON COLUMN cell_metrics.frame IS 'frames.frame.';
+COMMENT ON COLUMN cell_metrics.time IS 'frames.time.';
+COMMENT ON COLUMN cell_metrics.view IS 'views.view in which it was decoded.';
+COMMENT ON COLUMN cell_metrics.cell IS 'cells.cell.';
+COMMENT ON COLUMN cell_metrics.label IS 'cells.label.';
+COMMENT ON COLUMN cell_metrics.area IS 'px.';
+COMMENT ON COLUMN cell_metrics.diameter IS 'Of the disc of equal area, px.';
+COMMENT ON COLUMN cell_metrics.touches_neighbour IS 'A pixel of another cell is adjacent.';
+COMMENT ON COLUMN cell_metrics.touches_border IS 'The cell reaches the border of the frame.';
+COMMENT ON COLUMN cell_metrics.is_bright_small IS 'Bright and small for its frame (cell_subsets): mostly mitotic cells.';
+COMMENT ON COLUMN cell_metrics.is_dim IS 'Among the dimmest fifth of its frame.';
+COMMENT ON COLUMN cell_metrics.cut IS 'No tile holds the whole cell.';
+COMMENT ON COLUMN cell_metrics.iou IS 'Prediction against truth, 0 to 1.';
+COMMENT ON COLUMN cell_metrics.dice IS 'Prediction against truth, 0 to 1.';
+COMMENT ON COLUMN cell_metrics.predicted_iou IS 'The decoder''s own estimate.';
+COMMENT ON COLUMN cell_metrics.is_empty IS 'The predicted mask has no pixel.';
+COMMENT ON COLUMN cell_metrics.boundary_iou IS 'IoU of the bands along both boundaries, 8 % of the diameter wide.';
+COMMENT ON COLUMN cell_metrics.hd95 IS '95 % Hausdorff distance, px; of an empty mask the cell''s diameter.';
+COMMENT ON COLUMN cell_metrics.nsd1 IS 'Normalised surface Dice at 1 px.';
+COMMENT ON COLUMN cell_metrics.nsd2 IS 'Normalised surface Dice at 2 px.';
+COMMENT ON COLUMN cell_metrics.spill IS 'Share of the predicted pixels that lie on other cells.';
+COMMENT ON COLUMN cell_metrics.failure IS
+    'empty, wrong cell, merged, leak, under-segmented, fragmented, or "" for none; NULL in runs that did not ask.';
+
+CREATE VIEW test_scorings AS
+    SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
+    FROM runs WHERE kind <> 'finetune' AND split IN ('test', 'all') GROUP BY checkpoint ORDER BY checkpoint;
+COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (measuring rule 1).';
+COMMENT ON COLUMN test_scorings.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
+COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all.';
+COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
+COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
+
+CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT);
+COMMENT ON TABLE indexed IS 'What of the store is in this catalog; used to find what is missing.';
+COMMENT ON COLUMN indexed.path IS 'Relative to the store.';
+COMMENT ON COLUMN indexed.kind IS 'frames, cells, plan, ledger or run.';
+COMMENT ON COLUMN indexed.bytes IS 'Size when it was indexed; 0 for a run, whose folder never changes.';
+
+CREATE TABLE catalog_schema (digest VARCHAR);
+COMMENT ON TABLE catalog_schema IS 'Digest of the schema this catalog was made with.';

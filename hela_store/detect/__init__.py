@@ -1,1 +1,0 @@
-"""Automatic prompts: cells found in stored embeddings, without ground truth and without a second backbone."""

@@ -1,0 +1,75 @@
+"""What the ``grid`` head learns from: stored embeddings with the maps of their cells, an endless shuffled series."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hela_store.base.rng import generator
+from hela_store.store.store import Store
+from hela_store.training.data import training_views
+
+from .losses import stack_targets
+from .targets import GRID, Targets, position_px, view_targets
+
+Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]
+"""Embeddings, maps of the targets, and boxes of whole cells by view."""
+
+
+class DetectionViews(Dataset[tuple[Tensor, Targets]]):
+    """An endless, shuffled series of the training views and so many variants of each, with their targets.
+
+    View ``i`` is a pure function of (seed, i), whatever the number of workers.
+    """
+
+    def __init__(self, store: Store, *, seed: int, variants: int = 0) -> None:
+        self.path, self.key, self.seed = store.path, store.key, seed
+        self.views = training_views(store, variants=variants)
+        self.start_method = store.arrays.start_method
+        self.cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+        for cell in store.cells_table().select(["frame", "label", "x0", "y0", "x1", "y1"]).to_pylist():
+            self.cells.setdefault(places[cell["frame"]], []).append(cell)
+        self._store: Store | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_store": None}
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets]:
+        """Return the embedding, float32 (256, 64, 64), and the targets of view ``index`` of the series."""
+        epoch, place = divmod(index, len(self.views))
+        order = generator("detector", self.seed, epoch).permutation(len(self.views))
+        view = self.views[order[place]]
+        if self._store is None:
+            self._store = Store.open(self.path)
+        arrays, where = self._store.arrays, (view.group, view.group_row)
+        embedding = torch.from_numpy(arrays.embedding(self.key, view.row)).float()
+        label, valid = view.truth(arrays)
+        cells = view.cells if view.variant else self.cells[where]
+        return embedding, view_targets(label, valid, cells, view.rect)
+
+    def batches(self, steps: range, size: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:
+        """Return a :data:`Batch` of ``size`` views for every step, prepared ahead by so many loader processes."""
+        return DataLoader(
+            self,
+            batch_size=size,
+            sampler=range(steps.start * size, steps.stop * size),
+            num_workers=workers,
+            collate_fn=_collate,
+            multiprocessing_context=self.start_method if workers else None,
+        )
+
+    def typical_side(self) -> float:
+        """Return the median side of the training cells' boxes, positions of the head's grid."""
+        seen = [(cell, position_px(view.rect)) for view in self.views[:50] for cell in view.cells]
+        sides = [max(cell["x1"] - cell["x0"], cell["y1"] - cell["y0"]) / pitch for cell, pitch in seen]
+        return float(np.clip(np.median(sides), 1.0, GRID))
+
+
+def _collate(parts: list[tuple[Tensor, Targets]]) -> Batch:
+    targets = [target for _, target in parts]
+    return torch.stack([e for e, _ in parts]), stack_targets(targets), [target.boxes for target in targets]

@@ -1,0 +1,198 @@
+"""Runs of kind ``"detect"``: what a detector, or a table of boxes, finds in the frames of a block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hela_store.base.progress import Progress, silent
+from hela_store.catalog import index as catalog
+from hela_store.detection.yolo11.train import BACKEND, yolo_detections
+from hela_store.errors import RunError
+from hela_store.evaluation.leaks import check_untouched
+from hela_store.evaluation.rows import DETECTION_SCHEMA
+from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
+from hela_store.sam.encoder import pick_device
+from hela_store.store.store import Store
+
+from .detections import Detections, no_detections
+from .frames import FrameTruth, split_frames, tile_embeddings, truths
+from .head import GridHead, load_head
+from .import_boxes import read_boxes
+from .propose import detect_frame
+from .rows import detection_rows
+from .train import KIND
+
+IMPORTED = 0.5
+"""Score from which imported boxes count, where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectResult:
+    """A detection run.
+
+    Attributes
+    ----------
+    run : id
+    detector : run whose weights were used, or the name of the file that was imported
+    split : block
+    frames, detections : how many; detections that count, at ``threshold``
+    threshold : score from which a detection counts
+    seconds_per_frame, seconds_per_view : of the detector alone, without reading; None for imported boxes
+    """
+
+    run: str
+    detector: str
+    split: str
+    frames: int
+    detections: int
+    threshold: float
+    seconds_per_frame: float | None
+    seconds_per_view: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store detect run --json`` prints."""
+        return asdict(self)
+
+
+def load_detector(store: Store, run: str = "latest", device: str = "auto") -> tuple[RunInfo, GridHead, float]:
+    """Return a trained ``grid`` detector: its run, its head and the score from which its detections count.
+
+    Raises
+    ------
+    RunError
+        Unknown, of another kind, or trained on another encoder's embeddings.
+    """
+    info = load_run(store.path, run, KIND)
+    if info.config.get("backend") != "grid":
+        raise RunError(
+            f"run {info.id} is a {info.config.get('backend')} detector, expected a grid one; of others give the "
+            "detections: `hela-store detect run`, then `--detector` with that run"
+        )
+    return info, load_head(info.weights, store.key, pick_device(device)), threshold_of(info)
+
+
+def threshold_of(info: RunInfo) -> float:
+    """Return the score from which detections of a detector, or of a detection run, count."""
+    if "threshold" in info.config:
+        return float(info.config["threshold"])
+    result = info.result()
+    if not result:
+        raise RunError(f"run {info.id} is damaged: its log has no result; train another detector")
+    return float(result["threshold"])
+
+
+def detect(
+    store: Store,
+    detector: str = "latest",
+    split: str = "test",
+    *,
+    threshold: float | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> DetectResult:
+    """Find the cells of every frame of a block and keep them as a run.
+
+    Parameters
+    ----------
+    store : with all views of the block embedded; labels are compared with, where there are any
+    detector : a run of kind ``"detector"``
+    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
+    threshold : score from which a detection counts; None for the detector's own, chosen on validation
+
+    Raises
+    ------
+    RunError, SplitError, StoreError
+        No such detector, one of another encoder, or one that trained on the test frames; no such frames; not embedded
+        yet.
+    """
+    info = load_run(store.path, detector, KIND)
+    backend = info.config["backend"]
+    threshold = threshold_of(info) if threshold is None else threshold
+    frames = split_frames(store, split)
+    check_untouched(store, info, frames, split)
+    find = _yolo11 if backend == BACKEND else _grid
+    found = find(store, info, frames, device, progress)
+    about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}
+    folder = new_run(store.path, "detect", about | {"encoder": store.key}, parent=info.id, label=split)
+    spent: list[tuple[float, int]] = []
+
+    def pairs() -> Iterator[tuple[FrameTruth, Detections]]:
+        for truth, detections, seconds in found:
+            spent.append((seconds, len(truth.frame.tiles)))
+            yield truth, detections
+
+    result = _keep(store, folder, pairs(), lambda: (sum(s for s, _ in spent), sum(n for _, n in spent)))
+    return replace(result, detector=info.id)
+
+
+Found = Iterator[tuple[FrameTruth, Detections, float]]
+"""Frames with what was found in them, and the seconds that the detector took."""
+
+
+def _grid(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
+    _, head, _ = load_detector(store, info.id, device)
+    return _grid_frames(store, head, frames, progress)
+
+
+def _grid_frames(store: Store, head: GridHead, frames: Sequence[str], progress: Progress) -> Found:
+    for truth in progress(truths(store, frames), total=len(frames), what="detect"):
+        tiles, embeddings = [tile.rect for tile in truth.frame.tiles], list(tile_embeddings(store, truth.frame))
+        start = time.perf_counter()
+        yield truth, detect_frame(head, embeddings, tiles, truth.frame.shape), time.perf_counter() - start
+
+
+def _yolo11(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
+    found, seconds, _ = yolo_detections(store, info, frames, device=device, progress=progress)
+    share = seconds / max(len(frames), 1)
+    return ((truth, found[truth.frame.frame], share) for truth in truths(store, frames))
+
+
+def import_boxes(
+    store: Store, path: Path, *, threshold: float = IMPORTED, name: str = "import", progress: Progress = silent
+) -> DetectResult:
+    """Keep the boxes of another detector as a run; frames are those the boxes are for, a frame without any has none.
+
+    Raises
+    ------
+    PromptError
+        As :func:`hela_store.detection.import_boxes.read_boxes`; nothing is kept.
+    """
+    sizes = {row["frame"]: (row["height"], row["width"]) for row in store.frames_table().to_pylist()}
+    found = read_boxes(path, sizes)
+    about = {"detector": path.name, "backend": name, "checkpoint": None, "split": "all", "threshold": threshold}
+    folder = new_run(store.path, "detect", about | {"encoder": store.key}, label=name)
+    shown = progress(truths(store, list(found)), total=len(found), what="import")
+    result = _keep(store, folder, ((truth, found.get(truth.frame.frame, no_detections())) for truth in shown), None)
+    return replace(result, detector=path.name)
+
+
+def _keep(store: Store, folder: RunFolder, found: Iterable[tuple[FrameTruth, Detections]], cost: Any) -> DetectResult:
+    rows: list[Mapping[str, Any]] = []
+    frames = 0
+    config = folder.info.config
+    with folder.tidied():
+        for truth, detections in found:
+            rows += detection_rows(detections, truth, config["threshold"])
+            frames += 1
+        folder.write_table("detections", pa.Table.from_pylist(rows, DETECTION_SCHEMA))
+        seconds, views = cost() if cost else (0.0, 0)
+        result = DetectResult(
+            run=folder.id,
+            detector="",
+            split=config["split"],
+            frames=frames,
+            detections=sum(row["score"] >= config["threshold"] for row in rows),
+            threshold=config["threshold"],
+            seconds_per_frame=seconds / frames if cost and frames else None,
+            seconds_per_view=seconds / views if cost and views else None,
+        )
+        folder.log(result=result.to_json())
+        folder.publish()
+    catalog.index(store.path)
+    return result

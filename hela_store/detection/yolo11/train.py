@@ -1,0 +1,240 @@
+"""The ``yolo11`` backend: YOLO11s of ultralytics (AGPL-3.0), in a process of its own, on the same views and split.
+
+Nothing here imports ultralytics. Images and label files go to a folder on disk, a box table and weights come back.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv as pa_csv
+from safetensors import SafetensorError, safe_open
+
+from hela_store.base.files import sha256_file
+from hela_store.base.progress import Progress, silent
+from hela_store.catalog import index as catalog
+from hela_store.detection.box_scores import FramePairs
+from hela_store.detection.detections import Detections, from_boxes, join, merge_tiles
+from hela_store.detection.frames import box_pairs, scorable_frames, truths
+from hela_store.detection.propose import LEAST_SCORE, MOST
+from hela_store.detection.train import KIND, DetectorResult, chosen
+from hela_store.errors import ExtraError, RecipeError, RunError
+from hela_store.evaluation.leaks import block_ranges, check_twins
+from hela_store.runs.folder import RunFolder, RunInfo, new_run, take_up
+from hela_store.sam.encoder import pick_device
+from hela_store.store.store import Store
+from hela_store.training.data import training_views
+from hela_store.training.trainer import STATE
+
+from .images import Tiles, write_dataset, write_tiles
+
+BACKEND = "yolo11"
+LICENCE = "ultralytics is licensed under AGPL-3.0; it runs in a process of its own"
+PROCESS = Path(__file__).with_name("process.py")
+BEST, LOG = "weights.safetensors", "yolo11.log"
+DATA = "data"
+# it neither fetches nor installs anything, and keeps its settings out of the user's home
+SETTINGS = ("YOLO_OFFLINE=true", "YOLO_AUTOINSTALL=false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloConfig:
+    """How a YOLO11s is trained; what is not here is ultralytics' default.
+
+    Attributes
+    ----------
+    steps : batches, rounded up to whole epochs
+    batch : views a step
+    seed : of weights and order
+    image_size : long side that views are brought to, px
+    weights : safetensors with the names of YOLO11s to begin with; None for random ones
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    steps: int = 800
+    batch: int = 8
+    seed: int = 0
+    image_size: int = 640
+    weights: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 2), ("image_size", 64)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if self.image_size % 32:
+            raise RecipeError(f"image_size is {self.image_size}, expected a multiple of 32, such as 640")
+
+
+def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent) -> DetectorResult:
+    """Train a YOLO11s and publish it as a run of kind ``"detector"``; an interrupted one goes on at its last epoch.
+
+    Raises
+    ------
+    ExtraError
+        Ultralytics is not installed.
+    SplitError, StoreError
+        The training or validation block is empty, or not embedded; a test frame has the pixels of one that trains.
+    RunError
+        Its process failed; its log is kept in the partial run.
+    """
+    _require()
+    if config.weights is not None and not config.weights.is_file():
+        raise RunError(f"no weights at {config.weights}; expected safetensors with the names of YOLO11s")
+    check_twins(store)
+    validation = scorable_frames(store, "val")
+    about = _run_config(store, config)
+    folder = take_up(store.path, KIND, STATE, lambda other: other == about)
+    folder = folder or new_run(store.path, KIND, about, label=BACKEND)
+    start = time.monotonic()
+    with folder.tidied(resumable=True):
+        _train(store, config, folder, progress)
+        pairs = _validated(store, folder, config, validation, progress)
+        seconds = time.monotonic() - start
+        result = chosen(folder.id, pairs, best_step=_best_epoch(folder), seconds=seconds)
+        folder.log(step=config.steps, result=result.to_json())
+        (folder.path / STATE).unlink(missing_ok=True)
+        shutil.rmtree(folder.path / DATA, ignore_errors=True)
+        folder.publish()
+    catalog.index(store.path)
+    return result
+
+
+def yolo_detections(
+    store: Store, info: RunInfo, frames: Sequence[str], *, device: str = "auto", progress: Progress = silent
+) -> tuple[dict[str, Detections], float, int]:
+    """Find the cells of stored frames: detections by frame, seconds of the detector, and views looked at.
+
+    Raises
+    ------
+    ExtraError, RunError
+        Ultralytics is not installed; its process failed.
+    """
+    _require()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        return _detect(store, info.weights, frames, (info.config["image_size"], device, work), progress)
+
+
+def _require() -> None:
+    if importlib.util.find_spec("ultralytics") is None:
+        raise ExtraError("ultralytics is not installed; pip install 'hela-store[yolo]' (AGPL-3.0)", name="ultralytics")
+
+
+def _run_config(store: Store, config: YoloConfig) -> dict[str, Any]:
+    about = asdict(config) | {"backend": BACKEND, "encoder": store.key, "split": "train", "frames": block_ranges(store)}
+    # what they are, not where they lie, decides whether an interrupted run goes on
+    about["weights"] = None if config.weights is None else sha256_file(config.weights)
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _train(store: Store, config: YoloConfig, folder: RunFolder, progress: Progress) -> None:
+    data = folder.path / DATA
+    shutil.rmtree(data, ignore_errors=True)
+    views = {block: training_views(store, block) for block in ("train", "val")}
+    epochs = -(-config.steps // -(-len(views["train"]) // config.batch))
+    if (folder.path / STATE).exists() and _epochs_done(folder) >= epochs:
+        return
+    yaml = write_dataset(store, views, data, progress)
+    job = {"task": "train", "data": str(yaml), "epochs": epochs, "batch": config.batch, "imgsz": config.image_size}
+    job |= {"seed": config.seed, "device": _device(config.device), "project": str(data / "project")}
+    job |= {"weights": str(config.weights or ""), "best": str(folder.path / BEST), "state": str(folder.path / STATE)}
+    for row in progress(_run(job, data, folder.path / LOG), total=epochs, what="train yolo11"):
+        folder.log(**row)
+
+
+def _epochs_done(folder: RunFolder) -> int:
+    # by the state, which is written before the log's line
+    path = folder.path / STATE
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(json.loads(file.metadata()["about"])["epoch"]) + 1
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete {folder.path} and start the run again") from None
+
+
+def _validated(
+    store: Store, folder: RunFolder, config: YoloConfig, validation: Sequence[str], progress: Progress
+) -> list[FramePairs]:
+    """Return what the weights of the best epoch find in the validation frames, beside the truth."""
+    where = (config.image_size, config.device, folder.path / DATA / "boxes")
+    found, _, _ = _detect(store, folder.path / BEST, validation, where, progress)
+    return [box_pairs(found[truth.frame.frame], truth) for truth in truths(store, validation)]
+
+
+def _best_epoch(folder: RunFolder) -> int:
+    epochs = [row for row in folder.info.log() if "epoch" in row]
+    # of equal ones the last was kept
+    best: dict[str, Any] = max(epochs, key=lambda row: (row["fitness"], row["epoch"]), default={})
+    return int(best.get("epoch", 0))
+
+
+def _detect(
+    store: Store, weights: Path, frames: Sequence[str], where: tuple[int, str, Path], progress: Progress
+) -> tuple[dict[str, Detections], float, int]:
+    image_size, device, work = where
+    shutil.rmtree(work, ignore_errors=True)
+    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+    tiles: dict[str, Tiles] = {}
+    for truth in truths(store, frames):
+        name = truth.frame.frame
+        tiles[name] = write_tiles(store, truth.frame, places[name], work / "images")
+    views = sum(len(part.names) for part in tiles.values())
+    job = {"task": "predict", "images": str(work / "images"), "boxes": str(work / "boxes.csv"), "max_det": MOST}
+    job |= {"weights": str(weights), "imgsz": image_size, "conf": LEAST_SCORE, "device": _device(device)}
+    rows = progress(_run(job, work, work / LOG), total=views, what="detect with yolo11")
+    seconds = sum(row["seconds"] for row in rows)
+    boxes: dict[str, list[list[float]]] = {}
+    for row in pa_csv.read_csv(work / "boxes.csv").to_pylist():
+        boxes.setdefault(str(row["image"]), []).append([row[name] for name in ("x0", "y0", "x1", "y1", "score")])
+    return {frame: _in_frame(part, boxes) for frame, part in tiles.items()}, seconds, views
+
+
+def _in_frame(tiles: Tiles, boxes: dict[str, list[list[float]]]) -> Detections:
+    parts = []
+    limit = np.tile([tiles.shape[1], tiles.shape[0]], 2).astype(float)
+    for number, (name, rect) in enumerate(zip(tiles.names, tiles.rects, strict=True)):
+        rows = np.asarray(boxes.get(name, []), float).reshape(-1, 5)
+        corners = (rows[:, :4] + np.tile(rect[:2], 2)).clip(0, limit)
+        good = (corners[:, 2:] > corners[:, :2]).all(1)
+        plain = from_boxes(corners[good], rows[good, 4])
+        parts.append(replace(plain, tiles=np.full(len(plain), number, np.int64)))
+    return merge_tiles(join(parts), tiles.rects, tiles.shape)
+
+
+def _run(job: dict[str, Any], work: Path, log: Path) -> Iterator[dict[str, Any]]:
+    """Start the process and yield what it tells; it ends with this one, whatever happens."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / "job.json"
+    file.write_text(json.dumps(job))
+    command = ["env", *SETTINGS, f"YOLO_CONFIG_DIR={work}", sys.executable, str(PROCESS), str(file)]
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+        if process.wait() != 0:
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            raise RunError(f"the yolo11 process ended with {process.returncode} ({(said or ['nothing said'])[-1]}); "
+                           f"all it said is in {log}")  # fmt: skip
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _device(name: str) -> str:
+    kind = pick_device(name)
+    return f"{kind.index or 0}" if kind.type == "cuda" else kind.type

@@ -1,0 +1,135 @@
+"""Encode and commit: reading, compressing and writing in threads of their own, while the encoder keeps the main one.
+
+A batch is committed in this order: chunks, their folder, then the ledger entry. A process that is killed in between
+leaves at most chunks that nobody believes in. At most one batch is being written while the next is being encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.errors import StoreError
+from hela_store.sam.encoder import encode
+from hela_store.store.ledger import Entry, view_digest
+
+from .batches import Frames, Group, View
+
+if TYPE_CHECKING:
+    from hela_store.sam.checkpoints import LoadedSam
+    from hela_store.store.store import Store
+
+Truths = dict[int, tuple[LabelArray, BoolArray]]
+"""Warped labels and valid pixels by row."""
+Commit = Callable[[Iterable[Entry]], object]
+WRITERS = 4
+"""Chunks of a batch that are compressed at once."""
+
+
+class Pipeline:
+    """Encodes groups of views and stores their embeddings; keeps what it knows of the frames from call to call.
+
+    Parameters
+    ----------
+    store : Store
+    sam : LoadedSam
+        Its encoder is on the device to use.
+    compiled : bool
+        Run it through ``torch.compile``.
+    """
+
+    def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False) -> None:
+        self._store, self._encoder, self._compiled = store, sam.encoder, compiled
+        self._frames = Frames(store, next(sam.encoder.parameters()).device)
+
+    @cached_property
+    def _labelled(self) -> set[str]:
+        """Views whose labels were stored with their embedding under any key."""
+        return {view for key in self._store.arrays.embedding_keys() for view in self._store.committed(key)}
+
+    def run(self, work: Sequence[Group], commit: Commit | None = None) -> Generator[str, None, None]:
+        """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
+
+        Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
+
+        Parameters
+        ----------
+        work : list of groups
+        commit : called with the entries of a group once all their chunks are durable; None is the store's ledger
+
+        Raises
+        ------
+        StoreError
+            No space, no permission, a frame that changed in the store, or a disk that does not read back what was
+            written.
+        """
+        how = self._store.recipe.encoder
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
+
+            def write(todo: list[View], found: dict[str, npt.NDArray[np.float32]], truths: Truths) -> list[str]:
+                for row, truth in truths.items():
+                    self._store.arrays.write_view_truth(row, *truth)
+                entries = pool.map(lambda view: write_view(self._store, view, found[view["view"]]), todo)
+                (commit or self._store.ledger().commit)(entries)
+                return [view["view"] for view in todo]
+
+            ahead = reader.submit(self._read, work[0]) if work else None
+            writing: Future[list[str]] | None = None
+            for index, (group, todo) in enumerate(work):
+                assert ahead is not None
+                pixels, truths = ahead.result()
+                ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
+                embeddings = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled).numpy()
+                if writing is not None:
+                    yield from writing.result()
+                found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
+                writing = committer.submit(write, todo, found, truths)
+            if writing is not None:
+                yield from writing.result()
+
+    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Truths]:
+        group, todo = part
+        pixels = self._frames.stack(group)
+        varied = [view for view in todo if view["variant"] and view["view"] not in self._labelled]
+        return pixels, {view["row"]: self._frames.truth(view) for view in varied}
+
+
+def write_view(store: Store, view: View, embedding: npt.NDArray[np.float32]) -> Entry:
+    """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
+    stored = store.arrays.write_embedding(store.key, view["row"], embedding)
+    back = store.arrays.embedding(store.key, view["row"])
+    if back.tobytes() != stored.tobytes():
+        raise StoreError(f"row {view['row']} of {store.key} reads back other than it was written; check the disk")
+    return Entry(view=view["view"], row=view["row"], sha256=view_digest(view["view"], back))
+
+
+def make_room(store: Store) -> None:
+    """Give the key's array a row for every view of every plan, and say beside it which is which."""
+    columns = coordinates(store)
+    arrays = store.recipe.arrays
+    views = store.views_table()
+    varied = views.filter(pc.greater(views["variant"], 0))
+    for size in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
+        store.arrays.add_view_truth(size, len(columns))
+    shape = store.recipe.encoder.stored_shape
+    store.arrays.create_embeddings(store.key, len(columns), arrays.dtype, arrays.codec, shape)
+    store.arrays.write_coordinates(store.key, columns)
+
+
+def coordinates(store: Store) -> pa.Table:
+    """Return view, frame, tile and variant of every row, by all plans; ``""`` and -1 where none has it."""
+    lost = {"view": "", "frame": "", "tile": -1, "variant": -1}
+    every = pa.concat_tables([part.select([*lost, "row"]).replace_schema_metadata() for part in store.plan_parts()])
+    rows = every["row"].to_numpy()
+    first = np.full(rows.max() + 1, -1)
+    first[rows[::-1]] = np.arange(len(rows))[::-1]
+    found = every.take(pa.array(first, mask=first < 0))
+    return pa.table({name: pc.fill_null(found[name], value) for name, value in lost.items()})

@@ -1,0 +1,216 @@
+"""Runs beside each other on the same cells: who is better, by how much, and is it more than chance.
+
+Rows are paired on (prompt, prompt seed, cell). Runs without prompts (kind ``none`` in their rows: baselines that found
+the cells themselves) are paired with every prompt of the other side, cell by cell. The first variant is what the others
+are compared with; a variant is one run, or one for each training seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hela_store.base.progress import Progress, silent
+from hela_store.catalog import index as catalog
+from hela_store.errors import RecipeError, RunError
+from hela_store.metrics.intervals import BLOCK_FRAMES, Interval, crossed_interval, frame_blocks, per_frame_weights
+from hela_store.runs.folder import load_run
+from hela_store.store.store import Store
+
+METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
+"""Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
+FEW_BLOCKS = 4
+"""Of fewer the intervals say little."""
+
+_PAIRS = """
+SELECT
+    if(a.prompt = 'none', b.prompt, a.prompt) AS prompt, a.cell, a.frame, a.sequence, a.time, a.{metric} AS a,
+    b.{metric} AS b, a.area, c.mean_intensity, a.touches_neighbour, a.is_bright_small, a.is_dim
+FROM cell_metrics a JOIN cell_metrics b ON a.cell = b.cell JOIN cells c ON c.cell = a.cell
+WHERE a.run = $a AND b.run = $b AND a.{metric} IS NOT NULL AND b.{metric} IS NOT NULL
+    AND (a.prompt = 'none' OR b.prompt = 'none' OR (a.prompt = b.prompt AND a.prompt_seed = b.prompt_seed))
+ORDER BY prompt, a.cell, a.prompt_seed, b.prompt_seed
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One line of the table: a variant less the first, over paired rows.
+
+    Attributes
+    ----------
+    variant : runs of the variant, joined by commas
+    prompt : prompt kind
+    subset : ``"all"``, or which part of the cells
+    n, cells : paired rows, and distinct cells among them
+    mean_a, mean_b : of the first variant and of this one
+    mean, median : of the differences b - a
+    better, worse : share of rows with a difference above and below 0
+    per_cell, per_frame : Interval
+        Of the mean over rows, and of the mean over frames.
+    """
+
+    variant: str
+    prompt: str
+    subset: str
+    n: int
+    cells: int
+    mean_a: float
+    mean_b: float
+    mean: float
+    median: float
+    better: float
+    worse: float
+    per_cell: Interval
+    per_frame: Interval
+
+    @property
+    def word(self) -> str:
+        """Worse, better, no difference or no interval, by the interval per cell (measuring rule 7)."""
+        return self.per_cell.word
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values with the words."""
+        row = asdict(self) | {"word": self.word}
+        row["per_frame"]["word"] = self.per_frame.word
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes
+    ----------
+    metric : str
+    first : runs of the first variant, joined by commas
+    scored : dict of run to its number of scored rows
+    rows : list of Difference
+    notes : what a reader has to know, such as rows without a partner or too few training seeds
+    """
+
+    metric: str
+    first: str
+    scored: dict[str, int]
+    rows: list[Difference]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store compare --json`` prints."""
+        return asdict(self) | {"rows": [row.to_json() for row in self.rows]}
+
+
+def compare(
+    store: Store, variants: Sequence[str | Sequence[str]], *, metric: str = "iou", progress: Progress = silent
+) -> Comparison:
+    """Compare variants with the first of them.
+
+    Parameters
+    ----------
+    variants : two or more; each a run id (or its beginning), several joined by commas, or a sequence of ids
+        Several runs of one variant are its training seeds, and are paired in the order given with those of the other;
+        a variant of one run is paired with each.
+    metric : one of :data:`METRICS`
+
+    Raises
+    ------
+    RunError
+        An unknown run, runs that share no scored cell, or numbers of runs that do not pair.
+    RecipeError
+        An unknown metric.
+    """
+    if metric not in METRICS:
+        raise RecipeError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
+    if len(variants) < 2:
+        raise RunError(f"{len(variants)} run to compare, expected two or more")
+    named = [v.split(",") if isinstance(v, str) else list(v) for v in variants]
+    runs = [[load_run(store.path, name.strip()).id for name in part] for part in named]
+    everyone = list(dict.fromkeys(run for part in runs for run in part))
+    counted = f"SELECT run, count({metric}) AS n FROM cell_metrics WHERE list_contains($runs, run) GROUP BY run"
+    counts = catalog.query(store.path, counted, {"runs": everyone}).to_pylist()
+    scored = dict.fromkeys(everyone, 0) | {row["run"]: row["n"] for row in counts}
+    rows: list[Difference] = []
+    notes: list[str] = []
+    stills = store.recipe.dataset.stills
+    for other in progress(runs[1:], total=len(runs) - 1, what="compare"):
+        pairs = _pairs(store, runs[0], other, metric, scored, notes)
+        rows += _differences(pairs, ",".join(other), 1 if stills else BLOCK_FRAMES)
+    blocks = max(row.per_cell.blocks for row in rows if row.subset == "all")
+    if blocks < FEW_BLOCKS:
+        there = (
+            f"{blocks} still{'' if blocks == 1 else 's'}" if stills else f"{blocks} x {BLOCK_FRAMES} frames or fewer"
+        )
+        notes.append(f"{there} to draw from: {'no interval' if blocks == 1 else 'the intervals say little'}")
+    return Comparison(metric=metric, first=",".join(runs[0]), scored=scored, rows=rows, notes=notes)
+
+
+def _pairs(
+    store: Store, first: list[str], other: list[str], metric: str, scored: dict[str, int], notes: list[str]
+) -> pd.DataFrame:
+    if len(first) != len(other) and 1 not in (len(first), len(other)):
+        raise RunError(f"{len(first)} runs against {len(other)}; give as many of each, one for each training seed")
+    seeds = max(len(first), len(other))
+    parts = []
+    for seed in range(seeds):
+        a, b = first[seed % len(first)], other[seed % len(other)]
+        pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b}).to_pandas()
+        if not len(pairs):
+            found = f"{a} has {scored[a]} scored cells, {b} has {scored[b]}, and none is the same"
+            raise RunError(f"{found} under the same prompt and seed; give two evaluations of one split and prompt")
+        if len(pairs) < max(scored[a], scored[b]):
+            notes.append(f"{len(pairs)} rows match of {scored[a]} of {a} and {scored[b]} of {b}; only these count")
+        parts.append(pairs.assign(seed=seed))
+    if seeds < 3:
+        plural = "" if seeds == 1 else "s"
+        notes.append(
+            f"{seeds} training seed{plural} of {','.join(other)}: intervals are too narrow; give 3, as A1,A2,A3"
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _differences(pairs: pd.DataFrame, variant: str, block_frames: int) -> list[Difference]:
+    pairs["block"] = frame_blocks(list(zip(pairs["sequence"], pairs["time"].tolist(), strict=True)), block_frames)
+    found = []
+    for prompt, rows in pairs.groupby("prompt", sort=False):
+        for subset, part in _subsets(rows):
+            if len(part):
+                found.append(_difference(part, variant, str(prompt), subset))
+    return found
+
+
+def _subsets(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return all rows, then thirds by size and brightness of the cells, then touching, bright-small and dim cells."""
+    parts = [("all", rows)]
+    cells = rows.drop_duplicates("cell").set_index("cell")
+    for column, names in (("area", ("small", "medium", "large")), ("mean_intensity", ("dark", "middling", "bright"))):
+        third = ((cells[column].rank(method="first") - 1) * 3 // len(cells)).astype(int)
+        place = rows["cell"].map(third)
+        parts += [(name, rows[place == number]) for number, name in enumerate(names)]
+    touching = rows["touches_neighbour"].astype(bool)
+    parts += [("touching", rows[touching]), ("alone", rows[~touching])]
+    return [*parts, ("bright-small", rows[rows["is_bright_small"]]), ("dim", rows[rows["is_dim"]])]
+
+
+def _difference(rows: pd.DataFrame, variant: str, prompt: str, subset: str) -> Difference:
+    change = rows["b"].to_numpy(float) - rows["a"].to_numpy(float)
+    blocks, seeds = rows["block"].to_numpy(np.int64), rows["seed"].to_numpy(np.int64)
+    weights = per_frame_weights(list(zip(rows["seed"].tolist(), rows["frame"], strict=True)))
+    return Difference(
+        variant=variant,
+        prompt=prompt,
+        subset=subset,
+        n=len(rows),
+        cells=int(rows["cell"].nunique()),
+        mean_a=float(rows["a"].mean()),
+        mean_b=float(rows["b"].mean()),
+        mean=float(change.mean()),
+        median=float(np.median(change)),
+        better=float(np.mean(change > 0)),
+        worse=float(np.mean(change < 0)),
+        per_cell=crossed_interval(change, blocks, seeds),
+        per_frame=crossed_interval(change, blocks, seeds, weights),
+    )

@@ -1,0 +1,80 @@
+"""No frame that is tested or validated on has trained (measuring rule 1): by frames as they are and as a run saw them.
+
+A recipe's split may change between a fine-tuning and its evaluation, as it does from fold to fold; so runs keep which
+frames they trained and chose on. Tiles and augmented variants train only with their frame.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from hela_store.errors import RunError, SplitError
+from hela_store.recipe.splits import format_ranges, parse_ranges
+from hela_store.runs.folder import RunInfo, load_run
+from hela_store.store.store import Store, blocks_of
+
+FrameRanges = dict[str, dict[str, str]]
+"""Frame numbers by block and sequence: ``{"train": {"01": "0-54"}, "val": {"01": "58-66"}}``."""
+
+
+def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> FrameRanges:
+    """Return the frames of blocks as the recipe has them now."""
+    of_frame = blocks_of(store)
+    found: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in blocks}
+    for row in store.frames_table().to_pylist():
+        if (block := of_frame[row["frame"]]) in found:
+            found[block][row["sequence"]].append(row["time"])
+    return {name: {seq: format_ranges(times) for seq, times in part.items()} for name, part in found.items()}
+
+
+def check_twins(store: Store) -> None:
+    """Raise SplitError where a frame of the test block has the very pixels of one that trains or validates."""
+    of_frame = blocks_of(store)
+    owners: dict[str, tuple[str, str]] = {}
+    for row in store.frames_table().to_pylist():
+        frame, block = row["frame"], of_frame[row["frame"]]
+        if block == "gap" or row["is_blank"]:
+            continue
+        kind = "test" if block == "test" else "train"
+        twin, other = owners.setdefault(row["sha256"], (frame, kind))
+        if other != kind:
+            raise SplitError(f"{frame} ({block}) is the same image as {twin} ({other}); put both into one block")
+
+
+def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], split: str = "test") -> None:
+    """Refuse to score a run, those it began from, and one that adapted the encoder, on frames they learned from.
+
+    Parameters
+    ----------
+    run : a fine-tuning; None for zero-shot. Runs of before these ranges were kept are not checked.
+    frames : ids of the frames that are to be scored
+    split : ``"test"``: neither trained nor chosen on; ``"val"``: not trained on; others are not checked
+
+    Raises
+    ------
+    RunError
+        Some of them were used.
+    """
+    used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
+    adapter = store.recipe.encoder.adapter
+    left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
+    if not (used_for and left):
+        return
+    asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
+    wanted = set(frames)
+    while left:
+        run = left.pop()
+        for block in used_for:
+            used = {
+                frame
+                for sequence, text in run.config.get("frames", {}).get(block, {}).items()
+                for first, last in parse_ranges(text)
+                for time in range(first, last + 1)
+                if (frame := asked.get((sequence, time))) in wanted
+            }
+            if used:
+                verb = "trained" if block == "train" else "was chosen"
+                few = f"{len(used)} of the {len(wanted)} frames to score, such as {min(map(str, used))}"
+                raise RunError(f"run {run.id} {verb} on {few}: the split has changed since; tune again on this one")
+        left += [] if run.parent is None else [load_run(store.path, run.parent, "finetune")]

@@ -1,0 +1,198 @@
+"""Runs against labels they were not made with: gold beside the reference, on the same nuclei (measuring rule 5).
+
+A nucleus of the other truth and a cell of the store are the same where the cell holds more than half of the nucleus
+(the challenge's rule for SEG); of several nuclei in one cell the one with the largest overlap. The masks are those a
+run stored for the cell; no decoder runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.progress import Progress, silent
+from hela_store.datasets import open_dataset
+from hela_store.errors import DatasetError, RunError
+from hela_store.images.labels import apply_field_of_interest, compact, overlaps
+from hela_store.images.rle import decode_crop
+from hela_store.metrics.ctc import FrameMatch, match_frame, seg
+from hela_store.metrics.overlap import overlap
+from hela_store.runs.folder import RunInfo, load_run
+from hela_store.store.store import Store
+
+from .sequences import ORACLE, run_labels
+
+Labels = Literal["GT", "ST", "GT+ST"]
+LABEL_FREE = ("none", "detected")
+"""Prompts that were not made from the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthScore:
+    """One run under one prompt kind, against the other truth and, on the same nuclei, against the store's labels.
+
+    Attributes
+    ----------
+    run, prompt : str
+    nuclei : of the other truth that are a cell of the store which the run answered
+    n : masks scored, one a nucleus and prompt seed
+    iou, dice : with the other truth
+    reference_iou, reference_dice : with the store's labels
+    between_iou : of the store's labels with the other truth, on the same nuclei: what imitating them would score
+    unmatched : nuclei of the other truth in the frames of the run that no cell of the store is
+    seg : SEG of the run's label images against all nuclei of the other truth, first prompt seed
+    between_seg : SEG of the store's labels against them
+    """
+
+    run: str
+    prompt: str
+    nuclei: int
+    n: int
+    iou: float
+    dice: float
+    reference_iou: float
+    reference_dice: float
+    between_iou: float
+    unmatched: int
+    seg: float
+    between_seg: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, SEG under its right name (measuring rule 8)."""
+        row = asdict(self)
+        return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Nucleus:
+    """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y), and its IoU with the cell it is."""
+
+    mask: BoolArray
+    origin: tuple[int, int]
+    between: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """The other truth of a frame, which cells its nuclei are, and what the store's labels add to SEG against it."""
+
+    truth: LabelArray
+    nuclei: dict[str, _Nucleus]
+    unmatched: int
+    between: FrameMatch
+
+
+def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress: Progress = silent) -> list[TruthScore]:
+    """Score runs against other labels of the same frames.
+
+    Parameters
+    ----------
+    runs : ids, their beginnings, or ``"latest"``; with predictions
+    labels : which labels of the data set: ``"GT"``, ``"ST"`` or ``"GT+ST"``
+
+    Returns
+    -------
+    list of TruthScore
+        By run and prompt kind.
+
+    Raises
+    ------
+    DatasetError
+        The data set is gone, has no such labels, or labels of another size than the frames.
+    RunError
+        A run has no predictions, or none for a nucleus of these labels.
+    """
+    infos = [load_run(store.path, run) for run in runs]
+    for info in infos:
+        if not (info.path / "predictions.parquet").exists():
+            raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")
+    shown = progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}")
+    frames = {name: frame for name, frame in shown if frame is not None}
+    if not frames:
+        raise DatasetError(f"no frame of {store.path} has {labels} labels; expected some of the data set's")
+    found: list[TruthScore] = []
+    for info in infos:
+        rows = _answers(info)
+        for prompt in dict.fromkeys(row["kind"] for row in rows):
+            found.append(_score(store, info.id, prompt, [row for row in rows if row["kind"] == prompt], frames))
+    return found
+
+
+def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
+    reader = open_dataset(replace(store.recipe.dataset, labels=labels), store.path)
+    cells: dict[str, dict[int, str]] = {}
+    for cell in store.cells_table().select(["frame", "label", "cell"]).to_pylist():
+        cells.setdefault(cell["frame"], {})[cell["label"]] = cell["cell"]
+    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+    for entry in reader.entries:
+        name = f"{entry.sequence}/{entry.name}"
+        truth = reader.label(entry) if name in places else None
+        if truth is None or not truth.any():
+            yield name, None
+        else:
+            yield name, _frame(truth, store.arrays.label(*places[name]), cells.get(name, {}))
+
+
+def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Frame:
+    (ids, index), (stored_ids, stored_index) = compact(truth), compact(stored)
+    areas = np.bincount(index.ravel(), minlength=ids.size)
+    stored_areas = np.bincount(stored_index.ravel(), minlength=stored_ids.size)
+    best: dict[int, tuple[int, int]] = {}
+    for nucleus, cell, shared in overlaps(index, stored_index):
+        if 2 * shared > areas[nucleus] and shared > best.get(cell, (0, 0))[1]:
+            best[cell] = (nucleus, shared)
+    nuclei = {}
+    for cell, (nucleus, shared) in best.items():
+        rows, columns = (np.flatnonzero((index == nucleus).any(axis)) for axis in (1, 0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        nuclei[cells[int(stored_ids[cell])]] = _Nucleus(
+            mask=index[part] == nucleus,
+            origin=(int(columns[0]), int(rows[0])),
+            between=shared / (areas[nucleus] + stored_areas[cell] - shared),
+        )
+    unmatched = int((areas[1:] > 0).sum()) - len(nuclei)
+    return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=match_frame(truth, stored))
+
+
+def _answers(info: RunInfo) -> list[dict[str, Any]]:
+    kinds = {row["prompt_id"]: row["kind"] for row in info.rows("prompts", ["prompt_id", "kind"])}
+    columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle", "rle_height", "rle_width"]
+    return [row | {"kind": kinds[row["prompt_id"]]} for row in info.rows("predictions", columns)]
+
+
+def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]) -> TruthScore:
+    looked = {row["frame"] for row in rows} & frames.keys()
+    scored, kept = [], []
+    for row in rows:
+        nucleus = frames[row["frame"]].nuclei.get(row["cell"]) if row["frame"] in looked else None
+        if nucleus is not None:
+            mask, origin = decode_crop(row["rle"], row["rle_height"], row["rle_width"])
+            scored.append((overlap(mask, nucleus.mask, origin, nucleus.origin), nucleus.between))
+            kept.append(row)
+    if not kept:
+        raise RunError(f"run {run} answered none of the nuclei of these labels; score a split that has some")
+    labels = run_labels(store, run, prompt)
+    labels = replace(labels, answers={name: part for name, part in labels.answers.items() if name in looked})
+    band = store.recipe.dataset.field_of_interest
+    matches = [
+        (match_frame(frames[row["frame"]].truth, apply_field_of_interest(label, band)), frames[row["frame"]].between)
+        for row, label in labels
+    ]
+    return TruthScore(
+        run=run,
+        prompt=prompt,
+        nuclei=len({row["cell"] for row in kept}),
+        n=len(kept),
+        iou=float(np.mean([shared.iou for shared, _ in scored])),
+        dice=float(np.mean([shared.dice for shared, _ in scored])),
+        reference_iou=float(np.mean([row["iou"] for row in kept])),
+        reference_dice=float(np.mean([row["dice"] for row in kept])),
+        between_iou=float(np.mean([between for _, between in scored])),
+        unmatched=sum(frames[name].unmatched for name in looked),
+        seg=seg(match for match, _ in matches),
+        between_seg=seg(between for _, between in matches),
+    )

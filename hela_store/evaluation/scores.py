@@ -1,0 +1,107 @@
+"""Mean scores by prompt kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hela_store.metrics.cell import CellScores
+from hela_store.metrics.failures import FAILURES
+from hela_store.metrics.overlap import skill
+
+from .questions import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScore:
+    """Means over the cells and seeds of one prompt kind.
+
+    Attributes
+    ----------
+    n : predictions scored
+    mean_iou, mean_dice : empty predictions count as 0
+    empty : share of empty predictions
+    image_free_iou, image_free_dice : of the answers that do not look at the image, to the same prompts
+    skill : ``(IoU - IoU_free) / (1 - IoU_free)``
+    prompt_iou : mean IoU of mask prompts themselves; None for other kinds
+    made_worse : share of mask prompts that were better than the answer; None for other kinds
+    oracle_iou : with the best of three masks chosen by the truth: an oracle, never ranked; None where one was asked for
+    mean_boundary_iou : None, as all that follow, where only overlaps were asked for
+    mean_nsd1, mean_nsd2 : normalised surface Dice at 1 and 2 px
+    mean_spill : share of the predicted pixels on other cells
+    mean_hd95 : px; empty predictions count as the cell's diameter (measuring rule 8)
+    mean_hd95_found, n_found : the same without empty predictions, and how many that are
+    failures : how many predictions failed each way, see :mod:`hela_store.metrics.failures`
+    """
+
+    n: int
+    mean_iou: float
+    mean_dice: float
+    empty: float
+    image_free_iou: float
+    image_free_dice: float
+    skill: float
+    prompt_iou: float | None = None
+    made_worse: float | None = None
+    oracle_iou: float | None = None
+    mean_boundary_iou: float | None = None
+    mean_nsd1: float | None = None
+    mean_nsd2: float | None = None
+    mean_spill: float | None = None
+    mean_hd95: float | None = None
+    mean_hd95_found: float | None = None
+    n_found: int | None = None
+    failures: dict[str, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, without what there is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
+    """Return the means by prompt kind, in the order the kinds appear."""
+    kinds: dict[str, list[Score]] = {}
+    for score in scores:
+        kinds.setdefault(score.question.prompt.kind, []).append(score)
+    return {kind: mean_score(part) for kind, part in kinds.items()}
+
+
+def mean_score(scores: Sequence[Score]) -> PromptScore:
+    """Return the means over all scores, whatever their kinds."""
+    iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
+    own = [(s.prompt_iou, s.iou < s.prompt_iou) for s in scores if s.prompt_iou is not None]
+    oracle = [s.oracle_iou for s in scores if s.oracle_iou is not None]
+    return PromptScore(
+        n=len(scores),
+        mean_iou=float(iou),
+        mean_dice=float(np.mean([s.dice for s in scores])),
+        empty=float(np.mean([s.prediction.is_empty for s in scores])),
+        image_free_iou=float(free),
+        image_free_dice=float(np.mean([s.question.free[1] for s in scores])),
+        skill=skill(float(iou), float(free)),
+        prompt_iou=float(np.mean([iou for iou, _ in own])) if own else None,
+        made_worse=float(np.mean([worse for _, worse in own])) if own else None,
+        oracle_iou=float(np.mean(oracle)) if len(oracle) == len(scores) else None,
+        **_detail_means([s.detail for s in scores if s.detail is not None]),
+    )
+
+
+_MEANS = ("boundary_iou", "nsd1", "nsd2", "spill")
+
+
+def _detail_means(details: Sequence[CellScores]) -> dict[str, Any]:
+    if not details:
+        return {}
+    distances = [d.hd95 for d in details if d.failure != "empty"]
+    counted = Counter(d.failure for d in details)
+    return {
+        **{f"mean_{name}": float(np.mean([getattr(d, name) for d in details])) for name in _MEANS},
+        "mean_hd95": float(np.mean([d.hd95 for d in details])),
+        "mean_hd95_found": float(np.mean(distances)) if distances else None,
+        "n_found": len(distances),
+        "failures": {name: counted[name] for name in FAILURES},
+    }

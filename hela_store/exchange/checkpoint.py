@@ -1,0 +1,107 @@
+"""A tuned decoder and an adapted encoder put back into their SAM: one file that segment-anything, or this one, loads.
+
+Adapters are merged into the weights they were learned beside.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from hela_store.base.files import write_atomic
+from hela_store.base.progress import Progress, silent
+from hela_store.embedding.encoders import store_of
+from hela_store.errors import CheckpointError, RunError
+from hela_store.evaluation.decoders import decoder_of
+from hela_store.runs.default import default_run
+from hela_store.runs.folder import RunInfo, load_run
+from hela_store.sam.checkpoints import load_sam_encoder
+from hela_store.sam.lora import AdaptedLinear
+from hela_store.store.store import Store
+
+from .target import check_free
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointExport:
+    """A file that was written.
+
+    Attributes
+    ----------
+    path : Path
+    run : id of the fine-tuning whose decoder is in it
+    architecture : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    tensors, bytes : int
+    """
+
+    path: Path
+    run: str
+    architecture: str
+    tensors: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export_checkpoint(
+    store: Store, run: str | None, out: Path, *, cache_dir: Path | None = None, progress: Progress = silent
+) -> CheckpointExport:
+    """Write encoder and tuned decoder as one checkpoint with segment-anything's names, float32, adapters merged.
+
+    Parameters
+    ----------
+    store : Store
+    run : a fine-tuning (id, its beginning or ``"latest"``); None for the store's default run
+    out : ``.pth`` for ``sam_model_registry``; ``.safetensors`` for nano, which ``new --checkpoint`` takes
+    cache_dir : where a fetched official checkpoint lies
+    progress : shown while one is fetched
+
+    Raises
+    ------
+    RunError
+        Unknown or damaged run, one of another encoder, an ending that does not fit, or a file that is there already.
+    CheckpointError
+        The encoder's weights are not there, or are others than the store was made with; Conv-LoRA, which is no matrix.
+    """
+    architecture = store.recipe.encoder.architecture
+    suffix = ".safetensors" if architecture == "nano" else ".pth"
+    if out.suffix != suffix:
+        raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
+    check_free(out)
+    info = tuned_run(store, run)
+    store = store_of(store, info)
+    encoder = replace(store.recipe.encoder, source="")
+    sam = load_sam_encoder(encoder, base=store.path, cache_dir=cache_dir, progress=progress)
+    if any(isinstance(module, AdaptedLinear) for module in sam.encoder.modules()):
+        raise CheckpointError(
+            f"the encoder of run {info.id} has Conv-LoRA adapters, which depend on the view and cannot be merged into "
+            "a stock checkpoint; use it here (`hela-store embed --adapter`), or adapt without --conv"
+        )
+    state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
+    state |= decoder_of(store, info).state_dict()
+    state = {name: value.detach().contiguous() for name, value in state.items()}
+    if architecture == "nano":
+        data = save(state, metadata={"architecture": architecture, "run": info.id})
+    else:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+    write_atomic(out, data)
+    return CheckpointExport(
+        path=out, run=info.id, architecture=architecture, tensors=len(state), bytes=out.stat().st_size
+    )
+
+
+def tuned_run(store: Store, run: str | None) -> RunInfo:
+    """Return the fine-tuning that is meant, None for the store's default run; arguments and errors as above."""
+    info = default_run(store.path, store.key) if run is None else load_run(store.path, run, "finetune")
+    if info is None:
+        raise RunError("this store has no default run: no fine-tuning that helped on validation; name a run")
+    return info

@@ -1,0 +1,106 @@
+"""Result folders of the Cell Tracking Challenge: ``<sequence>_RES/mask012.tif`` and ``res_track.txt``.
+
+Nothing is tracked: every object has a number of its own and lives for one frame, which is a valid result and leaves SEG
+and DET as they are. Frames the run did not look at are not written; tools that want the whole sequence need a run with
+``--split all``.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from hela_store.base.progress import Progress, silent
+from hela_store.errors import RunError
+from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
+from hela_store.store.store import Store
+
+from .target import whole_folder
+
+MOST_OBJECTS = 65535
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcExport:
+    """What was written.
+
+    Attributes
+    ----------
+    run : str
+    folders : dict of sequence to its result folder
+    frames, objects : how many were written
+    scores : SEG and DET of these images; None where no frame has labels
+    """
+
+    run: str
+    folders: dict[str, Path]
+    frames: int
+    objects: int
+    scores: SequenceScores | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store export ctc --json`` prints."""
+        folders = {name: str(path) for name, path in self.folders.items()}
+        scores = None if self.scores is None else self.scores.to_json()
+        return {"run": self.run, "folders": folders, "frames": self.frames, "objects": self.objects, "scores": scores}
+
+
+def export_ctc(
+    store: Store,
+    run: str,
+    out: Path,
+    *,
+    prompt: str | None = None,
+    prompt_seed: int | None = None,
+    progress: Progress = silent,
+) -> CtcExport:
+    """Write a run's stored masks as challenge results, uint16 TIFFs of the frames' own size.
+
+    Parameters
+    ----------
+    run, prompt, prompt_seed
+        As in :func:`hela_store.evaluation.sequences.run_labels`.
+    out : Path
+        Folder that gets ``<sequence>_RES``; such a folder must not be there yet.
+
+    Raises
+    ------
+    RunError
+        Nothing to export, the folder is there, or a sequence has more than 65,535 objects.
+    StoreError
+        No space, no permission.
+    """
+    labels = run_labels(store, run, prompt, prompt_seed)
+    tracks: dict[str, list[str]] = {}
+    frames = 0
+    folders: dict[str, Path] = {}
+    with ExitStack() as stack:
+        for row, label in progress(labels, total=len(labels), what="export"):
+            name = row["sequence"]
+            if name not in folders:
+                folders[name] = stack.enter_context(whole_folder(out / f"{name}_RES"))
+            lines = tracks.setdefault(name, [])
+            values, index = np.unique(label, return_inverse=True)
+            first, count = len(lines) + 1, np.count_nonzero(values)
+            if first + count - 1 > MOST_OBJECTS:
+                raise RunError(f"sequence {name} has more than {MOST_OBJECTS} objects, the most a result folder holds")
+            numbers = np.where(values > 0, np.cumsum(values > 0) + len(lines), 0).astype(np.uint16)
+            lines += [f"{number} {row['time']} {row['time']} 0" for number in range(first, first + count)]
+            path = folders[name] / f"mask{row['time']:03d}.tif"
+            tifffile.imwrite(path, numbers[index].reshape(label.shape), compression="zlib")
+            frames += 1
+        for name, lines in tracks.items():
+            (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
+    has_truth = any(row["has_label"] and row["frame"] in labels.answers for row in store.frames_table().to_pylist())
+    return CtcExport(
+        run=labels.info.id,
+        folders={name: out / f"{name}_RES" for name in folders},
+        frames=frames,
+        objects=sum(map(len, tracks.values())),
+        scores=sequence_scores(labels, progress) if has_truth else None,
+    )

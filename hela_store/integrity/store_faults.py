@@ -1,0 +1,278 @@
+"""What can be wrong with a store's files, found by comparing them with its digests and its plan."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hela_store.base.progress import Progress
+from hela_store.datasets.frame import frame_digest
+from hela_store.embedding.batches import Frames, View
+from hela_store.embedding.pipeline import coordinates
+from hela_store.embedding.plan import view_id
+from hela_store.embedding.record import RECORD_FILE, decoder_fault, read_record
+from hela_store.errors import StoreError
+from hela_store.store.arrays import COORDINATES
+from hela_store.store.ledger import Entry, view_digest
+from hela_store.store.storage import METADATA
+from hela_store.store.store import Store
+
+VIEWS = "views"
+"""Folder of the labels of variants."""
+WARP_TOLERANCE = 1e-3
+"""Share of the pixels of a warped label image that rounding may move on another machine."""
+ARRAYS = "arrays.zarr/"
+"""Begins the path of a fault in the arrays, wherever they lie."""
+SEARCHED = 32
+"""Of so many wrong embeddings it is looked up whose they are; with more, something else is the matter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    kind : str
+        ``"missing"``, ``"truncated"``, ``"flipped"`` (other bytes than were committed), ``"swapped"`` (another view's
+        embedding), ``"stale"`` (an earlier embedding of this view, or one of another encoder), ``"differs"`` (encoding
+        it again gives something else), ``"damaged"`` (a file other than an embedding).
+    path : str
+        The file, relative to the store; of arrays in a bucket as if they were beside the recipe.
+    note : str
+        What was found.
+    view, frame : str
+        Of an embedding; empty for other files.
+    tile, variant, row : int
+        Of an embedding; -1 for other files.
+    """
+
+    kind: str
+    path: str
+    note: str
+    view: str = ""
+    frame: str = ""
+    tile: int = -1
+    variant: int = -1
+    row: int = -1
+
+
+def planned_views(store: Store) -> dict[str, View]:
+    """Return the views of all plans by id; of one in several plans as the current one has it, else the first."""
+    found: dict[str, View] = {}
+    mine = map(store.read_plan, store.plan_files(store.plan_path().stem))
+    for plan in itertools.chain(mine, store.plan_parts()):
+        for view in plan.to_pylist():
+            found.setdefault(view["view"], view)
+    return found
+
+
+def file_faults(store: Store) -> Iterator[Fault]:
+    """Yield what is wrong with plan, ledger, encoder and array metadata; with a damaged plan only that."""
+    broken = list(_plan_faults(store))
+    yield from broken
+    if broken:
+        return
+    for segment in store.ledger().damaged():
+        yield _file(store, segment, "the ledger segment cannot be read")
+    for path, check in (
+        (store.encoder_folder() / RECORD_FILE, lambda: None if read_record(store) else "it is missing"),
+        (store.encoder_folder() / "decoder.safetensors", lambda: decoder_fault(store)),
+    ):
+        note = _error(check)
+        if note and store.ledger().path.exists():
+            yield _file(store, path, note)
+    yield from _metadata_faults(store)
+
+
+def _plan_faults(store: Store) -> Iterator[Fault]:
+    """Yield the plans that are damaged, and the recipe's own where it is lost: there are committed views in no plan."""
+    frames, broken = store.frames_table(), False
+    sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
+    for path in sorted((store.path / "plan").glob("*.parquet")):
+        note = _error(lambda path=path: _wrong_plan(store, path, sums))  # type: ignore[misc]
+        if note:
+            broken = True
+            yield _file(store, path, note)
+    if broken or store.plan_path().exists():
+        return
+    ledger = store.ledger()
+    lost = set(ledger.table(skip=ledger.damaged())["view"].to_pylist())
+    lost.difference_update(*(plan["view"].to_pylist() for plan in store.plan_parts()))
+    if lost:
+        yield _file(store, store.plan_path(), f"it is not there, and {len(lost)} committed views are in no other plan")
+
+
+def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
+    for view in store.read_plan(path).to_pylist():
+        rect = (view["x0"], view["y0"], view["width"], view["height"])
+        if view["view"] != view_id(sums.get(view["frame"], ""), view["lo"], view["hi"], rect, view["params"]):
+            return f"view {view['view']} is not what its row says"
+    return None
+
+
+def _metadata_faults(store: Store) -> Iterator[Fault]:
+    there = store.arrays.storage.documents()
+    above = {"/".join([*name.split("/")[:depth], METADATA]) for name in there for depth in range(name.count("/") + 1)}
+    for name in sorted(above - set(there)):
+        yield _array_fault(name, "it is missing")
+    for name in there:
+        note = _error(lambda name=name: _wrong_json(store, name))  # type: ignore[misc]
+        if note:
+            yield _array_fault(name, note)
+    if not store.ledger().path.exists():
+        return
+    rows = coordinates(store).to_pydict()
+    arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
+    note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec, shape))
+    folder = f"embeddings/{store.key}"
+    if note:
+        yield _array_fault(f"{folder}/embedding/{METADATA}", note)
+    for name in COORDINATES:
+        note = _error(
+            lambda name=name: None if store.arrays.coordinate(store.key, name) == rows[name] else "not the plan's"  # type: ignore[misc]
+        )
+        if note:
+            yield _array_fault(f"{folder}/{name}", note)
+
+
+def _wrong_json(store: Store, name: str) -> str | None:
+    kind = json.loads(store.arrays.storage.read(name) or b"").get("node_type")
+    return None if kind in ("array", "group") else f"node_type is {kind!r}"
+
+
+def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the frames whose pixels or labels are not those that were ingested."""
+    cells: dict[str, dict[int, int]] = {}
+    table = store.cells_table()
+    for frame, label, area in zip(*(table[name].to_pylist() for name in ("frame", "label", "area")), strict=True):
+        cells.setdefault(frame, {})[label] = area
+    rows = store.frames_table().to_pylist()
+    for row in progress(rows, total=len(rows), what="verify frames"):
+        note = _error(lambda row=row: _wrong_frame(store, row, cells.get(row["frame"], {})))  # type: ignore[misc]
+        if note:
+            yield Fault(kind="damaged", path=f"{ARRAYS}frames/{row['group']}", note=note, frame=row["frame"])
+
+
+def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> str | None:
+    parts = store.arrays.frame_parts(row["group"], row["row"])
+    image, label, valid = (parts[name] for name in ("image", "label", "valid"))
+    if image is None or valid is None or (label is None and row["has_label"]):
+        return f"no {' and no '.join(name for name, part in parts.items() if part is None)} is there"
+    if frame_digest(image) != row["sha256"]:
+        return "the image is not the one that was ingested"
+    values, counts = np.unique(label if label is not None else 0, return_counts=True)
+    areas = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v}
+    # a cell may lie in the outer band, where objects are no cells
+    if any(areas.get(label) != area for label, area in cells.items()):
+        return "the labels are not those that were ingested"
+    return None
+
+
+def truth_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the committed variants whose stored labels are not those of their frame, warped again."""
+    ledger, frames = store.ledger(), Frames(store)
+    entries = ledger.entries(skip=ledger.damaged())
+    varied = [view for name, view in planned_views(store).items() if view["variant"] and name in entries]
+    for view in progress(varied, total=len(varied), what="verify variants"):
+        note = _error(lambda view=view: _wrong_truth(store, frames, view))  # type: ignore[misc]
+        if note:
+            place = {name: view[name] for name in ("frame", "tile", "variant", "row")}
+            path = f"{ARRAYS}{VIEWS}/{view['height']}x{view['width']}"
+            yield Fault(kind="damaged", path=path, note=note, **place)
+
+
+def _wrong_truth(store: Store, frames: Frames, view: View) -> str | None:
+    stored = store.arrays.view_truth((view["height"], view["width"]), view["row"])
+    wrong = max(np.mean(there != made) for there, made in zip(stored, frames.truth(view), strict=True))
+    return f"{wrong:.1%} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
+
+
+def view_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+    """Yield the committed embeddings that are not what the ledger says, and rows that differ from the plan's."""
+    ledger, views = store.ledger(), planned_views(store)
+    entries = ledger.entries(skip=ledger.damaged())
+    wrong: list[tuple[Entry, str]] = []
+    for entry in progress(entries.values(), total=len(entries), what="verify"):
+        kind = _chunk_kind(store, entry)
+        planned = views.get(entry.view)
+        if kind is None and planned is not None and planned["row"] != entry.row:
+            kind = "stale"
+        if kind is not None:
+            wrong.append((entry, kind))
+    sums = _known_sums(store) if wrong else {}
+    for index, (entry, kind) in enumerate(wrong):
+        if kind == "flipped" and index < SEARCHED:
+            kind = _whose(store, entry, entries, sums)
+        yield embedding_fault(store, entry, kind, views.get(entry.view))
+
+
+NOTES = {
+    "missing": "the file is not there",
+    "truncated": "the file is cut short",
+    "flipped": "it does not hold the bytes that were committed",
+    "swapped": "it holds the embedding of another view",
+    "stale": "it holds an earlier embedding, or one of another encoder",
+    "differs": "encoding the view again gives something else",
+}
+
+
+def embedding_fault(store: Store, entry: Entry, kind: str, view: View | None) -> Fault:
+    """Return the fault of a committed embedding; ``view`` is its row of the plan."""
+    path = f"{ARRAYS}{store.arrays.chunk_name(store.key, entry.row)}"
+    place = {name: view[name] for name in ("frame", "tile", "variant")} if view else {}
+    note = NOTES[kind] if view else f"{NOTES[kind]}, and the view is in no plan"
+    return Fault(kind=kind, path=path, note=note, view=entry.view, row=entry.row, **place)
+
+
+def _chunk_kind(store: Store, entry: Entry) -> str | None:
+    try:
+        if store.arrays.storage.size(store.arrays.chunk_name(store.key, entry.row)) is None:
+            return "missing"
+        if view_digest(entry.view, store.arrays.embedding(store.key, entry.row)) == entry.sha256:
+            return None
+    except StoreError:
+        pass
+    return "truncated" if store.arrays.is_cut_short(store.key, entry.row) else "flipped"
+
+
+def _known_sums(store: Store) -> dict[str, set[str]]:
+    """Return every sum any ledger of the store ever gave a view."""
+    found: dict[str, set[str]] = {}
+    for folder in sorted((store.path / "ledger").glob("*/")):
+        ledger = store.ledger(folder.name)
+        for view, sums in ledger.history(skip=ledger.damaged()).items():
+            found.setdefault(view, set()).update(sums)
+    return found
+
+
+def _whose(store: Store, entry: Entry, entries: dict[str, Entry], sums: dict[str, set[str]]) -> str:
+    try:
+        array = store.arrays.embedding(store.key, entry.row)
+    except StoreError:
+        return "flipped"
+    if view_digest(entry.view, array) in sums.get(entry.view, ()):
+        return "stale"
+    others = (other for other in entries.values() if other.view != entry.view)
+    return "swapped" if any(view_digest(o.view, array) == o.sha256 for o in others) else "flipped"
+
+
+def _file(store: Store, path: Path, note: str) -> Fault:
+    return Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note)
+
+
+def _array_fault(name: str, note: str) -> Fault:
+    return Fault(kind="damaged", path=f"{ARRAYS}{name}", note=note)
+
+
+def _error(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except (RuntimeError, ValueError, AttributeError, OSError) as error:  # StoreError, and what damaged bytes raise
+        return str(error)

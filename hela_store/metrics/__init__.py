@@ -1,0 +1,1 @@
+"""Measures: overlap (IoU, Dice), boundaries, failures, matching, CTC measures and confidence intervals."""

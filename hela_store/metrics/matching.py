@@ -1,0 +1,90 @@
+"""Which detection is which cell: one to one, by the assignment with the greatest total IoU (Kuhn 1955)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.images.rle import Rle, decode
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Detections of one frame beside its truth.
+
+    Attributes
+    ----------
+    cell : int64, (N,), index of the truth each detection stands for, -1 for none
+    iou : float64, (N,), with it, 0 for none
+    """
+
+    cell: npt.NDArray[np.int64]
+    iou: Floats
+
+
+def match(ious: Floats, threshold: float = 0.0) -> Matched:
+    """Match one to one; only pairs of IoU at ``threshold`` or more, and above 0, can be pairs.
+
+    The number of pairs comes first, then the sum of their IoUs: so nobody loses a pair to a better one elsewhere.
+
+    Parameters
+    ----------
+    ious : float64, (detections, cells)
+    """
+    cell = np.full(ious.shape[0], -1, np.int64)
+    iou = np.zeros(ious.shape[0])
+    allowed = (ious >= threshold) & (ious > 0)
+    if allowed.any():
+        # a pair more weighs more than all IoUs together
+        rows, columns = linear_sum_assignment(np.where(allowed, ious + min(ious.shape), 0.0), maximize=True)
+        good = allowed[rows, columns]
+        cell[rows[good]], iou[rows[good]] = columns[good], ious[rows[good], columns[good]]
+    return Matched(cell=cell, iou=iou)
+
+
+def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[int]) -> Floats:
+    """Return the IoU of each mask with each cell of a label image, float64, (masks, cells).
+
+    Parameters
+    ----------
+    masks : of the frame; None has IoU 0 with everything
+    label : integer, (row, col)
+    labels : values of the cells
+    """
+    out = np.zeros((len(masks), len(labels)))
+    if not len(labels):
+        return out
+    place = {int(value): i for i, value in enumerate(labels)}
+    values, counts = np.unique(label, return_counts=True)
+    area = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    for i, rle in enumerate(masks):
+        if rle is None:
+            continue
+        mask, (x, y) = decode(rle)
+        size = int(mask.sum())
+        under, shared = np.unique(label[y : y + mask.shape[0], x : x + mask.shape[1]][mask], return_counts=True)
+        for value, pixels in zip(under.tolist(), shared.tolist(), strict=True):
+            if value in place:
+                out[i, place[value]] = pixels / (size + area[value] - pixels)
+    return out
+
+
+def countable(boxes: Floats, valid: BoolArray) -> BoolArray:
+    """Return which boxes can be false: at least half of each is valid pixels (measuring rule 6); bool, (N,)."""
+    total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int64)
+    total[1:, 1:] = valid.cumsum(0).cumsum(1)
+    low = np.floor(boxes[:, :2]).astype(int).clip(0)
+    high = np.ceil(boxes[:, 2:]).astype(int)
+    x0, y0 = low.T
+    x1, y1 = high[:, 0].clip(0, valid.shape[1]), high[:, 1].clip(0, valid.shape[0])
+    inside = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+    area = (high - low).prod(1)
+    counted: BoolArray = 2 * inside >= area
+    return counted

@@ -1,0 +1,95 @@
+"""How embeddings are stored: core Zarr v3 codecs only, so that any Zarr reader opens them.
+
+Lossy rounding happens to the array before it is written (``BitRound`` as a stored codec is outside the v3
+specification); what is in the ledger is the digest of the rounded values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hela_store.errors import RecipeError
+
+if TYPE_CHECKING:
+    from zarr.abc.codec import BytesBytesCodec
+
+MANTISSA_BITS = {"float16": 10, "float32": 23}
+LZ4_LEVEL = 1
+ZSTD_LEVEL = 3
+NAMES = ("raw", "lz4", "zstd", "bitround:<keepbits>")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One way of storing, with two verbs: ``prepare`` the values, ``compress`` the bytes.
+
+    Attributes
+    ----------
+    name : str
+        ``"raw"``, ``"lz4"``, ``"zstd"`` or ``"bitround:<keepbits>"``.
+    compressor : str
+        ``""``, ``"lz4"`` or ``"zstd"``.
+    keepbits : int or None
+        Mantissa bits kept of each value; None keeps all.
+    """
+
+    name: str
+    compressor: Literal["", "lz4", "zstd"]
+    keepbits: int | None = None
+
+    def prepare(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Return the values as they will be stored: rounded to nearest even (Kloewer et al. 2021), or as they are."""
+        if self.keepbits is None:
+            return array
+        from numcodecs import BitRound
+
+        rounded = np.asarray(BitRound(self.keepbits).encode(np.ascontiguousarray(array)))
+        return rounded.view(array.dtype)
+
+    def compress(self, itemsize: int) -> tuple[BytesBytesCodec, ...]:
+        """Return Zarr's compressors for values of ``itemsize`` bytes."""
+        if not self.compressor:
+            return ()
+        from zarr.codecs import BloscCodec
+
+        level = LZ4_LEVEL if self.compressor == "lz4" else ZSTD_LEVEL
+        return (BloscCodec(typesize=itemsize, cname=self.compressor, clevel=level, shuffle="bitshuffle"),)
+
+
+def parse_codec(name: str, dtype: str = "float16") -> Codec:
+    """Return the codec a recipe names.
+
+    Parameters
+    ----------
+    name : str
+        ``"raw"``, ``"lz4"``, ``"zstd"``, or ``"bitround:<keepbits>"`` (rounded, then zstd).
+    dtype : str
+        ``"float16"`` (keepbits 1 to 10) or ``"float32"`` (1 to 23).
+
+    Raises
+    ------
+    RecipeError
+        Unknown name (the nearest known one is named), or keepbits out of range.
+    """
+    plain = {"raw": Codec("raw", ""), "lz4": Codec("lz4", "lz4"), "zstd": Codec("zstd", "zstd")}
+    if name in plain:
+        return plain[name]
+    kind, colon, bits = name.partition(":")
+    if kind == "bitround" and colon:
+        most = MANTISSA_BITS[dtype]
+        if not bits.isdecimal() or not 1 <= int(bits) <= most:
+            raise RecipeError(f"arrays.codec is {name!r}, expected bitround:1 to bitround:{most} for {dtype}")
+        return Codec(name, "zstd", int(bits))
+    near = difflib.get_close_matches(kind, [*plain, "bitround"], n=1)
+    hint = f"; did you mean {'bitround:<keepbits>' if near == ['bitround'] else near[0]!r}?" if near else ""
+    raise RecipeError(f"arrays.codec is {name!r}, expected one of {', '.join(NAMES)}{hint}")
+
+
+def max_relative_error(codec: Codec) -> float:
+    """Return the largest relative error rounding makes in a normal number; 0 for lossless codecs."""
+    return 0.0 if codec.keepbits is None else 2.0 ** -(codec.keepbits + 1)

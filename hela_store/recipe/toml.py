@@ -1,0 +1,177 @@
+"""``store.toml`` as text: every value with a word on what else it could be."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from .recipe import Recipe
+
+_TEMPLATE = """\
+# Recipe of a hela-store. What is read, encoded and split; what was made from it lies beside this file.
+# Change values before the first `hela-store embed`, or make a second store: embeddings that exist are never rewritten.
+#
+{findings}
+format = {format}
+name = {name}
+
+[dataset]
+# ctc: <sequence>/t000.tif with <sequence>_ST/SEG; folder: images/ with masks/, or stacks with an axis
+reader = {dataset.reader}
+# absolute, or relative to this file's folder
+path = {dataset.path}
+# empty: all there are
+sequences = {dataset.sequences}
+# ST, GT, GT+ST (gold over silver, cell by cell), masks, none
+labels = {dataset.labels}
+# px: objects wholly in this outer band carry no label and count neither way
+field_of_interest = {dataset.field_of_interest}
+# black level in counts: the pixel value that means no light
+offset = {dataset.offset}
+{pixel_size}
+{stack}
+[encoder]
+# nano, vit_b, vit_l, vit_h
+architecture = {encoder.architecture}
+# a weights file; empty: the one that is shipped (nano) or fetched once (vit_*)
+checkpoint = {encoder.checkpoint}
+# of the weights; other bytes are refused
+sha256 = {encoder.sha256}
+# float32, bfloat16, float16
+precision = {encoder.precision}
+# a fine-tuning run that adapted this encoder, and the sha256 of what it learned; empty: as it came
+adapter = {encoder.adapter}
+adapter_sha256 = {encoder.adapter_sha256}
+# micro-sam: read what `hela-store import micro-sam` brought in; empty: embeddings made here
+source = {encoder.source}
+
+[normalise]
+# percentile, minmax, clahe: from counts to the 0..255 the encoder sees; limits are taken once a frame
+method = {normalise.method}
+low = {normalise.low}
+high = {normalise.high}
+
+[views]
+# edge length of a tile in px; 0: whole frames
+tile = {views.tile}
+# least overlap of neighbouring tiles, px
+overlap = {views.overlap}
+
+[augment]
+# augmented variants of every view, embedded beside it as acquired; raising it computes the new ones only
+variants = {augment.variants}
+# all, train: which frames get them; evaluation reads views as acquired only
+frames = {augment.frames}
+seed = {augment.seed}
+# least share of its area by which a cell is one of the view's
+keep = {augment.keep}
+# each number is drawn evenly from its range with its probability; degrees, px, factor
+rotate = {augment.rotate}
+flip = {augment.flip}
+shift = {augment.shift}
+scale = {augment.scale}
+# smooth noise of sigma px; alpha by amplitude, [] for its usual range: literal (25 to 35, the factor of the formula),
+# rms (1 to 2 px an axis), max (5 to 10 px, the longest displacement)
+elastic = {augment.elastic}
+# light above the black level: factor, factor on the distance from the mean, exponent
+brightness = {augment.brightness}
+contrast = {augment.contrast}
+gamma = {augment.gamma}
+# shot noise; photons a count above the black level
+poisson = {augment.poisson}
+# standard deviation as a share of the frame's range; clip limit of a local equalisation
+gaussian = {augment.gaussian}
+clahe = {augment.clahe}
+
+[arrays]
+dtype = {arrays.dtype}
+# raw, lz4, zstd, bitround:<keepbits>
+codec = {arrays.codec}
+# empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
+data = {arrays.data}
+# copies of what is read from there, kept in cache/ beside this file: at most so many MiB; 0: none
+cache_mib = {arrays.cache_mib}
+
+[split]
+{split}
+"""
+_BY_FRAMES = """\
+# frame numbers in every sequence, both ends included; frames in no block are unused gaps, because neighbours show the
+# same cells. All three empty: {rule}
+mode = "frames"
+train = {split.train}
+val = {split.val}
+test = {split.test}
+"""
+_BY_SEQUENCE = """\
+# names of sequences; the last val_share of the training frames validate, after gap unused ones
+mode = "sequence"
+train = {split.train}
+test = {split.test}
+val_share = {split.val_share}
+gap = {split.gap}
+"""
+_BY_FOLDS = """\
+# every sequence cut into blocks in time; number fold (from 0) tests, val_share of the frames behind it validate
+mode = "folds"
+folds = {split.folds}
+fold = {split.fold}
+val_share = {split.val_share}
+gap = {split.gap}
+"""
+_WRAP: dict[str, Any] = {"initial_indent": "# ", "subsequent_indent": "#   ", "break_long_words": False}
+STILLS_RULE = "60 % train, 15 % validate, 25 % test by a hash of the frame's id"
+TIME_RULE = "in each sequence about 60 % train, 10 % validate, 24 % test in this order"
+
+
+class _Toml:
+    """Attributes of a recipe section as TOML values, for ``str.format``."""
+
+    def __init__(self, section: object) -> None:
+        self._section = section
+
+    def __getattr__(self, name: str) -> str:
+        return toml_value(getattr(self._section, name))
+
+
+def toml_value(value: object) -> str:
+    """Write a string, number, boolean, list of them or dataclass as TOML."""
+    if is_dataclass(value):
+        return "{ " + ", ".join(f"{f.name} = {toml_value(getattr(value, f.name))}" for f in fields(value)) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    # JSON's strings, numbers and booleans are TOML's, but for DEL
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def recipe_text(recipe: Recipe, findings: Sequence[str] = (), stills: bool = False) -> str:
+    """Write a recipe as commented TOML that :func:`~hela_store.recipe.recipe.parse_recipe` reads back as the same.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    findings : sequence of str
+        What was found in the data; becomes a comment.
+    stills : bool
+        The frames are no time-lapse; changes a comment.
+    """
+    dataset, split = recipe.dataset, recipe.split
+    names = ("dataset", "encoder", "normalise", "views", "augment", "arrays")
+    sections = {name: _Toml(getattr(recipe, name)) for name in names}
+    block = {"frames": _BY_FRAMES, "sequence": _BY_SEQUENCE, "folds": _BY_FOLDS}[split.mode]
+    um = dataset.pixel_size_um
+    size = "# pixel_size_um = 0.5  # unknown" if um is None else f"pixel_size_um = {toml_value(um)}"
+    stack = [f"axis = {toml_value(dataset.axis)}\n"] if dataset.axis else []
+    stack += [f"channel = {dataset.channel}\n"] if dataset.channel is not None else []
+    return _TEMPLATE.format(
+        findings="\n".join(textwrap.fill(" ".join(line.split()), 120, **_WRAP) for line in findings),
+        format=recipe.format,
+        name=toml_value(recipe.name),
+        pixel_size=size,
+        stack="".join(stack),
+        split=block.format(split=_Toml(split), rule=STILLS_RULE if stills else TIME_RULE).rstrip(),
+        **sections,
+    )

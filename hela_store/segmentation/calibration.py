@@ -1,0 +1,149 @@
+"""Say when it doesn't know: how probable it is that a cell's mask is right, from what is known without labels.
+
+A logistic regression on the decoder's predicted IoU, the detection's score, and how far mask, detected box and coarse
+mask agree; fitted on the validation block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hela_store.base.files import write_atomic
+from hela_store.errors import RunError
+
+FILE = "calibration.json"
+FAILURE = 0.5
+"""A cell is a failure if its mask's IoU with the cell it stands for is below; so is one that stands for none."""
+FLAGGED = 0.05
+"""Share of the cells that is flagged for review."""
+RIDGE = 1.0
+"""Weight of the squared coefficients: keeps a validation block without a failure from giving certainty."""
+BINS = 10
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Probability that a mask is right.
+
+    Attributes
+    ----------
+    mean, scale, weights : (4,), by sign, as in :attr:`hela_store.segmentation.assemble.FoundCell.signs`
+    bias : float
+    review_below : cells of a lower probability are flagged: the lowest 5 % of the validation cells
+    cells, failures : how many it was fitted on
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    review_below: float
+    cells: int
+    failures: int
+
+    def probability(self, signs: npt.ArrayLike) -> Floats:
+        """Return the probability of each row of signs, (N, 4), to be right: float64, (N,)."""
+        values = np.asarray(signs, float).reshape(-1, len(self.mean))
+        z = (values - self.mean) / self.scale @ np.asarray(self.weights) + self.bias
+        result: Floats = 1 / (1 + np.exp(-z.clip(-40, 40)))
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write ``calibration.json`` into a run's folder."""
+        write_atomic(folder / FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def load_calibration(folder: Path) -> Calibration:
+    """Read what :meth:`Calibration.save` wrote; RunError where it is missing or damaged."""
+    try:
+        raw: dict[str, Any] = json.loads((folder / FILE).read_bytes())
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
+        return Calibration(**plain)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / FILE} cannot be read ({error}); calibrate again") from None
+
+
+def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:
+    """Fit by Newton's method (iteratively reweighted least squares), with a ridge on the weights.
+
+    Parameters
+    ----------
+    signs : float, (N, 4)
+    right : bool, (N,)
+
+    Raises
+    ------
+    RunError
+        There is nothing to fit on.
+    """
+    values, truth = np.asarray(signs, float), np.asarray(right, float)
+    if len(values) == 0:
+        raise RunError("no cell was found on validation, so nothing can be calibrated; train the detector for longer")
+    mean, scale = values.mean(0), np.maximum(values.std(0), 1e-3)
+    x = np.column_stack([(values - mean) / scale, np.ones(len(values))])
+    beta, ridge = np.zeros(x.shape[1]), np.diag([RIDGE] * values.shape[1] + [1e-3])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-(x @ beta).clip(-30, 30)))
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge
+        step = np.linalg.solve(curvature, x.T @ (truth - p) - ridge @ beta)
+        beta = beta + step.clip(-5, 5)
+        if np.abs(step).max() < 1e-9:
+            break
+    plain = Calibration(
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        weights=tuple(beta[:-1].tolist()),
+        bias=float(beta[-1]),
+        review_below=0.0,
+        cells=len(truth),
+        failures=int((truth == 0).sum()),
+    )
+    limit = float(np.quantile(plain.probability(values), FLAGGED))
+    return Calibration(**(asdict(plain) | {"review_below": limit}))
+
+
+def expected_error(probability: Floats, right: npt.ArrayLike, bins: int = BINS) -> float:
+    """Return the expected calibration error (Guo et al., "On calibration", 2017, eq. 3), bins of equal width."""
+    truth = np.asarray(right, float)
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [abs(probability[index == b].sum() - truth[index == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / len(truth)) if len(truth) else float("nan")
+
+
+def report(probability: Floats, right: npt.ArrayLike, ious: Sequence[float] | Floats) -> dict[str, Any]:
+    """Describe a calibration on cells it was not fitted on.
+
+    Returns
+    -------
+    dict
+        ``n`` and ``failures``, cells and those that are failures; ``ece``; ``flagged``, the number of cells that are
+        the 5 % of lowest probability, and ``caught``, the share of the failures among them, None without a failure;
+        ``risk_coverage``, mean IoU and share of failures of the most probable 10 % ... 100 %.
+    """
+    truth, values = np.asarray(right, bool), np.asarray(ious, float)
+    order = np.argsort(-probability, kind="stable")
+    flagged = order[len(order) - int(np.ceil(FLAGGED * len(order))) :]
+    failures = int((~truth).sum())
+    curve = []
+    for coverage in np.arange(1, 11) / 10:
+        kept = order[: max(1, round(coverage * len(order)))] if len(order) else order
+        if len(kept):
+            risk = {"failures": float((~truth[kept]).mean()), "mean_iou": float(values[kept].mean())}
+            curve.append({"coverage": float(coverage), **risk})
+    return {
+        "n": len(truth),
+        "failures": failures,
+        "ece": expected_error(probability, truth),
+        "flagged": len(flagged),
+        "caught": float((~truth[flagged]).sum() / failures) if failures else None,
+        "risk_coverage": curve,
+    }

@@ -1,0 +1,1 @@
+"""Pages for people: the HTML report (``report/``) and the local explorer (``explorer/``), with the cards both show."""

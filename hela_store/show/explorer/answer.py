@@ -1,0 +1,202 @@
+"""What the page asks for: pages of SQL results, cells as cards, names for autocompletion."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import duckdb
+
+from hela_store.catalog import index as catalog
+from hela_store.errors import QueryError
+from hela_store.show.cards import draw_cards
+from hela_store.store.store import Store
+
+SECONDS = 30.0
+"""After so long a query is stopped."""
+MOST_ROWS = 200
+MOST_TEXT = 400
+"""Longer values (masks, configurations) are cut in the table."""
+MOST_CARDS = 60
+
+NAMES = """
+    SELECT table_name AS "table", column_name AS "column", data_type AS type, comment FROM duckdb_columns()
+    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema')
+    ORDER BY table_name, column_index
+"""
+CARDS = """
+    SELECT k.place, c.cell, c.label, c.x0, c.y0, c.x1, c.y1, f."group", f."row", q.rle, q.rle_height, q.rle_width,
+           p.kind, p.origin, p.prompt_seed, [p.x0, p.y0, p.x1, p.y1] AS box, p.points, p.point_labels
+    FROM (SELECT unnest($place) AS place, unnest($cell) AS cell, unnest($run::VARCHAR[]) AS run,
+                 unnest($prompt::VARCHAR[]) AS prompt, unnest($seed::BIGINT[]) AS seed) k
+    JOIN cells c ON c.cell = k.cell
+    JOIN frames f ON f.frame = c.frame
+    LEFT JOIN predictions q ON q.run = k.run AND q.cell = k.cell AND q.prompt = coalesce(k.prompt, q.prompt)
+        AND q.prompt_seed = coalesce(k.seed, q.prompt_seed)
+    LEFT JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id
+    QUALIFY row_number() OVER (PARTITION BY k.place ORDER BY q.prompt, q.prompt_seed) = 1
+    ORDER BY c.frame, k.place
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Which part of a result is asked for.
+
+    Attributes
+    ----------
+    offset, limit : int
+        First row and how many.
+    order : str
+        Column to sort by; empty for the order of the query.
+    descending : bool
+    count : bool
+        Whether to count all rows too.
+    """
+
+    offset: int = 0
+    limit: int = 100
+    order: str = ""
+    descending: bool = False
+    count: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = type(self.offset) is int and type(self.limit) is int
+        if not numbers or self.offset < 0 or not 1 <= self.limit <= MOST_ROWS:
+            raise QueryError(f"a page begins at row 0 or later and has 1 to {MOST_ROWS} rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Rows of a result; ``total`` is None where it was not asked for."""
+
+    columns: list[str]
+    types: list[str]
+    rows: list[list[Any]]
+    total: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+class Running:
+    """A query that can be stopped from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._con: duckdb.DuckDBPyConnection | None = None
+        self._reason = ""
+
+    def begin(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Say on which connection it runs."""
+        with self._lock:
+            if self._reason:
+                raise QueryError(self._reason)
+            self._con = con
+
+    def end(self) -> None:
+        """Say that it no longer runs."""
+        with self._lock:
+            self._con = None
+
+    def stop(self, reason: str) -> None:
+        """Stop it, now or when it begins."""
+        with self._lock:
+            self._reason = self._reason or reason
+            if self._con is not None:
+                self._con.interrupt()
+
+    @property
+    def reason(self) -> str:
+        """Why it was stopped; empty if it was not."""
+        return self._reason
+
+
+def ask(store: Store, sql: str, page: Page, running: Running, seconds: float = SECONDS) -> Answer:
+    """Run one SELECT and return a page of its rows; sorting and paging are done by DuckDB.
+
+    Raises
+    ------
+    QueryError
+        The SQL fails, writes, reaches for a file, takes too long or was stopped.
+    """
+    late = threading.Timer(seconds, running.stop, [f"stopped after {seconds:.0f} s; narrow the query or add a LIMIT"])
+    late.daemon = True
+    with catalog.opened(store.path) as con:
+        running.begin(con)
+        late.start()
+        try:
+            return _page(catalog.select(con, sql), page)
+        except duckdb.InterruptException:
+            raise QueryError(running.reason or "stopped") from None
+        finally:
+            late.cancel()
+            running.end()
+
+
+def _page(result: duckdb.DuckDBPyRelation | None, page: Page) -> Answer:
+    if result is None:
+        raise QueryError("this statement has no result; expected a SELECT")
+    columns = list(result.columns)
+    if page.order:
+        if page.order not in columns:
+            raise QueryError(f"the result has no column {page.order!r}; it has {', '.join(columns)}")
+        quoted = '"' + page.order.replace('"', '""') + '"'
+        result = result.order(f"{quoted} {'DESC' if page.descending else 'ASC'} NULLS LAST")
+    rows = result.limit(page.limit, page.offset).fetchall()
+    total = result.aggregate("count(*)").fetchall()[0][0] if page.count else None
+    shown = [[_shown(value) for value in row] for row in rows]
+    return Answer(columns=columns, types=[str(kind) for kind in result.types], rows=shown, total=total)
+
+
+def _shown(value: Any) -> Any:
+    """Return what JSON and the page's own numbers can hold, cut to what a table can show."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**53 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    text = str(value)
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "…"
+
+
+def cards(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+    """Draw the cells of result rows: ``cell`` and, where the row has them, ``run``, ``prompt`` and ``prompt_seed``.
+
+    Returns
+    -------
+    list
+        A card for each row, in order; None where there is no such cell.
+
+    Raises
+    ------
+    QueryError
+        Too many rows, or rows of another form.
+    StoreError
+        The frames cannot be read.
+    """
+    if len(rows) > MOST_CARDS or not all(isinstance(row.get("cell"), str) for row in rows):
+        raise QueryError(f"expected up to {MOST_CARDS} rows, each with a cell id")
+    texts = {name: [_text(row.get(name)) for row in rows] for name in ("run", "prompt")}
+    seeds = [row.get("prompt_seed") if type(row.get("prompt_seed")) is int else None for row in rows]
+    asked = {"place": list(range(len(rows))), "cell": [row["cell"] for row in rows], "seed": seeds, **texts}
+    found = catalog.query(store.path, CARDS, asked).to_pylist() if rows else []
+    drawn: list[dict[str, Any] | None] = [None] * len(rows)
+    for row, card in zip(found, draw_cards(store, found), strict=True):
+        drawn[row["place"]] = card.to_json()
+    return drawn
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def names(store: Store) -> list[dict[str, Any]]:
+    """Return tables and columns of the catalog, with what they mean."""
+    found: list[dict[str, Any]] = catalog.query(store.path, NAMES).to_pylist()
+    return found

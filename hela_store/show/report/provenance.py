@@ -1,0 +1,79 @@
+"""Where the numbers come from: recipe, encoder, versions, runs, and what the embeddings cost."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+
+from hela_store.base.sizes import folder_bytes, mebibytes
+from hela_store.embedding.record import read_record
+from hela_store.runs.folder import RunInfo
+from hela_store.runs.info import to_json
+from hela_store.store.store import RECIPE_FILE
+
+from .choice import Choice
+from .page import Section, Table
+
+PACKAGES = ("hela-store", "torch", "zarr", "duckdb", "numpy", "altair")
+COUNTS = """
+    SELECT (SELECT count(*) FROM frames) AS frames, (SELECT count(*) FROM cells) AS cells,
+           (SELECT count(*) FROM views) AS views,
+           (SELECT count(*) FROM committed WHERE encoder = $key) AS done
+"""
+
+
+def provenance(choice: Choice) -> Section:
+    """Return the section."""
+    runs = [(run.id, run.kind, run.checkpoint or run.parent or "", run.split or "", _when(run)) for run in choice.runs]
+    tables = [Table(columns=("", ""), rows=_facts(choice))]
+    if runs:
+        tables.append(Table(columns=("run", "kind", "weights of", "block", "began, UTC"), rows=runs, title="Runs"))
+    recipe = (choice.store.path / RECIPE_FILE).read_text(encoding="utf-8")
+    details = [("Recipe: store.toml", recipe)]
+    details += [(f"Configuration of {run.id}", to_json(run.config, indent=2)) for run in choice.runs]
+    return Section(id="provenance", title="Provenance", tables=tables, details=details)
+
+
+def _when(run: RunInfo) -> str:
+    return f"{run.created:%Y-%m-%d %H:%M}"
+
+
+def _facts(choice: Choice) -> list[Sequence[str]]:
+    store, record = choice.store, read_record(choice.store)
+    counts = choice.rows(COUNTS, key=store.key)[0]
+    size = folder_bytes(store.path / "arrays.zarr" / "embeddings" / store.key)
+    rows: list[Sequence[str]] = [
+        ("store", store.recipe.name),
+        ("frames, cells", f"{counts['frames']}, {counts['cells']}"),
+        ("encoder key", store.key),
+        ("encoder weights, sha256", store.recipe.encoder.sha256),
+        ("views embedded", f"{counts['done']} of {counts['views']}, {mebibytes(size)}"),
+    ]
+    if record is not None:
+        rows.append(
+            ("embedded with", f"{record.device}, {record.processor}, torch {record.torch}, {record.threads} threads")
+        )
+        if record.seconds_per_view:
+            rows += _cost(counts["done"], record.seconds_per_view)
+    scorings = choice.rows("SELECT coalesce(sum(scorings), 0)::BIGINT AS n FROM test_scorings")[0]["n"]
+    rows.append(("scorings of the test block", str(scorings)))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    rows.append(("this report", f"Python {platform.python_version()}, {versions}"))
+    return rows
+
+
+def _cost(views: int, seconds: float) -> list[Sequence[str]]:
+    """Say what embedding cost, and from when on it pays: with the second pass over the same views."""
+    once = views * seconds
+    return [
+        ("encoder time", f"{seconds:.2f} s a view, {_duration(once)} for all, once"),
+        ("break-even", f"after the first pass over all views; every further pass saves {_duration(once)}"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

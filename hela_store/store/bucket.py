@@ -1,0 +1,206 @@
+"""Arrays in an S3 bucket, through obstore: an object is wholly there or not at all, and durable once acknowledged.
+
+Requests that fail or take too long are repeated with exponential backoff by obstore. Credentials, region and endpoint
+come from the usual chain of the AWS tools (botocore); they are asked for again before they expire, and never end up in
+a file or a message: of what a server answers only its error code is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import ObjectStore
+
+from hela_store.base.extras import needs
+from hela_store.base.files import write_atomic
+from hela_store.errors import StoreError
+
+from .read_cache import ReadCache
+
+with needs("s3"):
+    import boto3
+    import obstore
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.exceptions import BaseError, NotFoundError
+    from obstore.store import S3Store
+
+ATTEMPTS = 8
+ATTEMPT_SECONDS = 30.0
+"""After so long without the whole answer a request is given up and repeated."""
+GIVE_UP_SECONDS = 120.0
+CREDENTIALS_SECONDS = 300.0
+"""How long credentials are kept before the chain is asked again; botocore renews them ten minutes ahead."""
+OWNER = "hela-store.json"
+REFUSED = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "403", "401"}
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status(?: code)?:? (\d{3})|\b(\d{3}) [A-Z][a-z]+")
+
+
+class Bucket:
+    """Arrays below a prefix of a bucket.
+
+    Parameters
+    ----------
+    url : str
+        ``"s3://bucket/prefix"``.
+    claim : Path
+        File beside the recipe that says under which name this store owns the prefix.
+    cache : ReadCache or None
+        Keeps copies of chunks that are read.
+    """
+
+    def __init__(self, url: str, claim: Path, cache: ReadCache | None = None) -> None:
+        self.root = url
+        self._claim, self._cache = claim, cache
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "_claim": self._claim, "_cache": self._cache}
+
+    @cached_property
+    def _store(self) -> S3Store:
+        name, _, prefix = self.root.removeprefix("s3://").partition("/")
+        session = boto3.Session()
+        try:
+            endpoint = session.client("s3", region_name=session.region_name or "us-east-1").meta.endpoint_url
+            credentials = Boto3CredentialProvider(session, ttl=timedelta(seconds=CREDENTIALS_SECONDS))
+        except ValueError:
+            raise StoreError(
+                f"no credentials for {self.root}: there are none in the environment, in ~/.aws or from this machine's "
+                "role; run `aws configure`"
+            ) from None
+        except BotoCoreError as error:
+            raise StoreError(f"{self.root} cannot be opened: {error}") from None
+        config: Any = {"endpoint": endpoint, "region": session.region_name or "us-east-1"}
+        return S3Store(
+            name,
+            prefix=prefix or None,
+            config=config,
+            client_options={"allow_http": endpoint.startswith("http:"), "timeout": f"{ATTEMPT_SECONDS * 1000:.0f}ms"},
+            retry_config={"max_retries": ATTEMPTS, "retry_timeout": timedelta(seconds=GIVE_UP_SECONDS)},
+            credential_provider=credentials,
+        )
+
+    def zarr(self, *, read_only: bool) -> ZarrStore:
+        """See :class:`hela_store.store.storage.Storage`."""
+        if not read_only:
+            self._own()
+        return ObjectStore(self._store, read_only=read_only)
+
+    @contextmanager
+    def explain(self, what: str) -> Iterator[None]:
+        """See :class:`hela_store.store.storage.Storage`."""
+        try:
+            yield
+        except (BaseError, BotoCoreError) as error:
+            raise StoreError(f"{self._reason(error)} while {what}; run the same command again: it goes on") from None
+
+    def read(self, name: str) -> bytes | None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        if self._cache is None or not name.rpartition("/")[2].startswith("c."):
+            return self._get(name)
+        data = self._cache.get(name)
+        if data is None:
+            data = self._get(name)
+            if data is not None:
+                self._cache.put(name, data)
+        return data
+
+    def _get(self, name: str) -> bytes | None:
+        with self.explain(f"reading {self.root}/{name}"):
+            try:
+                return bytes(obstore.get(self._store, name).bytes())
+            except (NotFoundError, FileNotFoundError) as error:
+                self._check_bucket(error)
+                return None
+
+    def size(self, name: str) -> int | None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        with self.explain(f"reading {self.root}/{name}"):
+            try:
+                return int(obstore.head(self._store, name)["size"])
+            except (NotFoundError, FileNotFoundError):
+                # the answer to a HEAD has no body that tells a bucket that is not there from an object
+                data = self._get(name)
+                return None if data is None else len(data)
+
+    def below(self, name: str) -> list[str]:
+        """See :class:`hela_store.store.storage.Storage`."""
+        with self.explain(f"listing {self.root}/{name}"):
+            found = obstore.list_with_delimiter(self._store, name)
+        paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+    def documents(self) -> list[str]:
+        """See :class:`hela_store.store.storage.Storage`."""
+        return sorted(name for name in self._all("") if name.rpartition("/")[2] == "zarr.json")
+
+    def remove(self, name: str) -> None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        self.changed(name)
+        below = self._all(f"{name}/")
+        with self.explain(f"removing {self.root}/{name}"):
+            obstore.delete(self._store, below or [name])
+
+    def created(self, name: str) -> None:
+        """See :class:`hela_store.store.storage.Storage`; what a bucket acknowledged is durable."""
+
+    def changed(self, name: str) -> None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        if self._cache is not None:
+            self._cache.forget(name)
+
+    def _all(self, prefix: str) -> list[str]:
+        with self.explain(f"listing {self.root}/{prefix}"):
+            return [each["path"] for part in obstore.list(self._store, prefix or None) for each in part]
+
+    def _check_bucket(self, error: Exception) -> None:
+        """Raise where it is not the object that is not there, but its bucket."""
+        if "NoSuchBucket" in str(error):
+            raise StoreError(f"{self._reason(error)}; make it, or correct arrays.data in store.toml") from None
+
+    def _own(self) -> None:
+        """Make the prefix this store's, once; two stores would overwrite each other's rows.
+
+        Raises
+        ------
+        StoreError
+            Another store's arrays are there.
+        """
+        there = self.read(OWNER)
+        mine = self._claim.read_bytes() if self._claim.exists() else None
+        if mine is None and there is None:
+            mine = json.dumps({"store": uuid.uuid4().hex}).encode()
+            write_atomic(self._claim, mine)
+        if there is None:
+            assert mine is not None
+            with self.explain(f"writing {self.root}/{OWNER}"):
+                obstore.put(self._store, OWNER, mine)
+        elif there != mine:
+            raise StoreError(
+                f"{self.root} holds the arrays of another store; give arrays.data in store.toml another prefix, or "
+                f"work in that store's folder"
+            )
+
+    def _reason(self, error: Exception) -> str:
+        text = str(error)
+        code = _CODE.search(text)
+        status = _STATUS.search(text)
+        word = code[1] if code else next((n for n in status.groups() if n), "") if status else ""
+        kind = type(error).__name__
+        if word in REFUSED or kind in ("PermissionDeniedError", "UnauthenticatedError"):
+            return f"{self.root} refused ({word or kind}; renew the credentials, or have this user given the right)"
+        if word == "NoSuchBucket":
+            return f"there is no bucket for {self.root}"
+        return (
+            f"{self.root} does not answer ({word or kind}; {ATTEMPTS} more attempts, at most {GIVE_UP_SECONDS:.0f} s)"
+        )

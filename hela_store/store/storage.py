@@ -1,0 +1,175 @@
+"""Where the arrays lie: a folder, or a bucket in object storage (:mod:`hela_store.store.bucket`).
+
+Names are keys of Zarr relative to the root of the arrays, such as ``"embeddings/<key>/embedding/c.0.0.0.0"``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
+
+from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
+from hela_store.errors import StoreError
+
+METADATA = "zarr.json"
+
+
+class Storage(Protocol):
+    """What arrays need of the place they lie in."""
+
+    root: str
+    """How the place is called in messages."""
+
+    def zarr(self, *, read_only: bool) -> ZarrStore:
+        """Return it as a Zarr store every write of which is durable on return."""
+        ...
+
+    def explain(self, what: str) -> AbstractContextManager[None]:
+        """Turn what goes wrong with the place into a StoreError that says what was being done."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Return what is stored under a name, None where nothing is."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return how many bytes are stored under a name, None where nothing is."""
+        ...
+
+    def below(self, name: str) -> list[str]:
+        """Return the names one level below a group, sorted."""
+        ...
+
+    def documents(self) -> list[str]:
+        """Return the name of every ``zarr.json``, sorted."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove what is stored under a name, and below it."""
+        ...
+
+    def created(self, name: str) -> None:
+        """Make durable that an array of this name was created."""
+        ...
+
+    def changed(self, name: str) -> None:
+        """Forget what is known of a name, because it was written."""
+        ...
+
+
+class Folder:
+    """Arrays in a folder.
+
+    Parameters
+    ----------
+    path : Path
+        Made by the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.root = str(path)
+
+    def zarr(self, *, read_only: bool) -> ZarrStore:
+        """See :class:`Storage`."""
+        return _DurableStore(self.path, read_only=read_only)
+
+    def explain(self, what: str) -> AbstractContextManager[None]:
+        """See :class:`Storage`."""
+        return explain_os_errors(what)
+
+    def read(self, name: str) -> bytes | None:
+        """See :class:`Storage`."""
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def size(self, name: str) -> int | None:
+        """See :class:`Storage`."""
+        try:
+            return (self.path / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def below(self, name: str) -> list[str]:
+        """See :class:`Storage`."""
+        folder = self.path / name
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def documents(self) -> list[str]:
+        """See :class:`Storage`."""
+        return sorted(str(path.relative_to(self.path)) for path in self.path.rglob(METADATA))
+
+    def remove(self, name: str) -> None:
+        """See :class:`Storage`."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def created(self, name: str) -> None:
+        """See :class:`Storage`."""
+        folder = self.path / name
+        while folder != self.path.parent:
+            folder = folder.parent
+            fsync_path(folder)
+
+    def changed(self, name: str) -> None:
+        """See :class:`Storage`; nothing is kept."""
+
+
+class _DurableStore(LocalStore):
+    """Zarr's local store, but what was written is on the disk, and no file has its name before its bytes."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        write_atomic(self.root / key, value.to_bytes())
+
+
+def open_storage(folder: Path, data: str, cache_mib: int = 0) -> Storage:
+    """Return where a store's arrays lie.
+
+    Parameters
+    ----------
+    folder : Path
+        ``arrays.zarr`` beside the recipe.
+    data : str
+        ``arrays.data`` of the recipe: empty for that folder, or ``"s3://bucket/prefix"``.
+    cache_mib : int
+        ``arrays.cache_mib`` of the recipe.
+
+    Raises
+    ------
+    StoreError
+        Both have arrays.
+    ExtraError
+        What object storage needs is not installed.
+    """
+    if not data:
+        return Folder(folder)
+    if folder.exists():
+        raise StoreError(
+            f"the recipe says that arrays lie in {data}, but there is {folder}; copy it there, for example with "
+            f"`aws s3 sync {folder} {data}`, and then remove it, or take arrays.data out of store.toml"
+        )
+    from .bucket import Bucket
+    from .read_cache import ReadCache
+
+    cache = ReadCache(folder.with_name("cache"), cache_mib << 20) if cache_mib else None
+    return Bucket(data, folder.with_name("data.json"), cache)

@@ -1,0 +1,492 @@
+"""A store: recipe, arrays, plan, ledger and catalog in one folder, opened by its path.
+
+Opening reads ``store.toml`` and nothing else; neither torch nor dask nor zarr is imported before an array is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
+from hela_store.base.files import explain_os_errors, framed, fsync_path, read_parquet, write_atomic
+from hela_store.errors import StoreError
+from hela_store.images.geometry import Rect
+from hela_store.recipe.recipe import Recipe, encoder_key, load_recipe, parse_recipe
+from hela_store.recipe.splits import Block, assign
+
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    import duckdb
+    import xarray as xr
+
+    from hela_store.augment.warp import Warp
+
+    from .arrays import Arrays
+
+RECIPE_FILE = "store.toml"
+READERS = 8
+NAMES_COMPARED = 10_000
+EMBED_FIRST = "run `hela-store embed`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewData:
+    """What a view shows.
+
+    Attributes
+    ----------
+    view : str
+        View id.
+    image : (row, col), counts
+        In the frame's dtype as acquired; float32, before normalisation, of a variant.
+    label : int32, (row, col)
+        0 is background; all 0 where the frame has no labels.
+    valid : bool, (row, col)
+        Where labels say something.
+    rect : (x0, y0, width, height) px, frame
+    params : dict
+        What the variant was made with; empty for the view as acquired.
+    frame_shape : (rows, cols) px
+    """
+
+    view: str
+    image: npt.NDArray[Any]
+    label: LabelArray
+    valid: BoolArray
+    rect: Rect
+    params: dict[str, Any]
+    frame_shape: tuple[int, int]
+
+    @property
+    def warp(self) -> Warp:
+        """The view's geometry: brings points and masks from the frame to the view and back."""
+        from hela_store.augment.variant import parse_variant
+        from hela_store.augment.warp import Warp
+
+        return Warp(parse_variant(self.params), self.rect, self.frame_shape)
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """Label, area, box and centroid of each cell, measured in ``label``; px, view."""
+        from hela_store.augment.labels import view_cells
+
+        return view_cells(self.label)
+
+
+def new_store(path: Path | str, recipe_text: str) -> Store:
+    """Make a store: a folder with ``store.toml``; nothing is ever overwritten.
+
+    Parameters
+    ----------
+    path : path
+        The store's folder; made, with its parents, where it does not exist.
+    recipe_text : str
+        The whole of ``store.toml``; validated before anything is written.
+
+    Raises
+    ------
+    StoreError
+        There is a store already; no space, no permission.
+    RecipeError
+        The recipe is wrong.
+    """
+    path = Path(path)
+    parse_recipe(recipe_text, str(path / RECIPE_FILE))
+    if (path / RECIPE_FILE).exists():
+        raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
+    with explain_os_errors(f"making {path}"):
+        try:
+            existed = path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name") from None
+    try:
+        write_atomic(path / RECIPE_FILE, recipe_text.encode())
+        fsync_path(path.parent)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Store.open(path)
+
+
+def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
+    """Return the name of the plan a recipe asks for over the first n frames: all that decides which views there are.
+
+    By n, ascending; for every n at which a segment of frames ends, as plans are made between segments.
+    """
+    parts: list[str | float | int] = [
+        recipe.normalise.method,
+        float(recipe.normalise.low),
+        float(recipe.normalise.high),
+        float(recipe.dataset.offset),
+        recipe.views.tile,
+        recipe.views.overlap if recipe.views.tile else 0,
+    ]
+    augment = recipe.augment
+    if augment.variants:
+        parts += ["augment", augment.set, augment.variants]
+        parts += [repr(recipe.split)] if augment.frames == "train" else []
+    total, count = hashlib.sha256(framed("plan", *parts)), 0
+    names = {0: total.hexdigest()[:16]}
+    for batch in frames.select(["frame", "sha256"]).to_batches():
+        columns = (batch[name].to_pylist() for name in ("frame", "sha256"))
+        total.update(framed(*itertools.chain.from_iterable(zip(*columns, strict=True))))
+        count += len(batch)
+        names[count] = total.hexdigest()[:16]
+    return names
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
+
+
+class Store:
+    """A store on disk.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    recipe : Recipe
+    """
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+        self._ledgers: dict[str, Ledger] = {}
+        self._files: dict[Path, pa.Table] = {}
+        self._tables: dict[tuple[Path, ...], pa.Table] = {}
+        self._plan_names: tuple[pa.Table, dict[int, str]] | None = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open a store by its folder, or by its ``store.toml``.
+
+        Raises
+        ------
+        StoreError
+            No store there, a damaged ``store.toml``, or one of a newer version.
+        RecipeError
+            A key or value in it is wrong.
+        """
+        folder = Path(path).absolute()
+        if folder.name == RECIPE_FILE:
+            folder = folder.parent
+        return cls(folder, load_recipe(folder / RECIPE_FILE))
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def with_encoder(self, **changes: Any) -> Store:
+        """Return the same store as a recipe with another encoder sees it: ``adapter``, ``cut``, ``precision``, ...
+
+        Raises
+        ------
+        RecipeError
+            An impossible value.
+        """
+        return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
+
+    @cached_property
+    def key(self) -> str:
+        """Encoder key of the recipe."""
+        return encoder_key(self.recipe)
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The arrays of this store."""
+        from .arrays import Arrays
+        from .storage import open_storage
+
+        where = self.recipe.arrays
+        return Arrays(open_storage(self.path / "arrays.zarr", where.data, where.cache_mib))
+
+    def ledger(self, key: str | None = None) -> Ledger:
+        """Return the ledger of an encoder key (default: the recipe's)."""
+        key = key or self.key
+        return self._ledgers.setdefault(key, Ledger(self.path / "ledger" / key))
+
+    def encoder_folder(self, key: str | None = None) -> Path:
+        """Return where the decoder and the record of an encoder key are (default: the recipe's)."""
+        return self.path / "encoders" / (key or self.key)
+
+    # tables
+
+    def frames_table(self) -> pa.Table:
+        """Return all ingested frames; columns as in ``stores/README.md``.
+
+        Raises
+        ------
+        StoreError
+            Nothing was ingested yet, or a file is damaged.
+        """
+        return self._ingested("frames")
+
+    def cells_table(self) -> pa.Table:
+        """Return all labelled cells; raises as :meth:`frames_table`."""
+        return self._ingested("cells")
+
+    def cell_count(self) -> int:
+        """Return how many labelled cells there are, from the heads of the files; raises as :meth:`frames_table`."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return sum(pool.map(_rows_of, self._ingest_paths("cells")))
+
+    def views_table(self) -> pa.Table:
+        """Return the views of the current recipe over all ingested frames, in plan order.
+
+        Raises
+        ------
+        StoreError
+            Not planned yet: nothing was ingested, or the recipe changed since.
+        """
+        files = self.plan_files(self._plan_name())
+        if not files:
+            raise StoreError(f"no plan in {self.path} for the current recipe and frames; {EMBED_FIRST}")
+        return self._table(files)
+
+    def plan_path(self) -> Path:
+        """Return where the plan of the current recipe is, with its last rows, or will be, with all of them.
+
+        Raises as :meth:`frames_table`.
+        """
+        name = self._plan_name()
+        return (self.plan_files(name) or [self.path / "plan" / f"{name}.parquet"])[-1]
+
+    def plan_names(self) -> dict[int, str]:
+        """Return :func:`plan_names` of the recipe and all frames; raises as :meth:`frames_table`."""
+        frames = self.frames_table()
+        if self._plan_names is None or self._plan_names[0] is not frames:
+            self._plan_names = (frames, plan_names(self.recipe, frames))
+        return self._plan_names[1]
+
+    def plan_files(self, name: str) -> list[Path]:
+        """Return the files whose rows, one after the other, are the plan of this name; none where one is not there."""
+        # of a plan that is there whole and as an addition, the whole one comes last
+        there = {path.name.partition(".")[0]: path for path in self._plan_paths()}
+        files: list[Path] = []
+        name = name.partition(".")[0]
+        while name in there:
+            files.insert(0, there[name])
+            _, _, name = files[0].stem.partition(".")
+            if not name:
+                return files
+        return []
+
+    def all_plans(self) -> Iterator[pa.Table]:
+        """Yield the plans of this and of earlier recipes, each with the rows of those it adds to."""
+        for path in self._plan_paths():
+            yield self._table(self.plan_files(path.stem) or [path])
+
+    def plan_parts(self) -> Iterator[pa.Table]:
+        """Yield what each file of ``plan/`` holds: the rows of all plans, of one that adds to another only its own."""
+        for path in self._plan_paths():
+            yield self.read_plan(path)
+
+    def read_plan(self, path: Path) -> pa.Table:
+        """Return what one file of ``plan/`` holds; StoreError where it is damaged."""
+        return self._table([path])
+
+    def _plan_name(self) -> str:
+        return list(self.plan_names().values())[-1]
+
+    def _plan_paths(self) -> list[Path]:
+        return sorted((self.path / "plan").glob("*.parquet"))
+
+    def _ingested(self, what: str) -> pa.Table:
+        return self._table(self._ingest_paths(what))
+
+    def _ingest_paths(self, what: str) -> list[Path]:
+        frames = sorted((self.path / "ingest").glob("frames-*.parquet"))
+        if not frames:
+            raise StoreError(f"nothing was ingested into {self.path} yet; {EMBED_FIRST}")
+        # a segment's frames are written last: cells without them are leftovers of an interrupted ingest
+        return [path.with_name(path.name.replace("frames-", f"{what}-", 1)) for path in frames]
+
+    def _table(self, paths: list[Path]) -> pa.Table:
+        found = self._tables.get(tuple(paths))
+        if found is None:
+            new = [path for path in paths if path not in self._files]
+            with ThreadPoolExecutor(READERS) as pool:
+                self._files.update(zip(new, pool.map(read_parquet, new), strict=True))
+            found = self._tables[tuple(paths)] = pa.concat_tables(self._files[path] for path in paths)
+        return found
+
+    # embeddings
+
+    def committed(self, key: str | None = None) -> dict[str, int]:
+        """Return the rows of all committed views of an encoder key, by view id."""
+        return self.ledger(key).rows()
+
+    def embedding(self, frame: str, tile: int = 0, variant: int = 0, key: str | None = None) -> FloatArray:
+        """Return the embedding of a view.
+
+        Parameters
+        ----------
+        frame : str
+            Frame id, e.g. ``"01/t012"``.
+        tile, variant : int
+            Which tile of the frame, row by row from the upper left; which variant, 0 as acquired.
+        key : str
+            Encoder key; the recipe's by default.
+
+        Returns
+        -------
+        float16 (or float32, as the recipe says), (256, 64, 64), CHW
+
+        Raises
+        ------
+        StoreError
+            No such view, or not embedded yet.
+        """
+        key = key or self.key
+        row = self.ledger(key).row(str(self._find(frame, tile, variant)["view"]))
+        if row is None:
+            raise StoreError(f"{frame}, tile {tile}, variant {variant} is not embedded yet; {EMBED_FIRST}")
+        return self.arrays.embedding(key, row)
+
+    def view(self, frame: str, tile: int = 0, variant: int = 0) -> ViewData:
+        """Return what a view shows; arguments and errors as :meth:`embedding`, but it need not be embedded yet.
+
+        A variant's image is made anew from its parameters; its labels are those stored when it was embedded, and made
+        anew before that.
+        """
+        found = self._find(frame, tile, variant)
+        frames = self.frames_table()
+        index = frames["frame"].index(frame).as_py()
+        group, row = frames["group"][index].as_py(), frames["row"][index].as_py()
+        rect = (found["x0"], found["y0"], found["width"], found["height"])
+        about = {"view": found["view"], "rect": rect, "params": json.loads(found["params"] or "{}")}
+        about["frame_shape"] = (frames["height"][index].as_py(), frames["width"][index].as_py())
+        if variant == 0:
+            names = ("image", "label", "valid")
+            return ViewData(**about, **{name: getattr(self.arrays, name)(group, row, rect) for name in names})
+        from hela_store.augment.render import render
+        from hela_store.augment.warp import warp_of
+
+        whole = self.arrays.image(group, row)
+        warp, shape = warp_of(found, about["frame_shape"]), (rect[3], rect[2])
+        if any(self.ledger(key).row(found["view"]) is not None for key in self.arrays.embedding_keys()):
+            label, valid = self.arrays.view_truth(shape, found["row"])
+        else:
+            truth = self.arrays.label(group, row), self.arrays.valid(group, row)
+            label, valid = warp.truth(*truth)
+        image = render(whole, [warp], (found["lo"], found["hi"]), self.recipe.dataset.offset)[0]
+        return ViewData(**about, image=image, label=label, valid=valid)
+
+    def _find(self, frame: str, tile: int, variant: int) -> dict[str, Any]:
+        table = self.views_table()
+        views = table.filter(pc.equal(table["frame"], frame)).to_pylist()
+        for view in views:
+            if (view["tile"], view["variant"]) == (tile, variant):
+                return view
+        if not views:
+            names = sorted(table["frame"].unique().to_pylist())
+            near = difflib.get_close_matches(frame, names[:NAMES_COMPARED], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {names[0]!r} to {names[-1]!r}"
+            raise StoreError(f"no frame {frame!r} in {self.path}{hint}")
+        have = [(view["tile"], view["variant"]) for view in views]
+        raise StoreError(
+            f"{frame} has no tile {tile}, variant {variant}; it has tiles 0 to {max(t for t, _ in have)}, "
+            f"variants 0 to {max(v for _, v in have)}"
+        )
+
+    def xarray(self, key: str | None = None) -> xr.Dataset:
+        """Return the committed embeddings of an encoder key as a lazy, Dask-backed Dataset.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``embedding`` (view, channel, y, x), of an encoder that is cut (view, y, x, channel), one Dask chunk a
+            view, in the order of their rows; coordinates
+            ``view``, ``frame``, ``tile`` and ``variant`` along ``view``. Views of earlier recipes that were embedded
+            under the same key are among them. Cast float16 before summing: its sums overflow.
+
+        Raises
+        ------
+        StoreError
+            Nothing was embedded under this key.
+        """
+        from .xarrays import embeddings_dataset
+
+        key = key or self.key
+        return embeddings_dataset(self.path, self.arrays, key, self.committed(key), self.plan_parts())
+
+    def frames(self, sequence: str, group: str | None = None) -> xr.Dataset:
+        """Return images and labels of a sequence as a lazy, Dask-backed Dataset.
+
+        Parameters
+        ----------
+        sequence : str
+            Its name, e.g. ``"01"``.
+        group : str
+            Which array group, where the sequence has frames of several sizes.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``image``, ``label`` (int32, 0 background) and ``valid`` (bool), each (frame, row, col); coordinates
+            ``frame`` (ids), ``time`` and ``has_label`` along ``frame``.
+
+        Raises
+        ------
+        StoreError
+            No such sequence, or several groups and none named.
+        """
+        from .xarrays import frames_dataset
+
+        return frames_dataset(self.path, self.arrays, self.frames_table(), sequence, group)
+
+    # catalog
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Run a read-only query over the catalog.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            Over the result, which is in memory: ``.df()``, ``.fetchall()``, ``.to_arrow_table()``.
+
+        Raises
+        ------
+        QueryError
+            The SQL is wrong, writes, or reaches outside the catalog.
+        """
+        import duckdb
+
+        from hela_store.catalog import index as catalog
+
+        return duckdb.connect().from_arrow(catalog.query(self.path, query))
+
+
+def blocks_of(store: Store) -> dict[str, Block]:
+    """Return the block of every ingested frame; SplitError as in :func:`hela_store.recipe.splits.assign`."""
+    frames = store.frames_table()
+    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
+    return assign(store.recipe.split, list(zip(*columns, strict=True)), store.recipe.dataset.stills)
+
+
+def is_trained(store: Store) -> bool:
+    """Whether the recipe's encoder has learnt anything: False for a nano without shipped weights."""
+    from hela_store.sam.checkpoints import UNTRAINED
+
+    return store.recipe.encoder.sha256 != UNTRAINED

@@ -1,0 +1,158 @@
+"""The lines of a study's table: means over the runs of a method, their spread, and how far they are from zero-shot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from hela_store.catalog import index as catalog
+from hela_store.evaluation.compare import compare
+from hela_store.evaluation.sequences import run_labels, sequence_scores
+from hela_store.metrics.failures import FAILURES
+from hela_store.metrics.intervals import Interval
+from hela_store.metrics.overlap import skill
+from hela_store.store.store import Store
+
+_FAILURES = ", ".join(f"count(*) FILTER (m.failure = '{name}') AS \"{name}\"" for name in FAILURES)
+_MEANS = f"""
+SELECT m.run, count(*) AS n, count(DISTINCT m.cell) AS cells, avg(m.iou) AS iou, avg(m.dice) AS dice,
+    avg(m.is_empty::INT) AS empty_share, avg(m.hd95) AS hd95, avg(m.hd95) FILTER (NOT m.is_empty) AS hd95_found,
+    count(*) FILTER (NOT m.is_empty) AS n_found, avg(m.boundary_iou) AS boundary_iou, avg(p.free_iou) AS free_iou,
+    {_FAILURES}
+FROM cell_metrics m
+JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
+WHERE list_contains($runs, m.run) AND m.prompt = $prompt GROUP BY m.run ORDER BY m.run
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Mean IoU less that of zero-shot on the same prompts, with the intervals of measuring rule 7."""
+
+    per_cell: Interval
+    per_frame: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values with the words."""
+        parts = {"per_cell": self.per_cell, "per_frame": self.per_frame}
+        return {name: asdict(part) | {"word": part.word} for name, part in parts.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """One method under one prompt; means over its runs, one run for each training seed.
+
+    Attributes
+    ----------
+    method : such as ``"zero-shot"`` or ``"tuned for box"``
+    prompt : kind; ``"none"`` of a baseline that finds cells itself
+    runs : that were scored
+    n, cells : predictions of one run, and distinct cells
+    iou, dice : empty predictions count as 0
+    iou_spread, dice_spread : standard deviation over the runs; None of a single run
+    free_iou, over_free, skill : of the image-free answers to the same prompts, the gain over them, and the share won of
+        what they leave open (measuring rule 2); None without a prompt
+    boundary_iou : float
+    hd95, hd95_found, n_found : px; with empty predictions as the cell's diameter, without them, and how many those are
+    empty : share of empty predictions
+    failures : how many predictions failed each way, mean over the runs
+    seg, det : by sequence, mean over the runs, first prompt seed; only of a run without prompts these are SEG and DET,
+        of others ``SEG (oracle prompts)`` (measuring rule 8)
+    gain : over zero-shot; None of zero-shot itself and of what has no prompt
+    """
+
+    method: str
+    prompt: str
+    runs: tuple[str, ...]
+    n: int
+    cells: int
+    iou: float
+    iou_spread: float | None
+    dice: float
+    dice_spread: float | None
+    free_iou: float | None
+    over_free: float | None
+    skill: float | None
+    boundary_iou: float | None
+    hd95: float | None
+    hd95_found: float | None
+    n_found: float
+    empty: float
+    failures: dict[str, float]
+    seg: dict[str, float]
+    det: dict[str, float]
+    gain: Gain | None = None
+
+    @property
+    def is_label_free(self) -> bool:
+        """Whether no prompt was made from the truth, so that SEG may be called SEG."""
+        return self.prompt == "none"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, SEG and DET under their right names."""
+        row = asdict(self) | {"gain": None if self.gain is None else self.gain.to_json()}
+        suffix = "" if self.is_label_free else " (oracle prompts)"
+        return row | {f"SEG{suffix}": row.pop("seg"), f"DET{suffix}": row.pop("det")}
+
+
+def study_row(
+    store: Store, method: str, prompt: str, runs: Sequence[str], zero: str | None = None, metric: str = "iou"
+) -> StudyRow:
+    """Return the line of a method.
+
+    Parameters
+    ----------
+    runs : published runs with rows of ``prompt``
+    zero : the zero-shot evaluation to compare with
+    metric : that the gain is measured in
+
+    Raises
+    ------
+    RunError
+        A run shares no scored cell with ``zero``.
+    """
+    found = catalog.query(store.path, _MEANS, {"runs": list(runs), "prompt": prompt}).to_pylist()
+    means = {name: _mean([row[name] for row in found]) for name in found[0] if name != "run"}
+    iou, free = [row["iou"] for row in found], means["free_iou"]
+    scores = [sequence_scores(run_labels(store, run, None if prompt == "none" else prompt)) for run in runs]
+    parts = [part for score in scores for part in score.sequences]
+    sequences = list(dict.fromkeys(part.sequence for part in parts))
+    det = [(part.sequence, part.det) for part in parts if part.det is not None]
+    return StudyRow(
+        method=method,
+        prompt=prompt,
+        runs=tuple(runs),
+        n=found[0]["n"],
+        cells=found[0]["cells"],
+        iou=fmean(iou),
+        iou_spread=_spread(iou),
+        dice=fmean(row["dice"] for row in found),
+        dice_spread=_spread([row["dice"] for row in found]),
+        free_iou=free,
+        over_free=None if free is None else fmean(iou) - free,
+        skill=None if free is None else skill(fmean(iou), free),
+        failures={name: means[name] or 0.0 for name in FAILURES},
+        n_found=means["n_found"] or 0.0,
+        empty=means["empty_share"] or 0.0,
+        **{name: means[name] for name in ("boundary_iou", "hd95", "hd95_found")},
+        seg={name: fmean(part.seg for part in parts if part.sequence == name) for name in sequences},
+        det={name: fmean(value for own, value in det if own == name) for name in sequences if name in dict(det)},
+        gain=None if zero is None else _gain(store, zero, runs, prompt, metric),
+    )
+
+
+def _gain(store: Store, zero: str, runs: Sequence[str], prompt: str, metric: str) -> Gain:
+    rows = compare(store, [zero, list(runs)], metric=metric).rows
+    row = next(row for row in rows if row.prompt == prompt and row.subset == "all")
+    return Gain(per_cell=row.per_cell, per_frame=row.per_frame)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None

@@ -1,0 +1,139 @@
+"""A study as text: the lines of its table for a terminal, and the whole of it as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from hela_store.base.files import explain_os_errors, write_atomic
+from hela_store.metrics.failures import FAILURES
+from hela_store.metrics.intervals import Interval
+
+from .rows import StudyRow
+from .study import REFERENCE, StudyResult
+
+ORACLE = "SEG (oracle prompts)"
+COLUMNS = (
+    "prompt", "method", "runs", "cells", "IoU", "Dice", "over image-free", "skill", "HD95, px", "without empty",
+    "empty", ORACLE, "SEG", "over zero-shot, per cell", "verdict",
+)  # fmt: skip
+"""Heads of the columns of :func:`table`."""
+AGAINST = (
+    "prompt", "method", "nuclei", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU",
+    "SEG, of true prompts oracle", "labels' own SEG",
+)  # fmt: skip
+"""Heads of the columns of :func:`against`: scores against the other labels, then against the store's."""
+
+
+def table(result: StudyResult) -> list[list[str]]:
+    """Return the cells of the table's lines, as text."""
+    return [_line(row) for row in result.rows]
+
+
+def against(result: StudyResult) -> list[list[str]]:
+    """Return the lines of the table against other labels, as text: means over the runs of a method."""
+    scores = {(score.run, score.prompt): score for score in result.against}
+    lines = []
+    for row in result.rows:
+        if part := [scores[run, row.prompt] for run in row.runs if (run, row.prompt) in scores]:
+            means = [
+                fmean(getattr(score, name) for score in part)
+                for name in ("iou", "dice", "reference_iou", "reference_dice", "between_iou", "seg", "between_seg")
+            ]
+            lines.append([row.prompt, row.method, str(part[0].nuclei), *(f"{value:.4f}" for value in means)])
+    return lines
+
+
+def _line(row: StudyRow) -> list[str]:
+    seg = ", ".join(f"{name} {value:.3f}" for name, value in row.seg.items())
+    return [
+        row.prompt,
+        row.method,
+        str(len(row.runs)),
+        str(row.cells),
+        _spread(row.iou, row.iou_spread),
+        _spread(row.dice, row.dice_spread),
+        _number(row.over_free, "+.4f"),
+        _number(row.skill, ".3f"),
+        _number(row.hd95, ".2f"),
+        "" if row.hd95_found is None else f"{row.hd95_found:.2f} (n {row.n_found:.0f})",
+        f"{row.empty:.2%}",
+        "" if row.is_label_free else seg,
+        seg if row.is_label_free else "",
+        "" if row.gain is None else interval(row.gain.per_cell),
+        "" if row.gain is None else row.gain.per_cell.word,
+    ]
+
+
+def interval(found: Interval) -> str:
+    """Write a mean difference with its 95 % interval."""
+    if math.isnan(found.low):
+        return f"{found.mean:+.4f} (one block, no interval)"
+    return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def footnotes(result: StudyResult) -> list[str]:
+    """Return what stands below the table: measures, the study's own numbers, test scorings, notes."""
+    reference = ", ".join(f"{kind} {iou:.4f}/{dice:.4f}" for kind, (iou, dice) in REFERENCE.items())
+    scorings = ", ".join(f"{name} {count}" for name, count in result.test_scorings.items()) or "none"
+    return [
+        "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; ± is the standard deviation "
+        "over training seeds. HD95 counts an empty prediction as the cell's diameter.",
+        "Over zero-shot: mean IoU on the same prompts, with a 95 % interval over frame blocks crossed with training "
+        "seeds; better is wholly above +0.005, worse wholly below 0.",
+        f"For reference only, other data, other split: ViT-B as tuned in the study this began with, {reference}.",
+        f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}).",
+        *result.notes,
+        *(f"missing: {error}" for error in result.errors),
+    ]
+
+
+def markdown(result: StudyResult) -> str:
+    """Return the whole study as Markdown."""
+    facts = [f"- {name}: {value}" for name, value in result.facts.items()]
+    failures = [[r.prompt, r.method, str(r.n), *(f"{r.failures[name]:g}" for name in FAILURES)] for r in result.rows]
+    found = [(row.prompt, row.method, row.gain.per_cell, row.gain.per_frame) for row in result.rows if row.gain]
+    gains = [
+        [prompt, method, interval(cell), cell.word, interval(frame), frame.word]
+        for prompt, method, cell, frame in found
+    ]
+    parts = [
+        "## Study",
+        "\n".join(facts),
+        _markdown_table(COLUMNS, table(result)),
+        "\n".join(f"- {text}" for text in footnotes(result)),
+        "### Over zero-shot, per cell and per frame",
+        _markdown_table(("prompt", "method", "per cell", "verdict", "per frame", "verdict"), gains),
+        *(
+            ("### Against the other labels, on the same nuclei", _markdown_table(AGAINST, against(result)))
+            if result.against
+            else ()
+        ),
+        "### How predictions failed, mean number a run",
+        _markdown_table(("prompt", "method", "predictions", *FAILURES), failures),
+        "### Runs",
+        "\n".join(f"- {row.prompt}, {row.method}: {', '.join(row.runs)}" for row in result.rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(result: StudyResult, path: Path) -> None:
+    """Write the Markdown to a file; StoreError without space or permission."""
+    with explain_os_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, markdown(result).encode())
+
+
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(text.replace('|', '&#124;') for text in line)} |" for line in lines)
+
+
+def _spread(mean: float, spread: float | None) -> str:
+    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
+def _number(value: float | None, how: str) -> str:
+    return "" if value is None or math.isnan(value) else format(value, how)

@@ -1,0 +1,223 @@
+"""What is in a store: `hela-store info`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from hela_store.base.sizes import folder_bytes, mebibytes
+from hela_store.catalog import index as catalog
+from hela_store.embedding.batches import done_of, unique_views
+from hela_store.embedding.measure import CellScale, cell_scale
+from hela_store.errors import StoreError
+from hela_store.recipe.splits import BLOCKS
+from hela_store.runs.default import default_run
+from hela_store.runs.folder import RunInfo, list_runs, partial_runs
+from hela_store.store.store import Store, blocks_of, is_trained
+
+BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
+SCORES = """
+    SELECT run, prompt, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty
+    FROM cell_metrics GROUP BY run, prompt ORDER BY run, prompt
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine:
+    """One score of a run.
+
+    Attributes
+    ----------
+    run, kind, split, prompt : str
+    checkpoint : str
+        Run whose weights were scored, or ``"zero-shot"``.
+    n : int or None
+        Predictions scored.
+    mean_iou, mean_dice, empty : float or None
+        Of a fine-tuning on its validation cells; None for a run without scores.
+    """
+
+    run: str
+    kind: str
+    checkpoint: str
+    split: str
+    prompt: str
+    n: int | None = None
+    mean_iou: float | None = None
+    mean_dice: float | None = None
+    empty: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What is in a store.
+
+    Attributes
+    ----------
+    store, name : str
+    frames, labelled, blank, cells : int
+        Ingested; all 0 before the first embed.
+    views_planned : int or None
+        None where the recipe changed since, or nothing was planned yet.
+    views_done : int
+        Of the planned views, under the recipe's encoder key.
+    split : dict of str to int
+        Frames in ``train``, ``val``, ``test`` and ``gap``.
+    bytes : dict of str to int
+        On disk, by part.
+    encoder : dict
+        ``key``, ``architecture``, ``sha256``, ``precision``, ``trained``.
+    keys : dict of str to int
+        Committed views of every encoder key there is.
+    scale : CellScale or None
+        How large cells are for SAM, and the grid round trip.
+    runs : tuple of RunLine
+    default_run : str or None
+        The latest fine-tuning that learned something and is not worse than zero-shot on validation: what `evaluate`
+        scores unless told.
+    unfinished : tuple of str
+        Runs that were started and not published; some may be running now.
+    """
+
+    store: str
+    name: str
+    frames: int
+    labelled: int
+    blank: int
+    cells: int
+    views_planned: int | None
+    views_done: int
+    split: dict[str, int]
+    bytes: dict[str, int]
+    encoder: dict[str, Any]
+    keys: dict[str, int]
+    scale: CellScale | None
+    runs: tuple[RunLine, ...]
+    default_run: str | None
+    unfinished: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return it, but for the runs, as lines of (what, value)."""
+        planned = "none planned for the current recipe; run `hela-store embed`"
+        if self.views_planned is not None:
+            planned = f"{self.views_done} of {self.views_planned} done"
+        split = ", ".join(f"{name} {count}" for name, count in self.split.items()) or "after the first embed"
+        sizes = ", ".join(f"{part} {mebibytes(size)}" for part, size in self.bytes.items() if size)
+        untrained = "" if self.encoder["trained"] else " (untrained: random weights)"
+        rows = [
+            ("store", self.store),
+            ("frames", f"{self.frames} ingested, {self.labelled} with labels, {self.blank} blank"),
+            ("cells", str(self.cells)),
+            ("split", split),
+            ("views", planned),
+            (
+                "encoder",
+                f"{self.encoder['architecture']}{untrained}, {self.encoder['precision']}, key {self.encoder['key']}",
+            ),
+            ("on disk", f"{mebibytes(sum(self.bytes.values()))}: {sizes}"),
+        ]
+        rows += [("other key", f"{key}: {n} views") for key, n in self.keys.items() if key != self.encoder["key"]]
+        if self.scale is not None:
+            rows += _scale_facts(self.scale)
+        rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
+        if self.unfinished:
+            rows.append(("unfinished", ", ".join(self.unfinished)))
+            hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
+            rows.append(("", hint))
+        return rows
+
+
+def info(store: Store) -> StoreInfo:
+    """Count what is in a store; reads tables and at most a dozen label images.
+
+    Raises
+    ------
+    StoreError, RunError
+        A file or a run is damaged.
+    """
+    recipe = store.recipe
+    frames, labelled, blank, cells, planned, done = 0, 0, 0, 0, None, 0
+    ingested = any((store.path / "ingest").glob("frames-*.parquet"))
+    if ingested:
+        table = store.frames_table()
+        frames, cells = len(table), store.cell_count()
+        labelled, blank = (pc.sum(table[name]).as_py() or 0 for name in ("has_label", "is_blank"))
+        if store.plan_path().exists():
+            views = unique_views(store.views_table())
+            planned, done = len(views), int(done_of(store, views).sum())
+    default = default_run(store.path, store.key)
+    return StoreInfo(
+        store=str(store.path),
+        name=recipe.name,
+        frames=frames,
+        labelled=labelled,
+        blank=blank,
+        cells=cells,
+        views_planned=planned,
+        views_done=done,
+        split=_split(store) if ingested else {},
+        bytes={part: folder_bytes(store.path / part) for part in BYTES_OF},
+        encoder={
+            "key": store.key,
+            "architecture": recipe.encoder.architecture,
+            "sha256": recipe.encoder.sha256,
+            "precision": recipe.encoder.precision,
+            "trained": is_trained(store),
+        },
+        keys={key: store.ledger(key).count() for key in store.arrays.embedding_keys()},
+        scale=cell_scale(store) if ingested else None,
+        runs=tuple(_runs(store)),
+        default_run=default.id if default else None,
+        unfinished=tuple(partial_runs(store.path)),
+    )
+
+
+def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
+    whole = f"{scale.positions_whole:.1f} whole"
+    trip = f"IoU {scale.round_trip_whole:.3f} whole"
+    if scale.tile:
+        whole += f", {scale.positions_tiled:.1f} in tiles of {scale.tile} px"
+        trip += f", {scale.round_trip_tiled:.3f} in tiles"
+    return [
+        ("cell size", f"median diameter {scale.diameter:.1f} px; embedding positions: {whole}"),
+        ("grid round trip", f"{trip} (true masks through SAM's 256x256 grid, {scale.cells} cells)"),
+    ]
+
+
+def _split(store: Store) -> dict[str, int]:
+    counts = Counter(blocks_of(store).values())
+    return {name: counts[name] for name in (*BLOCKS, "gap")}
+
+
+def _runs(store: Store) -> list[RunLine]:
+    found = list_runs(store.path)
+    if not found:
+        return []
+    scores: dict[str, list[dict[str, Any]]] = {}
+    for row in catalog.query(store.path, SCORES).to_pylist():
+        scores.setdefault(row.pop("run"), []).append(row)
+    lines = []
+    for run in found:
+        head = {"run": run.id, "kind": run.kind, "checkpoint": run.checkpoint or "zero-shot", "split": run.split or ""}
+        rows = scores.get(run.id) or _tuned(run)
+        lines += [RunLine(**head | row) for row in rows]
+    return lines
+
+
+def _tuned(run: RunInfo) -> list[dict[str, Any]]:
+    """Return the score a fine-tuning ended with, from its log."""
+    rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in run.prompts] or [{"prompt": ""}]
+    if run.kind != "finetune":
+        return rows
+    for line in run.log():
+        if "result" in line:
+            tuned = {name: line["result"]["tuned"].get(name) for name in ("n", "mean_iou", "mean_dice", "empty")}
+            return [{**rows[0], **tuned, "checkpoint": run.id, "split": line["result"].get("split", "val")}]
+    raise StoreError(f"run {run.id} is damaged: its log holds no result; move {run.path} out of runs/")

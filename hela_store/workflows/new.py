@@ -1,0 +1,384 @@
+"""What `hela-store new` does: look at the data, decide what can be decided from it, write a commented recipe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hela_store.augment.ranges import AugmentRecipe, paper_augment
+from hela_store.base.files import explain_os_errors
+from hela_store.base.progress import Progress, silent
+from hela_store.datasets import DatasetSummary, inspect, open_dataset
+from hela_store.errors import RecipeError, StoreError
+from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
+from hela_store.recipe.recipe import (
+    Architecture,
+    ArraysRecipe,
+    DatasetRecipe,
+    EncoderRecipe,
+    Labels,
+    NormaliseMethod,
+    NormaliseRecipe,
+    Precision,
+    Recipe,
+    SplitRecipe,
+    ViewsRecipe,
+)
+from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
+from hela_store.recipe.toml import recipe_text
+from hela_store.store.store import RECIPE_FILE, Store, new_store
+
+AugmentPreset = Literal["default", "paper"]
+PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
+SYNTHETIC = "synthetic"
+SYNTHETIC_PIXEL_UM = 0.645
+DATA_FOLDER = "data"
+# Measuring rule 1 of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
+KNOWN_BLOCKS = {
+    ("DIC-C2DH-HeLa", tuple(range(40))): SplitRecipe(train="0-21", val="24-28", test="31-39"),
+    ("Fluo-N2DL-HeLa", tuple(range(92))): SplitRecipe(train="0-54", val="58-66", test="70-91"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """The sequence that is drawn where no data set is given; ``shape`` is (rows, columns) px."""
+
+    frames: int = 24
+    shape: tuple[int, int] = (512, 640)
+    cells: int = 36
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewConfig:
+    """What to make a store of.
+
+    Attributes
+    ----------
+    dataset : str
+        A folder, an image stack, or ``"synthetic"``.
+    sequences : tuple of str
+        Which to take; all where empty.
+    labels : str or None
+        As in the recipe; the most complete there is where None.
+    tile : str
+        ``"auto"``, ``"none"`` or an edge length in px.
+    overlap : int or None
+        px; from the size of the cells where None.
+    offset : float or None
+        Black level, counts; estimated where None.
+    pixel_size_um : float or None
+        From metadata or a known data set's name where None.
+    field_of_interest : int or None
+        px; 0 or a known data set's where None.
+    data : str
+        Where the arrays lie: empty for beside the recipe, or ``"s3://bucket/prefix"``.
+    variants : int
+        Augmented variants of every view.
+    augment : str
+        ``"default"``, or ``"paper"`` for the study's way (:func:`hela_store.augment.ranges.paper_augment`).
+    train_sequences, test_sequences : tuple of str
+        Split by sequence; validation is cut from the end of the training sequences.
+    train_frames, val_frames, test_frames : str
+        Split by frame numbers, e.g. ``"0-54"``; blocks in time where nothing is given.
+    synthetic : SyntheticConfig
+    """
+
+    dataset: str
+    sequences: tuple[str, ...] = ()
+    labels: Labels | None = None
+    axis: str = ""
+    channel: int | None = None
+    pixel_size_um: float | None = None
+    offset: float | None = None
+    field_of_interest: int | None = None
+    encoder: Architecture = "nano"
+    checkpoint: str = ""
+    precision: Precision = "float32"
+    normalise: NormaliseMethod = "percentile"
+    tile: str = "auto"
+    overlap: int | None = None
+    codec: str = "zstd"
+    data: str = ""
+    variants: int = 0
+    augment: AugmentPreset = "default"
+    train_sequences: tuple[str, ...] = ()
+    test_sequences: tuple[str, ...] = ()
+    train_frames: str = ""
+    val_frames: str = ""
+    test_frames: str = ""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+    def __post_init__(self) -> None:
+        by_sequence = self.train_sequences or self.test_sequences
+        if by_sequence and (self.train_frames or self.val_frames or self.test_frames):
+            raise RecipeError("the split is given by sequence and by frames; give one of the two")
+        if by_sequence and not self.train_sequences:
+            raise RecipeError("a test sequence is given and no training sequence; add --train-sequence")
+        if self.tile not in ("auto", "none") and not self.tile.isdecimal():
+            raise RecipeError(f"tile is {self.tile!r}, expected auto, none or an edge length in px such as 512")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewReport:
+    """What was found and decided.
+
+    Attributes
+    ----------
+    store : Store
+    summary : DatasetSummary
+    blocks : dict of str to int
+        Frames in ``train``, ``val``, ``test`` and ``gap``.
+    trained : bool
+        False where the encoder is a nano that ships without trained weights.
+    """
+
+    store: Store
+    summary: DatasetSummary
+    blocks: dict[str, int]
+    trained: bool
+
+    @property
+    def views(self) -> int:
+        """Tiles of a frame of the most frequent size."""
+        views = self.store.recipe.views
+        return len(tile_rectangles(self.summary.shapes[0], views.tile, views.overlap))
+
+    def positions(self, tile: int) -> float | None:
+        """Return how many embedding positions the median cell spans in tiles of that size (0: whole frames)."""
+        diameter = self.summary.diameter
+        return None if diameter is None else _positions(diameter, max(self.summary.shapes, key=max), tile)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values; the recipe's sections are in ``store.toml``."""
+        summary, recipe = self.summary, self.store.recipe
+        return {
+            "store": str(self.store.path),
+            "reader": recipe.dataset.reader,
+            "sequences": {name: len(times) for name, times in summary.times.items()},
+            "frames": summary.frames,
+            "shapes": [list(shape) for shape in summary.shapes],
+            "dtypes": list(summary.dtypes),
+            "labels": recipe.dataset.labels,
+            "label_sets": list(summary.label_sets),
+            "labelled": summary.labelled,
+            "offset": recipe.dataset.offset,
+            "pixel_size_um": recipe.dataset.pixel_size_um,
+            "diameter": summary.diameter,
+            "positions_whole": self.positions(0),
+            "positions": self.positions(recipe.views.tile),
+            "tile": recipe.views.tile,
+            "overlap": recipe.views.overlap,
+            "views_per_frame": self.views,
+            "encoder": {"architecture": recipe.encoder.architecture, "key": self.store.key, "trained": self.trained},
+            "split": self.blocks,
+            "blank": list(summary.blank),
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return it as lines of (what, value)."""
+        recipe = self.store.recipe
+        whole, tiled = self.positions(0), self.positions(recipe.views.tile)
+        spans = "" if whole is None or tiled is None else f"; the median cell spans {tiled:.1f} embedding positions"
+        if recipe.views.tile:
+            spans += "" if whole is None else f" ({whole:.1f} whole)"
+            views = f"tiles of {recipe.views.tile} px, overlap {recipe.views.overlap} px, {self.views} a frame{spans}"
+        else:
+            views = f"whole frames{spans}"
+        encoder = recipe.encoder.architecture + ("" if self.trained else " (untrained: random weights)")
+        split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
+        rows = [("store", str(self.store.path)), *_findings(self.summary, recipe.dataset)]
+        return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
+
+
+def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> NewReport:
+    """Make a store in ``path``: a commented ``store.toml`` (and, for ``"synthetic"``, the frames it reads).
+
+    Overwrites nothing, and leaves nothing behind where it fails.
+
+    Raises
+    ------
+    DatasetError
+        The data set cannot be used as it is.
+    RecipeError, SplitError, CheckpointError
+        A choice is impossible, a block of the split holds no frame, or the checkpoint is not what it was taken for.
+    StoreError
+        There is a store already; no space, no permission.
+    """
+    path = _absolute(path)
+    if (path / RECIPE_FILE).exists():
+        raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
+    if config.dataset == SYNTHETIC:
+        with _drawn(path, config, progress):
+            return _make(path, path / DATA_FOLDER, _as_drawn(config))
+    return _make(path, _absolute(config.dataset), config)
+
+
+def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
+    sequences = config.sequences or tuple(dict.fromkeys([*config.train_sequences, *config.test_sequences]))
+    summary = inspect(
+        data,
+        sequences=sequences,
+        labels=config.labels,
+        axis=config.axis,
+        channel=config.channel,
+        pixel_size_um=config.pixel_size_um,
+    )
+    dataset = replace(summary.config, path=_stored_path(data, path))
+    if config.offset is not None:
+        dataset = replace(dataset, offset=float(config.offset))
+    if config.field_of_interest is not None:
+        dataset = replace(dataset, field_of_interest=config.field_of_interest)
+    stills = dataset.stills
+    split = _split(config, summary, data.resolve().name, stills)
+    frames: list[FrameKey] = [
+        (f"{e.sequence}/{e.name}", e.sequence, e.time) for e in open_dataset(dataset, path).entries
+    ]
+    blocks = Counter(assign(split, frames, stills).values())
+    encoder, trained = _encoder(config, path)
+    recipe = Recipe(
+        name=path.name,
+        dataset=dataset,
+        encoder=encoder,
+        normalise=NormaliseRecipe(method=config.normalise),
+        views=_views(config, summary),
+        augment=PRESETS[config.augment](variants=config.variants),
+        arrays=_arrays(config),
+        split=split,
+    )
+    findings = [f"{what}: {value}" for what, value in _findings(summary, dataset)]
+    store = new_store(path, recipe_text(recipe, findings, stills))
+    counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
+    return NewReport(store=store, summary=summary, blocks=counts, trained=trained)
+
+
+@contextmanager
+def _drawn(path: Path, config: NewConfig, progress: Progress) -> Iterator[None]:
+    """Draw the synthetic sequences into the store's folder; take them away again where the store cannot be made."""
+    from hela_store.datasets.synthetic import write_sequence
+
+    names = config.sequences or tuple(dict.fromkeys([*config.train_sequences, *config.test_sequences])) or ("01",)
+    root, existed, drawn = path / DATA_FOLDER, path.exists(), []
+    if existed and not path.is_dir():
+        raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name")
+    what = config.synthetic
+    try:
+        with explain_os_errors(f"drawing frames into {root}"):
+            for name in progress(names, total=len(names), what="draw sequences"):
+                write_sequence(
+                    root,
+                    sequence=name,
+                    frames=what.frames,
+                    shape=what.shape,
+                    cells=what.cells,
+                    seed=what.seed,
+                    pixel_size_um=config.pixel_size_um or SYNTHETIC_PIXEL_UM,
+                )
+                drawn += [root / name, root / f"{name}_ST"]
+        yield
+    except BaseException:
+        for folder in drawn if existed else [path]:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _as_drawn(config: NewConfig) -> NewConfig:
+    from hela_store.datasets.synthetic import OUTER_BAND
+
+    return replace(config, field_of_interest=OUTER_BAND, pixel_size_um=config.pixel_size_um or SYNTHETIC_PIXEL_UM)
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))  # without "..", but links stay
+
+
+def _stored_path(data: Path, store: Path) -> str:
+    inside = data.resolve()
+    if inside.is_relative_to(store.resolve()):
+        return inside.relative_to(store.resolve()).as_posix()
+    return str(data)
+
+
+def _views(config: NewConfig, summary: DatasetSummary) -> ViewsRecipe:
+    largest = max(summary.shapes, key=max)
+    if config.tile == "auto":
+        tile = auto_tile(summary.diameter, largest)
+    else:
+        tile = 0 if config.tile == "none" else int(config.tile)
+    overlap = overlap_for(summary.extents, tile) if config.overlap is None else config.overlap
+    return ViewsRecipe(tile=tile, overlap=overlap)
+
+
+def _arrays(config: NewConfig) -> ArraysRecipe:
+    from hela_store.recipe.codecs import parse_codec
+
+    parse_codec(config.codec)
+    return ArraysRecipe(codec=config.codec, data=config.data)
+
+
+def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
+    """Return the encoder with the sum that pins it, and whether it is trained; a checkpoint file is checked."""
+    from hela_store.sam.checkpoints import UNTRAINED, checkpoint_sha256, load_sam_encoder
+
+    file = _stored_path(_absolute(config.checkpoint), store) if config.checkpoint else ""
+    encoder = EncoderRecipe(architecture=config.encoder, checkpoint=file, precision=config.precision)
+    sha256 = load_sam_encoder(encoder, base=store).sha256 if file else checkpoint_sha256(encoder, store)
+    return replace(encoder, sha256=sha256), sha256 != UNTRAINED
+
+
+def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) -> SplitRecipe:
+    if config.train_sequences:
+        train, test = ",".join(config.train_sequences), ",".join(config.test_sequences)
+        return SplitRecipe(mode="sequence", train=train, test=test)
+    if config.train_frames or config.val_frames or config.test_frames:
+        return SplitRecipe(train=config.train_frames, val=config.val_frames, test=config.test_frames)
+    times = set(summary.times.values())
+    if stills or len(times) > 1:
+        return SplitRecipe()  # one set of frame numbers cannot say it; the rule in the recipe's comment decides
+    numbers = times.pop()
+    known = KNOWN_BLOCKS.get((name, numbers))
+    if known:
+        return known
+    blocks = default_split([(str(time), "", time) for time in numbers])
+    train, val, test = (format_ranges(time for time in numbers if blocks[str(time)] == block) for block in BLOCKS)
+    return SplitRecipe(train=train, val=val, test=test)
+
+
+def _positions(diameter: float, shape: tuple[int, int], tile: int) -> float:
+    side = max(min(tile, length) if tile else length for length in shape)
+    return diameter * EMBEDDING_POSITIONS / side
+
+
+def _findings(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[str, str]]:
+    """Say what was found, as lines of (what, value)."""
+    names = list(summary.times)
+    sequences = f"sequence{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    sizes = ", ".join(f"{rows} x {cols}" for rows, cols in summary.shapes[:4])
+    sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
+    bits = f", {summary.bits} bits above the black level" if summary.bits else ""
+    pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
+    rows = [("frames", f"{summary.frames} in {sequences}; {pixels}")]
+    rows.append(("black level", f"{dataset.offset:g} counts"))
+    size = dataset.pixel_size_um
+    source = summary.pixel_size_from
+    rows.append(("pixel size", source or "unknown" if size is None else f"{size:g} um ({source})"))
+    others = [name for name in summary.label_sets if name != dataset.labels]
+    also = f" (there is also {', '.join(others)})" if others else ""
+    rows.append(("labels", f"{dataset.labels}, {summary.labelled} of {summary.frames} frames{also}"))
+    if summary.diameter is not None and summary.cells_per_frame is not None:
+        least, mean, most = summary.cells_per_frame
+        um = "" if size is None else f" ({summary.diameter * size:.1f} um)"
+        text = f"{least} to {most} a frame, mean {mean:.0f}; median diameter {summary.diameter:.1f} px{um}"
+        rows.append(("cells", f"{text}; {summary.labels_sampled} frames looked at"))
+    if summary.blank:
+        rows.append(
+            ("warning", f"{len(summary.blank)} of {summary.images_sampled} frames looked at hold one value only")
+        )
+    return rows

@@ -1,0 +1,113 @@
+"""The grid head's training: a killed one ends in the same weights, and what it keeps."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hela_store.detection.data import DetectionViews
+from hela_store.detection.train import PATIENCE, DetectorConfig, train_detector
+from hela_store.embedding.record import threads
+from hela_store.errors import RunError
+from hela_store.runs.folder import RunInfo, load_run, partial_runs
+from hela_store.store.store import Store
+
+QUICK = DetectorConfig(steps=6, batch=2, workers=0, evaluate_every=2, device="cpu")
+KILLED = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.store.store import Store
+
+def progress(iterable, *, total, what):
+    for number, item in enumerate(iterable):
+        if number == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield item
+    os.kill(os.getpid(), signal.SIGKILL)
+
+config = DetectorConfig(steps=6, batch=2, workers=2, evaluate_every=2, device="cpu")
+train_detector(Store.open(sys.argv[1]), config, progress=progress)
+"""
+
+
+def lines(run: RunInfo) -> list[dict[str, Any]]:
+    return [row for row in run.log() if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInfo:
+    """Return a training that nothing interrupted."""
+    path = tmp_path_factory.mktemp("straight") / "store"
+    shutil.copytree(embedded, path)
+    with threads(1):
+        return load_run(path, train_detector(Store.open(path), QUICK).run)
+
+
+@pytest.mark.parametrize("killed_at", [5, 6], ids=["between two validations", "before it was published"])
+def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunInfo, killed_at: int) -> None:
+    command = [sys.executable, "-c", KILLED, store.path, str(killed_at)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    (left,) = partial_runs(store.path)
+    with threads(1):
+        result = train_detector(store, QUICK)
+    assert result.run == left and partial_runs(store.path) == []
+    run = load_run(store.path, left)
+    first, second = load_file(straight.weights), load_file(run.weights)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert lines(run) == lines(straight) and [row["step"] for row in lines(run)] == [2, 4, 6]
+    told = straight.log()[-1]["result"] | {"run": left, "seconds": result.seconds}
+    assert result.to_json() == told and not (run.path / "state.safetensors").exists()
+
+
+def test_one_that_had_ended_early_does_not_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(QUICK, steps=9, evaluate_every=1, lr=1e-12)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("hela_store.detection.train"), "save_head", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(store, config)
+    monkeypatch.undo()
+    result = train_detector(store, replace(config, workers=1))
+    assert [row["step"] for row in lines(load_run(store.path, result.run))] == list(range(1, PATIENCE + 2))
+    assert result.best_step == 1 and result.seconds > 0
+
+
+def test_another_configuration_begins_anew_and_a_damaged_state_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("hela_store.detection.train"), "save_head", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(store, QUICK)
+    monkeypatch.undo()
+    (left,) = partial_runs(store.path)
+    assert train_detector(store, replace(QUICK, seed=1)).run != left
+    assert partial_runs(store.path) == [left]
+    state = store.path / "runs" / f".{left}.partial" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(RunError, match="is damaged.*start the run again"):
+        train_detector(store, QUICK)
+
+
+def test_a_batch_is_of_its_step_alone(store: Store) -> None:
+    views = DetectionViews(store, seed=3)
+    whole = [batch[0] for batch in views.batches(range(4), 2, 0)]
+    late = [batch[0] for batch in views.batches(range(2, 4), 2, 1)]
+    assert len(whole) == 4 and all(torch.equal(one, other) for one, other in zip(whole[2:], late, strict=True))
+    assert list(views.batches(range(4, 4), 2, 0)) == []

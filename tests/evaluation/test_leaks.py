@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hela_store.errors import RunError, SplitError
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.leaks import block_ranges
+from hela_store.runs.folder import load_run
+from hela_store.store.store import Store
+from hela_store.studies.sweep import finished
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+
+TINY = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8)
+TEST = EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8)
+
+
+def with_test_block(store: Store, text: str, train: str = "0-3") -> Store:
+    path = store.path / "store.toml"
+    lines = path.read_text().splitlines()
+    new = {"train": train, "test": text}
+    changed = [next((f'{k} = "{v}"' for k, v in new.items() if line.startswith(f"{k} = ")), line) for line in lines]
+    path.write_text("\n".join(changed) + "\n")
+    return Store.open(store.path)
+
+
+def test_a_run_is_not_tested_on_what_it_or_its_parent_trained_on(store: Store) -> None:
+    first = finetune(store, TINY)
+    assert load_run(store.path, first.run).config["frames"] == {"train": {"01": "0-3"}, "val": {"01": "5"}}
+    child = finetune(store, FinetuneConfig(**{**TINY.__dict__, "init": first.run}))
+    assert evaluate(store, child.run, TEST).checkpoint == child.run
+    moved = with_test_block(store, "3,7", "0-1")
+    assert block_ranges(moved, ["test"]) == {"test": {"01": "3,7"}}
+    assert finished(moved, TINY) is None, "another split is another run"
+    for run in (first, child):
+        with pytest.raises(RunError, match=r"trained on 1 of the 2 frames to score, such as 01/t003"):
+            evaluate(moved, run, TEST)
+    assert evaluate(moved, None, TEST).checkpoint == "zero-shot"
+    chosen = replace(TEST, split="val")
+    assert evaluate(moved, first.run, chosen).checkpoint == first.run, "val is what a run is chosen on"
+    again = finetune(moved, TINY)
+    assert evaluate(moved, again, TEST).checkpoint == again.run
+
+
+def test_what_trained_does_not_validate(store: Store) -> None:
+    first = finetune(store, TINY)
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace('train = "0-3"', 'train = "0-1"').replace('val = "5-5"', 'val = "3-5"'))
+    moved = Store.open(store.path)
+    assert block_ranges(moved, ["val"]) == {"val": {"01": "3-5"}}
+    with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
+        evaluate(moved, first.run, replace(TEST, split="val"))
+    with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
+        finetune(moved, replace(TINY, init=first.run))
+    assert evaluate(moved, first.run, replace(TEST, split="all")).checkpoint == first.run
+
+
+def test_the_same_image_does_not_train_and_test(store: Store) -> None:
+    (path,) = (store.path / "ingest").glob("frames-*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rows[7]["sha256"] = rows[2]["sha256"]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
+    with pytest.raises(SplitError, match=r"01/t007 \(test\) is the same image as 01/t002 \(train\)"):
+        finetune(Store.open(store.path), TINY)

@@ -1,0 +1,104 @@
+"""Runs against gold beside the reference, on nuclei drawn so that every number is known; no encoder is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from hela_store_cli.main import main
+
+from hela_store.base.progress import silent
+from hela_store.baselines.found import pixels, segment_split
+from hela_store.baselines.rows import write_run
+from hela_store.embedding.ingest import ingest
+from hela_store.errors import DatasetError, RunError
+from hela_store.evaluation.other_labels import score
+from hela_store.runs.folder import new_run
+from hela_store.store.store import Store
+from hela_store.workflows.new import NewConfig, new
+
+SHAPE = (60, 90)
+
+
+def squares(*places: tuple[int, int, int]) -> np.ndarray:
+    label = np.zeros(SHAPE, np.uint16)
+    for number, (x, y, side) in enumerate(places, 1):
+        label[y : y + side, x : x + side] = number
+    return label
+
+
+SILVER = squares((5, 5, 20), (40, 5, 20), (5, 35, 20))
+# the first redrawn smaller, the second as it is, one that silver lacks, and the third, which nobody drew
+GOLD = squares((5, 5, 16), (40, 5, 20), (70, 40, 10))
+
+
+@pytest.fixture
+def gold_store(tmp_path: Path) -> Store:
+    """A store of six frames labelled ST, gold for the last two, ingested and not embedded."""
+    for number in range(6):
+        files = {f"01/t{number:03}.tif": 100 + 50 * (SILVER > 0) + number, f"01_ST/SEG/man_seg{number:03}.tif": SILVER}
+        if number > 3:
+            files[f"01_GT/SEG/man_seg{number:03}.tif"] = GOLD
+        for name, image in files.items():
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "data" / name, image.astype(np.uint16))
+    blocks = {"train_frames": "0-1", "val_frames": "3-3", "test_frames": "5-5"}
+    path = tmp_path / "store"
+    new(path, NewConfig(dataset=str(tmp_path / "data"), labels="ST", tile="none", **blocks))
+    ingest(Store.open(path), silent)
+    return Store.open(path)
+
+
+def imitate(store: Store, split: str = "test") -> str:
+    """Publish a run whose masks are the store's own labels."""
+    truth = pixels(store, "01/t005")[1]
+    run = segment_split(store, split, lambda image: truth, "imitation", silent)
+    return write_run(store, {"split": split, "checkpoint": "imitation"}, run, label=split).run
+
+
+def test_who_imitates_the_reference_scores_what_it_scores(gold_store: Store) -> None:
+    (found,) = score(gold_store, [imitate(gold_store)])
+    assert (found.prompt, found.nuclei, found.n, found.unmatched) == ("none", 2, 2, 1)
+    small = 16**2 / 20**2
+    assert found.reference_iou == found.reference_dice == 1
+    assert found.iou == pytest.approx((small + 1) / 2) == pytest.approx(found.between_iou)
+    assert found.dice == pytest.approx((2 * 256 / (256 + 400) + 1) / 2)
+    assert found.seg == pytest.approx((small + 1 + 0) / 3) == pytest.approx(found.between_seg)  # all three of gold
+    assert found.to_json()["SEG"] == found.seg
+
+
+def test_against_its_own_labels_a_run_scores_as_before(gold_store: Store) -> None:
+    (found,) = score(gold_store, [imitate(gold_store)], "ST")
+    assert (found.nuclei, found.unmatched, found.between_iou, found.between_seg) == (3, 0, 1, 1)
+    assert found.iou == found.reference_iou == found.seg == 1
+
+
+def test_the_command_and_what_it_refuses(gold_store: Store) -> None:
+    run = imitate(gold_store)
+    done = CliRunner().invoke(main, ["score", run, "--truth", "GT", "-s", str(gold_store.path)])
+    assert done.exit_code == 0 and "1 nuclei of GT are no cell" in done.output, done.output
+    told = CliRunner().invoke(main, ["score", run, run, "-s", str(gold_store.path), "--json"])
+    assert [row["nuclei"] for row in json.loads(told.stdout)] == [2, 2]
+    with pytest.raises(RunError, match="answered none of the nuclei"):
+        score(gold_store, [imitate(gold_store, "val")])
+    folder = new_run(gold_store.path, "finetune", {"prompt": "box"})
+    folder.publish()
+    with pytest.raises(RunError, match="kind finetune and has no predictions"):
+        score(gold_store, [folder.id])
+
+
+def test_gold_of_another_size_or_none_is_an_error(gold_store: Store) -> None:
+    run = imitate(gold_store)
+    folder = gold_store.path.parent / "data" / "01_GT"
+    tifffile.imwrite(folder / "SEG" / "man_seg005.tif", GOLD[:-4])
+    with pytest.raises(DatasetError, match="56 x 90"):
+        score(gold_store, [run])
+    for file in (folder / "SEG").iterdir():
+        file.unlink()
+    (folder / "SEG").rmdir()
+    with pytest.raises(DatasetError, match="no GT labels"):
+        score(gold_store, [run])

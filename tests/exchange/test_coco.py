@@ -1,0 +1,54 @@
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as masks
+from pycocotools.coco import COCO
+
+from hela_store.errors import RunError
+from hela_store.exchange.coco import _annotation, export_coco
+from hela_store.images.assemble import Answer
+from hela_store.images.rle import encode
+from hela_store.runs.folder import latest
+from hela_store.store.store import Store
+
+
+# pycocotools' own decoder warns under NumPy 2
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pycocotools")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_pycocotools_opens_it_and_finds_every_mask(scored: Path, tmp_path: Path) -> None:
+    store, run = Store.open(scored), latest(scored, "evaluate")
+    with pytest.raises(RunError, match="choose one"):
+        export_coco(store, run.id, tmp_path / "all.json")
+    result = export_coco(store, run.id, tmp_path / "deep/run.json", prompt="box")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(result.path))
+    rows = pq.read_table(run.path / "predictions.parquet", columns=["cell", "rle"]).to_pylist()
+    stored = {(row["cell"], row["rle"]) for row in rows}
+    by_cell = {annotation["cell"]: annotation for annotation in coco.anns.values()}
+    assert result.annotations == len(by_cell) > 1 and result.images == len(coco.imgs)
+    for annotation in by_cell.values():
+        image = coco.imgs[annotation["image_id"]]
+        mask = coco.annToMask(annotation)
+        assert mask.shape == (image["height"], image["width"]) and mask.sum() == annotation["area"]
+        assert list(masks.toBbox(annotation["segmentation"])) == annotation["bbox"]
+        assert annotation["cell"].startswith(f"{image['file_name']}#")
+        assert (annotation["cell"], annotation["segmentation"]["counts"]) in stored
+    with pytest.raises(RunError, match="there already"):
+        export_coco(store, run.id, result.path, prompt="box")
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_boxes_and_areas_are_those_of_pycocotools(mask: np.ndarray) -> None:
+    rle = encode(mask, (0, 0), mask.shape).counts
+    found = _annotation(Answer(id="a", score=None, rle=rle), mask.shape)
+    code = {"size": list(mask.shape), "counts": rle.encode()}
+    assert (found is None) == (not mask.any())
+    if found is not None:
+        assert (found["area"], found["bbox"]) == (masks.area(code), list(masks.toBbox(code)))

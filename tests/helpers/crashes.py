@@ -1,0 +1,165 @@
+"""A fork server that runs ``embed`` and ``verify`` and fails them where it is told to, in the manner of SQLite's tests.
+
+``python crashes.py`` imports everything once, then reads one JSON request a line: ``{"job": "new" | "embed" | "verify", "store":
+path, "mode": ..., "at": n, "at_once": n}``; it forks, runs the job in the child, or in several at once, and answers with its exit
+statuses. Nothing in the
+product knows of this: the child counts, through Python's audit events and ``os.fsync``, the calls that change files
+under the store, and at the n-th
+
+- ``kill``: is killed by SIGKILL before it;
+- ``torn``: a file that is being synced loses its second half, as after a power cut, then SIGKILL;
+- ``full``: it and all that follow fail with ENOSPC;
+- ``time``: is killed ``at`` seconds after its start, whatever it is doing.
+
+The encoder is a nano of one narrow block with random weights, so that a view takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1"}
+
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+# everything a job imports late, so that a forked child need not
+import hela_store.catalog.index  # noqa: E402
+import hela_store.embedding.ingest  # noqa: E402
+import hela_store.embedding.pipeline  # noqa: E402, F401
+from hela_store.embedding.embed import EmbedConfig, embed  # noqa: E402
+from hela_store.errors import HelaError  # noqa: E402
+from hela_store.integrity.verify import VerifyConfig, verify  # noqa: E402
+from hela_store.sam import decoder, nano  # noqa: E402
+from hela_store.store.store import Store  # noqa: E402
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new  # noqa: E402
+
+DONE, FAULTS, REFUSED, BUG = 0, 1, 3, 4
+
+
+def narrow() -> None:
+    nano.WIDTH, nano.DEPTH, nano.HEADS, nano.STEM = 8, 1, 1, (4, 4)
+    decoder.TRANSFORMER_MLP["nano"] = 16
+
+
+class Failing:
+    """Counts the calls that change files under a folder, and fails at one of them."""
+
+    def __init__(self, folder: Path, mode: str, at: float) -> None:
+        self.folder, self.mode, self.at = f"{folder}/", mode, at
+        self.count, self.on = 0, True
+        self.lock = threading.Lock()
+        self.sync = os.fsync
+        os.fsync = self.fsync  # type: ignore[assignment]
+        sys.addaudithook(self.audit)
+        if mode == "time":
+            threading.Thread(target=self.wait, daemon=True).start()
+
+    def wait(self) -> None:
+        time.sleep(self.at)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(self, handle: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if path.startswith(self.folder):
+            self.point(path if os.path.isfile(path) else None, room=True)
+        self.sync(handle)
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if isinstance(path, str | os.PathLike) and str(path).startswith(self.folder) and writes:
+                self.point(None, room=True)
+        elif event in ("os.rename", "os.mkdir", "os.remove", "os.link", "os.truncate"):
+            if str(arguments[0]).startswith(self.folder):
+                self.point(None, room=event == "os.mkdir")
+
+    def point(self, synced: str | None, room: bool) -> None:
+        with self.lock:
+            if not self.on:
+                return
+            self.count += 1
+            due = self.count >= self.at
+            if self.mode == "torn" and due and synced is not None:
+                self.on = False
+                os.truncate(synced, os.path.getsize(synced) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.mode == "kill" and due:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.mode == "full" and due and room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def make(path: Path, frames: int) -> None:
+    torch.manual_seed(0)
+    weights = path.with_name("nano.safetensors")
+    save_file({name: value.contiguous() for name, value in nano.build_nano().state_dict().items()}, weights)
+    drawn = SyntheticConfig(frames=frames, shape=(64, 64), cells=3)
+    # all of them count, or the labels would be empty
+    blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2", "field_of_interest": 0}
+    new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
+
+
+def child(request: dict[str, Any]) -> int:
+    path = Path(request["store"])
+    failing = Failing(path, request.get("mode", ""), request.get("at", 0))
+    try:
+        if request["job"] == "new":
+            make(path, request["frames"])
+        elif request["job"] == "embed":
+            embed(Store.open(path), EmbedConfig(device="cpu"))
+        else:
+            config = VerifyConfig(device="cpu", repair=request["repair"], deep=request.get("deep", False))
+            report = verify(Store.open(path), config)
+            path.with_suffix(".json").write_text(json.dumps(report.to_json()))
+            return DONE if report.whole else FAULTS
+    except HelaError as error:
+        path.with_suffix(".error").write_text(str(error))
+        return REFUSED
+    finally:
+        failing.on = False
+        path.with_suffix(".points").write_text(str(failing.count))
+    return DONE
+
+
+def start(request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(Path(request["store"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        try:
+            code = child(request)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = BUG
+        sys.stderr.flush()
+        os._exit(code)
+    return pid
+
+
+def serve() -> None:
+    narrow()
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pids = [start(request) for _ in range(request.get("at_once", 1))]
+        print(*(os.waitpid(pid, 0)[1] for pid in pids), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,128 @@
+"""Finding and repairing, with the store's own encoder; the other kinds of damage are in test_crashes.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hela_store.base.locks import embed_lock
+from hela_store.base.rng import generator
+from hela_store.embedding.plan import make_plan
+from hela_store.errors import CheckpointError, StoreError
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.integrity.verify import VerifyConfig, tolerance, verify
+from hela_store.store.arrays import EMBEDDING_SHAPE, Arrays
+from hela_store.store.ledger import Entry, view_digest
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+
+TINY = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8)
+
+
+def test_a_whole_store_is_whole(embedded: Path) -> None:
+    report = verify(Store.open(embedded))
+    assert report.whole and (report.committed, report.left) == (8, 0)
+
+
+def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
+    path = [store.arrays.chunk_path(store.key, row) for row in range(5)]
+    first = path[0].read_bytes()
+    path[0].write_bytes(path[1].read_bytes())
+    path[1].write_bytes(first)
+    path[2].unlink()
+    entries = {entry.row: entry for entry in store.ledger().entries().values()}
+    store.ledger().commit([Entry(view=entries[3].view, row=3, sha256="0" * 64)])
+    path[4].write_bytes(path[4].read_bytes()[:99])
+    report = verify(store)
+    assert {fault.row: fault.kind for fault in report.faults} == {
+        0: "swapped",
+        1: "swapped",
+        2: "missing",
+        3: "stale",
+        4: "truncated",
+    }
+    with embed_lock(store.path), pytest.raises(StoreError, match="is being embedded by"):
+        verify(store, VerifyConfig(repair=True))
+
+
+def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
+    tuned = finetune(store, TINY)
+    scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
+    low_rank = finetune(store, replace(TINY, adapt="decoder"))
+    whole_encoder = finetune(store, replace(TINY, adapt="encoder-full", cut=0))
+    assert verify(store).whole
+    runs = store.path / "runs"
+    weights = runs / tuned.run / "weights.safetensors"
+    for path, change in (
+        (weights, lambda data: data[:-5]),
+        (weights, lambda data: b""),
+        (weights, None),
+        (runs / tuned.run / "config.json", lambda data: b"{" + data),
+        (runs / low_rank.run / "adapter.safetensors", None),
+        (runs / whole_encoder.run / "adapter.safetensors", None),
+        (runs / whole_encoder.run / "weights.safetensors", None),
+        (runs / tuned.run / "log.jsonl", lambda data: b""),
+        (runs / scored.run / "config.json", None),
+        (runs / scored.run / "prompts.parquet", None),
+        (
+            runs / scored.run / "predictions.parquet",
+            lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+        ),
+    ):
+        whole = path.read_bytes()
+        path.unlink()
+        if change is not None:
+            path.write_bytes(change(whole))
+        report = verify(store, VerifyConfig(repair=True, device="cpu"))
+        assert [fault.path for fault in report.faults] == [str(path.relative_to(store.path))]
+        assert report.encoded == 0 and not report.repaired and "runs/" in report.faults[0].note
+        path.write_bytes(whole)
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="restore the run's folder, or tune again"):
+        evaluate(store, tuned.run, EvaluateConfig(split="val"))
+
+
+def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:
+    view, row = next(iter(store.committed().items()))
+    before = store.arrays.embedding(store.key, row)
+    wrong = store.arrays.write_embedding(store.key, row, np.float32(1.02) * before.astype(np.float32))
+    store.ledger().commit([Entry(view=view, row=row, sha256=view_digest(view, wrong))])
+    assert verify(store).whole
+    report = verify(store, VerifyConfig(deep=True, repair=True))
+    assert report.whole and report.encoded == 1
+    assert [fault.kind for fault in report.repaired] == ["differs"]
+    assert report.worst is not None and report.worst <= tolerance(store.recipe)
+    assert np.array_equal(store.arrays.embedding(store.key, row), before)
+
+
+def test_raw_chunks_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
+    arrays = Arrays(tmp_path / "arrays.zarr")
+    arrays.create_embeddings("k", 2, "float16", "raw")
+    arrays.write_embedding("k", 1, generator("raw").normal(size=EMBEDDING_SHAPE).astype(np.float32))
+    for row in (0, 1):
+        assert np.array_equal(arrays.embedding("k", row), arrays.embedding_array("k")[row], equal_nan=True)
+    path = arrays.chunk_path("k", 1)
+    path.write_bytes(path.read_bytes()[:-2])
+    assert arrays.is_cut_short("k", 1)
+    with pytest.raises(StoreError, match="too short"):
+        arrays.embedding("k", 1)
+
+
+def test_a_lost_plan_is_made_again_and_costs_no_embedding(store: Store) -> None:
+    plan, entries = store.views_table(), store.ledger().entries()
+    recipe = replace(store.recipe, views=replace(store.recipe.views, tile=128))
+    make_plan(Store(store.path, recipe))
+    store.plan_path().unlink()
+    # with another recipe its embeddings are left alone, they are in a plan again when this one comes back
+    verify(Store(store.path, recipe), VerifyConfig(repair=True, device="cpu"))
+    after = Store.open(store.path)
+    assert after.ledger().entries().items() >= entries.items()
+    after.plan_path().unlink(missing_ok=True)
+    report = verify(Store.open(store.path))
+    assert [fault.note for fault in report.faults] == ["it is not there, and 8 committed views are in no other plan"]
+    report = verify(Store.open(store.path), VerifyConfig(repair=True))
+    assert report.whole and report.encoded == 0 and Store.open(store.path).views_table().equals(plan)

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from hela_store.base.rng import generator
+from hela_store.errors import RecipeError
+from hela_store.recipe.codecs import max_relative_error, parse_codec
+
+
+@pytest.mark.parametrize("name", ["raw", "lz4", "zstd"])
+def test_lossless_codecs_leave_values_alone(name):
+    values = generator("codec").normal(size=(4, 5)).astype("float16")
+    assert parse_codec(name).prepare(values) is values
+    assert max_relative_error(parse_codec(name)) == 0
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 4), ("float16", 10), ("float32", 7), ("float32", 23)])
+def test_bitround_keeps_its_error_bound(dtype, bits):
+    values = generator("codec", bits).normal(size=10_000).astype(dtype)
+    values = values[np.abs(values) > 1e-3]  # normal numbers
+    before = values.copy()
+    codec = parse_codec(f"bitround:{bits}", dtype)
+    rounded = codec.prepare(values)
+    assert rounded.dtype == values.dtype
+    assert np.array_equal(values, before)
+    error = np.abs(rounded.astype(float) - values) / np.abs(values.astype(float))
+    assert error.max() <= max_relative_error(codec)
+    assert np.array_equal(codec.prepare(rounded), rounded)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "words"),
+    [
+        ("zsdt", "float16", "did you mean 'zstd'"),
+        ("bitrond:4", "float16", "did you mean 'bitround:<keepbits>'"),
+        ("bitround:11", "float16", "bitround:1 to bitround:10 for float16"),
+        ("bitround:0", "float32", "bitround:1 to bitround:23 for float32"),
+        ("bitround:", "float16", "bitround:1 to"),
+        ("bitround", "float16", "expected one of raw, lz4"),
+    ],
+)
+def test_what_is_not_a_codec_is_refused(name, dtype, words):
+    with pytest.raises(RecipeError, match=words):
+        parse_codec(name, dtype)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+
+from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
+from hela_store.sam import fast_encoder as forward
+from hela_store.sam.fast_encoder import drop_trunk, image_embedding, normalise_input, tail_embedding, trunk_tokens
+from hela_store.sam.nano import build_nano
+
+
+def wake(module: torch.nn.Module) -> None:
+    """Give parameters that start at zero (relative positions) values, or parity would prove nothing."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
+@pytest.mark.parametrize("window,size", [(0, 128), (8, 128), (5, 128), (0, 96)])
+@pytest.mark.parametrize("way", ["whole", "parts", "fused"])
+def test_fast_forward_equals_the_stock_encoder(
+    window: int, size: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "parts":
+        monkeypatch.setattr(forward, "PART", 3000)  # neither all windows nor all queries at once
+    elif way == "fused":  # as on a GPU
+        monkeypatch.setattr(forward, "IN_PARTS", ())
+    torch.manual_seed(0)
+    stock = ImageEncoderViT(
+        img_size=size,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        use_rel_pos=True,
+        window_size=window,
+        global_attn_indexes=(1,),
+        out_chans=32,
+    ).eval()
+    wake(stock)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected, found = stock(images), image_embedding(stock, images)
+    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
+    torch.manual_seed(0)
+    nano = build_nano().eval()
+    wake(nano.image_encoder)
+    image = normalise_input(torch.rand(1, 3, 1024, 1024) * 255)
+    with torch.no_grad():
+        expected, found = nano.image_encoder(image), image_embedding(nano.image_encoder, image)
+    assert expected.shape == (1, 256, 64, 64)
+    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding() -> None:
+    """ViT-B's blocks, windows that do not divide the grid and global attention, on fewer tokens."""
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(
+        img_size=320,
+        depth=12,
+        embed_dim=768,
+        num_heads=12,
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=(2, 5, 8, 11),
+    ).eval()
+    assert (len(encoder.blocks), encoder.pos_embed.shape[-1]) == (BLOCKS["vit_b"], TOKEN_WIDTH["vit_b"])
+    wake(encoder)
+    image = torch.randn(1, 3, 320, 320)
+    with torch.no_grad():
+        expected = image_embedding(encoder, image)
+        kept = [trunk_tokens(encoder, image, cut) for cut in range(12)]
+        for cut in range(1, 12):
+            drop_trunk(encoder, cut)  # what a tail does not use may go
+            assert torch.equal(tail_embedding(encoder, kept[cut], cut), expected), cut
+    assert kept[6].shape == (1, 20, 20, 768)
+
+
+def test_the_recipe_knows_nanos_size() -> None:
+    encoder = build_nano().image_encoder
+    assert (len(encoder.blocks), encoder.blocks[0].attn.qkv.in_features) == (BLOCKS["nano"], TOKEN_WIDTH["nano"])

@@ -1,0 +1,160 @@
+"""Frames nobody has seen, to label images; label-free scores; and what is flagged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from cells import cell
+from PIL import Image
+
+from hela_store.detection.detect import detect
+from hela_store.errors import DatasetError, RunError, StoreError
+from hela_store.segmentation.assemble import FoundCell, resolve
+from hela_store.segmentation.calibration import expected_error, fit, load_calibration, report
+from hela_store.segmentation.evaluate import DetectedConfig, calibrate, evaluate_detected
+from hela_store.segmentation.segment import SegmentConfig, segment
+from hela_store.store.store import Store
+
+LOW = DetectedConfig(threshold=0.2, device="cpu")
+
+
+def test_the_surer_mask_wins_and_a_second_sight_of_a_cell_goes() -> None:
+    found = [cell(0, 0, 0, 10, 0.7), cell(1, 8, 0, 10, 0.9), cell(2, 1, 1, 8, 0.5), cell(3, 20, 20, 4, 0.1)]
+    label, kept = resolve(found, (30, 30))
+    assert [c.number for c in kept] == [1, 0, 3]
+    assert label.dtype == np.uint16 and (label == 1).sum() == 100 and (label == 2).sum() == 80
+    for i, c in enumerate(kept):
+        x, y = c.origin
+        assert (label[y : y + c.mask.shape[0], x : x + c.mask.shape[1]][c.mask] == i + 1).all()
+
+
+def test_a_mask_cut_in_two_keeps_its_larger_part() -> None:
+    label, kept = resolve([cell(0, 0, 0, 12, 0.5), cell(1, 2, 0, 3, 0.9)], (12, 12))
+    bar = FoundCell(**(cell(2, 0, 0, 1, 0.8).__dict__ | {"mask": np.ones((12, 2), bool), "origin": (3, 0)}))
+    assert len(kept) == 2 and (label == 1).sum() == 9
+    label, kept = resolve([cell(0, 0, 0, 12, 0.5), bar], (12, 12))
+    assert (label == 2).sum() == 84 and not label[:, :3].any()  # 3 columns lost to the smaller side
+
+
+def test_calibration_learns_what_tells_failures() -> None:
+    rng = np.random.default_rng(0)
+    signs = rng.uniform(0, 1, (2000, 4))
+    chance = 1 / (1 + np.exp(-(8 * signs[:, 0] + 4 * signs[:, 3] - 2)))
+    right = rng.random(2000) < chance
+    found = fit(signs[:1000], right[:1000])
+    probability = found.probability(signs[1000:])
+    assert np.abs(probability - chance[1000:]).mean() < 0.03
+    told = report(probability, right[1000:], signs[1000:, 0])
+    assert told["ece"] < 0.03 and told["flagged"] == 50
+    assert told["caught"] > 0.25  # chance would be 0.05
+    risks = [row["failures"] for row in told["risk_coverage"]]
+    assert risks[0] <= risks[-1] == pytest.approx(float((~right[1000:]).mean()))
+    assert expected_error(np.array([0.9, 0.9, 0.1, 0.1]), [1, 1, 0, 1]) == pytest.approx((0.2 + 0.8) / 4)
+
+
+def test_a_block_without_failures_gives_no_certainty() -> None:
+    found = fit(np.random.default_rng(1).uniform(0.8, 1, (30, 4)), np.ones(30, bool))
+    assert found.failures == 0 and np.isfinite(found.weights).all()
+    with pytest.raises(RunError, match="nothing can be calibrated"):
+        fit(np.zeros((0, 4)), np.zeros(0))
+
+
+@pytest.mark.parametrize("damaged", ["", "[1, 2]", '{"mean": [1, 2]}'])
+def test_a_damaged_calibration_is_named(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "calibration.json").write_text(damaged)
+    with pytest.raises(RunError, match="calibration.json cannot be read .*; calibrate again"):
+        load_calibration(tmp_path)
+
+
+def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:
+    run, found = calibrate(detector_store, LOW)
+    assert load_calibration(detector_store.path / "runs" / run) == found
+    result = evaluate_detected(detector_store, replace(LOW, split="all"))
+    rows = detector_store.sql("select iou, is_empty, cell from cell_metrics where prompt = 'detected'").fetchall()
+    cells = detector_store.sql("select count(*) from cells").fetchall()[0][0]
+    assert len(rows) == result.cells == cells
+    assert result.mean_iou == pytest.approx(np.mean([row[0] for row in rows]))
+    assert all(row[0] == 0 for row in rows if row[1])
+    assert result.cells == result.missed + round(result.recall * result.cells)
+    assert result.calibration is not None and 0 <= result.calibration["ece"] <= 1
+    told = json.loads(json.dumps(result.to_json()))
+    assert (
+        result.recall_before == result.recall
+        and "SEG" in told["sequences"][0]
+        and told["sequences"][0]["DET"] is not None
+    )
+    failures = detector_store.sql(
+        "select iou, failure, hd95, diameter from cell_metrics where prompt = 'detected'"
+    ).fetchall()
+    assert all((failure == "empty") == (hd95 == diameter) for iou, failure, hd95, diameter in failures if iou == 0)
+    assert all(row[1] is not None for row in failures)
+
+
+def test_recovered_cells_count_after_and_not_before(detector_store: Store) -> None:
+    without = evaluate_detected(detector_store, replace(LOW, split="all"))
+    result = evaluate_detected(detector_store, replace(LOW, split="all", recover=True))
+    assert result.recall_before == pytest.approx(without.recall)
+    assert result.recall == pytest.approx(result.recall_before + result.recovered_right / result.cells)
+    run = detect(detector_store, split="val", device="cpu").run
+    with pytest.raises(RunError, match="looked at split val, not at test"):
+        evaluate_detected(detector_store, replace(LOW, detector=run))
+
+
+def test_unseen_frames_become_label_images_and_the_rest_is_resumed(detector_store: Store, tmp_path: Path) -> None:
+    calibrate(detector_store, LOW)
+    seen = detector_store.arrays.image(*_place(detector_store))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    tifffile.imwrite(folder / "t004.tif", seen)
+    tifffile.imwrite(folder / "t005.tif", np.full((150, 333), 1000, np.uint16))  # another size, and empty
+    config = SegmentConfig(out=tmp_path / "out", prompts=LOW)
+    first = segment(detector_store, [folder / "t004.tif"], config)
+    target = tmp_path / "out/new_RES/mask004.tif"
+    label = tifffile.imread(target)
+    assert label.dtype == np.uint16 and label.shape == seen.shape
+    assert first.cells == label.max() > 0 and first.flagged is not None
+    with Image.open(target.with_suffix(".png")) as image:
+        assert image.size == seen.shape[::-1]
+    before = target.stat().st_mtime_ns
+    second = segment(detector_store, [folder], config)
+    assert (second.frames, second.done_before, second.empty) == (2, 1, 1)
+    assert target.stat().st_mtime_ns == before and not tifffile.imread(target.with_name("mask005.tif")).any()
+    assert (tmp_path / "out/cells.csv").read_text().count("\n") == second.cells + 1
+    with pytest.raises(StoreError, match="holds results of another threshold; choose another --out"):
+        segment(detector_store, [folder], SegmentConfig(out=tmp_path / "out", prompts=DetectedConfig(threshold=0.9)))
+
+
+def _place(store: Store) -> tuple[str, int]:
+    row = store.frames_table().to_pylist()[-1]
+    return row["group"], row["row"]
+
+
+def test_a_stack_is_a_sequence_and_bad_input_is_named(detector_store: Store, tmp_path: Path) -> None:
+    stack = np.stack([detector_store.arrays.image(*_place(detector_store))] * 2)
+    tifffile.imwrite(tmp_path / "movie.tif", stack)
+    config = SegmentConfig(out=tmp_path / "out", prompts=LOW, overlay=False)
+    assert segment(detector_store, [tmp_path / "movie.tif"], config).frames == 2
+    made = [tifffile.imread(tmp_path / f"out/movie_RES/mask00{i}.tif") for i in (0, 1)]
+    assert (made[0] == made[1]).all()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "colour.png")
+    with pytest.raises(DatasetError, match="3 channels"):
+        segment(detector_store, [tmp_path / "colour.png"], config)
+    tifffile.imwrite(
+        tmp_path / "deep.tif", np.zeros((3, 20, 20), np.uint16), photometric="minisblack", metadata={"axes": "ZYX"}
+    )
+    with pytest.raises(DatasetError, match="no axis 't'.*Z"):
+        segment(detector_store, [tmp_path / "deep.tif"], config)
+    with pytest.raises(DatasetError, match="no such file"):
+        segment(detector_store, [tmp_path / "none"], config)
+
+
+def test_without_a_detector_segment_says_what_to_do(store: Store, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "t000.tif", np.zeros((30, 30), np.uint16))
+    with pytest.raises(RunError, match="no detector run"):
+        segment(store, [tmp_path / "t000.tif"], SegmentConfig(out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,56 @@
+"""The report in a real browser: no errors, charts drawn, a selection in a chart filters the gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hela_store.show.report import report
+from hela_store.store.store import Store
+
+
+def test_the_report_in_a_browser(scored: Path, tmp_path: Path, chromium: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    made = report(Store.open(scored), out=tmp_path / "report.html")
+    chromium.get(Path(made.path).as_uri())
+    wait = WebDriverWait(chromium, 120)
+    wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "yes")
+    assert [line for line in chromium.get_log("browser") if "favicon" not in line["message"]] == []
+    drawn = "return [...document.querySelectorAll('.chart')].map(c => c.querySelectorAll('svg path').length)"
+    marks = chromium.execute_script(drawn)
+    assert len(marks) == made.charts and min(marks) > 2
+
+    def count() -> int:
+        return int(chromium.execute_script("return document.getElementById('count').textContent.split(' ')[0]"))
+
+    assert count() == made.cards
+    # drag over the left half of the first histogram
+    find = "return [...document.querySelectorAll('figcaption')].find(c => c.textContent.startsWith('IoU, box')).nextElementSibling"
+    chart = chromium.execute_script(f"{find}.querySelector('svg')")
+    chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    size = chart.rect
+    start = (int(-size["width"] * 0.2), 0)
+    ActionChains(chromium).move_to_element_with_offset(chart, *start).click_and_hold().move_by_offset(
+        int(size["width"] * 0.4), 20
+    ).release().perform()
+    wait.until(lambda b: "filtered" in b.execute_script("return document.getElementById('count').textContent"))
+    assert count() < made.cards
+    shown = chromium.execute_script(
+        "return [...document.querySelectorAll('.card .facts:nth-child(2)')].map(e => e.textContent)"
+    )
+    assert all(text.startswith("box") for text in shown)
+    chromium.execute_script("document.getElementById('clear').click()")
+    wait.until(lambda b: count() == made.cards)
+
+    chromium.execute_script("document.querySelector('#layers input').click()")
+    hidden = "return getComputedStyle(document.querySelector('.card path.truth')).display"
+    assert chromium.execute_script(hidden) == "none"
+
+    # no wider than a phone
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    chromium.refresh()
+    wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "yes")
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,281 @@
+"""Stores whose arrays lie in a bucket, on a real S3 server of this machine, behind a line that can fail."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from hela_store.bench.delay import SlowLine, slow_line
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.errors import RecipeError, StoreError
+from hela_store.integrity.verify import VerifyConfig, verify
+from hela_store.recipe.recipe import ArraysRecipe
+from hela_store.runs.folder import load_run
+from hela_store.store import bucket
+from hela_store.store.bucket import Bucket
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.workflows.info import info
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIAQUITESECRET",
+    "AWS_SECRET_ACCESS_KEY": "evenmoresecret",
+    "AWS_SESSION_TOKEN": "tokenofit",
+}
+URL = "s3://cells/fluo"
+
+
+@pytest.fixture(scope="module")
+def line() -> Iterator[SlowLine]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    with slow_line(server.get_host_and_port()) as line:
+        yield line
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def client(line: SlowLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Return a client of the server, which is empty but for a bucket; ours gives up after a second."""
+    environment = SECRETS | {"AWS_ENDPOINT_URL": line.url, "AWS_DEFAULT_REGION": "eu-west-1", "HOME": str(tmp_path)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bucket, "ATTEMPTS", 3)
+    monkeypatch.setattr(bucket, "GIVE_UP_SECONDS", 1.0)
+    line.open, line.delay = True, 0.0
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="cells", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    yield client
+    line.open, line.delay = True, 0.0
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="cells"):
+        for each in page.get("Contents", ()):
+            client.delete_object(Bucket="cells", Key=each["Key"])
+    client.delete_bucket(Bucket="cells")
+    client.close()
+
+
+@pytest.fixture
+def remote(store: Store, client) -> Store:
+    """Return the small embedded store, its arrays moved into the bucket."""
+    arrays = store.path / "arrays.zarr"
+    for file in filter(Path.is_file, arrays.rglob("*")):
+        client.put_object(Bucket="cells", Key=f"fluo/{file.relative_to(arrays)}", Body=file.read_bytes())
+    shutil.rmtree(arrays)
+    recipe = store.path / "store.toml"
+    recipe.write_text(recipe.read_text().replace('data = ""', f'data = "{URL}"'))
+    return Store.open(store.path)
+
+
+def objects(store: Store) -> dict[str, bytes | None]:
+    storage, folder = store.arrays.storage, f"embeddings/{store.key}/embedding"
+    return {name: storage.read(f"{folder}/{name}") for name in storage.below(folder)}
+
+
+def forget(store: Store, views: int) -> None:
+    rows = sorted(store.committed().values())
+    for segment, row in zip(sorted(store.ledger().path.iterdir())[-views:], rows[-views:], strict=True):
+        segment.unlink()
+        store.arrays.storage.remove(store.arrays.chunk_name(store.key, row))
+
+
+def assert_no_secrets(path: Path, *texts: str) -> None:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    assert files
+    for secret in SECRETS.values():
+        assert not any(secret in text for text in texts)
+        assert not any(secret.encode() in file.read_bytes() for file in files)
+
+
+def after(count: int, act):
+    def progress(iterable, *, total, what):
+        for number, item in enumerate(iterable, 1):
+            yield item
+            if what == "embed" and number == count:
+                act()
+
+    return progress
+
+
+def test_a_store_made_in_a_bucket_is_the_one_made_on_disk(embedded: Path, tmp_path: Path):
+    local = Store.open(embedded)
+    path = tmp_path / "made"
+    path.mkdir()
+    shutil.copytree(embedded / "data", path / "data")
+    (path / "store.toml").write_text((embedded / "store.toml").read_text().replace('data = ""', f'data = "{URL}"'))
+    store = Store.open(path)
+    assert embed(store, EmbedConfig(limit=2)).left == 6
+    assert sorted(store.committed()) == sorted(local.committed())[:0] or len(store.committed()) == 2
+    for view, row in store.committed().items():
+        assert store.arrays.embedding(store.key, row).tobytes() == local.arrays.embedding(local.key, row).tobytes()
+        assert store.ledger().entries()[view] == local.ledger().entries()[view]
+    assert not (path / "arrays.zarr").exists()
+    assert_no_secrets(path)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("store.toml", "data"):
+        (shutil.copytree if (path / name).is_dir() else shutil.copy)(path / name, other / name)
+    with pytest.raises(StoreError, match="holds the arrays of another store"):
+        embed(Store.open(other))
+
+
+def test_killed_and_started_again(remote: Store, line: SlowLine):
+    before, entries = objects(remote), remote.ledger().entries()
+    forget(remote, 5)
+    line.delay = 0.02
+    command = [Path(sys.executable).with_name("hela-store"), "embed", "-s", remote.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        while len(remote.committed()) < 5 and job.poll() is None:
+            pass
+        job.send_signal(signal.SIGKILL)
+        output = job.communicate()[0]
+    line.delay = 0.0
+    assert job.returncode == -signal.SIGKILL, output
+    assert len(remote.committed()) < 8
+    report = verify(remote)
+    assert report.whole, report.faults
+    assert embed(remote).left == 0
+    assert objects(remote) == before
+    assert remote.ledger().entries() == entries
+    assert_no_secrets(remote.path, output)
+
+
+def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, monkeypatch: pytest.MonkeyPatch):
+    before = objects(remote)
+    forget(remote, 4)
+
+    def hang_up() -> None:
+        line.open = False
+
+    with pytest.raises(
+        StoreError, match=r"cells/fluo does not answer .* 1 of 4 views were committed before, 3 are left"
+    ):
+        embed(remote, progress=after(1, hang_up))
+    assert len(remote.committed()) == 5
+    line.open, line.delay = True, 2.0
+    monkeypatch.setattr(bucket, "ATTEMPT_SECONDS", 0.3)
+    slow = Store.open(remote.path)
+    with pytest.raises(StoreError, match="does not answer .* while reading"):
+        slow.arrays.embedding(slow.key, 0)
+    # asked again until the line is fast
+    monkeypatch.setattr(bucket, "ATTEMPTS", 20)
+    monkeypatch.setattr(bucket, "ATTEMPT_SECONDS", 1.5)
+    monkeypatch.setattr(bucket, "GIVE_UP_SECONDS", 60.0)
+    threading.Timer(2.0, setattr, (line, "delay", 0.0)).start()
+    patient = Store.open(remote.path)
+    assert np.isfinite(patient.arrays.embedding(patient.key, 0)).all()
+    monkeypatch.setattr(bucket, "ATTEMPT_SECONDS", 30.0)
+    assert embed(Store.open(remote.path)).left == 0
+    assert objects(remote) == before
+
+
+def test_damage_is_found_and_repaired(remote: Store, client):
+    before = objects(remote)
+    names = [f"fluo/{remote.arrays.chunk_name(remote.key, row)}" for row in range(5)]
+    data = [before[name.rpartition("/")[2]] for name in names]
+    client.delete_object(Bucket="cells", Key=names[0])
+    client.put_object(Bucket="cells", Key=names[1], Body=data[1][: len(data[1]) // 2])
+    client.put_object(Bucket="cells", Key=names[2], Body=data[2][:5000] + bytes([data[2][5000] ^ 1]) + data[2][5001:])
+    client.put_object(Bucket="cells", Key=names[3], Body=data[4])
+    client.put_object(Bucket="cells", Key=names[4], Body=data[3])
+    client.delete_object(Bucket="cells", Key=f"fluo/embeddings/{remote.key}/view/zarr.json")
+    kinds = {fault.kind for fault in verify(remote).faults}
+    assert kinds == {"missing", "truncated", "flipped", "swapped", "damaged"} or kinds == {"damaged"}
+    report = verify(Store.open(remote.path), VerifyConfig(repair=True))
+    assert report.whole and report.encoded == 5, report
+    assert objects(remote) == before
+
+
+def test_finetune_reads_from_the_bucket(remote: Store, embedded: Path, tmp_path: Path):
+    shutil.copytree(embedded, tmp_path / "local")
+    config = FinetuneConfig(prompt="box", steps=2, cells=2, workers=1, evaluate_every=1)
+    weights = []
+    for store in (remote, Store.open(tmp_path / "local")):
+        weights.append(load_run(store.path, finetune(store, config).run, "finetune").weights.read_bytes())
+    assert weights[0] == weights[1]
+    assert info(remote).views_done == 8
+    assert remote.xarray().embedding[0].values.shape == (256, 64, 64)
+    assert_no_secrets(remote.path)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers every request as S3 does once credentials expired."""
+
+    code = "ExpiredToken"
+
+    def refuse(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = f"<Error><Code>{self.code}</Code><AWSAccessKeyId>{SECRETS['AWS_ACCESS_KEY_ID']}</AWSAccessKeyId></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_GET = do_PUT = do_HEAD = do_POST = refuse
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
+def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.MonkeyPatch, code: str):
+    monkeypatch.setattr(Refusing, "code", code)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        store = Store.open(remote.path)
+        with pytest.raises(StoreError, match=rf"refused \({code}; renew the credentials") as caught:
+            store.arrays.storage.read("zarr.json")
+        command = [Path(sys.executable).with_name("hela-store"), "--traceback", "embed", "-s", remote.path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.returncode == 1
+    assert re.search("refused|renew", done.stderr)
+    assert_no_secrets(remote.path, str(caught.value), done.stderr, done.stdout)
+
+
+def test_a_bucket_or_credentials_that_are_not_there(remote: Store, monkeypatch: pytest.MonkeyPatch):
+    recipe = replace(remote.recipe, arrays=ArraysRecipe(data="s3://no-such-bucket/x"))
+    before = sorted(path for path in remote.path.rglob("*") if "lock" not in path.name)
+    with pytest.raises(StoreError, match="there is no bucket for s3://no-such-bucket/x; make it"):
+        embed(Store(remote.path, recipe))
+    assert sorted(path for path in remote.path.rglob("*") if "lock" not in path.name) == before
+    for name in SECRETS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match="no credentials for s3://cells/fluo"):
+        Store.open(remote.path).arrays.storage.read("zarr.json")
+
+
+def test_recipes(store: Store):
+    for data in ("s3://key:secret@cells/x", "s3://", "http://cells/x", "s3://cells/x?y", "s3://cells/../x/"):
+        with pytest.raises(RecipeError, match="arrays.data is"):
+            ArraysRecipe(data=data)
+    both = Store(store.path, replace(store.recipe, arrays=ArraysRecipe(data=URL)))
+    with pytest.raises(StoreError, match="aws s3 sync"):
+        both.arrays  # noqa: B018
+
+
+def test_storage_names(tmp_path: Path):
+    storage = Bucket(URL, tmp_path / "data.json")
+    storage.zarr(read_only=False)
+    assert storage.read("a/b") is None and storage.size("a/b") is None
+    assert storage.below("") == ["hela-store.json"]
+    assert os.listdir(tmp_path) == ["data.json"]

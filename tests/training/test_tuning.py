@@ -1,0 +1,297 @@
+import errno
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hela_store_cli.main import main
+
+from hela_store.errors import RecipeError, RunError, StoreError
+from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.prompts.kinds import MIXED_PROMPTS, TRAINING_PROMPTS
+from hela_store.runs.default import best_run, default_run, paired_change
+from hela_store.runs.folder import load_run, partial_runs
+from hela_store.runs.watch import watch
+from hela_store.sam.adapters import learned
+from hela_store.sam.clicks import corrected_prompts
+from hela_store.sam.decoder import SamPrompts, load_decoder, window_origins
+from hela_store.store.store import Store
+from hela_store.training.config import MASKS, FinetuneConfig
+from hela_store.training.data import TrainingSteps
+from hela_store.training.finetune import finetune, same_run, source_of
+from hela_store.training.learner import new_learner
+from hela_store.training.loop import new_tuning
+from hela_store.training.step import step_loss, training_windows
+from hela_store.training.trainer import learning_rate
+
+QUICK = FinetuneConfig(steps=4, evaluate_every=2, cells=2, validation_cells=3, workers=0, lr=1e-3, window=8)
+
+
+def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
+    truth = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    truth[:, 20:40, 20:40] = 1
+    logits = torch.full((2, 32, 32), -5.0)
+    logits[0, 10:20, 10:20] = 30.0
+    logits[1, 10:20, 14:24] = 5.0
+    origins, rng = torch.tensor([[3, 5], [10, 20]]), np.random.default_rng(0)
+    given = SamPrompts(boxes=torch.zeros(2, 4))
+    for _ in range(30):
+        again = corrected_prompts(given, logits, truth, origins, rng)
+        assert again.boxes is given.boxes and again.masks.shape == (2, 1, 32, 32) and again.masks.max() <= 12
+        assert again.point_labels[0, 0] == -1, "nothing was wrong with the first"
+        x, y = ((again.points[1, 0] + 0.5) / 2 - 8 * origins[1]).tolist()
+        if again.point_labels[1, 0] == 1:
+            assert 20 <= x < 28 and 20 <= y < 40
+        elif again.point_labels[1, 0] == 0:
+            assert 40 <= x < 48 and 20 <= y < 40
+    points = SamPrompts(points=torch.ones(2, 1, 2), point_labels=torch.ones(2, 1))
+    assert corrected_prompts(points, logits, truth, origins, rng).points.shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("prompt", TRAINING_PROMPTS)
+def test_every_kind_learns_with_several_passes(embedded: Path, prompt: str) -> None:
+    store = Store.open(embedded)
+    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+    config = replace(
+        QUICK, prompt=prompt, refine=1.0, clicks=1 + ("point" in prompt), loss="hausdorff-convolution", loss_ramp=0.0
+    )
+    batch = TrainingSteps(store, prompt, cells=3, seed=0, first=0, count=1)[0]
+    losses, ious = step_loss(decoder, batch, config)
+    assert losses.shape == ious.shape == (len(batch.cells),) and torch.isfinite(losses).all()
+    losses.mean().backward()
+    assert decoder.mask_decoder.mask_tokens.weight.grad.abs().sum() > 0
+    alone, _ = step_loss(decoder, batch, replace(config, refine=0.0, clicks=1))
+    assert not torch.equal(alone, losses)
+
+
+@pytest.mark.parametrize("kind", ["point", "box"])
+def test_a_cell_larger_than_the_window_is_seen_whole(kind: str) -> None:
+    """Discs of 2 to 40 positions: the window is the smallest that holds the cell, or ends where the view does."""
+    sizes = []
+    for radius in (8, 20, 31, 40, 70, 160):  # truth px, eight a position
+        rows, columns = torch.meshgrid(torch.arange(512), torch.arange(512), indexing="ij")
+        truth = (((rows - 200) ** 2 + (columns - 240) ** 2) <= radius**2).int() * 7
+        around = torch.tensor([[240.0 - radius, 200.0 - radius, 240.0 + radius, 200.0 + radius]]) * 2
+        point = SamPrompts(points=torch.tensor([[[480.0 + radius, 400.0]]]), point_labels=torch.ones(1, 1))
+        prompts = point if kind == "point" else SamPrompts(boxes=around)
+        (size,) = training_windows(prompts, truth, torch.tensor([7]), 8)
+        sizes.append(int(size))
+        x, y = window_origins(prompts, int(size))[0].tolist()
+        seen = truth[y * 8 : (y + size) * 8, x * 8 : (x + size) * 8]
+        assert (seen == 7).sum() == (truth == 7).sum()
+        assert size == 8 or kind == "box" or size / 4 <= 1.5 * radius / 8 + 1, "half of it would not do"
+    assert sizes == sorted(sizes) and sizes[0] == 8 and sizes[-1] == 64
+
+
+def test_mixed_runs_show_every_kind_and_single_kinds_are_their_own(embedded: Path) -> None:
+    store = Store.open(embedded)
+    steps = TrainingSteps(store, "all", cells=1, seed=0, first=0, count=40)
+    forms = set()
+    for i in range(40):
+        prompts = steps[i].prompts
+        forms.add(tuple(part is not None for part in (prompts.boxes, prompts.points, prompts.masks)))
+    assert len(forms) == len(MIXED_PROMPTS)
+
+
+def test_of_a_lone_point_the_best_mask_learns_or_each(embedded: Path) -> None:
+    store = Store.open(embedded)
+    batch = TrainingSteps(store, "point", cells=1, seed=0, first=0, count=1)[0]
+    moved = {}
+    for masks in MASKS:
+        decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
+        step_loss(decoder, batch, replace(QUICK, prompt="point", masks=masks))[0].sum().backward()
+        heads = decoder.mask_decoder.output_hypernetworks_mlps
+        moved[masks] = [float(head.layers[-1].weight.grad.abs().sum()) > 0 for head in heads]
+    assert moved["all"] == [True] * 4
+    assert moved["best"][0] and sum(moved["best"]) == 2
+    with pytest.raises(RecipeError, match="masks is 'some'"):
+        replace(QUICK, masks="some")
+
+
+def test_schedules() -> None:
+    config = replace(QUICK, steps=100, lr=1.0, warmup=10)
+    for schedule, end in (("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)):
+        chosen = replace(config, schedule=schedule)
+        assert learning_rate(chosen, 0) == pytest.approx(0.1, rel=0.05)
+        assert learning_rate(chosen, 100) == pytest.approx(end)
+    with pytest.raises(RecipeError, match="staircase"):
+        replace(config, schedule="staircase")
+
+
+@pytest.mark.parametrize(
+    "how, learns",
+    [
+        ({}, "decoder.mask_decoder.iou_token.weight"),
+        ({"adapt": "decoder"}, "decoder.mask_decoder.transformer.layers.0.self_attn.q_proj.parts.all.a"),
+        ({"adapt": "encoder", "cut": 3}, "encoder.blocks.3.attn.qkv.parts.q.a"),
+    ],
+)
+def test_the_average_is_of_all_that_learns(store: Store, how: dict[str, Any], learns: str) -> None:
+    """The average of three known steps by hand, lent to be judged, while the weights that train stay."""
+    config = replace(QUICK, ema=0.5, **how)
+    learner = new_learner(source_of(store, config), config, torch.device("cpu"))
+    state = new_tuning(learner, config)
+    assert state.mean.keys() == learned(learner).keys()
+    weight = learned(learner)[learns]
+    begin = weight.detach().clone()
+    expected = begin.clone()
+    for step in (1, 2, 30):
+        with torch.no_grad():
+            weight += 1.0
+        state.step = step
+        state.update_mean(0.5)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    with state.averaged() as lent:
+        torch.testing.assert_close(learned(lent)[learns], expected)
+        assert not lent.training
+    torch.testing.assert_close(weight, begin + 3.0)
+    assert learner.training and new_tuning(learner, replace(config, ema=0.0)).mean == {}
+
+
+def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
+    plain = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.0))
+    smooth = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.9))
+    logs = [load_run(store.path, run.run).log() for run in (plain, smooth)]
+    losses = [[row["loss"] for row in log if "loss" in row] for log in logs]
+    assert losses[0] == losses[1], "the average changes what is judged, not how it learns"
+    assert logs[0][2]["val"] != logs[1][2]["val"]
+
+
+def test_tensorboard_shows_what_the_log_says(store: Store, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = finetune(store, QUICK, tensorboard=tmp_path / "board").run
+    seen = accumulator.EventAccumulator(str(tmp_path / "board" / run)).Reload()
+    log = load_run(store.path, run).log()
+    for name, value in (
+        ("loss", lambda row: row.get("loss")),
+        ("val/mean_iou", lambda row: row.get("val", {}).get("mean_iou")),
+    ):
+        expected = [(row["step"], value(row)) for row in log if value(row) is not None]
+        found = [(event.step, event.value) for event in seen.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [v for _, v in found] == pytest.approx([v for _, v in expected], rel=1e-6)
+
+
+def test_runs_from_before_a_choice_are_found_again() -> None:
+    now = {"lr": 1e-4, "ema": 0.0, "frames": {}}
+    assert same_run(now, {"lr": 1e-4, "frames": {}}) and not same_run(now | {"ema": 0.9}, {"lr": 1e-4, "frames": {}})
+
+
+def test_patience_accumulation_and_init(store: Store) -> None:
+    hopeless = replace(QUICK, steps=40, lr=1e-12, patience=2, accumulate=2)
+    result = finetune(store, hopeless)
+    rows = [row for row in load_run(store.path, result.run).log() if "val" in row]
+    assert rows[-1]["step"] < 40 and result.is_worse == (result.best_step == 0)
+    second = finetune(store, replace(QUICK, init=result.run[:-1], prompt="all"))
+    info = load_run(store.path, second.run)
+    assert info.parent == info.checkpoint == info.config["init"] == result.run
+    assert set(second.by_kind) == set(MIXED_PROMPTS)
+    assert list(watch(store.path, second.run)) == [{"run": second.run}, *info.log()]
+    folder = load_run(store.path, result.run).path / "config.json"
+    text = json.loads(folder.read_text())
+    folder.write_text(json.dumps(text | {"encoder": "nano-000000000000"}))
+    with pytest.raises(RunError, match="nano-000000000000"):
+        finetune(store, replace(QUICK, init=result.run))
+    with pytest.raises(RunError, match="no run"):
+        finetune(store, replace(QUICK, init="20200101"))
+
+
+def test_no_space_left_for_a_checkpoint_keeps_the_one_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = importlib.import_module("hela_store.base.files")
+    real, written = files.os.replace, []
+
+    def full(source: str, target: Path) -> None:
+        if Path(target).name == "state.safetensors":
+            written.append(target)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(StoreError, match="no space left"):
+        finetune(store, QUICK)
+    monkeypatch.undo()
+    (name,) = partial_runs(store.path)
+    assert not list((store.path / "runs" / f".{name}.partial").glob(".state*"))
+    assert finetune(store, QUICK).run == name
+
+
+def test_the_guard() -> None:
+    rng = np.random.default_rng(0)
+    frames = [f"f{i // 20}" for i in range(200)]
+    before = rng.uniform(0.7, 0.9, 200)
+    for change, verdict in ((0.02, "better"), (-0.02, "worse"), (0.001, "no difference")):
+        found = paired_change(before, before + change + rng.normal(0, 0.01, 200), frames)
+        assert found.word == verdict and found.low <= found.mean <= found.high
+    alone = paired_change(before, before + 0.02, ["f"] * 200)
+    assert alone.word == "no interval" and np.isnan(alone.low) and alone.mean == pytest.approx(0.02)
+    # one frame with many cells is one draw, not many
+    lucky = before + np.where(np.arange(200) < 20, 0.3, 0.0)
+    assert paired_change(before, lucky, frames).low <= 0.005
+
+
+def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
+    assert default_run(store.path, store.key) is None
+    first = finetune(store, QUICK)
+    second = finetune(store, replace(QUICK, seed=1))
+    found = default_run(store.path, store.key)
+    assert found is not None and found.id == second.run
+    log = load_run(store.path, second.run).path / "log.jsonl"
+    log.write_text(log.read_text().replace(f'"verdict": "{second.verdict}"', '"verdict": "worse"'))
+    found = default_run(store.path, store.key)
+    assert found is not None and found.id == first.run
+    assert default_run(store.path, "nano-000000000000") is None
+    nothing = finetune(store, replace(QUICK, steps=1, lr=1e-12, warmup=0, ema=0.0))
+    assert nothing.best_step == 0 and nothing.is_worse and nothing.verdict == "no interval"
+    found = default_run(store.path, store.key)
+    assert found is not None and found.id == first.run, "a run that learned nothing stands in for none that did"
+    point = finetune(store, replace(QUICK, prompt="point"))
+    for prompt, run in ((None, point), ("point", point), ("box", first), ("mask", point)):
+        found = default_run(store.path, store.key, prompt)
+        assert found is not None and found.id == run.run
+
+
+def test_a_run_knows_which_is_higher_on_the_same_validation_cells(store: Store) -> None:
+    long = finetune(store, replace(QUICK, steps=QUICK.steps + 4, lr=1e-3))
+    short = finetune(store, replace(QUICK, steps=1, lr=1e-6))
+    wide = finetune(store, replace(QUICK, steps=1, lr=1e-6, window=64))
+    point = finetune(store, replace(QUICK, prompt="point"))
+    highest = max((long, wide, short), key=lambda result: result.tuned.mean_iou)
+    assert highest is not short
+    for result in (long, wide, short):  # another window answers the same prompts
+        found, iou = best_run(store.path, load_run(store.path, result.run))
+        assert found.id == highest.run and iou == highest.tuned.mean_iou
+    assert best_run(store.path, load_run(store.path, point.run))[0].id == point.run, "judged on other prompts"
+    how = ["--steps", "4", "--lr", "1e-4", "--cells", "2", "--evaluate-every", "2", "--validation-cells", "3"]
+    how += ["--window", "8", "--workers", "0"]
+    result = CliRunner().invoke(main, ["finetune", "-s", str(store.path), *how])
+    assert result.exit_code == 0 and f"though {highest.run} is higher" in result.output
+
+
+def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:
+    config = EvaluateConfig(
+        split="val", prompts=("point", "point-clicks@3", "mask-perfect", "box+mask"), prompt_seeds=1, window=8
+    )
+    found = evaluate(store, None, config)
+    clicks = store.sql(
+        "select len(point_labels) as n, count(*) from prompts where kind = 'point-clicks@3' group by all"
+    ).fetchall()
+    assert max(n for n, _ in clicks) == 3
+    first = store.sql(
+        "select count(*) from prompts a join prompts b using (cell) where a.kind = 'point' and b.kind = 'point-clicks@3' "
+        "and (a.points[1] <> b.points[1] or a.points[2] <> b.points[2])"
+    ).fetchall()
+    assert first == [(0,)]
+    assert found.prompts["mask-perfect"].prompt_iou == 1
+    curves = evaluate(store, None, EvaluateConfig(split="val", robustness=True, prompt_seeds=1, window=8))
+    assert len(curves.prompts) == 17 and load_run(store.path, curves.run).kind == "robustness"
+    box = [curves.prompts[f"box@{share}"].image_free_iou for share in ("0", "0.1", "0.3")]
+    assert box == sorted(box, reverse=True)
+    mask = [curves.prompts[f"mask@{iou}"].prompt_iou for iou in ("0.45", "0.65", "0.85")]
+    assert mask == pytest.approx([0.45, 0.65, 0.85], abs=0.06)

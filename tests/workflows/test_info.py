@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hela_store.errors import RunError, StoreError
+from hela_store.runs.folder import new_run
+from hela_store.store.store import Store
+from hela_store.workflows.info import info
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+
+
+def test_before_the_first_embed(tmp_path: Path) -> None:
+    drawn = SyntheticConfig(frames=4, shape=(64, 64), cells=3)
+    found = info(new(tmp_path / "s", NewConfig(dataset="synthetic", synthetic=drawn)).store)
+    assert (found.frames, found.cells, found.views_planned, found.views_done) == (0, 0, None, 0)
+    assert found.scale is None and found.runs == () and not found.split
+    assert "run `hela-store embed`" in dict(found.facts())["views"]
+
+
+def test_what_is_in_a_store(embedded: Path) -> None:
+    found = info(Store.open(embedded))
+    assert (found.frames, found.labelled, found.blank) == (8, 8, 0)
+    assert (found.views_planned, found.views_done) == (8, 8)
+    assert found.keys == {found.encoder["key"]: 8}
+    assert found.split == {"train": 4, "val": 1, "test": 1, "gap": 2}
+    assert found.cells == Store.open(embedded).sql("select count(*) from cells").fetchall()[0][0]
+    assert found.scale is not None and found.scale.round_trip_whole > 0.9
+    assert found.bytes["arrays.zarr"] > 8 * 1_000_000
+    assert json.loads(json.dumps(found.to_json()))["views_done"] == 8
+
+
+def test_other_keys_changed_recipes_and_unfinished_runs(store: Store) -> None:
+    recipe = store.path / "store.toml"
+    new_run(store.path, "evaluate", {"encoder": store.key}).close()
+    recipe.write_text(recipe.read_text().replace("high = 99.8", "high = 99.0"))
+    found = info(Store.open(store.path))
+    assert found.views_planned is None and found.views_done == 0
+    assert found.keys == {store.key: 8} and found.encoder["key"] != store.key
+    assert len(found.unfinished) == 1
+    facts = dict(found.facts())
+    assert facts["other key"] == f"{store.key}: 8 views" and found.unfinished[0] in facts["unfinished"]
+
+
+def test_a_damaged_run_is_named(store: Store) -> None:
+    run = new_run(store.path, "finetune", {"encoder": store.key, "prompt": "box"})
+    run.publish()
+    with pytest.raises(StoreError, match=f"run {run.id} is damaged: its log holds no result"):
+        info(store)
+    (store.path / "runs" / run.id / "config.json").write_text("{")
+    with pytest.raises(RunError, match=run.id):
+        info(store)
+    shutil.rmtree(store.path / "runs" / run.id)
+    assert info(store).runs == ()
