@@ -44,9 +44,7 @@ def note(text: str) -> None:
 
 def note_untrained(store: Store) -> None:
     """Say that the store's encoder has learnt nothing, where that is so."""
-    from hela_store.store.store import is_trained
-
-    if not is_trained(store):
+    if not store.is_trained:
         note(UNTRAINED)
 
 

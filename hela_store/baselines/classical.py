@@ -22,7 +22,7 @@ from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.recipe.splits import members
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 from .found import Labels, segment_split, spread
 from .found import pixels as frame_pixels
@@ -168,7 +168,7 @@ def classical(store: Store, config: ClassicalConfig | None = None, progress: Pro
         Nothing was ingested.
     """
     config = config or ClassicalConfig()
-    members(blocks_of(store), config.split)  # an empty block is told before the search
+    members(store.blocks(), config.split)  # an empty block is told before the search
     parameters, about = search(store, config, progress)
 
     def found(image: npt.NDArray[Any]) -> Labels:

@@ -18,7 +18,7 @@ from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import overlap
 from hela_store.recipe.splits import members
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 from .rows import BaselineRun, Row, found_row
 
@@ -57,7 +57,7 @@ def segment_split(
     SplitError, StoreError
         The block is empty; nothing was ingested.
     """
-    blocks, run = blocks_of(store), BaselineRun(detections=[])
+    blocks, run = store.blocks(), BaselineRun(detections=[])
     wanted = members(blocks, split)
     rows = {row["frame"]: row for row in store.frames_table().to_pylist()}
     cells: dict[str, list[Row]] = {}

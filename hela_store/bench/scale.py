@@ -26,13 +26,13 @@ from hela_store.base.rng import generator
 from hela_store.embedding.batches import done_of, unique_views, work_of
 from hela_store.embedding.ingest import SEGMENT_FRAMES
 from hela_store.embedding.pipeline import make_room
-from hela_store.embedding.plan import PLAN_SCHEMA, make_plan, plan_metadata, view_id
+from hela_store.embedding.plan import make_plan, plan_metadata, view_id
 from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.ledger import DIGITS, MERGED, Entry, segment_text
 from hela_store.store.store import Store, new_store
-from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
+from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA, PLAN_SCHEMA
 from hela_store.workflows.info import info
 
 from .rows import RowsBench, bench_rows

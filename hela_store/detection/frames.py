@@ -17,7 +17,7 @@ from hela_store.evaluation.frames import FrameCells, frame_cells
 from hela_store.images.boxes import BOX_COLUMNS, box_iou
 from hela_store.metrics.matching import countable, mask_ious
 from hela_store.recipe.splits import members
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 from .box_scores import FramePairs
 from .detections import Detections
@@ -46,7 +46,7 @@ class FrameTruth:
 
 def split_frames(store: Store, split: str) -> list[str]:
     """Return the frames of a block, in order, labelled or not; SplitError where there is none."""
-    asked = set(members(blocks_of(store), split))
+    asked = set(members(store.blocks(), split))
     return [frame for frame in store.frames_table()["frame"].to_pylist() if frame in asked]
 
 

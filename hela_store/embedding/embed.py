@@ -27,11 +27,12 @@ from hela_store.errors import HelaError, RecipeError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.splits import BLOCKS, Block, assign, members
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
+from hela_store.store.tables import PLAN_SCHEMA
 
 from .batches import Work, done_of, unique_views, work_of
 from .encoders import variant_of
-from .plan import PLAN_SCHEMA, build_plan, damped_share, make_plan, varied_frames
+from .plan import build_plan, damped_share, make_plan, varied_frames
 
 if TYPE_CHECKING:
     import torch
@@ -193,7 +194,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         clear_leftovers(store.path)
         ingest(store, progress)
         plan = make_plan(store, progress)
-        frames = _frames_of(blocks_of(store), config.splits) if config.splits else None
+        frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)
         report = _embed_views(store, plan, frames, config, progress)
     catalog.index(store.path)

@@ -17,30 +17,13 @@ from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.images.normalise import limits
 from hela_store.recipe.recipe import Recipe
 from hela_store.recipe.splits import FrameKey, assign
+from hela_store.store.tables import PLAN_SCHEMA
 
 if TYPE_CHECKING:
     from hela_store.store.store import Store
 
 VIEW_ID_DIGITS = 24
 AS_ACQUIRED = "{}"
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("view", pa.string()),
-        ("frame", pa.string()),
-        ("tile", pa.int64()),
-        ("variant", pa.int64()),
-        ("x0", pa.int64()),
-        ("y0", pa.int64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("lo", pa.float64()),
-        ("hi", pa.float64()),
-        ("seed", pa.int64()),
-        ("params", pa.string()),
-        ("row", pa.int64()),
-    ]
-)
 
 
 def view_id(frame_sha256: str, lo: float, hi: float, rect: Rect, params: str = AS_ACQUIRED) -> str:

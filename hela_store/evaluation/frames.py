@@ -16,7 +16,7 @@ from hela_store.errors import SplitError, StoreError
 from hela_store.images.geometry import Rect
 from hela_store.prompts.draw import CellContext, cell_context
 from hela_store.recipe.splits import Block, members
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ def labelled_frames(store: Store, split: str) -> list[str]:
     SplitError
         The block is empty, or none of its frames has a labelled cell.
     """
-    asked = set(members(blocks_of(store), split))
+    asked = set(members(store.blocks(), split))
     with_cells = set(store.cells_table()["frame"].to_pylist())
     found = [frame for frame in store.frames_table()["frame"].to_pylist() if frame in asked & with_cells]
     if not found:
@@ -72,7 +72,7 @@ def labelled_frames(store: Store, split: str) -> list[str]:
 
 def median_training_radius(store: Store) -> float:
     """Return the median equivalent radius, px, of the cells of training frames (of all, where none is labelled)."""
-    cells, blocks = store.cells_table(), blocks_of(store)
+    cells, blocks = store.cells_table(), store.blocks()
     diameters = np.asarray(cells["diameter"])
     train = np.array([blocks[frame] == "train" for frame in cells["frame"].to_pylist()])
     return float(np.median(diameters[train] if train.any() else diameters)) / 2
@@ -86,7 +86,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     StoreError
         A tile of the frame is not embedded yet.
     """
-    blocks, committed = blocks_of(store), readable_views(store)
+    blocks, committed = store.blocks(), readable_views(store)
     views, cells = store.views_table(), store.cells_table()
     about = {row["frame"]: row for row in store.frames_table().to_pylist()}
     views = views.filter(pc.equal(views["variant"], 0))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from hela_store.errors import RunError, SplitError
 from hela_store.recipe.splits import format_ranges, parse_ranges
 from hela_store.runs.folder import RunInfo, load_run
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 FrameRanges = dict[str, dict[str, str]]
 """Frame numbers by block and sequence: ``{"train": {"01": "0-54"}, "val": {"01": "58-66"}}``."""
@@ -20,7 +20,7 @@ FrameRanges = dict[str, dict[str, str]]
 
 def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> FrameRanges:
     """Return the frames of blocks as the recipe has them now."""
-    of_frame = blocks_of(store)
+    of_frame = store.blocks()
     found: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in blocks}
     for row in store.frames_table().to_pylist():
         if (block := of_frame[row["frame"]]) in found:
@@ -30,7 +30,7 @@ def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> Fram
 
 def check_twins(store: Store) -> None:
     """Raise SplitError where a frame of the test block has the very pixels of one that trains or validates."""
-    of_frame = blocks_of(store)
+    of_frame = store.blocks()
     owners: dict[str, tuple[str, str]] = {}
     for row in store.frames_table().to_pylist():
         frame, block = row["frame"], of_frame[row["frame"]]

@@ -22,7 +22,7 @@ from hela_store.metrics.ctc import FrameMatch, det, match_frame, seg
 from hela_store.recipe.splits import members
 from hela_store.runs.folder import load_run
 from hela_store.runs.info import RunInfo
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 ORACLE = " (oracle prompts)"
 
@@ -99,7 +99,7 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
 
 
 def _detected(store: Store, info: RunInfo) -> dict[str, list[Answer]]:
-    answers: dict[str, list[Answer]] = {frame: [] for frame in members(blocks_of(store), info.split or "all")}
+    answers: dict[str, list[Answer]] = {frame: [] for frame in members(store.blocks(), info.split or "all")}
     least = float(info.config.get("threshold") or 0.0)
     columns = ["detection", "frame", "score", "rle"]
     for row in info.rows("detections", columns):

@@ -10,12 +10,12 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -30,6 +30,7 @@ from hela_store.recipe.recipe import Recipe, encoder_key, load_recipe, parse_rec
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Ledger
+from .records import FrameRecord
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,6 +44,7 @@ RECIPE_FILE = "store.toml"
 READERS = 8
 NAMES_COMPARED = 10_000
 EMBED_FIRST = "run `hela-store embed`"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ class Store:
         self._ledgers: dict[str, Ledger] = {}
         self._files: dict[Path, pa.Table] = {}
         self._tables: dict[tuple[Path, ...], pa.Table] = {}
-        self._plan_names: tuple[pa.Table, dict[int, str]] | None = None
+        self._derived: dict[str, tuple[pa.Table, Any]] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -212,6 +214,13 @@ class Store:
         """Encoder key of the recipe."""
         return encoder_key(self.recipe)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the recipe's encoder has learnt anything: False for a nano without shipped weights."""
+        from hela_store.sam.checkpoints import UNTRAINED
+
+        return self.recipe.encoder.sha256 != UNTRAINED
+
     @cached_property
     def arrays(self) -> Arrays:
         """The arrays of this store."""
@@ -246,6 +255,35 @@ class Store:
         """Return all labelled cells; raises as :meth:`frames_table`."""
         return self._ingested("cells")
 
+    def frame_records(self) -> dict[str, FrameRecord]:
+        """Return all ingested frames by id, in the order of their table; raises as :meth:`frames_table`."""
+        return self._once("frame_records", lambda frames: {record.frame: record for record in FrameRecord.of(frames)})
+
+    def blocks(self) -> dict[str, Block]:
+        """Return the block of every ingested frame by id.
+
+        Raises
+        ------
+        SplitError
+            As in :func:`hela_store.recipe.splits.assign`.
+        StoreError
+            As :meth:`frames_table`.
+        """
+
+        def assigned(frames: pa.Table) -> dict[str, Block]:
+            columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
+            return assign(self.recipe.split, list(zip(*columns, strict=True)), self.recipe.dataset.stills)
+
+        return self._once("blocks", assigned)
+
+    def _once(self, name: str, make: Callable[[pa.Table], T]) -> T:
+        """Return what is made of the table of frames; made again only when frames were added."""
+        frames = self.frames_table()
+        found = self._derived.get(name)
+        if found is None or found[0] is not frames:
+            found = self._derived[name] = (frames, make(frames))
+        return cast(T, found[1])
+
     def cell_count(self) -> int:
         """Return how many labelled cells there are, from the heads of the files; raises as :meth:`frames_table`."""
         with ThreadPoolExecutor(READERS) as pool:
@@ -274,10 +312,7 @@ class Store:
 
     def plan_names(self) -> dict[int, str]:
         """Return :func:`plan_names` of the recipe and all frames; raises as :meth:`frames_table`."""
-        frames = self.frames_table()
-        if self._plan_names is None or self._plan_names[0] is not frames:
-            self._plan_names = (frames, plan_names(self.recipe, frames))
-        return self._plan_names[1]
+        return self._once("plan_names", lambda frames: plan_names(self.recipe, frames))
 
     def plan_files(self, name: str) -> list[Path]:
         """Return the files whose rows, one after the other, are the plan of this name; none where one is not there."""
@@ -476,17 +511,3 @@ class Store:
         from hela_store.catalog import index as catalog
 
         return duckdb.connect().from_arrow(catalog.query(self.path, query))
-
-
-def blocks_of(store: Store) -> dict[str, Block]:
-    """Return the block of every ingested frame; SplitError as in :func:`hela_store.recipe.splits.assign`."""
-    frames = store.frames_table()
-    columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
-    return assign(store.recipe.split, list(zip(*columns, strict=True)), store.recipe.dataset.stills)
-
-
-def is_trained(store: Store) -> bool:
-    """Whether the recipe's encoder has learnt anything: False for a nano without shipped weights."""
-    from hela_store.sam.checkpoints import UNTRAINED
-
-    return store.recipe.encoder.sha256 != UNTRAINED

@@ -1,4 +1,4 @@
-"""Schemas of the tables of frames and cells, and the ids that were ingested."""
+"""Schemas of the tables of frames, cells and planned views, and the rows that were ingested."""
 
 from __future__ import annotations
 
@@ -29,18 +29,6 @@ FRAMES_SCHEMA = pa.schema(
 )
 
 
-def ingested_frames(path: Path) -> pa.Table:
-    """Return the rows of ``ingest/frames-*.parquet`` of the store at ``path``, empty where there are none.
-
-    Raises
-    ------
-    StoreError
-        A file is damaged.
-    """
-    files = sorted((path / "ingest").glob("frames-*.parquet"))
-    return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
-
-
 CELLS_SCHEMA = pa.schema(
     [
         ("cell", pa.string()),
@@ -62,3 +50,33 @@ CELLS_SCHEMA = pa.schema(
         ("round_trip_iou", pa.float64()),
     ]
 )
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("view", pa.string()),
+        ("frame", pa.string()),
+        ("tile", pa.int64()),
+        ("variant", pa.int64()),
+        ("x0", pa.int64()),
+        ("y0", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("lo", pa.float64()),
+        ("hi", pa.float64()),
+        ("seed", pa.int64()),
+        ("params", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+def ingested_frames(path: Path) -> pa.Table:
+    """Return the rows of ``ingest/frames-*.parquet`` of the store at ``path``, empty where there are none.
+
+    Raises
+    ------
+    StoreError
+        A file is damaged.
+    """
+    files = sorted((path / "ingest").glob("frames-*.parquet"))
+    return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()

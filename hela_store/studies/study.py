@@ -30,7 +30,7 @@ from hela_store.evaluation.other_labels import Labels, TruthScore, score
 from hela_store.prompts.kinds import MIXED_PROMPTS
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
-from hela_store.store.store import Store, is_trained
+from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 
 from .rows import StudyRow, study_row
@@ -267,7 +267,7 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     same = set(_sequences(blocks["train"])) & set(_sequences(blocks[config.split]))
     usual = asdict(FinetuneConfig())
     changed = {k: v for k, v in asdict(tuning).items() if v != usual[k] and k not in ("workers", "device")}
-    weights = recipe.encoder.sha256[:12] if is_trained(store) else "UNTRAINED"
+    weights = recipe.encoder.sha256[:12] if store.is_trained else "UNTRAINED"
     return {
         "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
@@ -289,7 +289,7 @@ def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
         notes.append("fewer than 3 training seeds: intervals are too narrow; give --seeds 3")
-    if not is_trained(store):
+    if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":
         notes.append("what nano shows is a hypothesis for ViT-B")

@@ -29,7 +29,7 @@ from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
 from hela_store.store.arrays import Arrays
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 
 FINE = 512
 """Truth pixels along each side of a view: 2 SAM input px each, a frame's own pixels in 512-px tiles."""
@@ -97,7 +97,7 @@ class TrainingView:
 
 def stored_variants(store: Store, split: str = "train") -> int:
     """Return the highest variant of which a view of the block is committed; 0 where only views as acquired are."""
-    blocks, committed, views = blocks_of(store), readable_views(store), store.views_table()
+    blocks, committed, views = store.blocks(), readable_views(store), store.views_table()
     columns = (views[name].to_pylist() for name in ("view", "frame", "variant"))
     there = (n for view, frame, n in zip(*columns, strict=True) if view in committed and blocks[frame] == split)
     return max(there, default=0)
@@ -137,7 +137,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
     StoreError
         Nothing is planned or ingested yet.
     """
-    blocks, committed = blocks_of(store), readable_views(store)
+    blocks, committed = store.blocks(), readable_views(store)
     frames = {row["frame"]: row for row in store.frames_table().to_pylist() if blocks[row["frame"]] == split}
     cells: dict[str, list[dict[str, Any]]] = {frame: [] for frame in frames}
     names = ["cell", "frame", "label", "x0", "y0", "x1", "y1"]

@@ -12,7 +12,7 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import StoreError
 from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.runs.folder import RunInfo, list_runs
-from hela_store.store.store import RECIPE_FILE, Store, is_trained
+from hela_store.store.store import RECIPE_FILE, Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
@@ -107,7 +107,7 @@ def demo(folder: Path, progress: Progress = silent) -> DemoReport:
     scores = {(row["run"], row["prompt"]): row for row in catalog.query(store.path, SCORES).to_pylist()}
     return DemoReport(
         store=str(store.path),
-        trained=is_trained(store),
+        trained=store.is_trained,
         rows=tuple(_row(tuned[p], scores[zero, p], scores[after[p], p]) for p in PROMPTS),
         query=QUERY,
         answer=catalog.query(store.path, QUERY).to_pylist(),

@@ -16,7 +16,7 @@ from hela_store.errors import StoreError
 from hela_store.recipe.splits import BLOCKS
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, list_runs, partial_runs
-from hela_store.store.store import Store, blocks_of, is_trained
+from hela_store.store.store import Store
 
 BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
 SCORES = """
@@ -169,7 +169,7 @@ def info(store: Store) -> StoreInfo:
             "architecture": recipe.encoder.architecture,
             "sha256": recipe.encoder.sha256,
             "precision": recipe.encoder.precision,
-            "trained": is_trained(store),
+            "trained": store.is_trained,
         },
         keys={key: store.ledger(key).count() for key in store.arrays.embedding_keys()},
         scale=cell_scale(store) if ingested else None,
@@ -192,7 +192,7 @@ def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
 
 
 def _split(store: Store) -> dict[str, int]:
-    counts = Counter(blocks_of(store).values())
+    counts = Counter(store.blocks().values())
     return {name: counts[name] for name in (*BLOCKS, "gap")}
 
 

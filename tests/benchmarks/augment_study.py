@@ -25,7 +25,7 @@ from hela_store.augment.ranges import AugmentRecipe, Elastic
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.recipe.recipe import SplitRecipe
-from hela_store.store.store import Store, blocks_of
+from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import NewConfig, SyntheticConfig, new
@@ -57,7 +57,7 @@ def arm_store(store: Store, amplitude: str, most: int, few: str) -> Store:
     recipe = replace(store.recipe, augment=augment)
     if few != "all":
         numbers = {row["frame"]: row["time"] for row in store.frames_table().to_pylist()}
-        blocks = blocks_of(store)
+        blocks = store.blocks()
         train = [numbers[frame] for frame, block in blocks.items() if block == "train"]
         picked = np.unique(np.linspace(0, len(train) - 1, int(few)).round().astype(int))
         split: SplitRecipe = recipe.split
@@ -175,7 +175,7 @@ def main() -> None:
             part = arm_store(store, amplitude, max(arguments.variants), frames)
             for note in embed(part, progress=bars).notes:
                 print(f"note: {note}", file=sys.stderr)
-            blocks, rows = blocks_of(part), part.views_table().to_pylist()
+            blocks, rows = part.blocks(), part.views_table().to_pylist()
             passes[frames] = sum(blocks[row["frame"]] == "train" and row["variant"] == 0 for row in rows)
             for variants in arguments.variants:
                 if variants == 0 and amplitude != arguments.amplitudes[0]:

@@ -8,12 +8,13 @@ from hela_store.base.rng import generator
 from hela_store.catalog import index as catalog
 from hela_store.embedding.batches import Frames, done_of, unique_views, work_of
 from hela_store.embedding.ingest import ingest
-from hela_store.embedding.plan import PLAN_SCHEMA, build_plan, make_plan, view_id
+from hela_store.embedding.plan import build_plan, make_plan, view_id
 from hela_store.errors import StoreError
 from hela_store.images.normalise import apply, limits
 from hela_store.integrity.store_faults import planned_views
 from hela_store.store.ledger import Entry
 from hela_store.store.store import Store, new_store
+from hela_store.store.tables import PLAN_SCHEMA
 
 RECIPE = """format = 1
 name = "s"

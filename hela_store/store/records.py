@@ -1,0 +1,118 @@
+"""Rows of the tables of frames, cells and views as frozen records: a misspelt column is an error, not a None."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import pyarrow as pa
+
+from hela_store.images.geometry import Rect
+
+BATCH = 1024
+
+
+class _Record:
+    """A dataclass whose fields are columns of a table."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Iterator[Self]:
+        """Yield a record for each row of a table that has the columns of this record."""
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for batch in table.select(names).to_batches(max_chunksize=BATCH):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield cls(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord(_Record):
+    """An ingested frame: a row of :data:`~hela_store.store.tables.FRAMES_SCHEMA`.
+
+    ``group`` and ``row`` say where its pixels are in the arrays; ``height`` and ``width`` are px.
+    """
+
+    frame: str
+    sequence: str
+    name: str
+    time: int
+    height: int
+    width: int
+    dtype: str
+    group: str
+    row: int
+    sha256: str
+    has_label: bool
+    partial: bool
+    label_origin: str
+    pixel_size_um: float | None
+    is_blank: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` px."""
+        return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
+class CellRecord(_Record):
+    """A labelled cell: a row of :data:`~hela_store.store.tables.CELLS_SCHEMA`; lengths in px, frame."""
+
+    cell: str
+    frame: str
+    label: int
+    area: int
+    area_um2: float | None
+    diameter: float
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    cx: float
+    cy: float
+    eccentricity: float
+    touches_neighbour: bool
+    touches_border: bool
+    mean_intensity: float
+    round_trip_iou: float | None
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """``(x0, y0, x1, y1)`` px, frame; x1 and y1 exclusive."""
+        return self.x0, self.y0, self.x1, self.y1
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRecord(_Record):
+    """A planned view: a row of :data:`~hela_store.store.tables.PLAN_SCHEMA`.
+
+    ``lo`` and ``hi`` are normalisation limits in counts, ``params`` the variant's parameters as JSON, ``row`` its place
+    in the arrays of embeddings.
+    """
+
+    view: str
+    frame: str
+    tile: int
+    variant: int
+    x0: int
+    y0: int
+    width: int
+    height: int
+    lo: float
+    hi: float
+    seed: int
+    params: str
+    row: int
+
+    @property
+    def rect(self) -> Rect:
+        """``(x0, y0, width, height)`` px, frame."""
+        return self.x0, self.y0, self.width, self.height
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` px of the frame that it shows."""
+        return self.height, self.width
