@@ -66,11 +66,11 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "Missing option '--dataset'" in run("new", "x", code=2).stderr
 
 
-def test_every_command_has_help(run: Run) -> None:
-    assert "Encode microscopy frames with SAM once" in run("--help").stdout
+def test_every_command_has_help(run: Run, start: Run) -> None:
+    assert "Encode microscopy frames with SAM once" in start("--help").stdout
     for name, command in main.commands.items():
         assert command.get_short_help_str(1000).rstrip("."), name
-    assert run("--version").stdout.startswith("hela-store, version ")
+    assert start("--version").stdout.startswith("hela-store, version ")
 
 
 def test_no_store_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
