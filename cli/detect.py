@@ -113,7 +113,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
     """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
     from dataclasses import asdict
 
-    from hela_store.segmentation.evaluate import DetectedConfig
+    from hela_store.segmentation.config import DetectedConfig
     from hela_store.segmentation.evaluate import calibrate as fit
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,6 @@ from .output import bars, echo_facts, echo_json, echo_scores, echo_sequences, ec
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
-
-
-COMMON = ("split", "window", "device")
-"""Choices that detected prompts have as well."""
 
 
 @click.command()
@@ -73,30 +70,37 @@ def evaluate(
     run: str | None,
     zero_shot: bool,
     prompts: tuple[str, ...],
-    clicks: int | None,
-    detector: str,
-    form: str,
-    recover: bool,
     as_json: bool,
     **choices: Any,
 ) -> None:
     """Score every cell of a split and keep prompts, masks and scores as a new run."""
-    import hela_store as hs
-
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
-    if "detected" not in prompts and (idle := _given("detector", "form", "recover")):
+    score = _evaluate_detected if "detected" in prompts else _evaluate_drawn
+    score(store, lambda form: None if zero_shot else run or default_checkpoint(store, form), prompts, choices, as_json)
+
+
+FROM_TRUTH = ("prompt_seeds", "prompt_table", "prompt_masks", "clicks", "robustness", "foreign")
+"""Options of prompts that are made from the truth or given by the user."""
+FROM_DETECTOR = ("detector", "form", "recover")
+"""Options of prompts that a detector finds."""
+Checkpoint = Callable[[str | None], str | None]
+"""Returns the run to score, by the form of detected prompts; None for zero-shot."""
+
+
+def _evaluate_drawn(
+    store: Store, checkpoint: Checkpoint, prompts: tuple[str, ...], choices: dict[str, Any], as_json: bool
+) -> None:
+    import hela_store as hs
+
+    if idle := _given(*FROM_DETECTOR):
         raise click.UsageError(f"{idle[0]} says how detected prompts are made; give --prompt detected, too")
     if choices["robustness"] and (idle := _given("prompts", "clicks")):
         raise click.UsageError(f"--robustness has kinds of its own; leave {idle[0]} out")
     note_untrained(store)
-    checkpoint = None if zero_shot else run or default_checkpoint(store, form if "detected" in prompts else None)
-    if "detected" in prompts:
-        how = {"detector": detector, "form": form, "recover": recover}
-        _evaluate_detected(store, checkpoint, prompts, how | {k: choices[k] for k in COMMON}, as_json)
-        return
-    kinds = (*prompts, f"point-clicks@{clicks}") if clicks else prompts
-    result = hs.evaluate(store, checkpoint, hs.EvaluateConfig(prompts=kinds, **choices), progress=bars)
+    kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
+    how = {name: value for name, value in choices.items() if name not in ("clicks", *FROM_DETECTOR)}
+    result = hs.evaluate(store, checkpoint(None), hs.EvaluateConfig(prompts=kinds, **how), progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:
@@ -111,15 +115,19 @@ def _given(*names: str) -> list[str]:
 
 
 def _evaluate_detected(
-    store: Store, checkpoint: str | None, prompts: tuple[str, ...], how: dict[str, Any], as_json: bool
+    store: Store, checkpoint: Checkpoint, prompts: tuple[str, ...], choices: dict[str, Any], as_json: bool
 ) -> None:
-    from hela_store.segmentation.evaluate import DetectedConfig, evaluate_detected
+    from hela_store.segmentation.config import DetectedConfig
+    from hela_store.segmentation.evaluate import evaluate_detected
 
     if prompts != ("detected",):
         raise click.UsageError("--prompt detected is scored on its own, without other kinds")
-    if idle := _given("clicks", "foreign", "robustness", "prompt_seeds", "prompt_table", "prompt_masks"):
+    if idle := _given(*FROM_TRUTH):
         raise click.UsageError(f"{idle[0]} is not for --prompt detected; leave it out")
-    result = evaluate_detected(store, DetectedConfig(checkpoint=checkpoint, **how), progress=bars)
+    note_untrained(store)
+    how = {name: value for name, value in choices.items() if name not in FROM_TRUTH}
+    config = DetectedConfig(checkpoint=checkpoint(choices["form"]), **how)
+    result = evaluate_detected(store, config, progress=bars)
     if as_json:
         echo_json(result.to_json())
         return

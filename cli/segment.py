@@ -52,7 +52,7 @@ def segment(
 ) -> None:
     """Segment frames never seen, without labels: label images, a cell table, overlays. Run it again to go on."""
     import hela_store as hs
-    from hela_store.segmentation.evaluate import DetectedConfig
+    from hela_store.segmentation.config import DetectedConfig
 
     note_untrained(store)
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,19 @@ from hela_store.images.rle import bbox, encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import overlap
-from hela_store.recipe.splits import members
+from hela_store.recipe.splits import Block, members
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-from .rows import BaselineRun, Row, found_row
+from .rows import BaselineRun, found_row
 
 Labels = npt.NDArray[np.int32]
 
 
 def pixels(store: Store, frame: str) -> tuple[npt.NDArray[Any], LabelArray]:
     """Return image (counts) and labels of a stored frame, (row, col)."""
-    table = store.frames_table()
-    index = table["frame"].index(frame).as_py()
-    group, row = table["group"][index].as_py(), table["row"][index].as_py()
-    return store.arrays.image(group, row), store.arrays.label(group, row)
+    record = store.frame_records()[frame]
+    return store.arrays.image(record.group, record.row), store.arrays.label(record.group, record.row)
 
 
 def spread(frames: Sequence[str], count: int) -> list[str]:
@@ -59,41 +58,48 @@ def segment_split(
     """
     blocks, run = store.blocks(), BaselineRun(detections=[])
     wanted = members(blocks, split)
-    rows = {row["frame"]: row for row in store.frames_table().to_pylist()}
-    cells: dict[str, list[Row]] = {}
-    for cell in store.cells_table().to_pylist():
-        cells.setdefault(cell["frame"], []).append(cell)
-    found: list[Row] = []
-    for frame in progress(wanted, total=len(wanted), what=f"{what} {split}"):
-        image, truth = pixels(store, frame)
-        found += _add(run, rows[frame] | {"split": blocks[frame]}, segment(image), truth, cells.get(frame, []))
+    cells: dict[str, list[CellRecord]] = {}
+    for cell in CellRecord.of(store.cells_table()):
+        cells.setdefault(cell.frame, []).append(cell)
+    found: list[dict[str, Any]] = []
+    for name in progress(wanted, total=len(wanted), what=f"{what} {split}"):
+        image, truth = pixels(store, name)
+        frame = _Frame(name=name, split=blocks[name], truth=truth, cells=cells.get(name, []))
+        found += _add(run, frame, segment(image))
     run.detections = found
     return run
 
 
-def _add(run: BaselineRun, frame: Row, label: Labels, truth: LabelArray, cells: Sequence[Row]) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    name: str
+    split: Block
+    truth: LabelArray
+    cells: Sequence[CellRecord]
+
+
+def _add(run: BaselineRun, frame: _Frame, label: Labels) -> list[dict[str, Any]]:
     """Add the cells of one frame to a run; return the rows of all objects found."""
-    shape = (frame["height"], frame["width"])
+    truth, cells, shape = frame.truth, frame.cells, (frame.truth.shape[0], frame.truth.shape[1])
     objects = [(number, place) for number, place in enumerate(ndimage.find_objects(label), 1) if place is not None]
     masks: list[tuple[BoolArray, tuple[int, int]]] = [
         (label[place] == number, (place[1].start, place[0].start)) for number, place in objects
     ]
-    matched = _match(label, truth, [number for number, _ in objects], [cell["label"] for cell in cells])
+    matched = _match(label, truth, [number for number, _ in objects], [cell.label for cell in cells])
     areas = label_areas(truth)
-    of_object = {number: cells[i]["cell"] for i, number in matched.items()}
+    of_object = {number: cells[i].cell for i, number in matched.items()}
     ious: dict[int, float] = {}
     for i, cell in enumerate(cells):
         number = matched.get(i)
         mask, origin = (np.zeros((0, 0), bool), (0, 0)) if number is None else masks[number - 1]
-        box = (cell["x0"], cell["y0"], cell["x1"], cell["y1"])
-        own = truth[box[1] : box[3], box[0] : box[2]] == cell["label"]
-        shared = overlap(mask, own, origin, (box[0], box[1]))
+        own = truth[cell.y0 : cell.y1, cell.x0 : cell.x1] == cell.label
+        shared = overlap(mask, own, origin, (cell.x0, cell.y0))
         if number is not None:
             ious[number] = shared.iou
-        detail = score_cell(mask, origin, truth, (cell["label"], box), areas)
-        run.add_cell(cell, frame, (shared.iou, shared.dice), encode(mask, origin, shape), asdict(detail))
+        detail = score_cell(mask, origin, truth, cell.label, cell.box, areas)
+        run.add_cell(cell, frame.split, shared, encode(mask, origin, shape), detail)
     return [
-        found_row(frame, number, bbox(mask, origin), encode(mask, origin, shape))
+        found_row(frame.name, frame.split, number, bbox(mask, origin), encode(mask, origin, shape))
         | {"cell": of_object.get(number), "iou": ious.get(number)}
         for (number, _), (mask, origin) in zip(objects, masks, strict=True)
     ]

@@ -63,5 +63,6 @@ def _answer(question: Question, radius: float, shape: tuple[int, int]) -> Score:
     mask, origin = image_free_mask(question.prompt, radius, shape)
     logits = np.zeros((0, 0), np.float32)
     prediction = Prediction(mask=mask, origin=origin, predicted_iou=0.0, logits=logits, corner=(0, 0))
-    own = question.free[0] if question.prompt.mask is not None else None
-    return Score(question=question, prediction=prediction, iou=question.free[0], dice=question.free[1], prompt_iou=own)
+    free = question.free
+    own = free.iou if question.prompt.mask is not None else None
+    return Score(question=question, prediction=prediction, iou=free.iou, dice=free.dice, prompt_iou=own)

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hela_store.evaluation.frames import Row
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
-from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
+from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
 from hela_store.evaluation.subsets import SubsetScore, subset_scores
 from hela_store.images.rle import Rle
+from hela_store.metrics.cell import CellScores
+from hela_store.metrics.overlap import Overlap
 from hela_store.runs.folder import new_run
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-__all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "Row", "found_row", "write_run"]
+__all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "found_row", "write_run"]
 
 NO_PROMPT = "none"
 """Prompt kind of cells that were found without a prompt."""
@@ -67,26 +69,24 @@ class BaselineResult:
 class BaselineRun:
     """Rows of a run as they are gathered; ``detections`` is None for one that finds no cells of its own."""
 
-    prompts: list[Row] = field(default_factory=list)
-    predictions: list[Row] = field(default_factory=list)
-    detections: list[Row] | None = None
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    detections: list[dict[str, Any]] | None = None
 
-    def add_cell(self, cell: Row, frame: Row, scores: tuple[float, float], rle: Rle, detail: Row) -> None:
-        """Add a cell that was found, or missed (an empty mask), without a prompt; ``scores`` are IoU and Dice."""
-        shared = {"prompt_id": f"{len(self.prompts):06d}", "cell": cell["cell"], "frame": cell["frame"]}
-        about = {"kind": NO_PROMPT, "origin": "label-free", "prompt_seed": 0, "split": frame["split"], "cut": False}
-        self.prompts.append(shared | about | {"points": [], "point_labels": [], "params": "{}"})
+    def add_cell(self, cell: CellRecord, split: str, shared: Overlap, rle: Rle, detail: CellScores) -> None:
+        """Add a cell of a block that was found without a prompt, or missed (an empty mask)."""
+        place = {"prompt_id": f"{len(self.prompts):06d}", "cell": cell.cell, "frame": cell.frame}
+        about = {"kind": NO_PROMPT, "origin": "label-free", "prompt_seed": 0, "split": split, "cut": False}
+        self.prompts.append(place | about | {"points": [], "point_labels": [], "params": "{}"})
         mask = {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
-        iou, dice = scores
-        self.predictions.append(
-            shared | detail | mask | {"iou": iou, "dice": dice, "is_empty": detail["failure"] == "empty"}
-        )
+        scores = {"iou": shared.iou, "dice": shared.dice, "is_empty": detail.failure == "empty"}
+        self.predictions.append(place | asdict(detail) | mask | scores)
 
 
-def found_row(frame: Row, number: int, box: tuple[int, int, int, int], rle: Rle) -> Row:
+def found_row(frame: str, split: str, number: int, box: tuple[int, int, int, int], rle: Rle) -> dict[str, Any]:
     """Return the row of an object of a frame, without what it matches; its score is 1, since there is none."""
     corners = dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))
-    about = {"detection": f"{frame['frame']}@{number}", "split": frame["split"], "frame": frame["frame"], "score": 1.0}
+    about = {"detection": f"{frame}@{number}", "split": split, "frame": frame, "score": 1.0}
     return about | corners | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
 
 
@@ -112,10 +112,10 @@ def write_run(
         prompts=means,
         config=stored,
         subsets=subset_scores(store, folder.id),
-        sequences=sequence_scores(run_labels(store, folder.id)) if found_cells else None,
+        sequences=sequence_scores(labels_of(store, folder.info)) if found_cells else None,
     )
 
 
-def _means(rows: list[Row]) -> dict[str, float]:
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     columns = {"mean_iou": "iou", "mean_dice": "dice", "empty": "is_empty"}
     return {"n": len(rows)} | {name: float(np.mean([row[column] for row in rows])) for name, column in columns.items()}

@@ -113,7 +113,7 @@ def _ours(drawn: Drawn) -> list[list[float]]:
     for label, box in drawn.cells:
         part = _crop(box)
         mask = drawn.answer[part] == label
-        score = score_cell(mask, (part[1].start, part[0].start), drawn.truth, (label, box), areas)
+        score = score_cell(mask, (part[1].start, part[0].start), drawn.truth, label, box, areas)
         found.append([score.hd95, score.nsd1, score.nsd2])
     return found
 

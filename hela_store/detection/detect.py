@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 
-from .detections import Detections, no_detections
+from .detections import Detections
 from .frames import FrameTruth, split_frames, tile_embeddings, truths
 from .head import GridHead, load_head
 from .import_boxes import read_boxes
@@ -60,21 +60,20 @@ class DetectResult:
         return asdict(self)
 
 
-def load_detector(store: Store, run: str = "latest", device: str = "auto") -> tuple[RunInfo, GridHead, float]:
-    """Return a trained ``grid`` detector: its run, its head and the score from which its detections count.
+def load_grid_head(store: Store, info: RunInfo, device: str = "auto") -> GridHead:
+    """Return the head of a trained ``grid`` detector.
 
     Raises
     ------
     RunError
-        Unknown, of another kind, or trained on another encoder's embeddings.
+        The run holds another detector, or was trained on another encoder's embeddings.
     """
-    info = load_run(store.path, run, KIND)
     if info.config.get("backend") != "grid":
         raise RunError(
             f"run {info.id} is a {info.config.get('backend')} detector, expected a grid one; of others give the "
             "detections: `hela-store detect run`, then `--detector` with that run"
         )
-    return info, load_head(info.weights, store.key, pick_device(device)), threshold_of(info)
+    return load_head(info.weights, store.key, pick_device(device))
 
 
 def threshold_of(info: RunInfo) -> float:
@@ -116,41 +115,41 @@ def detect(
     threshold = threshold_of(info) if threshold is None else threshold
     frames = split_frames(store, split)
     check_untouched(store, info, frames, split)
-    find = _yolo11 if backend == BACKEND else _grid
-    found = find(store, info, frames, device, progress)
+    found = (_yolo11 if backend == BACKEND else _grid)(store, info, frames, device, progress)
     about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}
     folder = new_run(store.path, "detect", about | {"encoder": store.key}, parent=info.id, label=split)
-    spent: list[tuple[float, int]] = []
-
-    def pairs() -> Iterator[tuple[FrameTruth, Detections]]:
-        for truth, detections, seconds in found:
-            spent.append((seconds, len(truth.frame.tiles)))
-            yield truth, detections
-
-    result = _keep(store, folder, pairs(), lambda: (sum(s for s, _ in spent), sum(n for _, n in spent)))
-    return replace(result, detector=info.id)
+    return _keep(store, folder, found)
 
 
-Found = Iterator[tuple[FrameTruth, Detections, float]]
-"""Frames with what was found in them, and the seconds that the detector took."""
+@dataclass(frozen=True, kw_only=True)
+class _FoundFrame:
+    """A frame, what was found in it, and the seconds that the detector took; None where it ran elsewhere."""
+
+    truth: FrameTruth
+    detections: Detections
+    seconds: float | None = None
 
 
-def _grid(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
-    _, head, _ = load_detector(store, info.id, device)
-    return _grid_frames(store, head, frames, progress)
+def _grid(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Iterator[_FoundFrame]:
+    return _grid_frames(store, load_grid_head(store, info, device), frames, progress)
 
 
-def _grid_frames(store: Store, head: GridHead, frames: Sequence[str], progress: Progress) -> Found:
+def _grid_frames(store: Store, head: GridHead, frames: Sequence[str], progress: Progress) -> Iterator[_FoundFrame]:
     for truth in progress(truths(store, frames), total=len(frames), what="detect"):
         tiles, embeddings = [tile.rect for tile in truth.frame.tiles], list(tile_embeddings(store, truth.frame))
         start = time.perf_counter()
-        yield truth, detect_frame(head, embeddings, tiles, truth.frame.shape), time.perf_counter() - start
+        found = detect_frame(head, embeddings, tiles, truth.frame.shape)
+        yield _FoundFrame(truth=truth, detections=found, seconds=time.perf_counter() - start)
 
 
-def _yolo11(store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress) -> Found:
+def _yolo11(
+    store: Store, info: RunInfo, frames: Sequence[str], device: str, progress: Progress
+) -> Iterator[_FoundFrame]:
     found, seconds, _ = yolo_detections(store, info, frames, device=device, progress=progress)
     share = seconds / max(len(frames), 1)
-    return ((truth, found[truth.frame.frame], share) for truth in truths(store, frames))
+    return (
+        _FoundFrame(truth=truth, detections=found[truth.frame.frame], seconds=share) for truth in truths(store, frames)
+    )
 
 
 def import_boxes(
@@ -163,34 +162,34 @@ def import_boxes(
     PromptError
         As :func:`hela_store.detection.import_boxes.read_boxes`; nothing is kept.
     """
-    sizes = {row["frame"]: (row["height"], row["width"]) for row in store.frames_table().to_pylist()}
-    found = read_boxes(path, sizes)
+    found = read_boxes(path, {name: frame.shape for name, frame in store.frame_records().items()})
     about = {"detector": path.name, "backend": name, "checkpoint": None, "split": "all", "threshold": threshold}
     folder = new_run(store.path, "detect", about | {"encoder": store.key}, label=name)
     shown = progress(truths(store, list(found)), total=len(found), what="import")
-    result = _keep(store, folder, ((truth, found.get(truth.frame.frame, no_detections())) for truth in shown), None)
-    return replace(result, detector=path.name)
+    return _keep(store, folder, (_FoundFrame(truth=truth, detections=found[truth.frame.frame]) for truth in shown))
 
 
-def _keep(store: Store, folder: RunFolder, found: Iterable[tuple[FrameTruth, Detections]], cost: Any) -> DetectResult:
+def _keep(store: Store, folder: RunFolder, found: Iterable[_FoundFrame]) -> DetectResult:
+    """Write the rows of all frames and publish the run, whose configuration says what found them."""
     rows: list[Mapping[str, Any]] = []
-    frames = 0
+    frames = views = 0
+    seconds: list[float] = []
     config = folder.info.config
     with folder.tidied():
-        for truth, detections in found:
-            rows += detection_rows(detections, truth, config["threshold"])
-            frames += 1
+        for one in found:
+            rows += detection_rows(one.detections, one.truth, config["threshold"])
+            frames, views = frames + 1, views + len(one.truth.frame.tiles)
+            seconds += [] if one.seconds is None else [one.seconds]
         folder.write_table("detections", pa.Table.from_pylist(rows, DETECTION_SCHEMA))
-        seconds, views = cost() if cost else (0.0, 0)
         result = DetectResult(
             run=folder.id,
-            detector="",
+            detector=config["detector"],
             split=config["split"],
             frames=frames,
             detections=sum(row["score"] >= config["threshold"] for row in rows),
             threshold=config["threshold"],
-            seconds_per_frame=seconds / frames if cost and frames else None,
-            seconds_per_view=seconds / views if cost and views else None,
+            seconds_per_frame=sum(seconds) / frames if seconds else None,
+            seconds_per_view=sum(seconds) / views if seconds else None,
         )
         folder.log(result=result.to_json())
         folder.publish()

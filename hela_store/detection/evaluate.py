@@ -11,6 +11,7 @@ import numpy as np
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
 from hela_store.runs.folder import load_run
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 from .box_scores import THRESHOLDS, FramePairs, average_precision, count, curve, recall_by
@@ -142,16 +143,16 @@ def describe_boxes(store: Store, split: str = "train", bins: int = 20) -> dict[s
     SplitError
         No labelled frame.
     """
-    frames = {row["frame"]: (row["height"], row["width"]) for row in store.frames_table().to_pylist()}
+    frames = store.frame_records()
     chosen = set(scorable_frames(store, split))
     values: dict[str, list[float]] = {"cx": [], "cy": [], "width": [], "height": []}
-    for cell in store.cells_table().to_pylist():
-        if cell["frame"] in chosen:
-            height, width = frames[cell["frame"]]
-            values["cx"].append((cell["x0"] + cell["x1"]) / 2 / width)
-            values["cy"].append((cell["y0"] + cell["y1"]) / 2 / height)
-            values["width"].append(cell["x1"] - cell["x0"])
-            values["height"].append(cell["y1"] - cell["y0"])
+    for cell in CellRecord.of(store.cells_table()):
+        if cell.frame in chosen:
+            frame = frames[cell.frame]
+            values["cx"].append((cell.x0 + cell.x1) / 2 / frame.width)
+            values["cy"].append((cell.y0 + cell.y1) / 2 / frame.height)
+            values["width"].append(cell.x1 - cell.x0)
+            values["height"].append(cell.y1 - cell.y0)
     names, panels = list(values), {}
     for i, first in enumerate(names):
         for second in names[:i]:

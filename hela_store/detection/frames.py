@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,10 @@ from torch import Tensor
 from hela_store.base.aliases import BoolArray
 from hela_store.errors import SplitError
 from hela_store.evaluation.frames import FrameCells, frame_cells
-from hela_store.images.boxes import BOX_COLUMNS, box_iou
+from hela_store.images.boxes import box_iou
 from hela_store.metrics.matching import countable, mask_ious
 from hela_store.recipe.splits import members
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 from .box_scores import FramePairs
@@ -35,19 +35,18 @@ class FrameTruth:
     @property
     def boxes(self) -> Floats:
         """Boxes of the cells, float64, (M, 4) ``(x0, y0, x1, y1)`` px, frame."""
-        rows = [[float(cell[name]) for name in BOX_COLUMNS] for cell in self.frame.cells]
-        return np.asarray(rows).reshape(-1, 4)
+        return np.asarray([cell.box for cell in self.frame.cells], float).reshape(-1, 4)
 
     @property
     def labels(self) -> list[int]:
         """Values of the cells in the label image."""
-        return [int(cell["label"]) for cell in self.frame.cells]
+        return [cell.label for cell in self.frame.cells]
 
 
 def split_frames(store: Store, split: str) -> list[str]:
     """Return the frames of a block, in order, labelled or not; SplitError where there is none."""
     asked = set(members(store.blocks(), split))
-    return [frame for frame in store.frames_table()["frame"].to_pylist() if frame in asked]
+    return [frame for frame in store.frame_records() if frame in asked]
 
 
 def scorable_frames(store: Store, split: str) -> list[str]:
@@ -58,8 +57,8 @@ def scorable_frames(store: Store, split: str) -> list[str]:
     SplitError
         There is none.
     """
-    labelled = {row["frame"] for row in store.frames_table().to_pylist() if row["has_label"]}
-    found = [frame for frame in split_frames(store, split) if frame in labelled]
+    frames = store.frame_records()
+    found = [frame for frame in split_frames(store, split) if frames[frame].has_label]
     if not found:
         raise SplitError(f"split {split!r} of {store.path} holds no labelled frame; choose another split or add labels")
     return found
@@ -67,9 +66,10 @@ def scorable_frames(store: Store, split: str) -> list[str]:
 
 def truths(store: Store, frames: Sequence[str]) -> Iterator[FrameTruth]:
     """Yield frames with their truth, one at a time; StoreError where one is not embedded yet."""
-    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+    records = store.frame_records()
     for part in frame_cells(store, frames):
-        yield FrameTruth(frame=part, valid=store.arrays.valid(*places[part.frame]))
+        record = records[part.frame]
+        yield FrameTruth(frame=part, valid=store.arrays.valid(record.group, record.row))
 
 
 def tile_embeddings(store: Store, frame: FrameCells) -> Iterator[Tensor]:
@@ -90,20 +90,20 @@ def mask_pairs(found: Detections, truth: FrameTruth) -> FramePairs:
     return FramePairs(scores=found.scores, ious=ious, counted=countable(found.boxes, truth.valid))
 
 
-def cell_groups(cells: Sequence[dict[str, Any]], limits: dict[str, tuple[float, float]]) -> dict[str, BoolArray]:
+def cell_groups(cells: Sequence[CellRecord], limits: dict[str, tuple[float, float]]) -> dict[str, BoolArray]:
     """Return which cells are small, large, dim, bright, touching and alone, bool (M,) each.
 
     Parameters
     ----------
-    cells : rows of the cells table
+    cells : of one frame
     limits : lower and upper fifth of ``diameter`` and ``mean_intensity`` over all cells that are scored
     """
     groups: dict[str, BoolArray] = {}
     for column, low, high in (("diameter", "smallest fifth", "largest fifth"),
                               ("mean_intensity", "dimmest fifth", "brightest fifth")):  # fmt: skip
-        values = np.array([cell[column] for cell in cells], float)
+        values = np.array([getattr(cell, column) for cell in cells], float)
         groups[low], groups[high] = values <= limits[column][0], values >= limits[column][1]
-    touching = np.array([bool(cell["touches_neighbour"]) for cell in cells], bool)
+    touching = np.array([cell.touches_neighbour for cell in cells], bool)
     return groups | {"touching": touching, "not touching": ~touching}
 
 

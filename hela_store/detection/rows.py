@@ -13,6 +13,7 @@ from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.images.rle import Rle
 from hela_store.metrics.matching import match
 from hela_store.runs.folder import RunInfo
+from hela_store.store.records import CellRecord
 
 from .detections import Detections, from_boxes
 from .frames import FrameTruth, box_pairs, mask_pairs
@@ -76,10 +77,10 @@ def _matched(counts: np.ndarray, ious: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _cell_of(
-    name: str, iou: str, cells: Sequence[dict[str, Any]], found: tuple[np.ndarray, np.ndarray], i: int
+    name: str, iou: str, cells: Sequence[CellRecord], found: tuple[np.ndarray, np.ndarray], i: int
 ) -> dict[str, Any]:
     cell = int(found[0][i])
-    return {name: cells[cell]["cell"] if cell >= 0 else None, iou: float(found[1][i]) if cell >= 0 else None}
+    return {name: cells[cell].cell if cell >= 0 else None, iou: float(found[1][i]) if cell >= 0 else None}
 
 
 def read_detections(run: RunInfo) -> dict[str, Detections]:

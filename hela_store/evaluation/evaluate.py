@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,17 +16,15 @@ import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.embedding.encoders import store_of
 from hela_store.errors import PromptError, RecipeError
 from hela_store.prompts.draw import check_prompt_kind
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
-from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
-from hela_store.sam.decoder import SamDecoder
+from hela_store.runs.folder import RunFolder, new_run
 from hela_store.sam.encoder import pick_device
-from hela_store.sam.predict import DEFAULT_WINDOW, check_window
+from hela_store.sam.predict import check_window
 from hela_store.store.store import Store
 
-from .decoders import decoder_of
+from .checkpoint import Checkpoint, resolve_checkpoint
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius, with_foreign_embeddings
 from .leaks import check_untouched
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
@@ -148,23 +147,24 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     config = config if split is None else replace(config, split=split)
-    info = None if run is None else load_run(store.path, run if isinstance(run, str) else run.run, "finetune")
-    store = store_of(store, info)
-    checkpoint = None if info is None else info.id
-    config = replace(config, window=config.window or _window_of(store, info))
-    decoder = decoder_of(store, info, pick_device(config.device))
+    checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
+    store, window = checkpoint.store, config.window or checkpoint.window
+    config = replace(config, window=window)
+    decoder = checkpoint.load_decoder(pick_device(config.device))
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
-    check_untouched(store, info, frames, config.split)
-    folder = _start(store, config, checkpoint, own)
+    check_untouched(store, checkpoint.run, frames, config.split)
+    folder = _start(checkpoint, config, own)
     with folder.tidied():
         parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
         shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-        scores = _score_frames(store, decoder, shown, _asker(store, config, own), folder)
+        scores = _score_frames(
+            shown, _asker(store, config, own), partial(answer, store, decoder, window=window), folder
+        )
         folder.publish()
     return EvaluateResult(
         run=folder.id,
-        checkpoint=checkpoint or "zero-shot",
+        checkpoint=checkpoint.name,
         split=config.split,
         prompts=summarise(scores),
         subsets=subset_scores(store, folder.id),
@@ -172,12 +172,13 @@ def evaluate(
     )
 
 
-def _start(store: Store, config: EvaluateConfig, checkpoint: str | None, own: OwnPrompts | None) -> RunFolder:
-    about = asdict(config) | {"encoder": store.key, "checkpoint": checkpoint, "seeds": list(range(config.prompt_seeds))}
+def _start(checkpoint: Checkpoint, config: EvaluateConfig, own: OwnPrompts | None) -> RunFolder:
+    about = asdict(config) | {"encoder": checkpoint.key, "checkpoint": checkpoint.id}
+    about |= {"seeds": list(range(config.prompt_seeds))}
     about |= {"prompts": list(config.prompts) if own is None else own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
     kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
-    return new_run(store.path, kind, about, parent=checkpoint, label=config.split)
+    return new_run(checkpoint.store.path, kind, about, parent=checkpoint.id, label=config.split)
 
 
 def _asker(store: Store, config: EvaluateConfig, own: OwnPrompts | None) -> Callable[[FrameCells], Sequence[Question]]:
@@ -188,17 +189,15 @@ def _asker(store: Store, config: EvaluateConfig, own: OwnPrompts | None) -> Call
 
 
 def _score_frames(
-    store: Store,
-    decoder: SamDecoder,
     frames: Iterable[FrameCells],
     asker: Callable[[FrameCells], Sequence[Question]],
+    answered: Callable[[Sequence[Question]], list[Score]],
     folder: RunFolder,
 ) -> list[Score]:
-    window = int(folder.info.config["window"])
     scores: list[Score] = []
     prompts, predictions = [], []
     for frame in frames:
-        for score in with_details(answer(store, decoder, asker(frame), window), frame.label):
+        for score in with_details(answered(asker(frame)), frame.label):
             number = f"{len(scores):06d}"
             prompts.append(prompt_row(score, number, frame.split))
             predictions.append(prediction_row(score, number, frame.shape))
@@ -214,12 +213,6 @@ def _light(score: Score) -> Score:
     # means need no masks; a long evaluation should not keep them
     empty = np.zeros((0, 0), np.float32)
     return replace(score, prediction=replace(score.prediction, logits=empty, others=()))
-
-
-def _window_of(store: Store, info: RunInfo | None) -> int:
-    if info is not None:
-        return int(info.config["window"])
-    return DEFAULT_WINDOW[store.recipe.encoder.architecture]
 
 
 def _test_scorings(store: Store) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,10 @@ from hela_store.errors import SplitError, StoreError
 from hela_store.images.geometry import Rect
 from hela_store.prompts.draw import CellContext, cell_context
 from hela_store.recipe.splits import Block, members
+from hela_store.store.records import CellRecord, ViewRecord
 from hela_store.store.store import Store
 
-Row = dict[str, Any]
+R = TypeVar("R", CellRecord, ViewRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class FrameCells:
     shape : (int, int)
         ``(rows, cols)`` px.
     label : int32, (row, col)
-    cells : rows of the cells table
+    cells : in the order of the cells table
     tiles : in the order of the plan
     """
 
@@ -50,7 +51,7 @@ class FrameCells:
     split: Block
     shape: tuple[int, int]
     label: LabelArray
-    cells: list[Row]
+    cells: list[CellRecord]
     tiles: list[Tile]
 
 
@@ -63,8 +64,8 @@ def labelled_frames(store: Store, split: str) -> list[str]:
         The block is empty, or none of its frames has a labelled cell.
     """
     asked = set(members(store.blocks(), split))
-    with_cells = set(store.cells_table()["frame"].to_pylist())
-    found = [frame for frame in store.frames_table()["frame"].to_pylist() if frame in asked & with_cells]
+    asked &= set(store.cells_table()["frame"].to_pylist())
+    found = [frame for frame in store.frame_records() if frame in asked]
     if not found:
         raise SplitError(f"split {split!r} holds no labelled cell in {store.path}; choose another split or add labels")
     return found
@@ -87,25 +88,20 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
         A tile of the frame is not embedded yet.
     """
     blocks, committed = store.blocks(), readable_views(store)
-    views, cells = store.views_table(), store.cells_table()
-    about = {row["frame"]: row for row in store.frames_table().to_pylist()}
-    views = views.filter(pc.equal(views["variant"], 0))
-    tiles, inside = _by_frame(views, frames), _by_frame(cells, frames)
+    views, about = store.views_table(), store.frame_records()
+    tiles = _by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
+    inside = _by_frame(CellRecord, store.cells_table(), frames)
     for frame in frames:
-        missing = [row for row in tiles[frame] if row["view"] not in committed]
+        missing = [view for view in tiles[frame] if view.view not in committed]
         if missing or not tiles[frame]:
             raise StoreError(f"{len(missing)} views of {frame} are not embedded yet; run `{embed_command(store)}`")
-        row = about[frame]
         yield FrameCells(
             frame=frame,
             split=blocks[frame],
-            shape=(row["height"], row["width"]),
-            label=store.arrays.label(row["group"], row["row"]),
+            shape=about[frame].shape,
+            label=store.arrays.label(about[frame].group, about[frame].row),
             cells=inside[frame],
-            tiles=[
-                Tile(view=t["view"], rect=(t["x0"], t["y0"], t["width"], t["height"]), row=committed[t["view"]])
-                for t in tiles[frame]
-            ],
+            tiles=[Tile(view=view.view, rect=view.rect, row=committed[view.view]) for view in tiles[frame]],
         )
 
 
@@ -130,14 +126,13 @@ def with_foreign_embeddings(store: Store, frames: Sequence[str]) -> Iterator[Fra
         yield replace(part, tiles=foreign)
 
 
-def _by_frame(table: pa.Table, frames: Sequence[str]) -> dict[str, list[Row]]:
-    rows: dict[str, list[Row]] = {frame: [] for frame in frames}
-    for row in table.filter(pc.is_in(table["frame"], value_set=pa.array(frames))).to_pylist():
-        rows[row["frame"]].append(row)
-    return rows
+def _by_frame(kind: type[R], table: pa.Table, frames: Sequence[str]) -> dict[str, list[R]]:
+    records: dict[str, list[R]] = {frame: [] for frame in frames}
+    for record in kind.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(frames)))):
+        records[record.frame].append(record)
+    return records
 
 
-def context_of(frame: FrameCells, cell: Row) -> CellContext:
+def context_of(frame: FrameCells, cell: CellRecord) -> CellContext:
     """Return a cell with its surroundings."""
-    box = (cell["x0"], cell["y0"], cell["x1"], cell["y1"])
-    return cell_context(frame.label, cell["label"], cell["cell"], box)
+    return cell_context(frame.label, cell.label, cell.cell, cell.box)

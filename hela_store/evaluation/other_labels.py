@@ -22,9 +22,10 @@ from hela_store.images.rle import decode_crop
 from hela_store.metrics.ctc import FrameMatch, match_frame, seg
 from hela_store.metrics.overlap import overlap
 from hela_store.runs.folder import RunInfo, load_run
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-from .sequences import ORACLE, run_labels
+from .sequences import ORACLE, labels_of
 
 Labels = Literal["GT", "ST", "GT+ST"]
 LABEL_FREE = ("none", "detected")
@@ -118,23 +119,24 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     for info in infos:
         rows = _answers(info)
         for prompt in dict.fromkeys(row["kind"] for row in rows):
-            found.append(_score(store, info.id, prompt, [row for row in rows if row["kind"] == prompt], frames))
+            found.append(_score(store, info, prompt, [row for row in rows if row["kind"] == prompt], frames))
     return found
 
 
 def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
     reader = open_dataset(replace(store.recipe.dataset, labels=labels), store.path)
     cells: dict[str, dict[int, str]] = {}
-    for cell in store.cells_table().select(["frame", "label", "cell"]).to_pylist():
-        cells.setdefault(cell["frame"], {})[cell["label"]] = cell["cell"]
-    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+    for cell in CellRecord.of(store.cells_table()):
+        cells.setdefault(cell.frame, {})[cell.label] = cell.cell
+    frames = store.frame_records()
     for entry in reader.entries:
         name = f"{entry.sequence}/{entry.name}"
-        truth = reader.label(entry) if name in places else None
+        truth = reader.label(entry) if name in frames else None
         if truth is None or not truth.any():
             yield name, None
         else:
-            yield name, _frame(truth, store.arrays.label(*places[name]), cells.get(name, {}))
+            stored = store.arrays.label(frames[name].group, frames[name].row)
+            yield name, _frame(truth, stored, cells.get(name, {}))
 
 
 def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Frame:
@@ -164,7 +166,9 @@ def _answers(info: RunInfo) -> list[dict[str, Any]]:
     return [row | {"kind": kinds[row["prompt_id"]]} for row in info.rows("predictions", columns)]
 
 
-def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]) -> TruthScore:
+def _score(
+    store: Store, info: RunInfo, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]
+) -> TruthScore:
     looked = {row["frame"] for row in rows} & frames.keys()
     scored, kept = [], []
     for row in rows:
@@ -174,8 +178,8 @@ def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], fram
             scored.append((overlap(mask, nucleus.mask, origin, nucleus.origin), nucleus.between))
             kept.append(row)
     if not kept:
-        raise RunError(f"run {run} answered none of the nuclei of these labels; score a split that has some")
-    labels = run_labels(store, run, prompt)
+        raise RunError(f"run {info.id} answered none of the nuclei of these labels; score a split that has some")
+    labels = labels_of(store, info, prompt)
     labels = replace(labels, answers={name: part for name, part in labels.answers.items() if name in looked})
     band = store.recipe.dataset.field_of_interest
     matches = [
@@ -183,7 +187,7 @@ def _score(store: Store, run: str, prompt: str, rows: list[dict[str, Any]], fram
         for row, label in labels
     ]
     return TruthScore(
-        run=run,
+        run=info.id,
         prompt=prompt,
         nuclei=len({row["cell"] for row in kept}),
         n=len(kept),

@@ -10,7 +10,9 @@ from pathlib import Path
 from hela_store.datasets.entries import probe_label
 from hela_store.datasets.pixels import read_label
 from hela_store.errors import PromptError
+from hela_store.prompts.kinds import Prompt
 from hela_store.prompts.table import UserPrompt, mask_prompt, match_masks, match_prompts, read_prompt_table
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 from .frames import FrameCells, context_of
@@ -52,20 +54,20 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
     """
     if table is not None and masks is not None:
         raise PromptError("give either a prompt table or a folder of prompt masks, not both")
-    frames = store.frames_table().select(["frame", "name", "sequence", "height", "width"]).to_pylist()
+    frames = store.frame_records()
     if table is not None:
         by_frame: dict[str, list[UserPrompt]] = {}
-        for prompt in read_prompt_table(table, {row["frame"]: (row["height"], row["width"]) for row in frames}):
+        for prompt in read_prompt_table(table, {name: frame.shape for name, frame in frames.items()}):
             by_frame.setdefault(prompt.frame, []).append(prompt)
         return OwnPrompts(origin=table.name, table=by_frame, masks={})
     if masks is None:
         return None
     if not masks.is_dir():
         raise PromptError(f"no folder of prompt masks at {masks}")
-    found = {row["frame"]: path for row in frames if (path := _mask_file(masks, row["sequence"], row["name"]))}
+    found = {name: path for name, row in frames.items() if (path := _mask_file(masks, row.sequence, row.name))}
     if not found:
         raise PromptError(
-            f"no label image in {masks} has the name of a frame; expected e.g. {frames[0]['name']}.tif "
+            f"no label image in {masks} has the name of a frame; expected e.g. {next(iter(frames.values())).name}.tif "
             f"or mask012.tif for t012"
         )
     return OwnPrompts(origin=masks.name, table={}, masks=found)
@@ -90,18 +92,19 @@ def own_questions(own: OwnPrompts, frame: FrameCells, radius: float) -> Sequence
     PromptError
         A label image has another size than its frame, or a prompt names a cell that is not there.
     """
-    how = (own.origin, 0, radius)
-    by_id = {cell["cell"]: cell for cell in frame.cells}
+
+    def asked(cell: CellRecord, prompt: Prompt) -> Question:
+        return ask(frame, cell, context_of(frame, cell), prompt, radius=radius, origin=own.origin)
+
     if own.masks:
         path = own.masks.get(frame.frame)
         if path is None:
             return []
         labels = read_label(probe_label(path)[0])
         pairs = match_masks(labels, frame.label)
-        cells = [cell for cell in frame.cells if cell["label"] in pairs]
-        return [ask(frame, c, context_of(frame, c), mask_prompt(labels, pairs[c["label"]]), how) for c in cells]
-    labels_of = {cell: row["label"] for cell, row in by_id.items()}
+        cells = [cell for cell in frame.cells if cell.label in pairs]
+        return [asked(cell, mask_prompt(labels, pairs[cell.label])) for cell in cells]
+    by_id = {cell.cell: cell for cell in frame.cells}
+    labels_of = {name: cell.label for name, cell in by_id.items()}
     matched, _ = match_prompts(own.table.get(frame.frame, []), labels_of, frame.label)
-    return [
-        ask(frame, by_id[cell], context_of(frame, by_id[cell]), given.prompt, how) for cell, given in matched.items()
-    ]
+    return [asked(by_id[cell], given.prompt) for cell, given in matched.items()]

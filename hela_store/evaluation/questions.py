@@ -18,15 +18,16 @@ from hela_store.images.geometry import holds_whole, scoring_tile
 from hela_store.images.rle import paste
 from hela_store.metrics.cell import CellScores, score_cell
 from hela_store.metrics.failures import label_areas
-from hela_store.metrics.overlap import overlap
+from hela_store.metrics.overlap import Overlap, overlap
 from hela_store.prompts.draw import CellContext, DrawnPrompt, clicks_of, corrective_click, make_prompt
 from hela_store.prompts.image_free import image_free_score
 from hela_store.prompts.kinds import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import Logits, Prediction, predict_view, whole_logits
+from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-from .frames import FrameCells, Row, Tile, context_of
+from .frames import FrameCells, Tile, context_of
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
 """Kinds that draw nothing: one seed is enough."""
@@ -47,21 +48,21 @@ class Question:
     origin : str
         Who made it: ``"truth"``, or the file or folder it came from.
     seed : int
-    cell : row of the cells table
+    cell : the cell that is asked for
     context : the cell's truth
     tile : where it is decoded
     cut : no tile holds the cell whole
-    free : (iou, dice) of the image-free answer
+    free : the image-free answer against the cell's truth
     """
 
     prompt: Prompt
     origin: str
     seed: int
-    cell: Row
+    cell: CellRecord
     context: CellContext
     tile: Tile
     cut: bool
-    free: tuple[float, float]
+    free: Overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,29 @@ class Score:
     detail: CellScores | None = None
 
 
-def ask(frame: FrameCells, cell: Row, context: CellContext, prompt: Prompt, how: tuple[str, int, float]) -> Question:
-    """Make a question of a prompt; ``how`` is (origin, seed, median training radius in px)."""
-    origin, seed, radius = how
+def ask(
+    frame: FrameCells,
+    cell: CellRecord,
+    context: CellContext,
+    prompt: Prompt,
+    *,
+    radius: float,
+    origin: str = "truth",
+    seed: int = 0,
+) -> Question:
+    """Make a question of a prompt.
+
+    Parameters
+    ----------
+    frame : the frame that holds the cell
+    cell : the cell that is asked for
+    context : its truth
+    prompt : in frame coordinates
+    radius : median radius of the training cells, px: size of the image-free answer to a point
+    origin : who made the prompt: ``"truth"``, or the file or folder it came from
+    seed : prompt seed
+    """
     rects = [tile.rect for tile in frame.tiles]
-    box = (cell["x0"], cell["y0"], cell["x1"], cell["y1"])
     return Question(
         prompt=prompt,
         origin=origin,
@@ -93,7 +112,7 @@ def ask(frame: FrameCells, cell: Row, context: CellContext, prompt: Prompt, how:
         cell=cell,
         context=context,
         tile=frame.tiles[scoring_tile(prompt_rectangle(prompt), rects, frame.shape)],
-        cut=not any(holds_whole(box, rect) for rect in rects),
+        cut=not any(holds_whole(cell.box, rect) for rect in rects),
         free=image_free_score(prompt, context.mask, context.origin, radius, frame.shape),
     )
 
@@ -111,7 +130,7 @@ def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int
             for seed in seeds[:1] if kind in REPEATABLE else seeds:
                 first = FIRST.get(kind.partition("@")[0], kind)
                 prompt = replace(make_prompt(first, context, seed), kind=kind)
-                questions.append(ask(frame, cell, context, prompt, ("truth", seed, radius)))
+                questions.append(ask(frame, cell, context, prompt, radius=radius, seed=seed))
     return questions
 
 
@@ -160,7 +179,7 @@ def _again(question: Question, prediction: Prediction) -> Question | None:
     prompt, context = question.prompt, question.context
     if prompt.kind == "mask-previous" and prompt.mask is None and not prediction.is_empty:
         own = overlap(prediction.mask, context.mask, prediction.origin, context.origin)
-        return replace(question, prompt=_previous(prediction), free=(own.iou, own.dice))
+        return replace(question, prompt=_previous(prediction), free=own)
     if prompt.points is None or len(prompt.points) >= clicks_of(prompt.kind):
         return None
     seen = paste(prediction.mask, prediction.origin, context.mask.shape, context.origin)
@@ -179,7 +198,7 @@ def _previous(first: Prediction) -> DrawnPrompt:
 def _score(question: Question, prediction: Prediction) -> Score:
     context = question.context
     shared = overlap(prediction.mask, context.mask, prediction.origin, context.origin)
-    own = question.free[0] if question.prompt.mask is not None else None
+    own = question.free.iou if question.prompt.mask is not None else None
     others = [overlap(mask, context.mask, origin, context.origin).iou for mask, origin in prediction.others]
     return Score(
         question=question,
@@ -196,8 +215,7 @@ def with_details(scores: Sequence[Score], labels: LabelArray) -> list[Score]:
     areas = label_areas(labels)
     found = []
     for score in scores:
-        row, prediction = score.question.cell, score.prediction
-        cell = row["label"], (row["x0"], row["y0"], row["x1"], row["y1"])
-        detail = score_cell(prediction.mask, prediction.origin, labels, cell, areas)
+        cell, prediction = score.question.cell, score.prediction
+        detail = score_cell(prediction.mask, prediction.origin, labels, cell.label, cell.box, areas)
         found.append(replace(score, detail=detail))
     return found

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
 from hela_store.images.rle import encode
 
-from .frames import Row
 from .questions import Score
 
 
-def prompt_row(score: Score, prompt_id: str, split: str) -> Row:
+def prompt_row(score: Score, prompt_id: str, split: str) -> dict[str, Any]:
     """Return the row of ``prompts.parquet``."""
     question, prompt = score.question, score.question.prompt
     box = [None] * 4 if prompt.box is None else [float(value) for value in prompt.box]
@@ -25,27 +25,27 @@ def prompt_row(score: Score, prompt_id: str, split: str) -> Row:
         "origin": question.origin,
         "prompt_seed": question.seed,
         "split": split,
-        "cell": question.cell["cell"],
-        "frame": question.cell["frame"],
+        "cell": question.cell.cell,
+        "frame": question.cell.frame,
         "view": question.tile.view,
         **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
         "points": points,
         "point_labels": labels,
         "params": json.dumps(getattr(prompt, "params", {})),
         "prompt_iou": score.prompt_iou,
-        "free_iou": question.free[0],
-        "free_dice": question.free[1],
+        "free_iou": question.free.iou,
+        "free_dice": question.free.dice,
         "cut": question.cut,
     }
 
 
-def prediction_row(score: Score, prompt_id: str, shape: tuple[int, int]) -> Row:
+def prediction_row(score: Score, prompt_id: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Return the row of ``predictions.parquet``; ``shape`` is the frame's ``(rows, cols)``."""
     question, prediction = score.question, score.prediction
     return {
         "prompt_id": prompt_id,
-        "cell": question.cell["cell"],
-        "frame": question.cell["frame"],
+        "cell": question.cell.cell,
+        "frame": question.cell.frame,
         "view": question.tile.view,
         "iou": score.iou,
         "dice": score.dice,

@@ -72,7 +72,7 @@ def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
 
 def mean_score(scores: Sequence[Score]) -> PromptScore:
     """Return the means over all scores, whatever their kinds."""
-    iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free[0] for s in scores])
+    iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free.iou for s in scores])
     own = [(s.prompt_iou, s.iou < s.prompt_iou) for s in scores if s.prompt_iou is not None]
     oracle = [s.oracle_iou for s in scores if s.oracle_iou is not None]
     return PromptScore(
@@ -81,7 +81,7 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
         mean_dice=float(np.mean([s.dice for s in scores])),
         empty=float(np.mean([s.prediction.is_empty for s in scores])),
         image_free_iou=float(free),
-        image_free_dice=float(np.mean([s.question.free[1] for s in scores])),
+        image_free_dice=float(np.mean([s.question.free.dice for s in scores])),
         skill=skill(float(iou), float(free)),
         prompt_iou=float(np.mean([iou for iou, _ in own])) if own else None,
         made_worse=float(np.mean([worse for _, worse in own])) if own else None,

@@ -74,7 +74,11 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
     RunError
         The run has no masks, several prompt kinds, or not the one asked for.
     """
-    info = load_run(store.path, run)
+    return labels_of(store, load_run(store.path, run), prompt, prompt_seed)
+
+
+def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_seed: int | None = None) -> RunLabels:
+    """Read the stored masks of a run that was loaded before; else as :func:`run_labels`."""
     if (info.path / "detections.parquet").exists():
         return RunLabels(store=store, info=info, prompt=None, prompt_seed=None, answers=_detected(store, info))
     if not (info.path / "predictions.parquet").exists():

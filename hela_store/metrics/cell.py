@@ -44,7 +44,8 @@ def score_cell(
     predicted: BoolArray,
     origin: tuple[int, int],
     labels: LabelArray,
-    cell: tuple[int, tuple[int, int, int, int]],
+    label: int,
+    box: tuple[int, int, int, int],
     areas: dict[int, int],
 ) -> CellScores:
     """Score the prediction for one cell.
@@ -57,12 +58,14 @@ def score_cell(
         ``(x, y)`` px, frame, of the crop's first pixel.
     labels : integer, (row, col)
         The whole frame's labels.
-    cell : (label, box)
-        The cell asked for: its value in ``labels`` and its box ``(x0, y0, x1, y1)`` px, frame, exclusive.
+    label : int
+        Value of the cell in ``labels``.
+    box : (int, int, int, int)
+        Bounding box of the cell, ``(x0, y0, x1, y1)`` px, frame; x1 and y1 exclusive.
     areas : dict of label to px
         As :func:`hela_store.metrics.failures.label_areas` counts them, once a frame.
     """
-    label, (x0, y0, x1, y1) = cell
+    x0, y0, x1, y1 = box
     found, (left, top) = trim(predicted, origin)
     if found.size:
         x0, y0 = max(min(x0, left), 0), max(min(y0, top), 0)

@@ -169,7 +169,7 @@ def cell_contexts(
         place = places[label - 1] if 0 < label <= len(places) else None
         if place is None:
             raise _missing(cell, label)
-        yield _crop(labels, label, cell, (place, origin, shape))
+        yield _crop(labels, label, cell, place, origin, shape)
 
 
 def cell_context(
@@ -183,16 +183,18 @@ def cell_context(
     """Crop one cell whose ``box``, ``(x0, y0, x1, y1)`` px, frame, is known; else as :func:`cell_contexts`."""
     x0, y0, x1, y1 = box
     place = (slice(y0 - origin[1], y1 - origin[1]), slice(x0 - origin[0], x1 - origin[0]))
-    return _crop(labels, label, cell, (place, origin, frame_shape or (labels.shape[0], labels.shape[1])))
+    return _crop(labels, label, cell, place, origin, frame_shape or (labels.shape[0], labels.shape[1]))
 
 
 def _crop(
     labels: LabelArray,
     label: int,
     cell: str,
-    where: tuple[tuple[slice, slice], tuple[int, int], tuple[int, int]],
+    place: tuple[slice, slice],
+    origin: tuple[int, int],
+    frame_shape: tuple[int, int],
 ) -> CellContext:
-    (rows, columns), origin, frame_shape = where
+    rows, columns = place
     area = int(np.count_nonzero(labels[rows, columns] == label))
     margin = math.ceil(MARGIN * equivalent_diameter(area)) + 2
     y0, x0 = max(rows.start - margin, 0), max(columns.start - margin, 0)

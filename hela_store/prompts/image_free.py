@@ -13,7 +13,7 @@ import numpy as np
 
 from hela_store.base.aliases import BoolArray, FloatArray
 from hela_store.errors import PromptError
-from hela_store.metrics.overlap import overlap
+from hela_store.metrics.overlap import Overlap, overlap
 
 from .kinds import Prompt
 
@@ -111,7 +111,7 @@ def image_free_score(
     origin: tuple[int, int],
     median_radius: float,
     frame_shape: tuple[int, int] | None = None,
-) -> tuple[float, float]:
+) -> Overlap:
     """Score the image-free answer to a prompt.
 
     Parameters
@@ -125,7 +125,8 @@ def image_free_score(
 
     Returns
     -------
-    iou, dice : float
+    Overlap
+        The pixels that answer and truth share; its ``iou`` and ``dice`` are the scores.
 
     Raises
     ------
@@ -133,5 +134,4 @@ def image_free_score(
         The prompt has neither mask, box nor a point in the cell.
     """
     mask, mask_origin = image_free_mask(prompt, median_radius, frame_shape)
-    shared = overlap(mask, truth, mask_origin, origin)
-    return shared.iou, shared.dice
+    return overlap(mask, truth, mask_origin, origin)

@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from hela_store.base.files import write_atomic
 from hela_store.errors import RunError
+from hela_store.runs.folder import list_runs
+from hela_store.store.store import Store
 
+from .config import DetectedConfig
+
+KIND = "calibration"
+"""Kind of the runs that hold a calibration."""
 FILE = "calibration.json"
 FAILURE = 0.5
 """A cell is a failure if its mask's IoU with the cell it stands for is below; so is one that stands for none."""
@@ -70,6 +76,18 @@ def load_calibration(folder: Path) -> Calibration:
         return Calibration(**plain)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / FILE} cannot be read ({error}); calibrate again") from None
+
+
+def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None:
+    """Return the latest calibration of these runs and this form, None where there is none.
+
+    ``config`` has the whole ids of the runs: see :func:`hela_store.segmentation.config.resolve_prompts`.
+    """
+    names = ("checkpoint", "detector", "form")
+    for info in reversed(list_runs(store.path, KIND)):
+        if all(info.config.get(name) == getattr(config, name) for name in names):
+            return load_calibration(info.path)
+    return None
 
 
 def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:

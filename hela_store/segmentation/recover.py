@@ -6,7 +6,7 @@ moved, become a prompt; the decoder's answer counts only if it is sure of it and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -128,8 +128,3 @@ def with_recovered(
     """
     more = proposals(found, others, shape)
     return decode(found) + recovered(decode(more), len(found)), join([found, more])
-
-
-def detections_of(found: Mapping[str, Detections], near: Sequence[str]) -> list[Detections]:
-    """Return the detections of neighbouring frames, where they were looked at."""
-    return [found[frame] for frame in near if frame in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from hela_store.detection.box_scores import FramePairs, count
 from hela_store.detection.detections import Detections
 from hela_store.detection.frames import FrameTruth
 from hela_store.detection.rows import detection_rows
-from hela_store.evaluation.frames import context_of
+from hela_store.evaluation.frames import FrameCells, context_of
 from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores
 from hela_store.evaluation.subsets import SubsetScore
@@ -25,10 +26,11 @@ from hela_store.metrics.matching import countable, mask_ious, match
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.image_free import image_free_score
 from hela_store.runs.folder import RunFolder
+from hela_store.store.records import CellRecord
 
 from .assemble import FoundCell, prompt_of
 from .calibration import FAILURE, Calibration, report
-from .config import DetectedConfig
+from .config import DetectedPrompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,114 +98,192 @@ class DetectedResult:
         return asdict(self) | {"sequences": sequences}
 
 
-class Scored:
-    """What was found, frame by frame, beside the truth."""
+@dataclass(frozen=True, kw_only=True)
+class ScoredDetection:
+    """A detection beside the truth.
 
-    def __init__(self) -> None:
-        self.pairs: list[FramePairs] = []
-        self.before: list[FramePairs] = []
-        self.detections: list[dict[str, Any]] = []
-        self.prompts: list[dict[str, Any]] = []
-        self.predictions: list[dict[str, Any]] = []
-        self.signs: list[list[float]] = []
-        self.right: list[bool] = []
-        self.ious: list[float] = []
-        self.recovered: list[bool] = []
+    Attributes
+    ----------
+    row : its row of ``detections.parquet``
+    signs : as in :attr:`hela_store.segmentation.assemble.FoundCell.signs`
+    iou : IoU with the cell it is matched with, 0 without one
+    judged : it is matched with a cell, or it lies where the labels say that there is none
+    is_cell : it is matched with a cell at IoU 0.5
+    recovered : only a neighbouring frame led to it
+    """
 
-    def add(self, frame: SegmentedFrame, config: DetectedConfig, radius: float) -> None:
-        """Match the cells of a frame with its truth, one to one by mask IoU."""
-        truth, shape = frame.truth, frame.truth.frame.shape
-        found = frame.found.take([cell.number for cell in frame.cells])
-        found = replace(found, masks=tuple(encode(cell.mask, cell.origin, shape) for cell in frame.cells))
-        ious = mask_ious(found.masks, truth.frame.label, truth.labels)
-        counted = countable(found.boxes, truth.valid)
-        self.pairs.append(FramePairs(scores=np.ones(len(found)), ious=ious, counted=counted))
-        # recovered cells take only what others leave: without them the others are as they are
-        own = np.array([not cell.recovered for cell in frame.cells], bool)
-        self.before.append(FramePairs(scores=np.ones(own.sum()), ious=ious[own], counted=counted[own]))
-        assert config.threshold is not None
-        self.detections += detection_rows(found, truth, config.threshold)
-        pairs = match(ious)
-        partner = {int(cell): i for i, cell in enumerate(pairs.cell) if cell >= 0}
-        half = match(ious, 0.5)
-        self.recovered += [bool(half.cell[i] >= 0) for i, cell in enumerate(frame.cells) if cell.recovered]
-        for i, cell in enumerate(frame.cells):
-            if pairs.cell[i] >= 0 or counted[i]:
-                self.signs.append(cell.signs)
-                self.ious.append(float(pairs.iou[i]))
-                self.right.append(bool(pairs.iou[i] >= FAILURE))
-        areas = label_areas(truth.frame.label)
-        for j in range(len(truth.frame.cells)):
-            mask, origin = self._add_cell(frame, j, partner.get(j), config, radius)
-            row = truth.frame.cells[j]
-            asked = row["label"], (row["x0"], row["y0"], row["x1"], row["y1"])
-            self.predictions[-1] |= asdict(score_cell(mask, origin, truth.frame.label, asked, areas))
+    row: dict[str, Any]
+    signs: list[float]
+    iou: float
+    judged: bool
+    is_cell: bool
+    recovered: bool
 
-    def _add_cell(
-        self, frame: SegmentedFrame, j: int, i: int | None, config: DetectedConfig, radius: float
-    ) -> tuple[BoolArray, tuple[int, int]]:
-        part, cell = frame.truth.frame, frame.truth.frame.cells[j]
-        number = f"{len(self.prompts):06d}"
-        shared = {"prompt_id": number, "cell": cell["cell"], "frame": part.frame, "view": None}
-        row: dict[str, Any] = {"kind": "detected", "origin": config.detector, "prompt_seed": 0, "split": part.split}
-        row |= {"free_iou": 0.0, "free_dice": 0.0, "cut": False}
-        answer: dict[str, Any] = {"iou": 0.0, "dice": 0.0, "predicted_iou": 0.0, "is_empty": True}
-        mask, origin = np.zeros((0, 0), bool), (0, 0)
-        if i is not None:
-            made = frame.cells[i]
-            prompt, context = prompt_of(frame.found, made.number, config.form), context_of(part, cell)
-            mask, origin = made.mask, made.origin
-            shared_px = overlap(mask, context.mask, origin, context.origin)
-            free = image_free_score(prompt, context.mask, context.origin, radius, part.shape)
-            row |= {"free_iou": free[0], "free_dice": free[1]}
-            if prompt.box is not None:
-                row |= dict(zip(("x0", "y0", "x1", "y1"), map(float, prompt.box), strict=True))
-            if prompt.points is not None:
-                row |= {"points": [float(v) for v in prompt.points.ravel()], "point_labels": [1]}
-            answer = {"iou": shared_px.iou, "dice": shared_px.dice, "is_empty": False}
-            answer |= {"predicted_iou": made.predicted_iou}
-        rle = encode(mask, origin, part.shape)
-        self.prompts.append(shared | row)
-        self.predictions.append(shared | answer | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width})
-        return mask, origin
 
-    def write(self, folder: RunFolder) -> None:
-        """Write the run's tables."""
-        for name, rows, schema in (
-            ("prompts", self.prompts, PROMPT_SCHEMA),
-            ("predictions", self.predictions, PREDICTION_SCHEMA),
-            ("detections", self.detections, DETECTION_SCHEMA),
-        ):
-            folder.write_table(name, pa.Table.from_pylist(rows, schema))
+@dataclass(frozen=True, kw_only=True)
+class ScoredCell:
+    """A labelled cell, found or missed: its rows of ``prompts.parquet`` and ``predictions.parquet``."""
 
-    def result(
-        self, run: str, config: DetectedConfig, detector: str, calibration: Calibration | None
-    ) -> DetectedResult:
-        """Return the means."""
-        at = count(self.pairs, 0.5, 0.5)
-        ious = np.array([row["iou"] for row in self.predictions])
-        found = ious[[not row["is_empty"] for row in self.predictions]] if len(ious) else ious
-        described = None
-        if calibration is not None and self.signs:
-            described = report(calibration.probability(self.signs), self.right, self.ious)
-        return DetectedResult(
-            run=run,
-            checkpoint=config.checkpoint or "zero-shot",
-            detector=detector,
-            split=config.split,
-            frames=len(self.pairs),
-            cells=len(ious),
-            missed=at.fn,
-            false=at.fp,
-            recovered=len(self.recovered),
-            recovered_right=sum(self.recovered),
-            precision=at.precision,
-            recall=at.recall,
-            recall_before=count(self.before, 0.5, 0.5).recall,
-            f1=at.f1,
-            f1_70=count(self.pairs, 0.5, 0.7).f1,
-            mean_iou=float(ious.mean()) if len(ious) else float("nan"),
-            mean_dice=float(np.mean([row["dice"] for row in self.predictions])) if len(ious) else float("nan"),
-            mean_iou_found=float(found.mean()) if len(found) else float("nan"),
-            calibration=described,
+    prompt: dict[str, Any]
+    prediction: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredFrame:
+    """A segmented frame beside its truth.
+
+    Attributes
+    ----------
+    pairs, before : all masks, and all but the recovered ones, with the cells
+    detections : one for each mask
+    cells : one for each labelled cell
+    """
+
+    pairs: FramePairs
+    before: FramePairs
+    detections: list[ScoredDetection]
+    cells: list[ScoredCell]
+
+
+def score_frame(frame: SegmentedFrame, prompts: DetectedPrompts, radius: float) -> ScoredFrame:
+    """Match the cells of a frame with its truth, one to one by mask IoU.
+
+    Parameters
+    ----------
+    frame : the segmented frame
+    prompts : what it was segmented with
+    radius : median radius of the training cells, px
+    """
+    truth, shape = frame.truth, frame.truth.frame.shape
+    found = frame.found.take([cell.number for cell in frame.cells])
+    found = replace(found, masks=tuple(encode(cell.mask, cell.origin, shape) for cell in frame.cells))
+    ious = mask_ious(found.masks, truth.frame.label, truth.labels)
+    counted = countable(found.boxes, truth.valid)
+    # recovered cells take only what others leave: without them the others are as they are
+    own = np.array([not cell.recovered for cell in frame.cells], bool)
+    pairs, half = match(ious), match(ious, 0.5)
+    detections = [
+        ScoredDetection(
+            row=row,
+            signs=cell.signs,
+            iou=float(pairs.iou[i]),
+            judged=bool(pairs.cell[i] >= 0 or counted[i]),
+            is_cell=bool(half.cell[i] >= 0),
+            recovered=cell.recovered,
         )
+        for i, (cell, row) in enumerate(zip(frame.cells, detection_rows(found, truth, prompts.threshold), strict=True))
+    ]
+    partner = {int(cell): i for i, cell in enumerate(pairs.cell) if cell >= 0}
+    areas = label_areas(truth.frame.label)
+    answers = [
+        _missed() if j not in partner else _answer(frame, cell, partner[j], prompts.config.form, radius)
+        for j, cell in enumerate(truth.frame.cells)
+    ]
+    return ScoredFrame(
+        pairs=FramePairs(scores=np.ones(len(found)), ious=ious, counted=counted),
+        before=FramePairs(scores=np.ones(own.sum()), ious=ious[own], counted=counted[own]),
+        detections=detections,
+        cells=[
+            _scored_cell(truth.frame, cell, answer, prompts.detector.id, areas)
+            for cell, answer in zip(truth.frame.cells, answers, strict=True)
+        ],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """The mask for a cell, empty where it was missed, and what the prompt and the mask add to the rows."""
+
+    mask: BoolArray
+    origin: tuple[int, int]
+    prompt: dict[str, Any]
+    scores: dict[str, Any]
+
+
+def _missed() -> _Answer:
+    scores = {"iou": 0.0, "dice": 0.0, "predicted_iou": 0.0, "is_empty": True}
+    prompt = {"free_iou": 0.0, "free_dice": 0.0}
+    return _Answer(mask=np.zeros((0, 0), bool), origin=(0, 0), prompt=prompt, scores=scores)
+
+
+def _answer(frame: SegmentedFrame, cell: CellRecord, i: int, form: str, radius: float) -> _Answer:
+    part, made = frame.truth.frame, frame.cells[i]
+    prompt, context = prompt_of(frame.found, made.number, form), context_of(part, cell)
+    shared = overlap(made.mask, context.mask, made.origin, context.origin)
+    free = image_free_score(prompt, context.mask, context.origin, radius, part.shape)
+    row: dict[str, Any] = {"free_iou": free.iou, "free_dice": free.dice}
+    if prompt.box is not None:
+        row |= dict(zip(("x0", "y0", "x1", "y1"), map(float, prompt.box), strict=True))
+    if prompt.points is not None:
+        row |= {"points": [float(v) for v in prompt.points.ravel()], "point_labels": [1]}
+    scores = {"iou": shared.iou, "dice": shared.dice, "predicted_iou": made.predicted_iou, "is_empty": False}
+    return _Answer(mask=made.mask, origin=made.origin, prompt=row, scores=scores)
+
+
+def _scored_cell(
+    frame: FrameCells, cell: CellRecord, answer: _Answer, detector: str, areas: dict[int, int]
+) -> ScoredCell:
+    place = {"cell": cell.cell, "frame": frame.frame, "view": None}
+    about = {"kind": "detected", "origin": detector, "prompt_seed": 0, "split": frame.split, "cut": False}
+    rle = encode(answer.mask, answer.origin, frame.shape)
+    detail = score_cell(answer.mask, answer.origin, frame.label, cell.label, cell.box, areas)
+    mask = {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
+    return ScoredCell(prompt=place | about | answer.prompt, prediction=place | answer.scores | mask | asdict(detail))
+
+
+def write_tables(folder: RunFolder, frames: Sequence[ScoredFrame]) -> None:
+    """Write the tables of a run: a prompt and a prediction for each cell, and all detections."""
+    cells = [cell for frame in frames for cell in frame.cells]
+    number = [{"prompt_id": f"{i:06d}"} for i in range(len(cells))]
+    tables = {
+        "prompts": ([n | cell.prompt for n, cell in zip(number, cells, strict=True)], PROMPT_SCHEMA),
+        "predictions": ([n | cell.prediction for n, cell in zip(number, cells, strict=True)], PREDICTION_SCHEMA),
+        "detections": ([one.row for frame in frames for one in frame.detections], DETECTION_SCHEMA),
+    }
+    for name, (rows, schema) in tables.items():
+        folder.write_table(name, pa.Table.from_pylist(rows, schema))
+
+
+def judged_detections(frames: Sequence[ScoredFrame]) -> list[ScoredDetection]:
+    """Return the detections that are right or wrong, which a calibration is fitted on and judged by."""
+    return [one for frame in frames for one in frame.detections if one.judged]
+
+
+def detected_result(
+    run: str, prompts: DetectedPrompts, frames: Sequence[ScoredFrame], calibration: Calibration | None
+) -> DetectedResult:
+    """Return the means over frames."""
+    pairs = [frame.pairs for frame in frames]
+    at = count(pairs, 0.5, 0.5)
+    predictions = [cell.prediction for frame in frames for cell in frame.cells]
+    recovered = [one for frame in frames for one in frame.detections if one.recovered]
+    judged = judged_detections(frames)
+    described = None
+    if calibration is not None and judged:
+        right = [one.iou >= FAILURE for one in judged]
+        described = report(calibration.probability([one.signs for one in judged]), right, [one.iou for one in judged])
+    return DetectedResult(
+        run=run,
+        checkpoint=prompts.checkpoint.name,
+        detector=prompts.detector.id,
+        split=prompts.config.split,
+        frames=len(frames),
+        cells=len(predictions),
+        missed=at.fn,
+        false=at.fp,
+        recovered=len(recovered),
+        recovered_right=sum(one.is_cell for one in recovered),
+        precision=at.precision,
+        recall=at.recall,
+        recall_before=count([frame.before for frame in frames], 0.5, 0.5).recall,
+        f1=at.f1,
+        f1_70=count(pairs, 0.5, 0.7).f1,
+        mean_iou=_mean([row["iou"] for row in predictions]),
+        mean_dice=_mean([row["dice"] for row in predictions]),
+        mean_iou_found=_mean([row["iou"] for row in predictions if not row["is_empty"]]),
+        calibration=described,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -35,7 +35,7 @@ from hela_store.images.rle import bbox
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
-from .evaluate import DetectedConfig, resolved
+from .config import DetectedConfig, resolve_prompts
 from .recover import neighbours
 from .segmenter import EncodedFrame, Segmenter, load_segmenter
 
@@ -146,11 +146,11 @@ def segment(
     """
     store.recipe.encoder.check_encodes()
     items = list(_items(frames, config))
-    prompts, detector = resolved(store, config.prompts)
-    if detector.kind != "detector":
-        raise RunError(f"run {detector.id} holds detections of stored frames; new frames take a detector")
-    _claim(store, config, prompts)
-    near = _near(items) if prompts.recover else {}
+    prompts = resolve_prompts(store, config.prompts)
+    if prompts.detector.kind != "detector":
+        raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
+    _claim(store, config, prompts.config)
+    near = _near(items) if config.prompts.recover else {}
     todo = [item for item in items if not _is_done(config.out, item, near)]
     if todo:
         segmenter = load_segmenter(store, prompts, cache_dir=config.cache_dir, progress=progress)
@@ -163,7 +163,7 @@ def segment(
         done_before=len(items) - len(todo),
         cells=table.num_rows,
         flagged=None if flagged.null_count == table.num_rows else sum(filter(None, flagged.to_pylist())),
-        recovered=sum(table["recovered"].to_pylist()) if prompts.recover else None,
+        recovered=sum(table["recovered"].to_pylist()) if config.prompts.recover else None,
         empty=len(items) - len(set(table["file"].to_pylist())),
     )
 
@@ -264,7 +264,7 @@ def _segment(segmenter: Segmenter, config: SegmentConfig, todo: list[_Item], nea
 
 def _look(segmenter: Segmenter, config: SegmentConfig, item: _Item) -> tuple[EncodedFrame, Detections]:
     frame, found = segmenter.look(read_image(item.plane))
-    if segmenter.prompts.recover:
+    if segmenter.prompts.config.recover:
         path = _detections(config.out, item)
         if not path.is_file():
             write_parquet(path, pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA))

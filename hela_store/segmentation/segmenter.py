@@ -16,23 +16,21 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.base.progress import Progress, silent
-from hela_store.detection.detect import load_detector
+from hela_store.detection.detect import load_grid_head
 from hela_store.detection.detections import Detections, no_detections
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
-from hela_store.evaluation.decoders import decoder_of
 from hela_store.images import normalise
 from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.recipe.recipe import Recipe
-from hela_store.runs.folder import load_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.encoder import encode, pick_device
 from hela_store.store.store import Store
 
 from .assemble import FoundCell, decode_detections, resolve
-from .calibration import Calibration
-from .evaluate import DetectedConfig, find_calibration
+from .calibration import Calibration, find_calibration
+from .config import DetectedPrompts
 from .recover import with_recovered
 
 
@@ -70,10 +68,10 @@ class EncodedFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenter:
-    """All that is loaded once; ``prompts`` is from :func:`hela_store.segmentation.evaluate.resolved`."""
+    """All that is loaded once; ``prompts`` is from :func:`hela_store.segmentation.config.resolve_prompts`."""
 
     recipe: Recipe
-    prompts: DetectedConfig
+    prompts: DetectedPrompts
     encoder: ImageEncoderViT
     head: GridHead
     decoder: SamDecoder
@@ -89,7 +87,6 @@ class Segmenter:
         frame = EncodedFrame(image=image, seen=seen, tiles=tiles, embeddings=_on_disk(count, self.recipe.arrays.dtype))
         if frame.is_blank:
             return frame, no_detections()
-        assert self.prompts.threshold is not None
         found = detect_frame(self.head, self._encoded(frame), tiles, frame.shape)
         return frame, found.above(self.prompts.threshold)
 
@@ -112,20 +109,27 @@ class Segmenter:
         """
         if frame.is_blank:
             return resolve([], frame.shape)
-        how: dict[str, Any] = {"form": self.prompts.form, "window": self.prompts.window}
-        decode = partial(decode_detections, self.decoder, frame.embedding, frame.tiles, frame.shape, **how)
+        decode = partial(
+            decode_detections,
+            self.decoder,
+            frame.embedding,
+            frame.tiles,
+            frame.shape,
+            form=self.prompts.config.form,
+            window=self.prompts.window,
+        )
         return resolve(with_recovered(decode, found, others, frame.shape)[0], frame.shape)
 
 
 def load_segmenter(
-    store: Store, prompts: DetectedConfig, *, cache_dir: Path | None = None, progress: Progress = silent
+    store: Store, prompts: DetectedPrompts, *, cache_dir: Path | None = None, progress: Progress = silent
 ) -> Segmenter:
     """Load a store's encoder, detector, decoder and calibration.
 
     Parameters
     ----------
     store : whose recipe says how frames are normalised, tiled and encoded
-    prompts : from :func:`hela_store.segmentation.evaluate.resolved`
+    prompts : from :func:`hela_store.segmentation.config.resolve_prompts`
     cache_dir : where official checkpoints are fetched to
     progress : shown while one is fetched
 
@@ -134,16 +138,15 @@ def load_segmenter(
     CheckpointError, RunError
         The encoder's weights are missing or others; a run is damaged or of another encoder.
     """
-    device = pick_device(prompts.device)
+    device = pick_device(prompts.config.device)
     sam = load_sam_encoder(store.recipe.encoder, device, base=store.path, cache_dir=cache_dir, progress=progress)
-    info = None if prompts.checkpoint is None else load_run(store.path, prompts.checkpoint)
     return Segmenter(
         recipe=store.recipe,
         prompts=prompts,
         encoder=sam.encoder,
-        head=load_detector(store, prompts.detector, prompts.device)[1],
-        decoder=decoder_of(store, info, device),
-        calibration=find_calibration(store, prompts),
+        head=load_grid_head(store, prompts.detector, prompts.config.device),
+        decoder=prompts.checkpoint.load_decoder(device),
+        calibration=find_calibration(store, prompts.config),
     )
 
 

@@ -250,14 +250,14 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     share = min(1.0, config.validation_cells / count)
     questions = []
     for frame in frame_cells(store, frames):
-        kept = [c for c in frame.cells if generator("validation", c["cell"]).random() < share]
+        kept = [c for c in frame.cells if generator("validation", c.cell).random() < share]
         questions += truth_questions(replace(frame, cells=kept), validation_kinds(config.prompt), [0], radius)
     return questions
 
 
 def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
     before, after = [score.iou for score in zero], [score.iou for score in tuned]
-    change = paired_change(before, after, [score.question.cell["frame"] for score in zero])
+    change = paired_change(before, after, [score.question.cell.frame for score in zero])
     moved = [b - a for a, b in zip(before, after, strict=True)]
     return FinetuneResult(
         run=run,
@@ -272,6 +272,6 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         low=change.low,
         high=change.high,
         verdict=change.word,
-        frames=len({score.question.cell["frame"] for score in zero}),
+        frames=len({score.question.cell.frame for score in zero}),
         adapt=config.adapt,
     )

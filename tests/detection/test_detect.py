@@ -11,14 +11,15 @@ import pyarrow.csv as pa_csv
 import pytest
 from detectors import QUICK
 
-from hela_store.detection.detect import detect, import_boxes, load_detector
+from hela_store.detection.detect import detect, import_boxes, load_grid_head
 from hela_store.detection.evaluate import describe_boxes, evaluate_detections
 from hela_store.detection.rows import read_detections
 from hela_store.detection.train import DetectorConfig, train_detector
 from hela_store.errors import PromptError, RecipeError, RunError, SplitError
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.runs.folder import latest
-from hela_store.segmentation.evaluate import DetectedConfig, calibrate
+from hela_store.segmentation.config import DetectedConfig
+from hela_store.segmentation.evaluate import calibrate
 from hela_store.store.store import Store
 
 
@@ -78,7 +79,7 @@ def test_a_detector_of_another_encoder_is_refused(detector_store: Store) -> None
     recipe = detector_store.recipe
     other = Store(detector_store.path, replace(recipe, encoder=replace(recipe.encoder, precision="bfloat16")))
     with pytest.raises(RunError, match="was trained on embeddings of nano-.*detect train"):
-        load_detector(other, device="cpu")
+        load_grid_head(other, latest(other.path, "detector"), "cpu")
 
 
 def test_bad_input(detector_store: Store, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def score(predicted: BoolArray, label: int = 1) -> CellScores:
     labels = frame()
     rows, columns = np.nonzero(labels == label)
     box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-    return score_cell(predicted, (0, 0), labels, (label, box), label_areas(labels))
+    return score_cell(predicted, (0, 0), labels, label, box, label_areas(labels))
 
 
 def test_a_perfect_and_an_empty_prediction() -> None:
@@ -91,7 +91,7 @@ def test_a_perfect_and_an_empty_prediction() -> None:
     diameter = equivalent_diameter(int((labels == 1).sum()))
     empty = CellScores(boundary_iou=0.0, hd95=diameter, nsd1=0.0, nsd2=0.0, spill=0.0, failure="empty")
     assert score(np.zeros_like(labels, bool)) == empty
-    none = score_cell(np.zeros((0, 0), bool), (5, 5), labels, (1, (10, 20, 31, 41)), label_areas(labels))
+    none = score_cell(np.zeros((0, 0), bool), (5, 5), labels, 1, (10, 20, 31, 41), label_areas(labels))
     assert none == empty
 
 
@@ -145,13 +145,13 @@ def test_crops_at_any_place_score_alike() -> None:
     crop = whole[15:50, 5:80]
     box = (10, 20, 31, 41)
     areas = label_areas(labels)
-    expected = score_cell(whole, (0, 0), labels, (1, box), areas)
-    assert score_cell(crop, (5, 15), labels, (1, box), areas) == expected
+    expected = score_cell(whole, (0, 0), labels, 1, box, areas)
+    assert score_cell(crop, (5, 15), labels, 1, box, areas) == expected
     padded = np.pad(whole, 7)
-    assert score_cell(padded, (-7, -7), labels, (1, box), areas) == expected
+    assert score_cell(padded, (-7, -7), labels, 1, box, areas) == expected
     beyond = padded.copy()
     beyond[:5] = True  # outside of the frame: nothing
-    assert score_cell(beyond, (-7, -7), labels, (1, box), areas) == expected
+    assert score_cell(beyond, (-7, -7), labels, 1, box, areas) == expected
 
 
 @given(st.floats(1, 500))
@@ -172,6 +172,6 @@ def test_a_frame_of_130_nuclei_takes_less_than_100_ms() -> None:
         start = time.process_time()
         areas = label_areas(labels)
         for label, box in cells:
-            score_cell(answer, (box[0] - 7, box[1] - 7), labels, (label, box), areas)
+            score_cell(answer, (box[0] - 7, box[1] - 7), labels, label, box, areas)
         times.append(time.process_time() - start)
     assert min(times) < 0.1

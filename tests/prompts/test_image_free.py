@@ -56,7 +56,8 @@ def test_it_stays_in_the_frame_and_is_never_empty(corner: tuple[float, float], e
 def test_each_prompt_has_its_answer() -> None:
     truth = np.ones((4, 4), bool)
     mask = Prompt(kind="mask", mask=truth[:2], mask_origin=(7, 9))
-    assert image_free_score(mask, truth, (7, 9), 5.0) == pytest.approx((0.5, 2 / 3))
+    shared = image_free_score(mask, truth, (7, 9), 5.0)
+    assert (shared.iou, shared.dice) == pytest.approx((0.5, 2 / 3))
     points = Prompt(kind="point", points=np.array([[0.0, 0.0], [8.0, 10.0]]), point_labels=np.array([0, 1], np.int64))
     _, origin = image_free_mask(points, 1.0)
     assert origin == (7, 9)
@@ -77,5 +78,6 @@ def test_ellipses_on_real_nuclei_score_what_the_design_says() -> None:
                 rows, columns = place
                 box = np.array([columns.start, rows.start, columns.stop, rows.stop], float)
                 prompt = Prompt(kind="box-exact", box=box)
-                scores.append(image_free_score(prompt, labels[place] == label, (columns.start, rows.start), 12.0))
+                found = image_free_score(prompt, labels[place] == label, (columns.start, rows.start), 12.0)
+                scores.append((found.iou, found.dice))
     assert np.mean(scores, axis=0) == pytest.approx((0.834, 0.907), abs=0.001)

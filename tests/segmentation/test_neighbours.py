@@ -11,7 +11,8 @@ from cells import cell
 
 from hela_store.detection.detections import from_boxes, no_detections
 from hela_store.images.rle import decode, encode
-from hela_store.segmentation.evaluate import DetectedConfig, evaluate_detected
+from hela_store.segmentation.config import DetectedConfig
+from hela_store.segmentation.evaluate import evaluate_detected
 from hela_store.segmentation.recover import neighbours, proposals, recovered
 from hela_store.store.store import Store
 

@@ -22,9 +22,10 @@ from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.embedding.record import threads
 from hela_store.errors import StoreError
 from hela_store.images.rle import encode
-from hela_store.segmentation.evaluate import DetectedConfig, resolved, segmented_frames
+from hela_store.segmentation.config import DetectedConfig, resolve_prompts
 from hela_store.segmentation.segment import SegmentConfig, segment
 from hela_store.segmentation.segmenter import Segmenter, load_segmenter
+from hela_store.segmentation.stored import segmented_frames
 from hela_store.store.store import Store
 
 RECOVER = DetectedConfig(split="all", threshold=0.2, recover=True, device="cpu")
@@ -33,7 +34,7 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from hela_store.segmentation.evaluate import DetectedConfig
+from hela_store.segmentation.config import DetectedConfig
 from hela_store.segmentation.segment import SegmentConfig, segment
 from hela_store.store.store import Store
 
@@ -85,10 +86,10 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     assert results(tmp_path / "killed") == results(tmp_path / "straight")
 
     # the same as from the store, all in memory
-    config, _ = resolved(detector_store, RECOVER)
+    prompts = resolve_prompts(detector_store, RECOVER)
     names = detector_store.frames_table()["frame"].to_pylist()[:COUNT]
     marked = 0
-    for number, frame in enumerate(segmented_frames(detector_store, config, names)):
+    for number, frame in enumerate(segmented_frames(detector_store, prompts, names)):
         label = tifffile.imread(tmp_path / f"straight/seq_RES/mask{number:03d}.tif")
         if number < COUNT - 1:  # in the store the last one has another neighbour
             assert np.array_equal(label, frame.label)
@@ -119,7 +120,7 @@ def test_what_neighbours_show_is_found(detector_store: Store) -> None:
     row = detector_store.frames_table().to_pylist()[0]
     cells = [c for c in detector_store.cells_table().to_pylist() if c["frame"] == row["frame"]]
     boxes = [[float(c[name]) for name in ("x0", "y0", "x1", "y1")] for c in cells]
-    segmenter = load_segmenter(detector_store, resolved(detector_store, RECOVER)[0])
+    segmenter = load_segmenter(detector_store, resolve_prompts(detector_store, RECOVER))
     frame, _ = segmenter.look(detector_store.arrays.image(row["group"], row["row"]))
     others = [from_boxes(boxes, np.ones(len(boxes)))]
     label, found = segmenter.cells(frame, no_detections(), others)

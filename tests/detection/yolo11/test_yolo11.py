@@ -18,7 +18,7 @@ from PIL import Image
 
 from hela_store.base.files import sha256_file
 from hela_store.base.progress import silent
-from hela_store.detection.detect import detect, load_detector
+from hela_store.detection.detect import detect, load_grid_head
 from hela_store.detection.evaluate import evaluate_detections
 from hela_store.detection.yolo11.images import BLANK, Tiles, boxes_in, write_dataset
 from hela_store.detection.yolo11.train import PROCESS, YoloConfig, _in_frame, _run, train_yolo
@@ -123,6 +123,6 @@ def test_the_real_package_trains_detects_and_is_scored(store: Store) -> None:
     report = evaluate_detections(store, found.run)
     assert report.cells == 2 and report.masks == {}
     with pytest.raises(RunError, match="is a yolo11 detector, expected a grid one; of others give the detections"):
-        load_detector(store, run.id)
+        load_grid_head(store, run)
     begun = train_yolo(store, YoloConfig(steps=1, batch=2, image_size=64, device="cpu", weights=run.weights))
     assert load_run(store.path, begun.run).config["weights"] == sha256_file(run.weights)
