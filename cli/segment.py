@@ -56,8 +56,14 @@ def segment(
 
     note_untrained(store)
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
-    where: dict[str, Any] = {"axis": axis, "channel": channel, "overlay": overlay, "cache_dir": cache_dir()}
-    config = hs.SegmentConfig(out=out, prompts=DetectedConfig(**choices), **where)
+    config = hs.SegmentConfig(
+        out=out,
+        prompts=DetectedConfig(**choices),
+        axis=axis,
+        channel=channel,
+        overlay=overlay,
+        cache_dir=cache_dir(),
+    )
     report = hs.segment(store, frames, config, progress=bars).to_json()
     if as_json:
         echo_json(report)

@@ -191,8 +191,8 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
         counted = len({int(text) for text in own}) == len(members)
         for i, (name, plane) in enumerate(members):
             number = own[i] if counted else f"{i:03d}"
-            place: dict[str, Any] = {"file": f"mask{number.zfill(3)}.tif", "time": int(number)}
-            yield _Item(sequence=sequence, name=name, plane=plane, **place)
+            target = f"mask{number.zfill(3)}.tif"
+            yield _Item(sequence=sequence, name=name, file=target, time=int(number), plane=plane)
 
 
 def _near(items: list[_Item]) -> Near:
