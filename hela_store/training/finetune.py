@@ -156,13 +156,11 @@ class Job:
     Attributes
     ----------
     config : with window, variants and the whole id of ``init``
-    store : the store with the recipe's own encoder
     source : the store as it is read: with the tokens after the cut, where the encoder is adapted
     init : the run that ``config.init`` names; None to begin without fine-tuning
     """
 
     config: FinetuneConfig
-    store: Store
     source: Store
     init: RunInfo | None
 
@@ -187,11 +185,11 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
     window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
     config = replace(config, window=window, variants=training_variants(source, config.variants))
     if config.init is None:
-        return Job(config=config, store=store, source=source, init=None)
+        return Job(config=config, source=source, init=None)
     run = load_run(store.path, config.init, "finetune")
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
-    return Job(config=replace(config, init=run.id), store=store, source=source, init=run)
+    return Job(config=replace(config, init=run.id), source=source, init=run)
 
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:

@@ -23,7 +23,7 @@ from hela_store.sam.decoder import SamPrompts, load_decoder, window_origins
 from hela_store.store.store import Store
 from hela_store.training.config import MASKS, FinetuneConfig
 from hela_store.training.data import TrainingSteps
-from hela_store.training.finetune import finetune, source_of
+from hela_store.training.finetune import finetune, resolve, source_of
 from hela_store.training.learner import new_learner
 from hela_store.training.step import step_loss, training_windows
 from hela_store.training.tuning import new_tuning
@@ -177,6 +177,8 @@ def test_patience_accumulation_and_init(store: Store) -> None:
     result = finetune(store, hopeless)
     rows = [row for row in load_run(store.path, result.run).log() if "val" in row]
     assert rows[-1]["step"] < 40 and result.is_worse == (result.best_step == 0)
+    job = resolve(store, replace(QUICK, init="latest"))
+    assert job.init is not None and job.init.id == job.config.init == result.run
     second = finetune(store, replace(QUICK, init=result.run[:-1], prompt="all"))
     info = load_run(store.path, second.run)
     assert info.parent == info.checkpoint == info.config["init"] == result.run
