@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,26 @@ from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
-from hela_store.runs.folder import RunFolder, RunInfo, list_runs, load_run, new_run, take_up
+from hela_store.runs.folder import RunFolder, RunInfo, list_runs, load_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
-from hela_store.training.trainer import SAVE_SECONDS, STATE, NetworkTraining, same_training
+from hela_store.training.schedule import learning_rate
+from hela_store.training.trainer import (
+    STATE,
+    NotFinite,
+    Plan,
+    Trainer,
+    Training,
+    Verdict,
+    open_run,
+    same_training,
+)
 
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
 from .unet_labels import BORDER, GRID, IGNORED, USUAL, UnetParameters, cells
 from .unet_network import load_network, new_network, probabilities, save_network
-
-_Training = NetworkTraining[nn.Module]
 
 KIND = "unet"
 WARMUP = 30
@@ -138,17 +146,14 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
     _check_background(store, train)
     shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
     state = _new_training(config)
-    wanted = _run_config(store, config)
-    folder = take_up(store.path, KIND, STATE, lambda other: same_training(other, wanted))
-    if folder is None:
-        folder = new_run(store.path, KIND, wanted, label=f"seed {config.seed}")
+    folder = open_run(store.path, KIND, _run_config(store, config), label=f"seed {config.seed}")
     with folder.tidied(resumable=True):
-        if (folder.path / STATE).exists():
-            state.load(folder)
+        state.resume(folder)
         validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
         series: dict[str, Any] = {"shrink": shrink, "size": config.batch, "seed": config.seed, "first": state.step}
         crops = Crops(store, train, count=config.steps - state.step, **series)
-        _train(state, crops, config, folder, validation, progress)
+        trainer = Trainer(state=state, plan=_plan(config), task=_Task(validation=validation), folder=folder)
+        trainer.run(DataLoader(crops, batch_size=None, num_workers=config.workers), progress)
         _publish(state, folder, validation, progress)
     catalog.index(store.path)
     return load_run(store.path, folder.id, KIND)
@@ -175,55 +180,52 @@ class _Validation:
         return [seg(kept) for kept in matches]
 
 
-def _new_training(config: UnetConfig) -> _Training:
+def _new_training(config: UnetConfig) -> Training[nn.Module]:
     torch.manual_seed(config.seed)
     network = new_network().to(pick_device(config.device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
-    return NetworkTraining(network=network, optimizer=optimizer)
+    return Training(network=network, optimizer=optimizer)
 
 
-def _train(
-    state: _Training, crops: Crops, config: UnetConfig, folder: RunFolder, validation: _Validation, progress: Progress
-) -> None:
-    every = config.evaluate_every or math.ceil(config.steps / VALIDATIONS)
-    saved = time.monotonic()
-    loader = DataLoader(crops, batch_size=None, num_workers=config.workers)
-    for batch in progress(loader, total=len(crops), what="train U-Net"):
-        state.losses.append(_step(state, batch, config))
-        state.step += 1
-        if state.step % every == 0 or state.step == config.steps:
-            score = validation.score(state.network, [USUAL])[0]
-            state.judge(score)
-            folder.log(step=state.step, loss=float(np.mean(state.losses)), val_seg=score)
-            state.losses = []
-        elif time.monotonic() - saved <= SAVE_SECONDS:
-            continue
-        state.save(folder)
-        saved = time.monotonic()
+def _plan(config: UnetConfig) -> Plan:
+    return Plan(
+        what="train U-Net",
+        steps=config.steps,
+        rate=partial(learning_rate, peak=config.lr, steps=config.steps, warmup=WARMUP),
+        clip=5.0,
+        evaluate_every=config.evaluate_every or math.ceil(config.steps / VALIDATIONS),
+    )
 
 
-def _step(state: _Training, batch: Batch, config: UnetConfig) -> float:
-    device = next(state.network.parameters()).device
-    warm = min(1.0, (state.step + 1) / WARMUP)
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.lr * warm * (0.55 + 0.45 * math.cos(math.pi * state.step / config.steps))
-    weight = torch.tensor([1.0, 1.0, BORDER_WEIGHT], device=device)
-    image, classes = (part.to(device) for part in batch)
-    logits = state.network.train()(image)
-    # a sum, and a divisor of our own: the mean of a batch without a valid pixel is NaN
-    total = nn.functional.cross_entropy(logits, classes, weight, ignore_index=IGNORED, reduction="sum")
-    counted = (classes != IGNORED).sum() + (BORDER_WEIGHT - 1) * (classes == BORDER).sum()
-    loss = total / counted.clamp(min=1)
-    if not torch.isfinite(loss):
-        raise RunError(f"the U-Net's loss became {float(loss.detach())} at step {state.step}; lower --lr")
-    state.optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
-    state.optimizer.step()
-    return float(loss.detach())
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What the U-Net learns, and its SEG on the validation frames."""
+
+    validation: _Validation
+
+    def learn(self, network: nn.Module, batch: Batch) -> float:
+        device = next(network.parameters()).device
+        weight = torch.tensor([1.0, 1.0, BORDER_WEIGHT], device=device)
+        image, classes = (part.to(device) for part in batch)
+        # a sum, and a divisor of our own: the mean of a batch without a valid pixel is NaN
+        how: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum"}
+        total = nn.functional.cross_entropy(network(image), classes, weight, **how)
+        counted = (classes != IGNORED).sum() + (BORDER_WEIGHT - 1) * (classes == BORDER).sum()
+        loss = total / counted.clamp(min=1)
+        if not torch.isfinite(loss):
+            raise NotFinite(f"the U-Net's loss became {float(loss.detach())}")
+        loss.backward()
+        return float(loss.detach())
+
+    def validate(self, network: nn.Module) -> Verdict:
+        score = self.validation.score(network, [USUAL])[0]
+        return Verdict(score=score, row={"val_seg": score})
+
+    def where(self, batch: Batch) -> str:
+        return ""
 
 
-def _publish(state: _Training, folder: RunFolder, validation: _Validation, progress: Progress) -> None:
+def _publish(state: Training[nn.Module], folder: RunFolder, validation: _Validation, progress: Progress) -> None:
     state.network.load_state_dict(state.best)
     scores = validation.score(state.network, GRID, progress)
     best = int(np.argmax(scores))

@@ -27,7 +27,7 @@ from hela_store.sam.decoder import load_decoder
 from hela_store.store.store import RECIPE_FILE, Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps
-from hela_store.training.finetune import resolved
+from hela_store.training.finetune import resolve
 from hela_store.training.step import step_loss
 
 from .delay import slow_line
@@ -109,7 +109,7 @@ def bench_bucket(
 
 def _rate(store: Store, steps: int, workers: int) -> tuple[float, float]:
     """Return optimiser steps a second from the second to the last, and the seconds before and after these."""
-    config = resolved(store, FinetuneConfig(prompt="box", workers=workers))
+    config = resolve(store, FinetuneConfig(prompt="box", workers=workers)).config
     data = TrainingSteps(store, "box", cells=config.cells, seed=0, first=0, count=steps + 1)
     decoder = load_decoder(store.encoder_folder() / "decoder.safetensors").train()
     optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.lr)

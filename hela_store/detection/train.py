@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.errors import RecipeError, RunError
+from hela_store.errors import RecipeError
 from hela_store.evaluation.leaks import block_ranges, check_twins
-from hela_store.runs.folder import RunFolder, new_run, take_up
+from hela_store.runs.folder import RunFolder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_variants
-from hela_store.training.trainer import SAVE_SECONDS, STATE, NetworkTraining, same_training
+from hela_store.training.schedule import learning_rate
+from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
 
 from .box_scores import FramePairs, best_confidence, count
 from .data import Batch, DetectionViews
@@ -32,8 +32,6 @@ from .frames import box_pairs, scorable_frames, tile_embeddings, truths
 from .head import GridHead, save_head
 from .losses import head_loss
 from .propose import detect_frame
-
-_Training = NetworkTraining[GridHead]
 
 KIND = "detector"
 PATIENCE = 4
@@ -125,12 +123,6 @@ def chosen(run: str, pairs: Sequence[FramePairs], *, best_step: int, seconds: fl
     )
 
 
-def learning_rate(config: DetectorConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a tenth."""
-    warm = min(1.0, (step + 1) / WARMUP)
-    return config.lr * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-
-
 def train_detector(store: Store, config: DetectorConfig, *, progress: Progress = silent) -> DetectorResult:
     """Train a detector, or go on with an interrupted training of this configuration, and publish the run.
 
@@ -145,24 +137,23 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     config = replace(config, variants=training_variants(store, config.variants))
     views = DetectionViews(store, seed=config.seed, variants=config.variants or 0)
     validation = scorable_frames(store, "val")
-    state, wanted = _new_training(views, config), _run_config(store, config)
-    folder = take_up(store.path, KIND, STATE, lambda other: same_training(other, wanted))
-    if folder is None:
-        folder = new_run(store.path, KIND, wanted, label=config.backend)
+    state = _new_training(views, config)
+    folder = open_run(store.path, KIND, _run_config(store, config), label=config.backend)
     with folder.tidied(resumable=True):
-        if (folder.path / STATE).exists():
-            state.load(folder)
-        _train(state, views, config, folder, lambda head: _pairs(store, head, validation), progress)
+        state.resume(folder)
+        plan = _plan(config, len(views.views))
+        trainer = Trainer(state=state, plan=plan, task=_Task(store=store, frames=validation), folder=folder)
+        trainer.run(views.batches(trainer.left, config.batch, config.workers), progress)
         result = _publish(store, state, folder, validation)
     catalog.index(store.path)
     return result
 
 
-def _new_training(views: DetectionViews, config: DetectorConfig) -> _Training:
+def _new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
     torch.manual_seed(config.seed)
     head = GridHead(views.typical_side()).to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return NetworkTraining(network=head, optimizer=optimizer)
+    return Training(network=head, optimizer=optimizer)
 
 
 def _run_config(store: Store, config: DetectorConfig) -> dict[str, Any]:
@@ -171,48 +162,43 @@ def _run_config(store: Store, config: DetectorConfig) -> dict[str, Any]:
     return plain
 
 
-def _train(
-    state: _Training,
-    views: DetectionViews,
-    config: DetectorConfig,
-    folder: RunFolder,
-    validate: Callable[[GridHead], list[FramePairs]],
-    progress: Progress,
-) -> None:
-    """Go on from ``state.step`` to the end, or until validations brought nothing for too long."""
-    every = config.evaluate_every or max(1, min(len(views.views) // config.batch, math.ceil(config.steps / 4)))
-    left = range(state.step, config.steps if state.stale < PATIENCE else state.step)
-    saved = time.monotonic()
-    for batch in progress(views.batches(left, config.batch, config.workers), total=len(left), what="detect train"):
-        state.losses.append(_step(state, batch, learning_rate(config, state.step)))
-        state.step += 1
-        if state.step % every == 0 or state.step == config.steps:
-            _, f1 = best_confidence(validate(state.network.eval()))
-            state.judge(f1, MARGIN)
-            folder.log(step=state.step, loss=float(np.mean(state.losses)), f1=f1, best_f1=state.best_score)
-            state.losses = []
-        elif time.monotonic() - saved <= SAVE_SECONDS:
-            continue
-        state.save(folder)
-        saved = time.monotonic()
-        if state.stale >= PATIENCE:
-            break
+def _plan(config: DetectorConfig, views: int) -> Plan:
+    quarter = math.ceil(config.steps / 4)
+    return Plan(
+        what="detect train",
+        steps=config.steps,
+        rate=partial(learning_rate, peak=config.lr, steps=config.steps, warmup=WARMUP),
+        clip=5.0,
+        evaluate_every=config.evaluate_every or max(1, min(views // config.batch, quarter)),
+        patience=PATIENCE,
+        margin=MARGIN,
+    )
 
 
-def _step(state: _Training, batch: Batch, lr: float) -> float:
-    device = next(state.network.parameters()).device
-    embedding, truth, boxes = batch
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    output = state.network.train()(embedding.to(device))
-    loss = head_loss(output, {name: value.to(device) for name, value in truth.items()}, boxes)
-    if not torch.isfinite(loss):
-        raise RunError(f"the detector's loss became {float(loss.detach())} at step {state.step}; lower --lr")
-    state.optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
-    state.optimizer.step()
-    return float(loss.detach())
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What the head learns, and its F1 on the validation frames."""
+
+    store: Store
+    frames: Sequence[str]
+
+    def learn(self, network: GridHead, batch: Batch) -> float:
+        device = next(network.parameters()).device
+        embedding, truth, boxes = batch
+        loss = head_loss(
+            network(embedding.to(device)), {name: value.to(device) for name, value in truth.items()}, boxes
+        )
+        if not torch.isfinite(loss):
+            raise NotFinite(f"the detector's loss became {float(loss.detach())}")
+        loss.backward()
+        return float(loss.detach())
+
+    def validate(self, network: GridHead) -> Verdict:
+        _, f1 = best_confidence(_pairs(self.store, network, self.frames))
+        return Verdict(score=f1, row={"f1": f1}, best_as="best_f1")
+
+    def where(self, batch: Batch) -> str:
+        return ""
 
 
 def _pairs(store: Store, head: GridHead, frames: Sequence[str]) -> list[FramePairs]:
@@ -224,7 +210,7 @@ def _pairs(store: Store, head: GridHead, frames: Sequence[str]) -> list[FramePai
     return pairs
 
 
-def _publish(store: Store, state: _Training, folder: RunFolder, validation: Sequence[str]) -> DetectorResult:
+def _publish(store: Store, state: Training[GridHead], folder: RunFolder, validation: Sequence[str]) -> DetectorResult:
     state.network.load_state_dict(state.best)
     pairs = _pairs(store, state.network.eval(), validation)
     save_head(folder.path / "weights.safetensors", state.network, store.key)

@@ -9,12 +9,11 @@ the best learns; predicted IoU is trained along. Weights are averaged (EMA) and 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
 from hela_store.sam.fast_encoder import image_embedding, normalise_input
 from hela_store.sam.nano import build_nano
 from hela_store.training.losses.decoder import decoder_loss
+from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import load_training, save_training
 
 from .crops import PromptGroup, TrainingBatch, draw_batch
@@ -169,17 +169,12 @@ def make_state(config: PretrainConfig) -> State:
     return State(nano=nano, average=average, optimizer=optimizer)
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
-
-
 def train_step(state: State, batch: TrainingBatch, config: PretrainConfig) -> dict[str, float]:
     """Make one optimiser step and update the average; returns loss and mean IoU by prompt kind."""
     rng = generator("passes", config.seed, state.step)
+    how: dict[str, Any] = {"steps": config.steps, "warmup": config.warmup}
     for part in state.optimizer.param_groups:
-        part["lr"] = learning_rate(config, state.step)
+        part["lr"] = learning_rate(state.step, peak=config.lr, floor=0.01, **how)
     # the decoder's many small products gain nothing from bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         embeddings = embed_crops(state.nano, batch.images)

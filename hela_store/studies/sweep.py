@@ -24,7 +24,8 @@ from hela_store.recipe.recipe import Recipe
 from hela_store.runs.folder import RunInfo, latest, list_runs, load_run
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
-from hela_store.training.finetune import deciding, finetune, resolved, run_config, same_run
+from hela_store.training.finetune import finetune, resolve, run_config
+from hela_store.training.trainer import deciding, same_training
 
 Point = tuple[dict[str, Any], FinetuneConfig]
 """What a point of the grid has of it, and its whole configuration."""
@@ -163,7 +164,7 @@ def _row(
 ) -> SweepRow | None:
     """Return the row of a point; None if another process works on it and we do not ``wait`` for that."""
     try:
-        wanted = deciding(run_config(store, resolved(store, config)))
+        wanted = deciding(run_config(resolve(store, config)))
         with claim(store.path / "runs", digest("sweep", repr(sorted(wanted.items())))[:16], wait) as ours:
             if not ours:
                 return None
@@ -179,8 +180,8 @@ def _row(
 
 def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
     """Return the published run of this configuration, if there is one; a damaged log does not count."""
-    wanted = run_config(store, resolved(store, config))
+    wanted = run_config(resolve(store, config))
     for run in reversed(list_runs(store.path, "finetune")):
-        if same_run(run.config, wanted) and run.result():
+        if same_training(run.config, wanted) and run.result():
             return run
     return None

@@ -152,7 +152,7 @@ class FinetuneConfig:
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
     """Return the study's way: Adam at lr 1e-5, one view and one random cell a step, SAM's own full window."""
-    return replace(config, lr=1e-5, weight_decay=0.0, ema=0.0, cells=1, warmup=0, window=64)
+    return replace(config, lr=1e-5, weight_decay=0.0, ema=0.0, cells=1, warmup=0, schedule="constant", window=64)
 
 
 SCHEDULES = ("cosine", "linear", "constant")

@@ -1,17 +1,18 @@
-"""Tune the mask decoder on stored embeddings; the prompt encoder stays frozen.
+"""Fine-tune the mask decoder on stored embeddings; the prompt encoder stays frozen.
 
-The image encoder is never loaded, but where its last blocks adapt, too: then those run on stored tokens (``cut``).
+The image encoder is loaded only where its last blocks are adapted. These then run on stored tokens (``cut``).
 
-The zero-shot score on the validation block is taken first, then after every epoch; the best decoder by validation is
-what a run keeps. A run that was interrupted goes on where it was, with the same next batch.
+The zero-shot score on the validation set comes first, then one score after every epoch. A run keeps the decoder with
+the best validation score. An interrupted run resumes where it stopped, with the same next batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from hela_store.evaluation.scores import PromptScore, mean_score, summarise
 from hela_store.prompts.training import validation_kinds
 from hela_store.runs import tensorboard as scalars
 from hela_store.runs.default import paired_change
-from hela_store.runs.folder import RunFolder, load_run, new_run, take_up
+from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.adapters import set_learned
 from hela_store.sam.encoder import pick_device
 from hela_store.sam.predict import DEFAULT_WINDOW
@@ -36,8 +37,11 @@ from hela_store.store.store import Store
 from .config import ENCODER, FinetuneConfig
 from .data import TrainingSteps, training_variants
 from .learner import Learner, new_learner, save_learner
-from .loop import Tuning, new_tuning, train
-from .trainer import STATE
+from .trainer import STATE, Plan, Trainer, Training, open_run
+from .tuning import TuningTask, new_tuning, rate, view_groups
+
+LOG_STEPS = 10
+"""Steps between two lines of the log without a validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,81 +124,113 @@ def finetune(
         partial run.
     """
     check_twins(store)
-    config = resolved(store, config or FinetuneConfig())
-    began_from = None if config.init is None else load_run(store.path, config.init, "finetune")
-    check_untouched(store, began_from, labelled_frames(store, "val"), "val")
-    source, device = source_of(store, config), pick_device(config.device)
+    job = resolve(store, config or FinetuneConfig())
+    config = job.config
+    check_untouched(store, job.init, labelled_frames(store, "val"), "val")
+    device = pick_device(config.device)
 
-    def learner(how: FinetuneConfig) -> Learner:
-        return new_learner(source, how, device, cache_dir=cache_dir, progress=progress).eval()
+    def learner(init: RunInfo | None) -> Learner:
+        new = new_learner(job.source, config, device, init=init, cache_dir=cache_dir, progress=progress)
+        return new.eval()
 
-    def score(one: Learner) -> list[Score]:
-        return answer(source, one.decoder, questions, _window(config), one.embed)
-
-    questions = validation_questions(source, config)
-    begin = learner(config)
-    # what is adapted begins as what it came with
-    zero = score(begin if config.init is None else learner(replace(config, init=None)))
-    folder, state = _open_run(source, config, begin, resume)
+    judge = _Judge(job=job, questions=validation_questions(job.source, config))
+    begin = learner(job.init)
+    # adapters have no effect before the first step, so these are the scores without any fine-tuning
+    zero = judge.scores(begin if job.init is None else learner(None))
+    state = new_tuning(begin, config)
+    how: dict[str, Any] = {"label": _label(config), "parent": config.init, "resume": resume}
+    folder = open_run(store.path, "finetune", run_config(job), **how)
     with folder.tidied(resumable=True):
+        state.resume(folder)
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
-            result = _tune(source, config, (folder, state), (zero, score), progress)
+            _tune(judge, state, folder, zero, progress)
+            result = _publish(judge, state, folder, zero)
     catalog.index(store.path)
     return result
 
 
-def _tune(
-    store: Store,
-    config: FinetuneConfig,
-    run: tuple[RunFolder, Tuning],
-    judge: tuple[list[Score], Callable[[Learner], list[Score]]],
-    progress: Progress,
-) -> FinetuneResult:
-    """Take a run from where it is to its end and publish it; ``judge`` is the zero-shot scores and what scores."""
-    (folder, state), (zero, score) = run, judge
-    if state.step == 0:
-        first = zero if config.init is None else score(state.learner)
-        state.best_iou = mean_score(first).mean_iou
-        # a run that has a log can be gone on with
-        state.save(folder.path)
-        folder.rewind(-1)
-        folder.log(step=0, val=mean_score(first).to_json())
-    train(_steps(store, config, state), config, state, folder, lambda one: mean_score(score(one)), progress)
-    set_learned(state.learner, state.best)
-    tuned = score(state.learner.eval())
-    save_learner(folder.path, store, config, state.learner)
-    result = _result(folder.id, config, zero, tuned, state.best_step)
-    folder.log(step=state.step, result=result.to_json())
-    (folder.path / STATE).unlink(missing_ok=True)
-    folder.publish()
-    return result
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A fine-tuning with everything that the store decides.
+
+    Attributes
+    ----------
+    config : with window, variants and the whole id of ``init``
+    source : the store as it is read: with the tokens after the cut, where the encoder is adapted
+    init : the run that ``config.init`` names; None to begin without fine-tuning
+    """
+
+    config: FinetuneConfig
+    source: Store
+    init: RunInfo | None
+
+    @property
+    def window(self) -> int:
+        """Embedding positions along each side that a prompt reads."""
+        assert self.config.window is not None
+        return self.config.window
 
 
-def source_of(store: Store, config: FinetuneConfig) -> Store:
-    """Return the store as it is read: that of the tokens after the cut, where the encoder adapts."""
-    return store if config.cut is None else store.with_encoder(cut=config.cut)
+def resolve(store: Store, config: FinetuneConfig) -> Job:
+    """Fill in what the store decides: window, variants, and the run to begin with.
 
-
-def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
-    """Return the configuration with what the store decides: window, variants, and the whole id of ``init``."""
+    Raises
+    ------
+    RecipeError
+        More variants are asked for than are stored.
+    RunError
+        There is no such run to begin with, or it belongs to another encoder.
+    """
+    source = source_of(store, config)
     window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
-    config = replace(config, window=window, variants=training_variants(source_of(store, config), config.variants))
+    config = replace(config, window=window, variants=training_variants(source, config.variants))
     if config.init is None:
-        return config
+        return Job(config=config, source=source, init=None)
     run = load_run(store.path, config.init, "finetune")
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
-    return replace(config, init=run.id)
+    return Job(config=replace(config, init=run.id), source=source, init=run)
 
 
-def _window(config: FinetuneConfig) -> int:
-    assert config.window is not None
-    return config.window
+def source_of(store: Store, config: FinetuneConfig) -> Store:
+    """Return the store as it is read: with the tokens after the cut, where the encoder is adapted."""
+    return store if config.cut is None else store.with_encoder(cut=config.cut)
 
 
-def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps:
-    return TrainingSteps(
-        store,
+def run_config(job: Job) -> dict[str, Any]:
+    """Return the configuration for a run's ``config.json``."""
+    about = asdict(job.config) | {"encoder": job.source.key, "checkpoint": job.config.init, "split": "train"}
+    about |= {"frames": block_ranges(job.source)}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Scores learners on the validation prompts of a job."""
+
+    job: Job
+    questions: list[Question]
+
+    def scores(self, learner: Learner) -> list[Score]:
+        return answer(self.job.source, learner.decoder, self.questions, self.job.window, learner.embed)
+
+    def mean(self, learner: Learner) -> PromptScore:
+        return mean_score(self.scores(learner))
+
+
+def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: list[Score], progress: Progress) -> None:
+    """Train from where the run is to its end."""
+    job, config = judge.job, judge.job.config
+    if state.step == 0:
+        first = mean_score(zero) if job.init is None else judge.mean(state.network)
+        state.best_score = first.mean_iou
+        # a run that has a log can be resumed, so the state comes first
+        state.save(folder)
+        folder.rewind(-1)
+        folder.log(step=0, val=first.to_json())
+    steps = TrainingSteps(
+        job.source,
         config.prompt,
         cells=config.cells,
         seed=config.seed,
@@ -202,41 +238,29 @@ def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps
         count=(config.steps - state.step) * config.accumulate,
         variants=config.variants or 0,
     )
+    plan = Plan(
+        what=f"finetune {config.prompt}",
+        steps=config.steps,
+        rate=partial(rate, config),
+        clip=1.0,
+        evaluate_every=config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3)),
+        log_every=LOG_STEPS,
+        patience=config.patience,
+    )
+    trainer = Trainer(state=state, plan=plan, task=TuningTask(config=config, score=judge.mean), folder=folder)
+    trainer.run(view_groups(steps, config, len(trainer.left), state.network.device), progress)
 
 
-def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
-    """Return what a run's ``config.json`` says of its configuration; equal ones are the same run."""
-    about = asdict(config) | {"encoder": source_of(store, config).key, "checkpoint": config.init, "split": "train"}
-    about |= {"frames": block_ranges(store)}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
-
-
-BEFORE = {"ema": 0.0, "masks": "best", "adapt": None, "cut": None, "rank": 4, "conv": False, "linear": False}
-"""What runs did that are older than these choices."""
-
-
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a run's configuration decides its weights: all but what only says how the work is done."""
-    return {name: value for name, value in (BEFORE | dict(config)).items() if name != "workers"}
-
-
-def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations give the same weights."""
-    first, second = deciding(one), deciding(other)
-    if not ("frames" in first and "frames" in second):  # a run of before they were kept
-        first.pop("frames", None), second.pop("frames", None)
-    return first == second
-
-
-def _open_run(store: Store, config: FinetuneConfig, learner: Learner, resume: bool) -> tuple[RunFolder, Tuning]:
-    state, wanted = new_tuning(learner, config), run_config(store, config)
-    folder = take_up(store.path, "finetune", STATE, lambda other: same_run(other, wanted)) if resume else None
-    if folder is None:
-        return new_run(store.path, "finetune", wanted, parent=config.init, label=_label(config)), state
-    state.load(folder.path)
-    folder.rewind(state.step)
-    return folder, state
+def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: list[Score]) -> FinetuneResult:
+    """Score the best weights, write them and publish the run."""
+    set_learned(state.network, state.best)
+    tuned = judge.scores(state.network.eval())
+    save_learner(folder.path, judge.job.source, judge.job.config, state.network)
+    result = _result(folder.id, judge.job.config, zero, tuned, state.best_step)
+    folder.log(step=state.step, result=result.to_json())
+    (folder.path / STATE).unlink(missing_ok=True)
+    folder.publish()
+    return result
 
 
 def _label(config: FinetuneConfig) -> str:

@@ -14,8 +14,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.embedding.record import check_weights
 from hela_store.errors import RecipeError
 from hela_store.evaluation.decoders import decoder_file, decoder_of
-from hela_store.runs.folder import RunInfo, load_run
-from hela_store.sam.adapters import ADAPTER_FILE, adapt_decoder, adapt_encoder, learned, save_adapter
+from hela_store.runs.folder import RunInfo
+from hela_store.sam.adapters import ADAPTER_FILE, adapt_decoder, adapt_encoder, save_adapter
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder, save_decoder
 from hela_store.sam.fast_encoder import drop_trunk, tail_embedding
@@ -37,20 +37,23 @@ class Learner(nn.Module):
     encoder : None where embeddings are read as they are
     cut : blocks of the encoder whose tokens are read instead of run; 0: it takes preprocessed views
     precision : of the encoder, as in the recipe
-
-    Attributes
-    ----------
-    beside : sha256 of the file with the frozen weights that adapters are learned beside
+    beside : sha256 of the file with the frozen weights that adapters are trained on top of; empty if none is saved
     """
 
     def __init__(
-        self, decoder: SamDecoder, encoder: ImageEncoderViT | None = None, cut: int = 0, precision: str = "float32"
+        self,
+        decoder: SamDecoder,
+        encoder: ImageEncoderViT | None = None,
+        cut: int = 0,
+        precision: str = "float32",
+        *,
+        beside: str = "",
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.encoder = encoder
         self.cut, self.precision = cut, precision
-        self.beside = ""
+        self.beside = beside
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +85,7 @@ def new_learner(
     config: FinetuneConfig,
     device: torch.device,
     *,
+    init: RunInfo | None,
     cache_dir: Path | None = None,
     progress: Progress = silent,
 ) -> Learner:
@@ -92,6 +96,7 @@ def new_learner(
     store : as it is read: cut where the encoder adapts
     config : resolved
     device : where it learns
+    init : fine-tuning run whose decoder is the beginning; None for the decoder that came with the encoder
     cache_dir : where a fetched official checkpoint lies; only an encoder that adapts needs it
 
     Raises
@@ -103,13 +108,11 @@ def new_learner(
     """
     adapter = adapter_of(config)
     if adapter is None or adapter.part == "decoder":
-        decoder = decoder_of(store, _init(store, config)).requires_grad_(True)
+        decoder = decoder_of(store, init).requires_grad_(True)
         decoder.prompt_encoder.requires_grad_(False)
         if adapter is not None:
             adapt_decoder(decoder, adapter, config.seed)
-        learner = Learner(decoder).to(device)
-        learner.beside = sha256_file(decoder_file(store, _init(store, config)))
-        return learner
+        return Learner(decoder, beside=sha256_file(decoder_file(store, init))).to(device)
     recipe = store.recipe.encoder
     if recipe.precision == "float16":
         raise RecipeError("precision is float16, in which gradients vanish; an encoder adapts in float32 or bfloat16")
@@ -118,9 +121,7 @@ def new_learner(
     adapt_encoder(sam.encoder, adapter, config.seed)
     drop_trunk(sam.encoder, adapter.cut)
     sam.decoder.mask_decoder.requires_grad_(True)
-    learner = Learner(sam.decoder, sam.encoder, adapter.cut, recipe.precision).to(device)
-    learner.beside = sam.sha256
-    return learner
+    return Learner(sam.decoder, sam.encoder, adapter.cut, recipe.precision, beside=sam.sha256).to(device)
 
 
 def save_learner(folder: Path, store: Store, config: FinetuneConfig, learner: Learner) -> None:
@@ -139,12 +140,3 @@ def save_learner(folder: Path, store: Store, config: FinetuneConfig, learner: Le
         module = learner.decoder if learner.encoder is None else learner.encoder
         about = {"architecture": architecture, "sha256": learner.beside}
         save_adapter(folder / ADAPTER_FILE, module, adapter, about)
-
-
-def weights_of(learner: Learner) -> dict[str, Tensor]:
-    """Return a copy of all that learns, by name."""
-    return {name: value.detach().clone() for name, value in learned(learner).items()}
-
-
-def _init(store: Store, config: FinetuneConfig) -> RunInfo | None:
-    return None if config.init is None else load_run(store.path, config.init, "finetune")

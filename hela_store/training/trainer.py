@@ -1,34 +1,42 @@
-"""All that a resumed training needs in one durable file of tensors: never half there, never unpickled."""
+"""The trainer of decoders, detectors and U-Nets: a loop that can be interrupted at any time and resumed.
+
+A step depends only on the seed, its number and the weights before it. A run that was killed therefore continues from
+its last saved state and ends in the same weights, to the bit at the same number of threads, whatever the number of
+loader processes. The state is one durable file of tensors: it is never half written and never unpickled.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
+from hela_store.base.progress import Progress
 from hela_store.errors import RunError
-from hela_store.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from .config import FinetuneConfig
+from hela_store.runs.folder import RunFolder, new_run, take_up
 
 Tensors = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module, contravariant=True)
+Batch = TypeVar("Batch", contravariant=True)
 OPTIMIZER = "optimizer"
 STATE = "state.safetensors"
-"""Name of the file in the folder of a run."""
+"""Name of the state file in the folder of a run."""
+STATE_FORMAT = 2
+"""Version of the state file. Format 1 had no number, and one form for decoders and another for networks."""
 SAVE_SECONDS = 60.0
-"""How often it is written at least."""
+"""The longest time between two saves, in seconds."""
 
 
 def save_training(
@@ -50,57 +58,109 @@ def save_training(
 
 
 def load_training(path: Path, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensors], dict[str, str]]:
-    """Read what :func:`save_training` wrote and put the optimiser where it was; returns the parts and ``about``.
+    """Read what :func:`save_training` wrote and restore the optimiser; return the parts and ``about``.
 
     Raises
     ------
     RunError
-        The file is missing, damaged, or of another optimiser.
+        The file is missing, damaged, or belongs to another optimiser.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-        parts: dict[str, Tensors] = {}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = value
-        state = optimizer.state_dict()
-        for name, value in parts.pop(OPTIMIZER, {}).items():
-            number, field = name.split(".")
-            state["state"].setdefault(int(number), {})[field] = value
-        optimizer.load_state_dict(state)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again") from None
+    parts, about = _read(path)
+    _restore(path, optimizer, parts)
     return parts, about
 
 
-def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations give the same weights; loader processes only say how the work is done."""
-    return _deciding(one) == _deciding(other)
+def _read(path: Path) -> tuple[dict[str, Tensors], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    parts: dict[str, Tensors] = {}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    return parts, about
 
 
-def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+def _restore(path: Path, optimizer: torch.optim.Optimizer, parts: dict[str, Tensors]) -> None:
+    try:
+        state = optimizer.state_dict()
+        for name, value in parts.pop(OPTIMIZER, {}).items():
+            number, field_name = name.split(".")
+            state["state"].setdefault(int(number), {})[field_name] = value
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again")
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's configuration that decides its weights: all but the number of loader processes."""
     return {name: value for name, value in config.items() if name != "workers"}
+
+
+def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two configurations give the same weights."""
+    return deciding(one) == deciding(other)
+
+
+def open_run(
+    store_path: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    *,
+    label: str,
+    parent: str | None = None,
+    resume: bool = True,
+) -> RunFolder:
+    """Return the folder of the last interrupted run with this configuration, or that of a new run.
+
+    Parameters
+    ----------
+    store_path, kind, config, label, parent : as for :func:`hela_store.runs.folder.new_run`
+    resume : False always starts a new run
+    """
+    folder = take_up(store_path, kind, STATE, lambda other: same_training(other, config)) if resume else None
+    return folder or new_run(store_path, kind, config, parent=parent, label=label)
+
+
+def _state_dict(network: nn.Module) -> Tensors:
+    return dict(network.state_dict())
+
+
+def _load_state_dict(network: nn.Module, values: Tensors) -> None:
+    network.load_state_dict(values)
 
 
 _PLAIN = ("step", "best_step", "best_score", "stale", "losses", "seconds")
 
 
-@dataclass
-class NetworkTraining(Generic[Network]):
-    """A network on its way, and all that a resumed run needs.
+@dataclass(kw_only=True)
+class Training(Generic[Network]):
+    """A network in training, with everything that a resumed run needs.
 
     Attributes
     ----------
     network, optimizer : as they are after ``step`` steps
-    best : weights at the best validation so far, that of ``best_step``, with ``best_score``
-    stale : validations since then
-    losses : of the steps since the last line of the log
-    began : on the monotonic clock, as if the training had never been interrupted
+    read, write : how the network's weights are read and set; all of its state where nothing is given
+    ema : decay of a running average of the weights, which is then validated and kept; 0 for none
+    mean : the running average, by name; empty where none is kept
+    best : weights at the best validation so far, which was at ``best_step`` and had ``best_score``
+    stale : number of validations since then
+    losses : losses of the steps since the last line of the log
+    began : start on the monotonic clock, moved as if the training had never been interrupted
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
+    read: Callable[[Network], Tensors] = _state_dict
+    write: Callable[[Network, Tensors], None] = _load_state_dict
+    ema: float = 0.0
+    mean: Tensors = field(init=False)
     best: Tensors = field(init=False)
     step: int = 0
     best_step: int = 0
@@ -110,47 +170,244 @@ class NetworkTraining(Generic[Network]):
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.best = self._weights()
+        self.best = self.weights()
+        self.mean = self.weights() if self.ema else {}
 
-    def _weights(self) -> Tensors:
-        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+    def weights(self) -> Tensors:
+        """Return a copy of the network's weights, by name."""
+        return {name: value.detach().clone() for name, value in self.read(self.network).items()}
 
     @property
     def seconds(self) -> float:
-        """Spent on it so far."""
+        """Time spent on the training so far."""
         return time.monotonic() - self.began
 
     @seconds.setter
     def seconds(self, spent: float) -> None:
         self.began = time.monotonic() - spent
 
+    @torch.no_grad()
+    def update_mean(self) -> None:
+        """Move the running average, if one is kept, towards the weights after ``step`` steps.
+
+        The first steps weigh more, so that the weights of the beginning are soon forgotten (as in TensorFlow's
+        ``ExponentialMovingAverage``).
+        """
+        decay = min(self.ema, (1 + self.step) / (10 + self.step))
+        values = self.read(self.network) if self.mean else {}
+        for name, mean in self.mean.items():
+            mean.lerp_(values[name], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[Network]:
+        """Lend the network for validation: in evaluation mode, with the averaged weights where they are kept."""
+        own = self.weights() if self.mean else {}
+        if self.mean:
+            self.write(self.network, own | self.mean)
+        try:
+            yield self.network.eval()
+        finally:
+            if self.mean:
+                self.write(self.network, own)
+            self.network.train()
+
     def judge(self, score: float, margin: float = 0.0) -> None:
-        """Count a validation, and keep the weights if it is better than the best by more than ``margin``."""
+        """Count a validation, and keep the network's weights if the score beats the best by more than ``margin``."""
         self.stale += 1
         if score > self.best_score + margin:
-            self.best, self.best_score, self.best_step, self.stale = self._weights(), score, self.step, 0
+            self.best, self.best_score, self.best_step, self.stale = self.weights(), score, self.step, 0
 
     def save(self, folder: RunFolder) -> None:
-        """Write everything a resumed run needs; StoreError without space, and then the state before is still there."""
-        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
-        parts = {"network": self.network.state_dict(), "best": self.best}
+        """Write the state file; StoreError if there is no space, and then the previous file is still there."""
+        about = {name: json.dumps(getattr(self, name)) for name in _PLAIN} | {"format": str(STATE_FORMAT)}
+        parts = {"network": self.read(self.network), "best": self.best, "mean": self.mean}
         save_training(folder.path / STATE, parts, self.optimizer, about)
 
-    def load(self, folder: RunFolder) -> None:
-        """Go on from what :meth:`save` wrote, and cut the log there; RunError if it is damaged."""
-        parts, about = load_training(folder.path / STATE, self.optimizer)
-        self.network.load_state_dict(parts["network"])
-        self.best = parts["best"]
-        for name, value in about.items():
-            setattr(self, name, json.loads(value))
+    def resume(self, folder: RunFolder) -> None:
+        """Continue from the state file, if there is one, and drop later lines of the log.
+
+        Raises
+        ------
+        RunError
+            The file is damaged, or another version of hela-store wrote it.
+        CheckpointError
+            It belongs to another network.
+        """
+        path = folder.path / STATE
+        if not path.exists():
+            return
+        parts, about = _read(path)
+        if about.get("format") != str(STATE_FORMAT):
+            raise RunError(
+                f"{path} has state format {about.get('format', '1')}, expected {STATE_FORMAT}: another version of "
+                f"hela-store began this run; delete {folder.path} and start the run again"
+            )
+        _restore(path, self.optimizer, parts)
+        try:
+            plain = {name: json.loads(about[name]) for name in _PLAIN}
+            self.write(self.network, parts["network"])
+            self.best = parts["best"]
+            self.mean = {name: parts["mean"][name].to(value.device) for name, value in self.mean.items()}
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise _damaged(path, error) from None
+        for name, value in plain.items():
+            setattr(self, name, value)
         folder.rewind(self.step)
 
 
-def learning_rate(config: FinetuneConfig, step: int) -> float:
-    """Linear warm-up, then a cosine or a line down to a tenth, or none; without warm-up constant, as in the study."""
-    if config.warmup == 0 and config.schedule == "cosine":
-        return config.lr
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    share = min(1.0, step / config.steps)
-    left = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[config.schedule]
-    return config.lr * warm * (0.1 + 0.9 * left)
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The result of one validation.
+
+    Attributes
+    ----------
+    score : higher is better; decides which weights are kept and when to stop
+    row : values for the line of the log
+    best_as : name under which the log also gets the best score so far; empty for none
+    """
+
+    score: float
+    row: dict[str, Any]
+    best_as: str = ""
+
+
+class NotFinite(Exception):
+    """A loss or gradient is infinite or NaN."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(what)
+        self.where = where
+
+
+class Task(Protocol[AnyNetwork, Batch]):
+    """What a network learns, and how it is judged."""
+
+    def learn(self, network: AnyNetwork, batch: Batch) -> float:
+        """Add the gradients of one step's loss and return the loss; :class:`NotFinite` if it is not finite."""
+        ...
+
+    def validate(self, network: AnyNetwork) -> Verdict:
+        """Judge a network that is in evaluation mode."""
+        ...
+
+    def where(self, batch: Batch) -> str:
+        """Describe a batch for an error message, e.g. ``"view v, cells a, b"``; empty for nothing to say."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a training lasts and how often it is looked at.
+
+    Attributes
+    ----------
+    what : name of the work for the progress bar
+    steps : optimiser steps at most
+    rate : learning rate by step
+    clip : largest norm of the gradient
+    evaluate_every : steps between validations; the last step is validated, too
+    log_every : steps between lines of the log without a validation; 0 for none
+    patience : the training stops after this many validations without a better one; 0 for never
+    margin : by how much a score must beat the best to count as better
+    """
+
+    what: str
+    steps: int
+    rate: Callable[[int], float]
+    clip: float
+    evaluate_every: int
+    log_every: int = 0
+    patience: int = 0
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer(Generic[Network, Batch]):
+    """Trains a network for a task; ``state`` is changed in place and saved to ``folder``.
+
+    Attributes
+    ----------
+    state : from :class:`Training`, resumed or new
+    plan : Plan
+    task : Task
+    folder : of the run; its log is appended to
+    """
+
+    state: Training[Network]
+    plan: Plan
+    task: Task[Network, Batch]
+    folder: RunFolder
+
+    @property
+    def left(self) -> range:
+        """Numbers of the steps that are still to be done; empty after an early stop."""
+        return range(self.state.step, self.state.step if self._patience_is_over() else self.plan.steps)
+
+    def run(self, batches: Iterable[Batch], progress: Progress) -> None:
+        """Train to the end, or until validations brought nothing for too long.
+
+        Parameters
+        ----------
+        batches : one for each step of :attr:`left`
+        progress : shown step by step
+
+        Raises
+        ------
+        RunError
+            A loss or gradient is not finite; the weights before that step are saved.
+        """
+        state, plan = self.state, self.plan
+        what = plan.what + (f", on from step {state.step}" if state.step else "")
+        saved = time.monotonic()
+        state.network.train()
+        # Ctrl-C may come in the middle of a step, so a state is saved only between whole steps
+        for batch in progress(batches, total=len(self.left), what=what):
+            state.losses.append(self._step(batch))
+            state.step += 1
+            state.update_mean()
+            judged = state.step % plan.evaluate_every == 0 or state.step == plan.steps
+            if judged:
+                self._validate()
+            elif plan.log_every and state.step % plan.log_every == 0:
+                self._log()
+            if judged or time.monotonic() - saved > SAVE_SECONDS:
+                state.save(self.folder)
+                saved = time.monotonic()
+            if self._patience_is_over():
+                break
+
+    def _patience_is_over(self) -> bool:
+        return 0 < self.plan.patience <= self.state.stale
+
+    def _step(self, batch: Batch) -> float:
+        state = self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.plan.rate(state.step)
+        state.optimizer.zero_grad()
+        try:
+            loss = self.task.learn(state.network, batch)
+            parameters = [value for value in state.network.parameters() if value.requires_grad]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip)
+            if not torch.isfinite(norm):
+                raise NotFinite(f"the gradient became {float(norm)}", self.task.where(batch))
+        except NotFinite as found:
+            state.save(self.folder)
+            where = f" ({found.where})" if found.where else ""
+            raise RunError(
+                f"{found} at step {state.step}{where}; lower --lr; the last good weights are in {self.folder.path}"
+            ) from None
+        state.optimizer.step()
+        return loss
+
+    def _validate(self) -> None:
+        with self.state.averaged() as network:
+            verdict = self.task.validate(network)
+            self.state.judge(verdict.score, self.plan.margin)
+        best = {verdict.best_as: self.state.best_score} if verdict.best_as else {}
+        self._log(**verdict.row, **best)
+
+    def _log(self, **row: object) -> None:
+        state = self.state
+        loss, rate = float(np.mean(state.losses)), self.plan.rate(state.step - 1)
+        self.folder.log(step=state.step, loss=loss, lr=rate, **row)
+        state.losses = []

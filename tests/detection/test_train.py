@@ -105,6 +105,25 @@ def test_another_configuration_begins_anew_and_a_damaged_state_is_named(
         train_detector(store, QUICK)
 
 
+def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, calls = importlib.import_module("hela_store.detection.train"), []
+    real = module.head_loss
+
+    def poisoned(*args: Any) -> torch.Tensor:
+        calls.append(args)
+        return real(*args) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(module, "head_loss", poisoned)
+    with pytest.raises(RunError, match="the detector's loss became nan at step 3; lower --lr"):
+        train_detector(store, QUICK)
+    (left,) = partial_runs(store.path)
+    state = load_file(store.path / "runs" / f".{left}.partial" / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert train_detector(store, QUICK).run == left
+
+
 def test_a_batch_is_of_its_step_alone(store: Store) -> None:
     views = DetectionViews(store, seed=3)
     whole = [batch[0] for batch in views.batches(range(4), 2, 0)]

@@ -21,7 +21,8 @@ from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
 from hela_store.studies.sweep import grid, sweep
 from hela_store.training.config import FinetuneConfig
-from hela_store.training.finetune import deciding, finetune, resolved, run_config
+from hela_store.training.finetune import finetune, resolve, run_config
+from hela_store.training.trainer import deciding
 
 BASE = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
 CODE = """
@@ -108,7 +109,7 @@ def test_side_by_side_killed_and_gone_on_with_every_point_runs_once(store: Store
 def test_over_dask_and_what_another_process_works_on_comes_last(store: Store) -> None:
     distributed = pytest.importorskip("distributed")
     choices = {"seed": [0, 1]}
-    wanted = deciding(run_config(store, resolved(store, replace(BASE, seed=0))))
+    wanted = deciding(run_config(resolve(store, replace(BASE, seed=0))))
     told: list[int] = []
     claimed = threading.Event()
 

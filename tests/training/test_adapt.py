@@ -38,7 +38,7 @@ from hela_store.sam.encoder import encode
 from hela_store.sam.fast_encoder import tail_embedding
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
-from hela_store.training.finetune import finetune, resolved, run_config
+from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.learner import new_learner, save_learner
 from stores import chunks, forget
 
@@ -75,13 +75,13 @@ def adapted(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """
     path = tmp_path_factory.mktemp("adapted") / "store"
     shutil.copytree(trunk, path)
-    store, config = Store.open(path), resolved(Store.open(path), ENCODER)
-    learner = new_learner(store.with_encoder(cut=3), config, CPU)
+    store, config = Store.open(path), resolve(Store.open(path), ENCODER).config
+    learner = new_learner(store.with_encoder(cut=3), config, CPU, init=None)
     torch.manual_seed(0)
     assert learner.encoder is not None
     for value in learned(learner.encoder).values():
         torch.nn.init.normal_(value, std=0.3)
-    folder = new_run(path, "finetune", run_config(store, config), label="point encoder")
+    folder = new_run(path, "finetune", run_config(resolve(store, config)), label="point encoder")
     save_learner(folder.path, store, config, learner)
     folder.log(step=1, result={"verdict": "better"})
     run = folder.publish().name
@@ -167,7 +167,7 @@ def test_every_cut_and_its_tail_give_the_embedding_of_the_whole_encoder(store: S
 @pytest.mark.parametrize("cut", [0, 3])
 def test_what_learns_begins_with_the_embeddings_there_are(cached: Store, cut: int) -> None:
     source = cached.with_encoder(cut=cut)
-    learner = new_learner(source, replace(ENCODER, cut=cut), CPU).eval()
+    learner = new_learner(source, replace(ENCODER, cut=cut), CPU, init=None).eval()
     read, views = ViewReader(source), readable_views(source)
     assert views == cached.committed()
     row = next(iter(views.values()))
@@ -210,7 +210,7 @@ SLOW = pytest.mark.slow
 )
 def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) -> None:
     config = replace(ENCODER, **how)
-    fresh = new_learner(cached.with_encoder(cut=config.cut), config, CPU)
+    fresh = new_learner(cached.with_encoder(cut=config.cut), config, CPU, init=None)
     result = finetune(cached, config)
     run = load_run(cached.path, result.run)
     base = load_sam_encoder(cached.recipe.encoder)
@@ -236,7 +236,7 @@ def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[
     path, name = adapted
     store, run = Store.open(path), load_run(path, name)
     source, mine = store.with_encoder(cut=3), variant_of(store, adapter=name)
-    learner = new_learner(source, ENCODER, CPU).eval()
+    learner = new_learner(source, ENCODER, CPU, init=None).eval()
     set_learned(learner.encoder, load_file(run.path / "adapter.safetensors"))
     read = ViewReader(source)
     for row in mine.committed().values():

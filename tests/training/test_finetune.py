@@ -18,9 +18,9 @@ from hela_store.runs.folder import load_run, partial_runs
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig, paper_preset
 from hela_store.training.finetune import finetune
-from hela_store.training.trainer import learning_rate
+from hela_store.training.tuning import rate
 
-module = importlib.import_module("hela_store.training.loop")
+module = importlib.import_module("hela_store.training.tuning")
 QUICK = FinetuneConfig(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
 
 
@@ -186,7 +186,14 @@ def test_an_unknown_prompt_is_refused() -> None:
 def test_the_studys_preset_is_what_the_study_did() -> None:
     paper = paper_preset(FinetuneConfig())
     assert (paper.lr, paper.cells, paper.window) == (1e-5, 1, 64)
-    assert learning_rate(paper, 0) == learning_rate(paper, 499) == 1e-5
+    assert rate(paper, 0) == rate(paper, 499) == 1e-5
+
+
+def test_the_schedule_runs_its_course_without_a_warm_up(store: Store) -> None:
+    config = replace(QUICK, warmup=0, evaluate_every=1)
+    rates = [row["lr"] for row in load_run(store.path, finetune(store, config).run).log() if "lr" in row]
+    assert rates == [rate(config, step) for step in range(6)]
+    assert rates[0] == config.lr and rates == sorted(rates, reverse=True) and rates[-1] < 0.2 * config.lr
 
 
 def test_results_are_plain_json(store: Store) -> None:

@@ -31,11 +31,11 @@ from hela_store.detection.propose import LEAST_SCORE, MOST
 from hela_store.detection.train import KIND, DetectorResult, chosen
 from hela_store.errors import ExtraError, RecipeError, RunError
 from hela_store.evaluation.leaks import block_ranges, check_twins
-from hela_store.runs.folder import RunFolder, RunInfo, new_run, take_up
+from hela_store.runs.folder import RunFolder, RunInfo
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
-from hela_store.training.trainer import STATE
+from hela_store.training.trainer import STATE, open_run
 
 from .images import Tiles, write_dataset, write_tiles
 
@@ -94,9 +94,7 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         raise RunError(f"no weights at {config.weights}; expected safetensors with the names of YOLO11s")
     check_twins(store)
     validation = scorable_frames(store, "val")
-    about = _run_config(store, config)
-    folder = take_up(store.path, KIND, STATE, lambda other: other == about)
-    folder = folder or new_run(store.path, KIND, about, label=BACKEND)
+    folder = open_run(store.path, KIND, _run_config(store, config), label=BACKEND)
     start = time.monotonic()
     with folder.tidied(resumable=True):
         _train(store, config, folder, progress)

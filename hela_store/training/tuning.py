@@ -1,0 +1,90 @@
+"""Fine-tuning as a task for the trainer: the loss of one step over several views, and the state it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader
+
+from hela_store.evaluation.scores import PromptScore
+from hela_store.sam.adapters import learned, set_learned
+
+from .data import TrainingStep, TrainingSteps, loader_workers
+from .learner import Learner
+from .schedule import learning_rate
+from .step import step_loss
+from .trainer import NotFinite, Training, Verdict
+
+if TYPE_CHECKING:
+    from .config import FinetuneConfig
+
+Views = list[TrainingStep]
+"""The views of one optimiser step."""
+
+
+def rate(config: FinetuneConfig, step: int) -> float:
+    """Return the learning rate of one step of a fine-tuning."""
+    how = {"steps": config.steps, "warmup": config.warmup}
+    return learning_rate(step, peak=config.lr, schedule=config.schedule, **how)
+
+
+def new_tuning(learner: Learner, config: FinetuneConfig) -> Training[Learner]:
+    """Return the state at the beginning of a run; only the parameters that learn are kept in it."""
+    optimizer = torch.optim.AdamW(list(learned(learner).values()), lr=config.lr, weight_decay=config.weight_decay)
+    return Training(network=learner, optimizer=optimizer, read=learned, write=set_learned, ema=config.ema)
+
+
+def view_groups(steps: TrainingSteps, config: FinetuneConfig, count: int, device: torch.device) -> Iterator[Views]:
+    """Yield ``accumulate`` views for each of ``count`` optimiser steps, prepared by loader processes if that helps."""
+    if count == 0:
+        return
+    workers = loader_workers(config.workers, device, steps.start_method)
+    start_method = steps.start_method if workers else None
+    views = iter(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method))
+    for _ in range(count):
+        yield [next(views) for _ in range(config.accumulate)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningTask:
+    """What a learner learns in a fine-tuning.
+
+    Attributes
+    ----------
+    config : resolved
+    score : returns the mean score of a learner on the validation prompts
+    """
+
+    config: FinetuneConfig
+    score: Callable[[Learner], PromptScore]
+
+    def learn(self, network: Learner, batch: Views) -> float:
+        """Add the gradients of the mean loss over the cells of each view; return the mean over views."""
+        total = 0.0
+        for view in batch:
+            network.draw_noise(self.config.seed, view.step)
+            seen = replace(view, embedding=network.embed(view.embedding.to(network.device)))
+            losses, _ = step_loss(network.decoder, seen, self.config)
+            if not torch.isfinite(losses).all():
+                wrong = [cell for cell, bad in zip(view.cells, ~torch.isfinite(losses).cpu(), strict=True) if bad]
+                raise NotFinite(f"the loss became {float(losses.sum().detach())}", _named(view.view, wrong))
+            loss = losses.mean() / len(batch)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def validate(self, network: Learner) -> Verdict:
+        """Return the mean IoU on the validation prompts, and all scores for the log."""
+        found = self.score(network)
+        return Verdict(score=found.mean_iou, row={"val": found.to_json()})
+
+    def where(self, batch: Views) -> str:
+        """Name the last view and its first cells."""
+        return _named(batch[-1].view, list(batch[-1].cells))
+
+
+def _named(view: str, cells: list[str]) -> str:
+    return f"view {view}, cells {', '.join(cells[:3])}" + (", ..." if len(cells) > 3 else "")
