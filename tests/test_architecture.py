@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "hela_store"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETTINGS = PROJECT["tool"]
+MAP = (LIBRARY / "README.md").read_text()
 MOST_LINES = 500
 MOST_STATEMENT_LINES = 22
 
@@ -69,6 +71,26 @@ def test_every_package_says_what_lives_there() -> None:
     for path in LIBRARY.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path
     assert {path.name for path in LIBRARY.glob("*.py")} == {"__init__.py", "errors.py"}
+
+
+def test_the_map_names_every_package_in_the_order_of_imports() -> None:
+    rows = re.findall(r"^\| \[`([\w.]+?)(?:/|\.py)`\]", MAP, re.MULTILINE)
+    layers = SETTINGS["importlinter"]["contracts"][0]["layers"]
+    floor = {name: number for number, layer in enumerate(reversed(layers)) for name in layer.split(" | ")}
+    assert set(rows) == {*(path.parent.name for path in LIBRARY.glob("*/__init__.py")), "errors", "cli"}
+    assert rows[-1] == "cli"
+    assert [floor[name] for name in rows[:-1]] == sorted(floor.values())
+
+
+def test_the_map_links_files_that_exist_and_names_what_is_in_them() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)(?: `(\w+)`)?", MAP)
+    assert len(links) > 40 and sum(bool(name) for _, name in links) > 14
+    for path, name in links:
+        assert (LIBRARY / path).is_file(), path
+        if name:
+            assert re.search(rf"\b(def|class|VIEW) {name}\b", (LIBRARY / path).read_text()), f"{path}: {name}"
+    for name in re.findall(r"(\w+)(?:\.\w+)?\(\)", MAP.split("```")[1]):
+        assert any(re.search(rf"\b(def|class) {name}\b", path.read_text()) for path in LIBRARY.rglob("*.py")), name
 
 
 def test_data_files_are_all_shipped() -> None:
