@@ -60,7 +60,7 @@ def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(path)
     prompts = ("box", "point", "mask")
     evaluate(store, None, EvaluateConfig(prompts=prompts, prompt_seeds=2))
-    tuned = finetune(store, FinetuneConfig(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
+    tuned = finetune(store, FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
     evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
     return path
 

@@ -172,13 +172,14 @@ def _tune(
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:
     """Return the store as it is read: that of the tokens after the cut, where the encoder adapts."""
-    return store if config.cut is None else store.with_encoder(cut=config.cut)
+    return store if config.adapt is None or config.adapt.cut is None else store.with_encoder(cut=config.adapt.cut)
 
 
 def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with what the store decides: window, variants, and the whole id of ``init``."""
-    window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
-    config = replace(config, window=window, variants=training_variants(source_of(store, config), config.variants))
+    window = config.prompts.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
+    variants = training_variants(source_of(store, config), config.data.variants)
+    config = config.with_choices(window=window, variants=variants)
     if config.init is None:
         return config
     run = load_run(store.path, config.init, "finetune")
@@ -188,25 +189,25 @@ def resolved(store: Store, config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _window(config: FinetuneConfig) -> int:
-    assert config.window is not None
-    return config.window
+    assert config.prompts.window is not None
+    return config.prompts.window
 
 
 def _steps(store: Store, config: FinetuneConfig, state: Tuning) -> TrainingSteps:
     return TrainingSteps(
         store,
         config.prompt,
-        cells=config.cells,
+        cells=config.prompts.cells,
         seed=config.seed,
-        first=state.step * config.accumulate,
-        count=(config.steps - state.step) * config.accumulate,
-        variants=config.variants or 0,
+        first=state.step * config.optimiser.accumulate,
+        count=(config.optimiser.steps - state.step) * config.optimiser.accumulate,
+        variants=config.data.variants or 0,
     )
 
 
 def run_config(store: Store, config: FinetuneConfig) -> dict[str, Any]:
     """Return what a run's ``config.json`` says of its configuration; equal ones are the same run."""
-    about = asdict(config) | {"encoder": source_of(store, config).key, "checkpoint": config.init, "split": "train"}
+    about = config.flat() | {"encoder": source_of(store, config).key, "checkpoint": config.init, "split": "train"}
     about |= {"frames": block_ranges(store)}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
@@ -240,14 +241,14 @@ def _open_run(store: Store, config: FinetuneConfig, learner: Learner, resume: bo
 
 
 def _label(config: FinetuneConfig) -> str:
-    return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt}"
+    return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt.part}"
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
     """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block."""
     frames, radius = labelled_frames(store, "val"), median_training_radius(store)
     count = sum(len(part.cells) for part in frame_cells(store, frames))
-    share = min(1.0, config.validation_cells / count)
+    share = min(1.0, config.validation.cells / count)
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c["cell"]).random() < share]
@@ -273,5 +274,5 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         high=change.high,
         verdict=change.word,
         frames=len({score.question.cell["frame"] for score in zero}),
-        adapt=config.adapt,
+        adapt=None if config.adapt is None else config.adapt.part,
     )

@@ -105,8 +105,8 @@ class Tuning:
 def new_tuning(learner: Learner, config: FinetuneConfig) -> Tuning:
     """Return the beginning of a run."""
     parameters = list(learned(learner).values())
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    mean = weights_of(learner) if config.ema else {}
+    optimizer = torch.optim.AdamW(parameters, lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay)
+    mean = weights_of(learner) if config.optimiser.ema else {}
     return Tuning(learner=learner, optimizer=optimizer, best=weights_of(learner), mean=mean)
 
 
@@ -134,21 +134,21 @@ def train(
     RunError
         A loss or gradient is not finite; the weights before that step are saved.
     """
-    every = config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3))
+    every = config.validation.every or min(steps.steps_per_epoch, math.ceil(config.optimiser.steps / 3))
     device = next(state.learner.parameters()).device
-    workers = loader_workers(config.workers, device, steps.start_method)
+    workers = loader_workers(config.data.workers, device, steps.start_method)
     start_method = steps.start_method if workers else None
     loader = DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
-    left = 0 if _patience_is_over(state, config) else config.steps - state.step
+    left = 0 if _patience_is_over(state, config) else config.optimiser.steps - state.step
     saved = time.monotonic()
     state.learner.train()
     what = f"finetune {config.prompt}" + (f", on from step {state.step}" if state.step else "")
     # whatever ends the process, Ctrl-C too, may come in the middle of a step: only whole ones are ever saved
-    for batches in progress(_groups(loader, config.accumulate, left), total=left, what=what):
+    for batches in progress(_groups(loader, config.optimiser.accumulate, left), total=left, what=what):
         state.losses.append(_step(state, batches, config, folder))
         state.step += 1
-        state.update_mean(config.ema)
-        last = state.step == config.steps
+        state.update_mean(config.optimiser.ema)
+        last = state.step == config.optimiser.steps
         if state.step % every == 0 or last:
             _validation(state, folder, validate, learning_rate(config, state.step - 1))
             saved = time.monotonic()
@@ -162,7 +162,7 @@ def train(
 
 
 def _patience_is_over(state: Tuning, config: FinetuneConfig) -> bool:
-    return config.patience > 0 and state.stale >= config.patience
+    return config.validation.patience > 0 and state.stale >= config.validation.patience
 
 
 def _groups(loader: DataLoader[TrainingStep], size: int, count: int) -> Iterator[list[TrainingStep]]:

@@ -148,9 +148,11 @@ class NetworkTraining(Generic[Network]):
 
 def learning_rate(config: FinetuneConfig, step: int) -> float:
     """Linear warm-up, then a cosine or a line down to a tenth, or none; without warm-up constant, as in the study."""
-    if config.warmup == 0 and config.schedule == "cosine":
-        return config.lr
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    share = min(1.0, step / config.steps)
-    left = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[config.schedule]
-    return config.lr * warm * (0.1 + 0.9 * left)
+    if config.optimiser.warmup == 0 and config.optimiser.schedule == "cosine":
+        return config.optimiser.lr
+    warm = min(1.0, (step + 1) / config.optimiser.warmup) if config.optimiser.warmup else 1.0
+    share = min(1.0, step / config.optimiser.steps)
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[
+        config.optimiser.schedule
+    ]
+    return config.optimiser.lr * warm * (0.1 + 0.9 * left)

@@ -82,7 +82,7 @@ def view_bytes(store: Store) -> float:
 
 
 def tune(store: Store, how: dict[str, Any], seed: int, lr: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    config = FinetuneConfig(
+    config = FinetuneConfig.of(
         prompt=PROMPT,
         seed=seed,
         lr=lr,
@@ -94,15 +94,16 @@ def tune(store: Store, how: dict[str, Any], seed: int, lr: float, arguments: arg
         **how,
     )
     source = source_of(store, config)
-    if config.cut:
-        embed(store, EmbedConfig(splits=("train", "val"), cut=config.cut, device=arguments.device), progress=bars)
+    cut = None if config.adapt is None else config.adapt.cut
+    if cut:
+        embed(store, EmbedConfig(splits=("train", "val"), cut=cut, device=arguments.device), progress=bars)
     start = time.perf_counter()
     result = finetune(store, config, progress=bars)
     seconds = time.perf_counter() - start
     run = load_run(store.path, result.run)
     kept = sum(path.stat().st_size for path in run.path.glob("*.safetensors"))
     about = {"run": run.id, "val": result.tuned.mean_iou, "best_step": result.best_step, "seconds": seconds}
-    return about | {"run_bytes": kept, "view_bytes": 0.0 if config.cut == 0 else view_bytes(source)}
+    return about | {"run_bytes": kept, "view_bytes": 0.0 if cut == 0 else view_bytes(source)}
 
 
 def score(store: Store, run: str | None, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def arm_store(store: Store, amplitude: str, most: int, few: str) -> Store:
 
 
 def run_arm(store: Store, arm: dict[str, object], arguments: argparse.Namespace) -> dict[str, object]:
-    config = FinetuneConfig(
+    config = FinetuneConfig.of(
         prompt=arguments.prompt,
         steps=arguments.steps,
         seed=int(str(arm["seed"])),

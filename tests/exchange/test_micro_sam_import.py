@@ -140,7 +140,7 @@ def test_tuning_and_scoring_need_no_encoder(made: Path, store: Store, tmp_path: 
     weights = made / "vit_b.pth"
     hidden = weights.rename(weights.with_suffix(".hidden"))
     try:
-        tuned = finetune(there, FinetuneConfig(prompt="box", steps=1, cells=1, workers=0, evaluate_every=1))
+        tuned = finetune(there, FinetuneConfig.of(prompt="box", steps=1, cells=1, workers=0, evaluate_every=1))
         evaluate(there, tuned.run, EvaluateConfig(prompts=("box-exact",), prompt_seeds=1))
         query = f"SELECT count(*), count(DISTINCT encoder) FROM cell_metrics WHERE encoder = '{there.key}'"
         ((cells, encoders),) = there.sql(query).fetchall()

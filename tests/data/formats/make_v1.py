@@ -43,7 +43,7 @@ def main(out: Path) -> None:
     hs.embed(store, hs.EmbedConfig())
     image_free(store)
     classical(store)
-    tuned = hs.finetune(store, hs.FinetuneConfig(prompt="box", steps=1, cells=2, workers=0, variants=1))
+    tuned = hs.finetune(store, hs.FinetuneConfig.of(prompt="box", steps=1, cells=2, workers=0, variants=1))
     hs.evaluate(store, None, hs.EvaluateConfig(prompts=("box", "point", "mask")))
     hs.evaluate(store, tuned.run, hs.EvaluateConfig(prompts=("box",)))
     for path in [*out.glob("encoders/*/*.safetensors"), *out.glob("runs/*/*.safetensors")]:

@@ -57,7 +57,7 @@ def full(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     path = tmp_path_factory.mktemp("full") / "store"
     shutil.copytree(scored, path)
     store = Store.open(path)
-    tuned = finetune(store, FinetuneConfig(prompt="point", steps=1, cells=2, workers=0))
+    tuned = finetune(store, FinetuneConfig.of(prompt="point", steps=1, cells=2, workers=0))
     evaluate(store, tuned.run, EvaluateConfig(prompts=("box", "point", "mask"), prompt_seeds=1))
     classical(store, ClassicalConfig(budget=2, search_frames=1))
     image_free(store, prompts=("box",), prompt_seeds=1)
