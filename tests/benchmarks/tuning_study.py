@@ -197,7 +197,7 @@ def tiny(path: Path) -> Store:
     if not (path / "store.toml").exists():
         drawn = SyntheticConfig(frames=8, shape=(192, 256), cells=8)
         blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "7-7"}
-        new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, variants=1, **blocks))
+        new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, variants=1, **blocks))
     embed(Store.open(path), progress=bars)
     return Store.open(path)
 

@@ -59,8 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(sam.state_dict(), folder / "vit_b.pth")
     drawn = SyntheticConfig(frames=FRAMES, shape=(192, 256), cells=10)
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
-    config = NewConfig(dataset="synthetic", tile="none", synthetic=drawn, encoder="vit_b", **blocks)
-    new(folder / "store", replace(config, checkpoint=str(folder / "vit_b.pth")))
+    config = NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, encoder="vit_b", **blocks)
+    new(folder / "store", replace(config, encoder=replace(config.encoder, checkpoint=str(folder / "vit_b.pth"))))
     pixels = images(folder / "store")
     write(folder / "embeddings.zarr", encoded(sam, pixels), pixels)
     return folder

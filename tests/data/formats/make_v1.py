@@ -38,7 +38,7 @@ def main(out: Path) -> None:
     drawn = hs.SyntheticConfig(frames=3, shape=(96, 128), cells=24)
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
     made = {"dataset": "synthetic", "checkpoint": str(out / "small.safetensors"), "tile": "96", "variants": 1}
-    hs.new(out, hs.NewConfig(**made, **blocks, synthetic=drawn))
+    hs.new(out, hs.NewConfig.of(**made, **blocks, synthetic=drawn))
     store = hs.Store.open(out)
     hs.embed(store, hs.EmbedConfig())
     image_free(store)

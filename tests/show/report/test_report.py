@@ -197,7 +197,7 @@ def test_a_store_without_runs_says_what_to_run(store: Store, tmp_path: Path) -> 
 
 def test_a_store_without_frames_is_an_error(tmp_path: Path) -> None:
     drawn = SyntheticConfig(frames=3, shape=(96, 96), cells=2)
-    fresh = new(tmp_path / "s", NewConfig(dataset="synthetic", tile="none", synthetic=drawn)).store
+    fresh = new(tmp_path / "s", NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn)).store
     with pytest.raises(StoreError, match="hela-store embed"):
         report(fresh, out=tmp_path / "r.html")
 
