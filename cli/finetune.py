@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, finetune_option, json_option, store_option
 from .output import bars, echo_json, echo_scores, note, note_untrained
 
 if TYPE_CHECKING:
-    from hela_store import FinetuneConfig, FinetuneResult, Store
+    from hela_store import FinetuneResult, Store
 
 
 @click.command()
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     show_default="box",
     help="What the decoder is tuned for; several times: one run each; all: one decoder for all kinds.",
 )
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 500]")
-@click.option("--lr", type=float, help="Learning rate at its peak. [default: 3e-4]")
-@click.option("--seed", type=int, help="Of batches and prompts. [default: 0]")
+@finetune_option("steps", "Number of optimiser steps.", type=click.IntRange(1), metavar="N")
+@finetune_option("lr", "Learning rate at its peak.", type=float)
+@finetune_option("seed", "Random seed for batches and training prompts.", type=int)
 @click.option(
     "--preset",
     type=click.Choice(["default", "paper"]),
@@ -38,46 +38,43 @@ if TYPE_CHECKING:
     show_default=True,
     help="paper: Adam, lr 1e-5, one random cell a step, all of the embedding.",
 )
-@click.option("--cells", type=click.IntRange(1), metavar="N", help="Most cells of a view that learn at once.")
-@click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
-@click.option(
-    "--warmup", type=click.IntRange(0), metavar="N", help="Steps until the rate is at its peak. [default: 20]"
+@finetune_option("cells", "Maximum number of cells per training step.", type=click.IntRange(1), metavar="N")
+@finetune_option(
+    "window", "Embedding positions a prompt reads: 8, 16, 32 or 64. [default: the encoder's]", type=int, metavar="N"
 )
-@click.option(
-    "--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations. [default: 0, an epoch]"
+@finetune_option("warmup", "Steps until the learning rate is at its peak.", type=click.IntRange(0), metavar="N")
+@finetune_option("evaluate_every", "Steps between validations; 0: one epoch.", type=click.IntRange(0), metavar="N")
+@finetune_option("schedule", "How the learning rate falls after its peak.", type=click.Choice(SCHEDULES))
+@finetune_option(
+    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
 )
-@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), help="Of the learning rate.")
-@click.option(
-    "--patience",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Stop after N validations without a better one; 0: never.",
+@finetune_option("accumulate", "Views per step.", type=click.IntRange(1), metavar="N")
+@finetune_option("ema", "Decay of the running average of the weights; 0: no average.", type=float, metavar="DECAY")
+@finetune_option("loss", "dice+bce, dice+focal, boundary, hausdorff-distance, ...", metavar="NAME")
+@finetune_option("loss_weight", "Weight of the boundary or Hausdorff term, added to Dice + cross-entropy.", type=float)
+@finetune_option("loss_ramp", "Share of the steps over which that weight grows from 0.", type=float)
+@finetune_option(
+    "masks",
+    "Which of SAM's three masks for a single click are trained: only the best one, or all three.",
+    type=click.Choice(MASKS),
 )
-@click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Views a step.")
-@click.option("--ema", type=float, metavar="DECAY", help="Of averaged weights; 0 for none. [default: 0.99]")
-@click.option("--loss", metavar="NAME", help="dice+bce, dice+focal, boundary, hausdorff-distance, ...")
-@click.option("--loss-weight", type=float, help="Of what a loss has beyond Dice + cross-entropy. [default: 1]")
-@click.option("--loss-ramp", type=float, help="Share of the steps over which that weight grows from 0. [default: 0.5]")
-@click.option(
-    "--masks", type=click.Choice(["best", "all"]), help="Of a lone point's three, that learn. [default: best]"
+@finetune_option("clicks", "Passes with point prompts, one click each.", type=click.IntRange(1), metavar="N")
+@finetune_option("refine", "Share of the steps with a second pass, logits fed back.", type=float, metavar="SHARE")
+@finetune_option("init", "Begin with the weights of this fine-tuning.", metavar="RUN")
+@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
+@finetune_option(
+    "variants", "Augmented variants to train on. [default: all stored]", type=click.IntRange(0), metavar="N"
 )
-@click.option("--clicks", type=click.IntRange(1), metavar="N", help="Passes with point prompts, a click each.")
-@click.option("--refine", type=float, metavar="SHARE", help="Of the steps with a second pass, logits fed back.")
-@click.option("--init", metavar="RUN", help="Begin with the weights of a fine-tuning.")
-@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
-@click.option(
-    "--variants", type=click.IntRange(0), metavar="N", help="Augmented variants to train on. [default: all stored]"
+@finetune_option(
+    "adapt",
+    "Train low-rank adapters in the decoder or in the encoder's last blocks; or those blocks themselves.",
+    type=click.Choice(ADAPT),
 )
-@click.option(
-    "--adapt",
-    type=click.Choice(["decoder", "encoder", "encoder-full"]),
-    help="Low-rank adapters in the decoder, or in the encoder's last blocks; or those blocks themselves.",
-)
-@click.option("--cut", type=click.IntRange(0), metavar="K", help="Encoder blocks that stay; see embed --cut.")
-@click.option("--rank", type=int, metavar="N", help="Of the adapters. [default: 4]")
-@click.option("--conv", is_flag=True, default=None, help="Conv-LoRA: adapters with convolutions of several scales.")
-@click.option("--linear", is_flag=True, default=None, help="Adapt all linear layers of a block, not only q and v.")
+@finetune_option("cut", "Encoder blocks that stay; see embed --cut.", type=click.IntRange(0), metavar="K")
+@finetune_option("rank", "Rank of the adapters.", type=int, metavar="N")
+@finetune_option("conv", "Use Conv-LoRA: adapters with convolutions of several scales.", is_flag=True)
+@finetune_option("linear", "Adapt all linear layers of a block, not only q and v.", is_flag=True)
 @device_option
 @click.option(
     "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write for TensorBoard, too."
@@ -110,11 +107,9 @@ def finetune(
 
 
 def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig:
-    from hela_store.training.config import FinetuneConfig, paper_preset
-
-    config = FinetuneConfig(prompt=prompt)
+    config = FinetuneConfig.of(prompt=prompt)
     config = paper_preset(config) if preset == "paper" else config
-    return replace(config, **{name: value for name, value in choices.items() if value is not None})
+    return config.with_choices(**{name: value for name, value in choices.items() if value is not None})
 
 
 def _harm(result: FinetuneResult) -> str:

@@ -76,7 +76,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     """
     import hela_store as hs
 
-    report = hs.new(new_folder(name, Path.cwd()), hs.NewConfig(**choices), bars)
+    report = hs.new(new_folder(name, Path.cwd()), hs.NewConfig.of(**choices), bars)
     if as_json:
         echo_json(report.to_json())
         return

@@ -10,6 +10,7 @@ import click
 import platformdirs
 
 from hela_store.errors import StoreError
+from hela_store.training.config import FinetuneConfig
 
 from .output import note
 
@@ -105,6 +106,21 @@ def variant_options(command: F) -> F:
     )
     adapter = click.option("--adapter", metavar="RUN", help="Embeddings of the encoder that a fine-tuning adapted.")
     return cut(adapter(command))
+
+
+def finetune_option(name: str, help_text: str, **how: Any) -> Callable[[F], F]:
+    """Return an option for one setting of a fine-tuning; it gives None where it is not set.
+
+    Parameters
+    ----------
+    name : flat name of the setting, such as ``"evaluate_every"`` for ``--evaluate-every``
+    help_text : ends with what the default means, where that is no value
+    how : as of ``click.option``
+    """
+    default = FinetuneConfig().flat()[name]
+    if default is not None and not isinstance(default, bool):
+        help_text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    return click.option(f"--{name.replace('_', '-')}", name, default=None, help=help_text, **how)
 
 
 def json_option(command: F) -> F:

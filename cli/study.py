@@ -9,7 +9,7 @@ import click
 
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
-from .options import cache_dir, device_option, json_option, store_option
+from .options import cache_dir, device_option, finetune_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .sweep import Several
 
@@ -40,13 +40,15 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
 @click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score`.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
-@click.option("--lr", type=float, metavar="X", help="Learning rate. [default: 3e-4]")
-@click.option("--loss", metavar="NAME", help="Loss of every run.")
-@click.option("--cells", type=click.IntRange(1), metavar="N", help="Most cells of a view that learn at once.")
-@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
-@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@finetune_option("steps", "Number of optimiser steps of every run.", type=click.IntRange(1), metavar="N")
+@finetune_option("lr", "Learning rate at its peak.", type=float, metavar="X")
+@finetune_option("loss", "Loss of every run.", metavar="NAME")
+@finetune_option("cells", "Maximum number of cells per training step.", type=click.IntRange(1), metavar="N")
+@finetune_option(
+    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
+)
+@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
 @device_option
 @json_option
 def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any) -> None:
@@ -56,7 +58,7 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
 
     note_untrained(store)
     of_tuning = {name: choices.pop(name) for name in TUNING}
-    tuning = hs.FinetuneConfig(**{name: value for name, value in of_tuning.items() if value is not None})
+    tuning = hs.FinetuneConfig.of(**{name: value for name, value in of_tuning.items() if value is not None})
     config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
     result = hs.study(store, config, cache_dir=cache_dir(), progress=bars)
     if out is not None:

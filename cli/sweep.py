@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
-from .options import F, cache_dir, device_option, json_option, store_option
+from .options import F, cache_dir, device_option, finetune_option, json_option, store_option
 from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
@@ -50,21 +51,23 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
 @_several("loss", str, "Losses.")
 @_several("prompt", click.Choice(TRAINING_PROMPTS), "Prompts.")
 @_several("seed", int, "Seeds.")
-@_several("cells", click.IntRange(1), "Most cells of a view that learn at once.")
+@_several("cells", click.IntRange(1), "Maximum numbers of cells per training step.")
 @_several("window", int, "Embedding positions a prompt reads.")
 @_several("ema", float, "Decays of the running average of the weights.")
 @_several("accumulate", click.IntRange(1), "Views a step.")
-@_several("masks", click.Choice(["best", "all"]), "Which of a lone point's three masks learn; no other --prompt.")
+@_several("masks", click.Choice(MASKS), "Which of a lone point's three masks learn; no other --prompt.")
 @_several("clicks", click.IntRange(1), "Passes with prompts that have points, a click each; no other --prompt.")
 @_several("refine", float, "Shares of the steps with a second pass.")
-@_several("schedule", click.Choice(["cosine", "linear", "constant"]), "Of the learning rate.")
+@_several("schedule", click.Choice(SCHEDULES), "How the learning rate falls after its peak.")
 @_several("init", str, "Fine-tunings whose weights are the beginning.")
 @_several("variants", click.IntRange(0), "Augmented variants to train on.")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps of every run. [default: 500]")
-@click.option("--patience", type=click.IntRange(0), metavar="N", help="Stop after N validations without a better one.")
-@click.option("--evaluate-every", type=click.IntRange(0), metavar="N", help="Steps between validations.")
-@click.option("--validation-cells", type=click.IntRange(1), metavar="N", help="Most cells a validation scores.")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@finetune_option("steps", "Number of optimiser steps of every run.", type=click.IntRange(1), metavar="N")
+@finetune_option(
+    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
+)
+@finetune_option("evaluate_every", "Steps between validations; 0: one epoch.", type=click.IntRange(0), metavar="N")
+@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N at once, in processes of this machine.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option
@@ -73,7 +76,6 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     """Run a grid of fine-tunings, one run folder each; the same command again goes on with what is left."""
     from hela_store.base.executors import dask, processes
     from hela_store.studies.sweep import sweep as run_sweep
-    from hela_store.training.config import FinetuneConfig
 
     if jobs and scheduler:
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
@@ -83,7 +85,7 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()
     with where as executor:
         how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "report": _told, "progress": bars}
-        rows = run_sweep(store, FinetuneConfig(**shared), choices, **how)
+        rows = run_sweep(store, FinetuneConfig.of(**shared), choices, **how)
     if as_json:
         echo_json([row.flat() for row in rows])
     else:

@@ -40,7 +40,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "small"
     drawn = SyntheticConfig(frames=8, shape=(192, 256), cells=10)
     blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "7-7"}
-    new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+    new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
     embed(Store.open(path), EmbedConfig())
     return path
 
@@ -60,7 +60,7 @@ def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(path)
     prompts = ("box", "point", "mask")
     evaluate(store, None, EvaluateConfig(prompts=prompts, prompt_seeds=2))
-    tuned = finetune(store, FinetuneConfig(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
+    tuned = finetune(store, FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
     evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
     return path
 

@@ -30,7 +30,7 @@ from hela_store.sam.encoder import pick_device
 from hela_store.sam.fast_encoder import drop_trunk
 from hela_store.sam.nano import build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW
-from hela_store.training.config import FinetuneConfig
+from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import FINE, TrainingStep
 from hela_store.training.learner import Learner
 from hela_store.training.step import step_loss
@@ -138,7 +138,7 @@ def time_way(config: AdaptBenchConfig, way: int | str, device: str, threads: int
     taken = []
     for step in range(config.steps + 1):
         start = time.perf_counter()
-        _step(learner, batch, FinetuneConfig(window=window), optimizer, step)
+        _step(learner, batch, FinetuneConfig(prompts=PromptsConfig(window=window)), optimizer, step)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)

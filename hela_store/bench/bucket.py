@@ -109,10 +109,10 @@ def bench_bucket(
 
 def _rate(store: Store, steps: int, workers: int) -> tuple[float, float]:
     """Return optimiser steps a second from the second to the last, and the seconds before and after these."""
-    config = resolve(store, FinetuneConfig(prompt="box", workers=workers)).config
-    data = TrainingSteps(store, "box", cells=config.cells, seed=0, first=0, count=steps + 1)
+    config = resolve(store, FinetuneConfig.of(prompt="box", workers=workers)).config
+    data = TrainingSteps(store, "box", cells=config.prompts.cells, seed=0, first=0, count=steps + 1)
     decoder = load_decoder(store.encoder_folder() / "decoder.safetensors").train()
-    optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.lr)
+    optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.optimiser.lr)
     began = start = stop = time.perf_counter()
     start_method = data.start_method if workers else None
     loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=start_method)

@@ -43,7 +43,7 @@ def bench_embed(
     totals = {"encode": 0.0, "embed": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         store = new(
-            Path(folder) / "store", NewConfig(dataset="synthetic", tile="none", codec=codec, synthetic=drawn)
+            Path(folder) / "store", NewConfig.of(dataset="synthetic", tile="none", codec=codec, synthetic=drawn)
         ).store
         embed(store, EmbedConfig(device=device, limit=1))  # ingest, plan, and a warm encoder
         planned = unique_views(store.views_table())

@@ -29,7 +29,7 @@ from hela_store.sam.encoder import pick_device, preprocess
 from hela_store.sam.nano import build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
 from hela_store.store.store import Store
-from hela_store.training.config import FinetuneConfig
+from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import TrainingStep, TrainingSteps, loader_workers
 from hela_store.training.step import step_loss
 
@@ -130,7 +130,7 @@ class _Tuner:
         self.decoder = load_decoder(store.encoder_folder() / "decoder.safetensors", device).train()
         self.decoder.prompt_encoder.requires_grad_(False)
         self.optimizer = torch.optim.AdamW([p for p in self.decoder.parameters() if p.requires_grad], lr=1e-5)
-        self.config = FinetuneConfig(window=DEFAULT_WINDOW[store.recipe.encoder.architecture])
+        self.config = FinetuneConfig(prompts=PromptsConfig(window=DEFAULT_WINDOW[store.recipe.encoder.architecture]))
 
     def step(self, batch: TrainingStep) -> None:
         losses, _ = step_loss(self.decoder, batch, self.config)

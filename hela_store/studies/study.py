@@ -7,7 +7,7 @@ there with the same configuration is used again, so an interrupted study goes on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def _tuned(
 def _evaluated(
     store: Store, config: StudyConfig, checkpoint: str | None, prompts: tuple[str, ...], progress: Progress
 ) -> str:
-    window = config.tuning.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
+    window = config.tuning.prompts.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
     if checkpoint is not None:
         window = int(load_run(store.path, checkpoint).config["window"])
     wanted = EvaluateConfig(
@@ -256,7 +256,7 @@ def _test_scorings(store: Store) -> dict[str, int]:
 
 
 def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str, str]:
-    recipe, tuning = store.recipe, replace(config.tuning, prompt="box", seed=0)
+    recipe, tuning = store.recipe, config.tuning.with_choices(prompt="box", seed=0).flat()
     asked = pa.array(frames)
     origins = store.frames_table().filter(pc.is_in(store.frames_table()["frame"], value_set=asked))["label_origin"]
     cells = pc.sum(pc.is_in(store.cells_table()["frame"], value_set=asked)).as_py()
@@ -265,8 +265,8 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
         for name, part in block_ranges(store, ("train", "val", "test")).items()
     }
     same = set(_sequences(blocks["train"])) & set(_sequences(blocks[config.split]))
-    usual = asdict(FinetuneConfig())
-    changed = {k: v for k, v in asdict(tuning).items() if v != usual[k] and k not in ("workers", "device")}
+    usual, always = FinetuneConfig().flat(), {name: tuning[name] for name in ("steps", "lr")}
+    changed = {k: v for k, v in tuning.items() if v != usual[k] and k not in ("workers", "device")}
     weights = recipe.encoder.sha256[:12] if store.is_trained else "UNTRAINED"
     return {
         "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
@@ -276,7 +276,7 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
         "truth": ", ".join(sorted(set(origins.to_pylist()))),
         "tile": f"{recipe.views.tile} px" if recipe.views.tile else "whole frames",
         "seeds": f"{config.seeds} of training, {config.prompt_seeds} of prompts",
-        "tuning": ", ".join(f"{k} {v}" for k, v in ({"steps": tuning.steps, "lr": tuning.lr} | changed).items()),
+        "tuning": ", ".join(f"{k} {v}" for k, v in (always | changed).items()),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from hela_store.base.executors import outcome
 from hela_store.base.files import digest
 from hela_store.base.locks import claim
 from hela_store.base.progress import Progress, silent
+from hela_store.base.sections import check_names
 from hela_store.errors import ClusterError, HelaError, RecipeError
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.folder import RunInfo, latest, list_runs, load_run
 from hela_store.store.store import Store
-from hela_store.training.config import FinetuneConfig
+from hela_store.training.config import NAMES, FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding, same_training
 
@@ -68,14 +69,12 @@ def grid(base: FinetuneConfig, choices: Mapping[str, Sequence[Any]]) -> list[Poi
     RecipeError, PromptError
         A name that a configuration does not have, a name without values, or an impossible value: before anything runs.
     """
-    known = {field.name for field in fields(FinetuneConfig)}
+    check_names(choices, NAMES, "a fine-tuning")
     for name, values in choices.items():
-        if name not in known:
-            raise RecipeError(f"a sweep over {name!r} is unknown, expected one of {', '.join(sorted(known))}")
         if not values:
             raise RecipeError(f"a sweep over {name} has no values")
     points = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [(point, replace(base, **point)) for point in points]
+    return [(point, base.with_choices(**point)) for point in points]
 
 
 def sweep(
@@ -94,7 +93,7 @@ def sweep(
     ----------
     store : with the views of its train and val blocks embedded
     base : what all points share
-    choices : values by name of a :class:`hela_store.training.config.FinetuneConfig`, e.g. ``{"lr": [1e-4, 3e-4]}``
+    choices : values by flat name of a setting (:data:`hela_store.training.config.NAMES`), e.g. ``{"lr": [1e-4, 3e-4]}``
     executor : where points run side by side, see :mod:`hela_store.base.executors`; here, one after another, where None
     cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     report : called with each row when it is there
@@ -107,7 +106,7 @@ def sweep(
     """
     # "latest" would be another run from point to point
     choices = {name: [_by_name(store, v) if name == "init" else v for v in values] for name, values in choices.items()}
-    points, rows = grid(replace(base, init=_by_name(store, base.init)), choices), dict[int, SweepRow]()
+    points, rows = grid(base.with_choices(init=_by_name(store, base.init)), choices), dict[int, SweepRow]()
     for number, row in progress(_rows(store, points, executor, cache_dir), total=len(points), what="sweep"):
         rows[number] = row
         report(row)
@@ -155,7 +154,7 @@ def _row_at(
     place: tuple[Path, Recipe], point: dict[str, Any], config: FinetuneConfig, how: dict[str, Any]
 ) -> SweepRow | None:
     if current_process().daemon:
-        config = replace(config, workers=0)  # Dask's processes may not have any of their own
+        config = config.with_choices(workers=0)  # Dask's processes may not have any of their own
     return _row(Store(*place), point, config, **how)
 
 

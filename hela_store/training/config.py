@@ -1,172 +1,343 @@
-"""Settings of a fine-tuning, and what they rule out."""
+"""Settings of a fine-tuning, in sections that check themselves.
+
+Command lines, the grids of sweeps and the ``config.json`` of runs use one flat name for each setting, such as ``lr``
+for ``optimiser.lr``: :data:`NAMES` says which. Error messages use the flat names too.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from hela_store.errors import RecipeError
-from hela_store.prompts.training import check_training_prompt
-from hela_store.sam.adapters import Adapter
-from hela_store.sam.predict import check_window
-from hela_store.training.losses.decoder import REGION, check_loss
+from hela_store.base.sections import check_names, flatten, section
+from hela_store.errors import PromptError, RecipeError
+from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.training.losses.names import REGION, check_loss
 
-LEAST = {
-    "steps": 1,
-    "cells": 1,
-    "warmup": 0,
-    "evaluate_every": 0,
-    "patience": 0,
-    "accumulate": 1,
-    "clicks": 1,
-    "validation_cells": 1,
-    "workers": 0,
-    "rank": 1,
-}
-
+if TYPE_CHECKING:
+    from hela_store.sam.adapters import Adapter
 
 ENCODER = ("encoder", "encoder-full")
-
-
 ADAPT = ("decoder", *ENCODER)
+SCHEDULES = ("cosine", "linear", "constant")
+MASKS = ("best", "all")
+RANK = 4
+
+NAMES = {
+    "prompt": "prompt",
+    "steps": "optimiser.steps",
+    "lr": "optimiser.lr",
+    "weight_decay": "optimiser.weight_decay",
+    "ema": "optimiser.ema",
+    "cells": "prompts.cells",
+    "seed": "seed",
+    "window": "prompts.window",
+    "warmup": "optimiser.warmup",
+    "schedule": "optimiser.schedule",
+    "evaluate_every": "validation.every",
+    "patience": "validation.patience",
+    "accumulate": "optimiser.accumulate",
+    "loss": "loss.name",
+    "loss_weight": "loss.weight",
+    "loss_ramp": "loss.ramp",
+    "masks": "prompts.masks",
+    "clicks": "prompts.clicks",
+    "refine": "prompts.refine",
+    "init": "init",
+    "validation_cells": "validation.cells",
+    "workers": "data.workers",
+    "variants": "data.variants",
+    "adapt": "adapt.part",
+    "cut": "adapt.cut",
+    "rank": "adapt.rank",
+    "conv": "adapt.conv",
+    "linear": "adapt.linear",
+    "device": "device",
+}
+"""Where each setting lies, by the flat name it has on command lines, in grids and in ``config.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """How a decoder is tuned.
+class OptimiserConfig:
+    """How weights follow the gradients.
 
     Attributes
     ----------
-    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or ``"all"``, one decoder for all
     steps : optimiser steps
-    lr : of AdamW at its peak, after ``warmup`` steps
-    schedule : ``"cosine"`` or ``"linear"``, down to a tenth, or ``"constant"``
+    lr : learning rate of AdamW at its peak, after ``warmup`` steps
+    schedule : ``"cosine"`` or ``"linear"``, down to a tenth of ``lr``, or ``"constant"``
+    warmup : steps until the learning rate is at its peak
     weight_decay : of AdamW
-    ema : decay of a running average of the weights, such as 0.99; that is what is validated and kept. 0 for none
-    cells : most cells of the view that learn at once
-    seed : of batches and prompts
-    window : positions along each side a prompt reads; None for the encoder's default
-    warmup : steps
-    evaluate_every : steps between validation scores; 0 for one epoch, but at least three times a run
-    patience : stop after so many validations without a better one; 0 for never
-    accumulate : views a step
-    loss : one of :data:`hela_store.training.losses.decoder.LOSSES`
-    loss_weight : of what the loss has beyond Dice + cross-entropy
-    masks : of the three masks of a lone point ``"best"`` lets the best learn, so that they stay different readings, and
-        ``"all"`` each: of one kind of cell there is one reading, and whichever predicted IoU takes has learned it
-    loss_ramp : share of the steps over which that weight grows from 0
-    clicks : passes with point prompts: the first click, then one each in the region of the error, logits fed back
-    refine : share of the steps with a second pass for any kind of prompt
-    init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
-    validation_cells : at most so many cells, spread over the validation block
-    workers : loader processes that prepare batches ahead; None for :func:`hela_store.training.data.loader_workers`
-    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
-    adapt : None tunes the mask decoder; ``"decoder"`` low-rank adapters in it; ``"encoder"`` adapters in the image
-        encoder's blocks after ``cut`` and the mask decoder; ``"encoder-full"`` these blocks themselves
-    cut : blocks whose stored tokens are read (``embed --cut``); 0 runs the whole encoder at every step
-    rank : of the adapters
-    conv : Conv-LoRA adapters
-    linear : adapters beside all linear layers of a block, not only the projections to q and v
-    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    ema : decay of a running average of the weights, such as 0.99; the average is validated and kept. 0 for none
+    accumulate : views per step
     """
 
-    prompt: str = "box"
     steps: int = 500
     lr: float = 3e-4
+    schedule: str = "cosine"
+    warmup: int = 20
     weight_decay: float = 0.01
     ema: float = 0.99
-    cells: int = 16
-    seed: int = 0
-    window: int | None = None
-    warmup: int = 20
-    schedule: str = "cosine"
-    evaluate_every: int = 0
-    patience: int = 0
     accumulate: int = 1
-    loss: str = REGION
-    loss_weight: float = 1.0
-    loss_ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-4")
+        _check_least({"steps": self.steps, "accumulate": self.accumulate}, 1)
+        _check_least({"warmup": self.warmup}, 0)
+        if not 0 <= self.ema < 1:
+            raise RecipeError(f"ema is {self.ema}, expected a decay such as 0.99, or 0 for none")
+        if self.schedule not in SCHEDULES:
+            raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """Which cells and prompts a training step shows.
+
+    Attributes
+    ----------
+    cells : maximum number of cells of a view that are trained at once
+    window : positions along each side that a prompt reads; None for the encoder's default
+    masks : which of the three masks of a lone point are trained. ``"best"`` trains the best one only, so that the three
+        stay different readings. ``"all"`` trains each: one kind of cell has one reading, and whichever mask the
+        predicted IoU chooses has then learned it
+    clicks : passes with point prompts: the first click, then one in the region of the error each, logits fed back
+    refine : share of the steps with a second pass, for any kind of prompt
+    """
+
+    cells: int = 16
+    window: int | None = None
     masks: str = "best"
     clicks: int = 1
     refine: float = 0.0
-    init: str | None = None
-    validation_cells: int = 300
-    workers: int | None = None
-    variants: int | None = None
-    adapt: str | None = None
-    cut: int | None = None
-    rank: int = 4
-    conv: bool = False
-    linear: bool = False
-    device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_training_prompt(self.prompt)
-        check_loss(self.loss)
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-4")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise RecipeError(f"{name} is {value}, expected {least} or more")
-        for name in ("loss_ramp", "refine"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")
-        if not 0 <= self.ema < 1:
-            raise RecipeError(f"ema is {self.ema}, expected a decay such as 0.99, or 0 for none")
-        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
-            raise RecipeError(f"loss_weight is {self.loss_weight}, expected 0 or more")
-        if self.schedule not in SCHEDULES:
-            raise RecipeError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        _check_least({"cells": self.cells, "clicks": self.clicks}, 1)
+        _check_share("refine", self.refine)
         if self.masks not in MASKS:
             raise RecipeError(f"masks is {self.masks!r}, expected one of {', '.join(MASKS)}")
-        if self.clicks > 1 and "point" not in self.prompt and self.prompt != "all":
-            raise RecipeError(f"clicks is {self.clicks}, but prompt {self.prompt!r} has no points to add clicks to")
-        if self.masks != "best" and self.prompt not in ("point", "all"):
-            raise RecipeError(f"masks is {self.masks!r}, but only a lone point has several; prompt is {self.prompt!r}")
         if self.window is not None:
-            check_window(self.window)
-        if self.variants is not None and self.variants < 0:
-            raise RecipeError(f"variants is {self.variants}, expected 0 or more")
-        self._check_adapt()
+            from hela_store.sam.predict import check_window  # loads torch, which the help of commands does without
 
-    def _check_adapt(self) -> None:
-        if self.adapt is not None and self.adapt not in ADAPT:
-            raise RecipeError(f"adapt is {self.adapt!r}, expected one of {', '.join(ADAPT)}")
-        encoder = self.adapt in ENCODER
-        if encoder and self.cut is None:
+            check_window(self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the masks are trained with.
+
+    Attributes
+    ----------
+    name : one of :data:`hela_store.training.losses.names.LOSSES`
+    weight : of the boundary or Hausdorff term that is added to Dice + cross-entropy
+    ramp : share of the steps over which that weight grows from 0
+    """
+
+    name: str = REGION
+    weight: float = 1.0
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_loss(self.name)
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise RecipeError(f"loss_weight is {self.weight}, expected 0 or more")
+        _check_share("loss_ramp", self.ramp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How often the validation block is scored, and on how much of it.
+
+    Attributes
+    ----------
+    every : steps between validation scores; 0 for one epoch, but at least three times a run
+    patience : validations without a better one after which training stops; 0 for never
+    cells : maximum number of cells to score, spread over the validation block
+    """
+
+    every: int = 0
+    patience: int = 0
+    cells: int = 300
+
+    def __post_init__(self) -> None:
+        _check_least({"evaluate_every": self.every, "patience": self.patience}, 0)
+        _check_least({"validation_cells": self.cells}, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataConfig:
+    """What training reads, and how.
+
+    Attributes
+    ----------
+    workers : processes that prepare batches ahead; None for :func:`hela_store.training.data.loader_workers`
+    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
+    """
+
+    workers: int | None = None
+    variants: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_least({"workers": self.workers, "variants": self.variants}, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """What is trained in place of the mask decoder's weights.
+
+    Attributes
+    ----------
+    part : ``"decoder"`` trains low-rank adapters in the decoder; ``"encoder"`` trains adapters in the image encoder's
+        blocks after ``cut`` and the mask decoder; ``"encoder-full"`` trains these blocks themselves
+    cut : blocks whose stored tokens are read (``embed --cut``); 0 runs the whole encoder at every step
+    rank : of the adapters
+    conv : use Conv-LoRA adapters
+    linear : adapt all linear layers of a block, not only the projections to q and v
+    """
+
+    part: str
+    cut: int | None = None
+    rank: int = RANK
+    conv: bool = False
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        if self.part not in ADAPT:
+            raise RecipeError(f"adapt is {self.part!r}, expected one of {', '.join(ADAPT)}")
+        if self.part in ENCODER and self.cut is None:
             raise RecipeError(
                 "adapting the encoder needs cut: how many of its blocks stay as they are; `hela-store embed --cut K` "
                 "stores their tokens, 0 stores nothing"
             )
-        if encoder and self.init is not None:
+        _check_adapters(self.part, vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """How a decoder is fine-tuned.
+
+    Attributes
+    ----------
+    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or ``"all"``, one decoder for all
+    seed : of batches and training prompts
+    init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    optimiser, prompts, loss, validation, data : sections
+    adapt : None trains the mask decoder's own weights
+    """
+
+    prompt: str = "box"
+    seed: int = 0
+    init: str | None = None
+    device: str = "auto"
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
+    adapt: AdaptConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt not in TRAINING_PROMPTS:
+            raise PromptError(f"prompt is {self.prompt!r}, expected one of {', '.join(TRAINING_PROMPTS)}")
+        clicks, masks = self.prompts.clicks, self.prompts.masks
+        if clicks > 1 and "point" not in self.prompt and self.prompt != "all":
+            raise RecipeError(f"clicks is {clicks}, but prompt {self.prompt!r} has no points to add clicks to")
+        if masks != "best" and self.prompt not in ("point", "all"):
+            raise RecipeError(f"masks is {masks!r}, but only a lone point has several; prompt is {self.prompt!r}")
+        if self.adapt is not None and self.adapt.part in ENCODER and self.init is not None:
             raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
-        for name in ("conv", "linear"):
-            if getattr(self, name) and self.adapt != "encoder":
-                raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")
-        if self.cut is not None and not encoder:
-            raise RecipeError("cut says from which block on the encoder is adapted; it needs adapt = 'encoder'")
-        if self.rank != FinetuneConfig.rank and self.adapt not in ("decoder", "encoder"):
-            raise RecipeError("rank is that of low-rank adapters; it needs adapt = 'decoder' or 'encoder'")
+
+    @classmethod
+    def of(cls, **choices: Any) -> FinetuneConfig:
+        """Return the configuration with these settings, by flat name, and the defaults for all others.
+
+        Raises
+        ------
+        RecipeError, PromptError
+            A name that is unknown (the message gives the nearest one), or an impossible value.
+        """
+        check_names(choices, NAMES, "a fine-tuning")
+        names = ("optimiser", "prompts", "loss", "validation", "data")
+        parts = {name: section(choices, NAMES, name) for name in names}
+        return cls(
+            **section(choices, NAMES, ""),
+            optimiser=OptimiserConfig(**parts["optimiser"]),
+            prompts=PromptsConfig(**parts["prompts"]),
+            loss=LossConfig(**parts["loss"]),
+            validation=ValidationConfig(**parts["validation"]),
+            data=TrainingDataConfig(**parts["data"]),
+            adapt=_adapt(section(choices, NAMES, "adapt")),
+        )
+
+    def with_choices(self, **choices: Any) -> FinetuneConfig:
+        """Return the configuration with some settings changed, by flat name; raises as :meth:`of`."""
+        return FinetuneConfig.of(**self.flat() | choices)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by flat name.
+
+        A run's ``config.json`` holds these. Names and order are part of the format of runs: do not change them, or
+        interrupted runs are not continued and finished ones are trained again.
+        """
+        if self.adapt is not None:
+            return flatten(self, NAMES)
+        own = flatten(self, {name: path for name, path in NAMES.items() if not path.startswith("adapt.")})
+        return {name: (own | NO_ADAPT)[name] for name in NAMES}
+
+
+NO_ADAPT: dict[str, Any] = {"adapt": None, "cut": None, "rank": RANK, "conv": False, "linear": False}
+"""Flat settings where nothing is adapted."""
 
 
 def paper_preset(config: FinetuneConfig) -> FinetuneConfig:
     """Return the study's way: Adam at lr 1e-5, one view and one random cell a step, SAM's own full window."""
-    return replace(config, lr=1e-5, weight_decay=0.0, ema=0.0, cells=1, warmup=0, schedule="constant", window=64)
-
-
-SCHEDULES = ("cosine", "linear", "constant")
-
-
-MASKS = ("best", "all")
+    study = {"lr": 1e-5, "schedule": "constant", "warmup": 0, "weight_decay": 0.0, "ema": 0.0, "cells": 1, "window": 64}
+    return config.with_choices(**study)
 
 
 def adapter_of(config: FinetuneConfig) -> Adapter | None:
     """Return what a configuration adapts, None for the mask decoder itself."""
-    if config.adapt is None:
+    from hela_store.sam.adapters import Adapter  # loads torch, which the help of commands does without
+
+    adapt = config.adapt
+    if adapt is None:
         return None
-    if config.adapt == "decoder":
-        return Adapter(part="decoder", rank=config.rank)
-    assert config.cut is not None
-    how = {"conv": config.conv, "linear": config.linear, "full": config.adapt == "encoder-full"}
-    return Adapter(part="encoder", rank=config.rank, cut=config.cut, **how)
+    if adapt.part == "decoder":
+        return Adapter(part="decoder", rank=adapt.rank)
+    assert adapt.cut is not None
+    how = {"conv": adapt.conv, "linear": adapt.linear, "full": adapt.part == "encoder-full"}
+    return Adapter(part="encoder", rank=adapt.rank, cut=adapt.cut, **how)
+
+
+def _adapt(choices: Mapping[str, Any]) -> AdaptConfig | None:
+    if choices.get("part") is not None:
+        return AdaptConfig(**choices)
+    # settings of adapters without adapters would be ignored without a word
+    _check_adapters(None, {"cut": None, "rank": RANK, "conv": False, "linear": False} | dict(choices))
+    return None
+
+
+def _check_adapters(part: str | None, how: Mapping[str, Any]) -> None:
+    _check_least({"rank": how["rank"]}, 1)
+    for name in ("conv", "linear"):
+        if how[name] and part != "encoder":
+            raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")
+    if how["cut"] is not None and part not in ENCODER:
+        raise RecipeError("cut says from which block on the encoder is adapted; it needs adapt = 'encoder'")
+    if how["rank"] != RANK and part not in ("decoder", "encoder"):
+        raise RecipeError("rank is that of low-rank adapters; it needs adapt = 'decoder' or 'encoder'")
+
+
+def _check_least(values: Mapping[str, int | None], least: int) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise RecipeError(f"{name} is {value}, expected {least} or more")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise RecipeError(f"{name} is {value}, expected a share, 0 to 1")

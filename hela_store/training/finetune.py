@@ -167,8 +167,8 @@ class Job:
     @property
     def window(self) -> int:
         """Embedding positions along each side that a prompt reads."""
-        assert self.config.window is not None
-        return self.config.window
+        assert self.config.prompts.window is not None
+        return self.config.prompts.window
 
 
 def resolve(store: Store, config: FinetuneConfig) -> Job:
@@ -182,8 +182,8 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
         There is no such run to begin with, or it belongs to another encoder.
     """
     source = source_of(store, config)
-    window = config.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
-    config = replace(config, window=window, variants=training_variants(source, config.variants))
+    window = config.prompts.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
+    config = config.with_choices(window=window, variants=training_variants(source, config.data.variants))
     if config.init is None:
         return Job(config=config, source=source, init=None)
     run = load_run(store.path, config.init, "finetune")
@@ -194,12 +194,12 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:
     """Return the store as it is read: with the tokens after the cut, where the encoder is adapted."""
-    return store if config.cut is None else store.with_encoder(cut=config.cut)
+    return store if config.adapt is None or config.adapt.cut is None else store.with_encoder(cut=config.adapt.cut)
 
 
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
-    about = asdict(job.config) | {"encoder": job.source.key, "checkpoint": job.config.init, "split": "train"}
+    about = job.config.flat() | {"encoder": job.source.key, "checkpoint": job.config.init, "split": "train"}
     about |= {"frames": block_ranges(job.source)}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
@@ -232,20 +232,20 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: list
     steps = TrainingSteps(
         job.source,
         config.prompt,
-        cells=config.cells,
+        cells=config.prompts.cells,
         seed=config.seed,
-        first=state.step * config.accumulate,
-        count=(config.steps - state.step) * config.accumulate,
-        variants=config.variants or 0,
+        first=state.step * config.optimiser.accumulate,
+        count=(config.optimiser.steps - state.step) * config.optimiser.accumulate,
+        variants=config.data.variants or 0,
     )
     plan = Plan(
         what=f"finetune {config.prompt}",
-        steps=config.steps,
+        steps=config.optimiser.steps,
         rate=partial(rate, config),
         clip=1.0,
-        evaluate_every=config.evaluate_every or min(steps.steps_per_epoch, math.ceil(config.steps / 3)),
+        evaluate_every=config.validation.every or min(steps.steps_per_epoch, math.ceil(config.optimiser.steps / 3)),
         log_every=LOG_STEPS,
-        patience=config.patience,
+        patience=config.validation.patience,
     )
     trainer = Trainer(state=state, plan=plan, task=TuningTask(config=config, score=judge.mean), folder=folder)
     trainer.run(view_groups(steps, config, len(trainer.left), state.network.device), progress)
@@ -264,14 +264,14 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
 
 
 def _label(config: FinetuneConfig) -> str:
-    return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt}"
+    return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt.part}"
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
     """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block."""
     frames, radius = labelled_frames(store, "val"), median_training_radius(store)
     count = sum(len(part.cells) for part in frame_cells(store, frames))
-    share = min(1.0, config.validation_cells / count)
+    share = min(1.0, config.validation.cells / count)
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c.cell).random() < share]
@@ -297,5 +297,5 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         high=change.high,
         verdict=change.word,
         frames=len({score.question.cell.frame for score in zero}),
-        adapt=config.adapt,
+        adapt=None if config.adapt is None else config.adapt.part,
     )

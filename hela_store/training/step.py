@@ -57,13 +57,15 @@ def training_windows(prompts: SamPrompts, truth: Tensor, labels: Tensor, window:
 
 def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) -> tuple[Tensor, Tensor]:
     """Return the losses of the cells of one view, over all passes, and the first pass's IoUs, (B,) each."""
-    assert config.window is not None
+    assert config.prompts.window is not None
     device = next(decoder.parameters()).device
     prompts = batch.prompts.to(device)
     tokens, labels, truth = view_tokens(batch.embedding.to(device)), batch.labels.to(device), batch.truth.to(device)
-    sizes = training_windows(prompts, truth, labels, config.window)
+    sizes = training_windows(prompts, truth, labels, config.prompts.window)
     rng = generator("passes", config.seed, batch.step)
-    passes = 1 + max(config.clicks - 1 if prompts.points is not None else 0, int(rng.random() < config.refine))
+    passes = 1 + max(
+        config.prompts.clicks - 1 if prompts.points is not None else 0, int(rng.random() < config.prompts.refine)
+    )
     losses, ious = torch.zeros(len(prompts), device=device), torch.zeros(len(prompts), device=device)
     for size in sorted({int(size) for size in sizes}):
         part = torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
@@ -77,7 +79,9 @@ def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) 
                 origins = decoded.origins
                 cut = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
                 inside = (cut == labels[part][:, None, None]).to(torch.uint8)
-            weight = config.loss_weight * ramp(batch.step // config.accumulate, config.steps, config.loss_ramp)
+            weight = config.loss.weight * ramp(
+                batch.step // config.optimiser.accumulate, config.optimiser.steps, config.loss.ramp
+            )
             loss, real = _pass_loss((decoded.logits, decoded.iou), inside, config, weight)
             losses = losses.index_add(0, part, loss / passes)
             if number == 0:
@@ -93,9 +97,9 @@ def _pass_loss(
     """Return the losses of one pass, (B,), and the single mask's IoUs, (B,), of logits and IoUs, (B, M, ...) each."""
     logits, iou = decoded
     several = logits.shape[1] > 1
-    if not several or config.masks == "best":
-        return decoder_loss(logits, iou, truth, multimask=several, name=config.loss, weight=weight)
+    if not several or config.prompts.masks == "best":
+        return decoder_loss(logits, iou, truth, multimask=several, name=config.loss.name, weight=weight)
     alone = logits.flatten(0, 1)[:, None], iou.flatten()[:, None], truth.repeat_interleave(logits.shape[1], 0)
-    loss, real = decoder_loss(*alone, multimask=False, name=config.loss, weight=weight)
+    loss, real = decoder_loss(*alone, multimask=False, name=config.loss.name, weight=weight)
     loss, real = loss.view(iou.shape), real.view(iou.shape)
     return loss[:, 0] + loss[:, 1:].mean(1), real[:, 0]

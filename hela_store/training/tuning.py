@@ -27,25 +27,26 @@ Views = list[TrainingStep]
 
 def rate(config: FinetuneConfig, step: int) -> float:
     """Return the learning rate of one step of a fine-tuning."""
-    how = {"steps": config.steps, "warmup": config.warmup}
-    return learning_rate(step, peak=config.lr, schedule=config.schedule, **how)
+    how = {"steps": config.optimiser.steps, "warmup": config.optimiser.warmup}
+    return learning_rate(step, peak=config.optimiser.lr, schedule=config.optimiser.schedule, **how)
 
 
 def new_tuning(learner: Learner, config: FinetuneConfig) -> Training[Learner]:
     """Return the state at the beginning of a run; only the parameters that learn are kept in it."""
-    optimizer = torch.optim.AdamW(list(learned(learner).values()), lr=config.lr, weight_decay=config.weight_decay)
-    return Training(network=learner, optimizer=optimizer, read=learned, write=set_learned, ema=config.ema)
+    how = config.optimiser
+    optimizer = torch.optim.AdamW(list(learned(learner).values()), lr=how.lr, weight_decay=how.weight_decay)
+    return Training(network=learner, optimizer=optimizer, read=learned, write=set_learned, ema=config.optimiser.ema)
 
 
 def view_groups(steps: TrainingSteps, config: FinetuneConfig, count: int, device: torch.device) -> Iterator[Views]:
     """Yield ``accumulate`` views for each of ``count`` optimiser steps, prepared by loader processes if that helps."""
     if count == 0:
         return
-    workers = loader_workers(config.workers, device, steps.start_method)
+    workers = loader_workers(config.data.workers, device, steps.start_method)
     start_method = steps.start_method if workers else None
     views = iter(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method))
     for _ in range(count):
-        yield [next(views) for _ in range(config.accumulate)]
+        yield [next(views) for _ in range(config.optimiser.accumulate)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,10 +127,10 @@ def _store(folder: Path, progress: Progress) -> Store:
 def _tuned(store: Store, before: list[RunInfo], prompt: str, progress: Progress) -> str:
     """Return the id of the fine-tuning for a prompt kind: an earlier one, or a new one."""
     # fewer cells than the default: two cores, and a few minutes for everything
-    config = FinetuneConfig(prompt=prompt, steps=STEPS, cells=8, evaluate_every=20)
+    config = FinetuneConfig.of(prompt=prompt, steps=STEPS, cells=8, evaluate_every=20)
     for run in before:
         asked = {name: run.config.get(name) for name in ("prompt", "steps", "cells")}
-        if run.kind == "finetune" and asked == {"prompt": prompt, "steps": STEPS, "cells": config.cells}:
+        if run.kind == "finetune" and asked == {"prompt": prompt, "steps": STEPS, "cells": config.prompts.cells}:
             return run.id
     return finetune(store, config, progress=progress).run
 

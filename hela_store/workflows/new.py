@@ -14,6 +14,7 @@ from typing import Any, Literal
 from hela_store.augment.ranges import AugmentRecipe, paper_augment
 from hela_store.base.files import explain_os_errors
 from hela_store.base.progress import Progress, silent
+from hela_store.base.sections import check_names, section
 from hela_store.datasets import DatasetSummary, inspect, open_dataset
 from hela_store.errors import RecipeError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
@@ -56,42 +57,50 @@ class SyntheticConfig:
     seed: int = 0
 
 
+NAMES = {
+    "dataset": "dataset",
+    "sequences": "data.sequences",
+    "labels": "data.labels",
+    "axis": "data.axis",
+    "channel": "data.channel",
+    "pixel_size_um": "data.pixel_size_um",
+    "offset": "data.offset",
+    "field_of_interest": "data.field_of_interest",
+    "encoder": "encoder.architecture",
+    "checkpoint": "encoder.checkpoint",
+    "precision": "encoder.precision",
+    "normalise": "normalise",
+    "tile": "tiles.tile",
+    "overlap": "tiles.overlap",
+    "codec": "arrays.codec",
+    "data": "arrays.data",
+    "variants": "augment.variants",
+    "augment": "augment.preset",
+    "train_sequences": "split.train_sequences",
+    "test_sequences": "split.test_sequences",
+    "train_frames": "split.train_frames",
+    "val_frames": "split.val_frames",
+    "test_frames": "split.test_frames",
+    "synthetic": "synthetic",
+}
+"""Where each setting lies, by the flat name it has on the command line."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class NewConfig:
-    """What to make a store of.
+class NewData:
+    """How the data set is read.
 
     Attributes
     ----------
-    dataset : str
-        A folder, an image stack, or ``"synthetic"``.
-    sequences : tuple of str
-        Which to take; all where empty.
-    labels : str or None
-        As in the recipe; the most complete there is where None.
-    tile : str
-        ``"auto"``, ``"none"`` or an edge length in px.
-    overlap : int or None
-        px; from the size of the cells where None.
-    offset : float or None
-        Black level, counts; estimated where None.
-    pixel_size_um : float or None
-        From metadata or a known data set's name where None.
-    field_of_interest : int or None
-        px; 0 or a known data set's where None.
-    data : str
-        Where the arrays lie: empty for beside the recipe, or ``"s3://bucket/prefix"``.
-    variants : int
-        Augmented variants of every view.
-    augment : str
-        ``"default"``, or ``"paper"`` for the study's way (:func:`hela_store.augment.ranges.paper_augment`).
-    train_sequences, test_sequences : tuple of str
-        Split by sequence; validation is cut from the end of the training sequences.
-    train_frames, val_frames, test_frames : str
-        Split by frame numbers, e.g. ``"0-54"``; blocks in time where nothing is given.
-    synthetic : SyntheticConfig
+    sequences : which to take; all where empty
+    labels : as in the recipe; the most complete labels where None
+    axis : frames lie along this axis of stacks
+    channel : of several
+    pixel_size_um : from metadata or a known data set's name where None
+    offset : black level in counts; estimated where None
+    field_of_interest : px; 0 or a known data set's where None
     """
 
-    dataset: str
     sequences: tuple[str, ...] = ()
     labels: Labels | None = None
     axis: str = ""
@@ -99,22 +108,72 @@ class NewConfig:
     pixel_size_um: float | None = None
     offset: float | None = None
     field_of_interest: int | None = None
-    encoder: Architecture = "nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEncoder:
+    """Which SAM encodes the views; an empty ``checkpoint`` is the shipped or official one."""
+
+    architecture: Architecture = "nano"
     checkpoint: str = ""
     precision: Precision = "float32"
-    normalise: NormaliseMethod = "percentile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTiles:
+    """How frames are cut.
+
+    Attributes
+    ----------
+    tile : ``"auto"``, ``"none"`` or an edge length in px
+    overlap : px; from the size of the cells where None
+    """
+
     tile: str = "auto"
     overlap: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile not in ("auto", "none") and not self.tile.isdecimal():
+            raise RecipeError(f"tile is {self.tile!r}, expected auto, none or an edge length in px such as 512")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewArrays:
+    """How arrays are stored, and where: ``data`` is empty for beside the recipe, or ``"s3://bucket/prefix"``."""
+
     codec: str = "zstd"
     data: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewAugment:
+    """How many augmented variants every view gets, and which.
+
+    Attributes
+    ----------
+    variants : of every view
+    preset : ``"default"``, or ``"paper"`` for the study's way (:func:`hela_store.augment.ranges.paper_augment`)
+    """
+
     variants: int = 0
-    augment: AugmentPreset = "default"
+    preset: AugmentPreset = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSplit:
+    """Which frames train, validate and test; blocks in time where nothing is given.
+
+    Attributes
+    ----------
+    train_sequences, test_sequences : split by sequence; validation is cut from the end of the training sequences
+    train_frames, val_frames, test_frames : split by frame numbers, e.g. ``"0-54"``
+    """
+
     train_sequences: tuple[str, ...] = ()
     test_sequences: tuple[str, ...] = ()
     train_frames: str = ""
     val_frames: str = ""
     test_frames: str = ""
-    synthetic: SyntheticConfig = SyntheticConfig()
 
     def __post_init__(self) -> None:
         by_sequence = self.train_sequences or self.test_sequences
@@ -122,8 +181,54 @@ class NewConfig:
             raise RecipeError("the split is given by sequence and by frames; give one of the two")
         if by_sequence and not self.train_sequences:
             raise RecipeError("a test sequence is given and no training sequence; add --train-sequence")
-        if self.tile not in ("auto", "none") and not self.tile.isdecimal():
-            raise RecipeError(f"tile is {self.tile!r}, expected auto, none or an edge length in px such as 512")
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Every sequence that is named."""
+        return tuple(dict.fromkeys([*self.train_sequences, *self.test_sequences]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewConfig:
+    """What to make a store of.
+
+    Attributes
+    ----------
+    dataset : a folder, an image stack, or ``"synthetic"``
+    normalise : from counts to what the encoder sees
+    synthetic : the sequence that is drawn where ``dataset`` is ``"synthetic"``
+    data, encoder, tiles, arrays, augment, split : sections
+    """
+
+    dataset: str
+    normalise: NormaliseMethod = "percentile"
+    data: NewData = NewData()
+    encoder: NewEncoder = NewEncoder()
+    tiles: NewTiles = NewTiles()
+    arrays: NewArrays = NewArrays()
+    augment: NewAugment = NewAugment()
+    split: NewSplit = NewSplit()
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+    @classmethod
+    def of(cls, **choices: Any) -> NewConfig:
+        """Return the configuration with these settings, by flat name (:data:`NAMES`), and defaults for the others.
+
+        Raises
+        ------
+        RecipeError
+            A name that is unknown (the message gives the nearest one), or an impossible value.
+        """
+        check_names(choices, NAMES, "a new store")
+        return cls(
+            **section(choices, NAMES, ""),
+            data=NewData(**section(choices, NAMES, "data")),
+            encoder=NewEncoder(**section(choices, NAMES, "encoder")),
+            tiles=NewTiles(**section(choices, NAMES, "tiles")),
+            arrays=NewArrays(**section(choices, NAMES, "arrays")),
+            augment=NewAugment(**section(choices, NAMES, "augment")),
+            split=NewSplit(**section(choices, NAMES, "split")),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,20 +327,20 @@ def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> New
 
 
 def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
-    sequences = config.sequences or tuple(dict.fromkeys([*config.train_sequences, *config.test_sequences]))
+    sequences = config.data.sequences or config.split.sequences
     summary = inspect(
         data,
         sequences=sequences,
-        labels=config.labels,
-        axis=config.axis,
-        channel=config.channel,
-        pixel_size_um=config.pixel_size_um,
+        labels=config.data.labels,
+        axis=config.data.axis,
+        channel=config.data.channel,
+        pixel_size_um=config.data.pixel_size_um,
     )
     dataset = replace(summary.config, path=_stored_path(data, path))
-    if config.offset is not None:
-        dataset = replace(dataset, offset=float(config.offset))
-    if config.field_of_interest is not None:
-        dataset = replace(dataset, field_of_interest=config.field_of_interest)
+    if config.data.offset is not None:
+        dataset = replace(dataset, offset=float(config.data.offset))
+    if config.data.field_of_interest is not None:
+        dataset = replace(dataset, field_of_interest=config.data.field_of_interest)
     stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
     frames: list[FrameKey] = [
@@ -249,7 +354,7 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         encoder=encoder,
         normalise=NormaliseRecipe(method=config.normalise),
         views=_views(config, summary),
-        augment=PRESETS[config.augment](variants=config.variants),
+        augment=PRESETS[config.augment.preset](variants=config.augment.variants),
         arrays=_arrays(config),
         split=split,
     )
@@ -264,7 +369,7 @@ def _drawn(path: Path, config: NewConfig, progress: Progress) -> Iterator[None]:
     """Draw the synthetic sequences into the store's folder; take them away again where the store cannot be made."""
     from hela_store.datasets.synthetic import write_sequence
 
-    names = config.sequences or tuple(dict.fromkeys([*config.train_sequences, *config.test_sequences])) or ("01",)
+    names = config.data.sequences or config.split.sequences or ("01",)
     root, existed, drawn = path / DATA_FOLDER, path.exists(), []
     if existed and not path.is_dir():
         raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name")
@@ -279,7 +384,7 @@ def _drawn(path: Path, config: NewConfig, progress: Progress) -> Iterator[None]:
                     shape=what.shape,
                     cells=what.cells,
                     seed=what.seed,
-                    pixel_size_um=config.pixel_size_um or SYNTHETIC_PIXEL_UM,
+                    pixel_size_um=config.data.pixel_size_um or SYNTHETIC_PIXEL_UM,
                 )
                 drawn += [root / name, root / f"{name}_ST"]
         yield
@@ -292,7 +397,10 @@ def _drawn(path: Path, config: NewConfig, progress: Progress) -> Iterator[None]:
 def _as_drawn(config: NewConfig) -> NewConfig:
     from hela_store.datasets.synthetic import OUTER_BAND
 
-    return replace(config, field_of_interest=OUTER_BAND, pixel_size_um=config.pixel_size_um or SYNTHETIC_PIXEL_UM)
+    data = replace(
+        config.data, field_of_interest=OUTER_BAND, pixel_size_um=config.data.pixel_size_um or SYNTHETIC_PIXEL_UM
+    )
+    return replace(config, data=data)
 
 
 def _absolute(path: Path | str) -> Path:
@@ -308,37 +416,39 @@ def _stored_path(data: Path, store: Path) -> str:
 
 def _views(config: NewConfig, summary: DatasetSummary) -> ViewsRecipe:
     largest = max(summary.shapes, key=max)
-    if config.tile == "auto":
+    if config.tiles.tile == "auto":
         tile = auto_tile(summary.diameter, largest)
     else:
-        tile = 0 if config.tile == "none" else int(config.tile)
-    overlap = overlap_for(summary.extents, tile) if config.overlap is None else config.overlap
+        tile = 0 if config.tiles.tile == "none" else int(config.tiles.tile)
+    overlap = overlap_for(summary.extents, tile) if config.tiles.overlap is None else config.tiles.overlap
     return ViewsRecipe(tile=tile, overlap=overlap)
 
 
 def _arrays(config: NewConfig) -> ArraysRecipe:
     from hela_store.recipe.codecs import parse_codec
 
-    parse_codec(config.codec)
-    return ArraysRecipe(codec=config.codec, data=config.data)
+    parse_codec(config.arrays.codec)
+    return ArraysRecipe(codec=config.arrays.codec, data=config.arrays.data)
 
 
 def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
     """Return the encoder with the sum that pins it, and whether it is trained; a checkpoint file is checked."""
     from hela_store.sam.checkpoints import UNTRAINED, checkpoint_sha256, load_sam_encoder
 
-    file = _stored_path(_absolute(config.checkpoint), store) if config.checkpoint else ""
-    encoder = EncoderRecipe(architecture=config.encoder, checkpoint=file, precision=config.precision)
+    file = _stored_path(_absolute(config.encoder.checkpoint), store) if config.encoder.checkpoint else ""
+    encoder = EncoderRecipe(
+        architecture=config.encoder.architecture, checkpoint=file, precision=config.encoder.precision
+    )
     sha256 = load_sam_encoder(encoder, base=store).sha256 if file else checkpoint_sha256(encoder, store)
     return replace(encoder, sha256=sha256), sha256 != UNTRAINED
 
 
 def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) -> SplitRecipe:
-    if config.train_sequences:
-        train, test = ",".join(config.train_sequences), ",".join(config.test_sequences)
+    if config.split.train_sequences:
+        train, test = ",".join(config.split.train_sequences), ",".join(config.split.test_sequences)
         return SplitRecipe(mode="sequence", train=train, test=test)
-    if config.train_frames or config.val_frames or config.test_frames:
-        return SplitRecipe(train=config.train_frames, val=config.val_frames, test=config.test_frames)
+    if config.split.train_frames or config.split.val_frames or config.split.test_frames:
+        return SplitRecipe(train=config.split.train_frames, val=config.split.val_frames, test=config.split.test_frames)
     times = set(summary.times.values())
     if stills or len(times) > 1:
         return SplitRecipe()  # one set of frame numbers cannot say it; the rule in the recipe's comment decides

@@ -65,10 +65,10 @@ def make_store(arguments: argparse.Namespace) -> Store:
         if arguments.tiny:
             drawn = SyntheticConfig(frames=14, shape=(192, 256), cells=10)
             blocks = {"train_frames": "0-5", "val_frames": "7-7", "test_frames": "9-13"}
-            new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+            new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
         else:
             how = {"encoder": arguments.encoder, "checkpoint": arguments.checkpoint, "tile": arguments.tile}
-            new(path, NewConfig(dataset=str(arguments.data), sequences=("01",), **how))
+            new(path, NewConfig.of(dataset=str(arguments.data), sequences=("01",), **how))
     return Store.open(path)
 
 
@@ -82,7 +82,7 @@ def view_bytes(store: Store) -> float:
 
 
 def tune(store: Store, how: dict[str, Any], seed: int, lr: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    config = FinetuneConfig(
+    config = FinetuneConfig.of(
         prompt=PROMPT,
         seed=seed,
         lr=lr,
@@ -94,15 +94,16 @@ def tune(store: Store, how: dict[str, Any], seed: int, lr: float, arguments: arg
         **how,
     )
     source = source_of(store, config)
-    if config.cut:
-        embed(store, EmbedConfig(splits=("train", "val"), cut=config.cut, device=arguments.device), progress=bars)
+    cut = None if config.adapt is None else config.adapt.cut
+    if cut:
+        embed(store, EmbedConfig(splits=("train", "val"), cut=cut, device=arguments.device), progress=bars)
     start = time.perf_counter()
     result = finetune(store, config, progress=bars)
     seconds = time.perf_counter() - start
     run = load_run(store.path, result.run)
     kept = sum(path.stat().st_size for path in run.path.glob("*.safetensors"))
     about = {"run": run.id, "val": result.tuned.mean_iou, "best_step": result.best_step, "seconds": seconds}
-    return about | {"run_bytes": kept, "view_bytes": 0.0 if config.cut == 0 else view_bytes(source)}
+    return about | {"run_bytes": kept, "view_bytes": 0.0 if cut == 0 else view_bytes(source)}
 
 
 def score(store: Store, run: str | None, arguments: argparse.Namespace) -> dict[str, Any]:

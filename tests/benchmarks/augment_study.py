@@ -45,9 +45,9 @@ def make_store(out: Path, arguments: argparse.Namespace) -> Store:
         if arguments.tiny:
             drawn = SyntheticConfig(frames=14, shape=(192, 256), cells=10)
             blocks = {"train_frames": "0-5", "val_frames": "7-7", "test_frames": "9-13"}
-            new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+            new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
         else:
-            new(path, NewConfig(dataset=str(arguments.data), sequences=("01",), tile="512"))
+            new(path, NewConfig.of(dataset=str(arguments.data), sequences=("01",), tile="512"))
     return Store.open(path)
 
 
@@ -66,7 +66,7 @@ def arm_store(store: Store, amplitude: str, most: int, few: str) -> Store:
 
 
 def run_arm(store: Store, arm: dict[str, object], arguments: argparse.Namespace) -> dict[str, object]:
-    config = FinetuneConfig(
+    config = FinetuneConfig.of(
         prompt=arguments.prompt,
         steps=arguments.steps,
         seed=int(str(arm["seed"])),

@@ -50,7 +50,7 @@ def dsb_test_part(data: Path, out: Path) -> Path:
 
 def open_store(path: Path, dataset: Path) -> Store:
     if not (path / "store.toml").exists():
-        new(path, NewConfig(dataset=str(dataset), labels="masks" if (dataset / "masks").exists() else "ST"))
+        new(path, NewConfig.of(dataset=str(dataset), labels="masks" if (dataset / "masks").exists() else "ST"))
     store = Store.open(path)
     embed(store, progress=bars)
     return store

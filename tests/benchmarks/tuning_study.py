@@ -42,7 +42,7 @@ from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
 from hela_store.training.config import FinetuneConfig, paper_preset
 from hela_store.training.data import TrainingStep, TrainingSteps
-from hela_store.training.losses.decoder import LOSSES
+from hela_store.training.losses.names import LOSSES
 from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 Arm = tuple[str, FinetuneConfig | None, int | None]
@@ -74,28 +74,28 @@ def choices(base: FinetuneConfig) -> list[Arm]:
         "lr 1e-3": {"lr": 1e-3},
         "no averaging": {"ema": 0.0},
         "lr 1e-4, no averaging": {"lr": 1e-4, "ema": 0.0},
-        "4 x steps": {"steps": 4 * base.steps},
+        "4 x steps": {"steps": 4 * base.optimiser.steps},
         "4 views a step": {"accumulate": 4},
         "second passes in half": {"refine": 0.5},
         "weight decay 0": {"weight_decay": 0.0},
     }
     if base.prompt == "point":
         one |= {"all masks": {"masks": "all"}}
-    tuned = [(name, replace(base, **how), None) for name, how in one.items()]  # type: ignore[arg-type]
+    tuned = [(name, base.with_choices(**how), None) for name, how in one.items()]
     return [("zero-shot", None, None), ("default", base, None), *tuned]
 
 
 def losses(base: FinetuneConfig) -> list[Arm]:
-    return [("zero-shot", None, None), *((name, replace(base, loss=name), None) for name in LOSSES)]
+    return [("zero-shot", None, None), *((name, base.with_choices(loss=name), None) for name in LOSSES)]
 
 
 def windows(base: FinetuneConfig) -> list[Arm]:
-    pairs = [[(f"zero-shot, {w}", None, w), (f"tuned, {w}", replace(base, window=w), w)] for w in WINDOWS]
+    pairs = [[(f"zero-shot, {w}", None, w), (f"tuned, {w}", base.with_choices(window=w), w)] for w in WINDOWS]
     return [arm for pair in pairs for arm in pair]
 
 
 def paper(base: FinetuneConfig) -> list[Arm]:
-    return [("zero-shot", None, 64), ("paper", replace(paper_preset(base), prompt="mask"), 64)]
+    return [("zero-shot", None, 64), ("paper", paper_preset(base).with_choices(prompt="mask"), 64)]
 
 
 def curves(base: FinetuneConfig) -> list[Arm]:
@@ -104,7 +104,7 @@ def curves(base: FinetuneConfig) -> list[Arm]:
 
 def cached(base: FinetuneConfig) -> list[Arm]:
     # the ramp means nothing to the default loss; it only keeps the two apart
-    return [("from the store", base, None), (LIVE, replace(base, loss_ramp=0.25, workers=0), None)]
+    return [("from the store", base, None), (LIVE, base.with_choices(loss_ramp=0.25, workers=0), None)]
 
 
 class LiveSteps(TrainingSteps):
@@ -197,7 +197,7 @@ def tiny(path: Path) -> Store:
     if not (path / "store.toml").exists():
         drawn = SyntheticConfig(frames=8, shape=(192, 256), cells=8)
         blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "7-7"}
-        new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, variants=1, **blocks))
+        new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, variants=1, **blocks))
     embed(Store.open(path), progress=bars)
     return Store.open(path)
 
@@ -220,7 +220,7 @@ def main() -> None:
     prompt = "mask" if arguments.part == "paper" else arguments.prompt
     arguments.scored = arguments.scored or ["box", "box-exact"] * (prompt == "box") or [prompt]
     store = tiny(arguments.store) if arguments.tiny else Store.open(arguments.store)
-    base = FinetuneConfig(prompt=prompt, steps=arguments.steps, workers=arguments.workers)
+    base = FinetuneConfig.of(prompt=prompt, steps=arguments.steps, workers=arguments.workers)
     seeds = list(range(arguments.seeds))
     arms = []
     with processes(arguments.jobs) if arguments.jobs else nullcontext() as executor:

@@ -28,7 +28,9 @@ def run(tmp_path: Path) -> Run:
         *arguments: object, folder: Path = tmp_path, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
         with contextlib.chdir(folder):
-            done = CliRunner().invoke(main, [*map(str, arguments)], prog_name="hela-store", env={"HELA_STORE": None} | extra)
+            done = CliRunner().invoke(
+                main, [*map(str, arguments)], prog_name="hela-store", env={"HELA_STORE": None} | extra
+            )
         return finished(arguments, done.exit_code, code, done.stdout, done.stderr)
 
     return run

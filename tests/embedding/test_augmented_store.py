@@ -201,11 +201,11 @@ def test_variants_of_test_frames_never_train_and_are_never_scored(varied: Path) 
 def test_finetune_takes_what_is_stored_or_what_is_asked(varied: Path, tmp_path: Path) -> None:
     shutil.copytree(varied, tmp_path / "store")
     store = Store.open(tmp_path / "store")
-    quick = FinetuneConfig(steps=2, cells=2, validation_cells=2, workers=0, window=8)
+    quick = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
     assert load_run(store.path, finetune(store, quick).run).config["variants"] == 1
-    assert load_run(store.path, finetune(store, replace(quick, variants=0)).run).config["variants"] == 0
+    assert load_run(store.path, finetune(store, quick.with_choices(variants=0)).run).config["variants"] == 0
     with pytest.raises(RecipeError, match="variants is 2, the training views have 1"):
-        finetune(store, replace(quick, variants=2))
+        finetune(store, quick.with_choices(variants=2))
 
 
 def test_many_variants_want_to_be_meant(varied: Path) -> None:

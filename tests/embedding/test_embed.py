@@ -131,7 +131,7 @@ def test_some_blocks_first(store: Store, tmp_path: Path):
     dry = embed(part, replace(some, splits=("train", "test"), dry_run=True))
     assert (dry.planned, dry.done_before, dry.left) == (5, 1, 4)
     with pytest.raises(SplitError, match="no embedded view.*embed more"):
-        finetune(part, FinetuneConfig(steps=1))
+        finetune(part, FinetuneConfig.of(steps=1))
     report = embed(part)
     assert (report.planned, report.done_before, report.done_now, report.left) == (8, 2, 6, 0)
     whole = anew(store, tmp_path / "whole")

@@ -180,7 +180,7 @@ def test_an_empty_split_is_named(store: Store) -> None:
 
 def test_a_tuned_run_is_scored_with_its_own_weights(store: Store) -> None:
     tuned = finetune(
-        store, FinetuneConfig(steps=4, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-2, window=8)
+        store, FinetuneConfig.of(steps=4, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-2, window=8)
     )
     result = evaluate(store, tuned, split="val", config=config(prompts=("box",)))
     assert result.checkpoint == tuned.run

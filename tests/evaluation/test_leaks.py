@@ -13,7 +13,7 @@ from hela_store.studies.sweep import finished
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-TINY = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8)
+TINY = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
 TEST = EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8)
 
 
@@ -29,7 +29,7 @@ def with_test_block(store: Store, text: str, train: str = "0-3") -> Store:
 def test_a_run_is_not_tested_on_what_it_or_its_parent_trained_on(store: Store) -> None:
     first = finetune(store, TINY)
     assert load_run(store.path, first.run).config["frames"] == {"train": {"01": "0-3"}, "val": {"01": "5"}}
-    child = finetune(store, FinetuneConfig(**{**TINY.__dict__, "init": first.run}))
+    child = finetune(store, TINY.with_choices(init=first.run))
     assert evaluate(store, child.run, TEST).checkpoint == child.run
     moved = with_test_block(store, "3,7", "0-1")
     assert block_ranges(moved, ["test"]) == {"test": {"01": "3,7"}}
@@ -53,7 +53,7 @@ def test_what_trained_does_not_validate(store: Store) -> None:
     with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
         evaluate(moved, first.run, replace(TEST, split="val"))
     with pytest.raises(RunError, match=r"trained on 1 of the 3 frames to score, such as 01/t003"):
-        finetune(moved, replace(TINY, init=first.run))
+        finetune(moved, TINY.with_choices(init=first.run))
     assert evaluate(moved, first.run, replace(TEST, split="all")).checkpoint == first.run
 
 

@@ -48,7 +48,7 @@ def gold_store(tmp_path: Path) -> Store:
             tifffile.imwrite(tmp_path / "data" / name, image.astype(np.uint16))
     blocks = {"train_frames": "0-1", "val_frames": "3-3", "test_frames": "5-5"}
     path = tmp_path / "store"
-    new(path, NewConfig(dataset=str(tmp_path / "data"), labels="ST", tile="none", **blocks))
+    new(path, NewConfig.of(dataset=str(tmp_path / "data"), labels="ST", tile="none", **blocks))
     ingest(Store.open(path), silent)
     return Store.open(path)
 

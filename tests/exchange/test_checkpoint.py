@@ -15,7 +15,7 @@ from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-QUICK = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, lr=1e-2, window=8)
+QUICK = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, lr=1e-2, window=8)
 
 
 def same_masks(one: SamDecoder, other: SamDecoder) -> bool:

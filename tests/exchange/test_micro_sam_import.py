@@ -59,8 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(sam.state_dict(), folder / "vit_b.pth")
     drawn = SyntheticConfig(frames=FRAMES, shape=(192, 256), cells=10)
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
-    config = NewConfig(dataset="synthetic", tile="none", synthetic=drawn, encoder="vit_b", **blocks)
-    new(folder / "store", replace(config, checkpoint=str(folder / "vit_b.pth")))
+    config = NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, encoder="vit_b", **blocks)
+    new(folder / "store", replace(config, encoder=replace(config.encoder, checkpoint=str(folder / "vit_b.pth"))))
     pixels = images(folder / "store")
     write(folder / "embeddings.zarr", encoded(sam, pixels), pixels)
     return folder
@@ -140,7 +140,7 @@ def test_tuning_and_scoring_need_no_encoder(made: Path, store: Store, tmp_path: 
     weights = made / "vit_b.pth"
     hidden = weights.rename(weights.with_suffix(".hidden"))
     try:
-        tuned = finetune(there, FinetuneConfig(prompt="box", steps=1, cells=1, workers=0, evaluate_every=1))
+        tuned = finetune(there, FinetuneConfig.of(prompt="box", steps=1, cells=1, workers=0, evaluate_every=1))
         evaluate(there, tuned.run, EvaluateConfig(prompts=("box-exact",), prompt_seeds=1))
         query = f"SELECT count(*), count(DISTINCT encoder) FROM cell_metrics WHERE encoder = '{there.key}'"
         ((cells, encoders),) = there.sql(query).fetchall()

@@ -108,7 +108,7 @@ def make(path: Path, frames: int) -> None:
     drawn = SyntheticConfig(frames=frames, shape=(64, 64), cells=3)
     # all of them count, or the labels would be empty
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2", "field_of_interest": 0}
-    new(path, NewConfig(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
+    new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
 
 
 def child(request: dict[str, Any]) -> int:

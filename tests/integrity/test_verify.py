@@ -20,7 +20,7 @@ from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-TINY = FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8)
+TINY = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
 
 
 def test_a_whole_store_is_whole(embedded: Path) -> None:
@@ -52,8 +52,8 @@ def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
 def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
     tuned = finetune(store, TINY)
     scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
-    low_rank = finetune(store, replace(TINY, adapt="decoder"))
-    whole_encoder = finetune(store, replace(TINY, adapt="encoder-full", cut=0))
+    low_rank = finetune(store, TINY.with_choices(adapt="decoder"))
+    whole_encoder = finetune(store, TINY.with_choices(adapt="encoder-full", cut=0))
     assert verify(store).whole
     runs = store.path / "runs"
     weights = runs / tuned.run / "weights.safetensors"

@@ -92,7 +92,7 @@ def test_nano_segments_real_nuclei(realdata: Path, tmp_path: Path) -> None:
     for name in ("01/t030.tif", "01/t080.tif", "01_ST/SEG/man_seg030.tif", "01_ST/SEG/man_seg080.tif"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         copyfile(fluo / name, tmp_path / "data" / name)
-    new(tmp_path / "fluo", NewConfig(dataset=str(tmp_path / "data")))
+    new(tmp_path / "fluo", NewConfig.of(dataset=str(tmp_path / "data")))
     store = Store.open(tmp_path / "fluo")
     embed(store)
     config = EvaluateConfig(split="all", prompts=tuple(REAL_FLOORS), prompt_seeds=1)

@@ -205,7 +205,7 @@ def test_damage_is_found_and_repaired(remote: Store, client):
 
 def test_finetune_reads_from_the_bucket(remote: Store, embedded: Path, tmp_path: Path):
     shutil.copytree(embedded, tmp_path / "local")
-    config = FinetuneConfig(prompt="box", steps=2, cells=2, workers=1, evaluate_every=1)
+    config = FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=1, evaluate_every=1)
     weights = []
     for store in (remote, Store.open(tmp_path / "local")):
         weights.append(load_run(store.path, finetune(store, config).run, "finetune").weights.read_bytes())

@@ -13,7 +13,7 @@ from hela_store.studies.study import REFERENCE, StudyConfig, study
 from hela_store.studies.text import COLUMNS, markdown, table
 from hela_store.training.config import FinetuneConfig
 
-TUNING = FinetuneConfig(steps=2, cells=2, validation_cells=2, workers=0, window=8)
+TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
 CONFIG = StudyConfig(prompts=("box", "mask"), seeds=2, prompt_seeds=2, tuning=TUNING)
 
 

@@ -24,14 +24,14 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding
 
-BASE = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
+BASE = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
 CODE = """
 import sys
 from hela_store.training.finetune import FinetuneConfig
 from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
-base = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
+base = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
 sweep(Store.open(sys.argv[1]), base, {"lr": [1e-3], "seed": [0, 1]})
 """
 
@@ -76,7 +76,7 @@ from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
 if __name__ == "__main__":
-    base = FinetuneConfig(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
+    base = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
     with processes(2) as executor:
         sweep(Store.open(sys.argv[1]), base, {"lr": [1e-3], "seed": [0, 1, 2, 3]}, executor=executor)
 """
@@ -109,7 +109,7 @@ def test_side_by_side_killed_and_gone_on_with_every_point_runs_once(store: Store
 def test_over_dask_and_what_another_process_works_on_comes_last(store: Store) -> None:
     distributed = pytest.importorskip("distributed")
     choices = {"seed": [0, 1]}
-    wanted = deciding(run_config(resolve(store, replace(BASE, seed=0))))
+    wanted = deciding(run_config(resolve(store, BASE.with_choices(seed=0))))
     told: list[int] = []
     claimed = threading.Event()
 
@@ -151,7 +151,7 @@ def test_latest_is_the_same_beginning_for_every_point_and_the_next_time(store: S
     first = finetune(store, BASE)
     rows = sweep(store, BASE, {"init": ["latest"], "seed": [1, 2]})
     assert [load_run(store.path, row.run).parent for row in rows] == [first.run, first.run]
-    assert [row.run for row in sweep(store, replace(BASE, init=first.run), {"seed": [1, 2]})] == [
+    assert [row.run for row in sweep(store, BASE.with_choices(init=first.run), {"seed": [1, 2]})] == [
         row.run for row in rows
     ]
 
@@ -169,6 +169,6 @@ def test_an_official_checkpoint_is_looked_for_in_the_cache(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/own.pth").write_bytes(content)
     recipe = replace(store.recipe, encoder=replace(store.recipe.encoder, architecture="vit_b", sha256=""))
-    config = replace(BASE, adapt="encoder", cut=0)
+    config = BASE.with_choices(adapt="encoder", cut=0)
     (row,) = sweep(Store(store.path, recipe), config, {"seed": [0]}, cache_dir=tmp_path / "cache")
     assert row.error.startswith(f"{tmp_path / 'cache/own.pth'} is not a SAM checkpoint")

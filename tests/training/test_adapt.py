@@ -42,11 +42,13 @@ from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.learner import new_learner, save_learner
 from stores import chunks, forget
 
-QUICK = FinetuneConfig(steps=3, evaluate_every=1, cells=2, validation_cells=3, workers=0, lr=3e-3, window=8, warmup=1)
-DECODER = replace(QUICK, adapt="decoder")
+QUICK = FinetuneConfig.of(
+    steps=3, evaluate_every=1, cells=2, validation_cells=3, workers=0, lr=3e-3, window=8, warmup=1
+)
+DECODER = QUICK.with_choices(adapt="decoder")
 # with these the very first step is better than none, so that something is kept
 LEARNS = {"prompt": "point", "steps": 2, "cells": 4, "lr": 3e-4, "warmup": 0}
-ENCODER = replace(QUICK, adapt="encoder", cut=3, **LEARNS)
+ENCODER = QUICK.with_choices(adapt="encoder", cut=3, **LEARNS)
 CPU = torch.device("cpu")
 SCORED = EvaluateConfig(prompts=("point-centre",), split="val")
 
@@ -110,9 +112,9 @@ def test_decoder_adapters_are_all_a_run_keeps_and_score_as_they_did(store: Store
 
 
 def test_decoder_adapters_begin_with_a_tuned_decoder_and_tuning_with_theirs(store: Store) -> None:
-    first = finetune(store, replace(QUICK, steps=1))
-    second = finetune(store, replace(DECODER, steps=1, init=first.run))
-    third = finetune(store, replace(QUICK, steps=1, init=second.run))
+    first = finetune(store, QUICK.with_choices(steps=1))
+    second = finetune(store, DECODER.with_choices(steps=1, init=first.run))
+    third = finetune(store, QUICK.with_choices(steps=1, init=second.run))
     assert load_run(store.path, third.run).parent == second.run
     weights = load_run(store.path, first.run).weights
     data = load_file(weights)
@@ -122,7 +124,7 @@ def test_decoder_adapters_begin_with_a_tuned_decoder_and_tuning_with_theirs(stor
 
 
 def test_decoder_adapters_are_exported_merged(store: Store, tmp_path: Path) -> None:
-    run = load_run(store.path, finetune(store, replace(DECODER, steps=1)).run)
+    run = load_run(store.path, finetune(store, DECODER.with_choices(steps=1)).run)
     out = export_checkpoint(store, run.id, tmp_path / "out.safetensors").path
     found, expected = load_file(out), decoder_of(store, run).state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -167,7 +169,7 @@ def test_every_cut_and_its_tail_give_the_embedding_of_the_whole_encoder(store: S
 @pytest.mark.parametrize("cut", [0, 3])
 def test_what_learns_begins_with_the_embeddings_there_are(cached: Store, cut: int) -> None:
     source = cached.with_encoder(cut=cut)
-    learner = new_learner(source, replace(ENCODER, cut=cut), CPU, init=None).eval()
+    learner = new_learner(source, ENCODER.with_choices(cut=cut), CPU, init=None).eval()
     read, views = ViewReader(source), readable_views(source)
     assert views == cached.committed()
     row = next(iter(views.values()))
@@ -179,7 +181,7 @@ def test_what_learns_begins_with_the_embeddings_there_are(cached: Store, cut: in
 
 @pytest.mark.parametrize("cut", [4, 12])
 def test_a_cut_that_nano_does_not_have(store: Store, cut: int) -> None:
-    for refused in (lambda: embed(store, EmbedConfig(cut=cut)), lambda: finetune(store, replace(ENCODER, cut=cut))):
+    for refused in (lambda: embed(store, EmbedConfig(cut=cut)), lambda: finetune(store, ENCODER.with_choices(cut=cut))):
         with pytest.raises(RecipeError, match=f"cut of nano .blocks. is {cut}, expected 0 to 3"):
             refused()
     with pytest.raises(RecipeError, match="nothing to store"):
@@ -209,8 +211,10 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) -> None:
-    config = replace(ENCODER, **how)
-    fresh = new_learner(cached.with_encoder(cut=config.cut), config, CPU, init=None)
+    config = ENCODER.with_choices(**how)
+    adapt = config.adapt
+    assert adapt is not None
+    fresh = new_learner(cached.with_encoder(cut=adapt.cut), config, CPU, init=None)
     result = finetune(cached, config)
     run = load_run(cached.path, result.run)
     base = load_sam_encoder(cached.recipe.encoder)
@@ -222,11 +226,11 @@ def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) ->
         assert any(not torch.equal(kept[name], first[f"encoder.{name}"]) for name in kept)
     after = {name.replace(".base.", "."): value for name, value in sam.encoder.state_dict().items()}
     touched = {n for n, value in base.encoder.state_dict().items() if not torch.equal(value, after[n])}
-    if config.adapt == "encoder":
+    if adapt.part == "encoder":
         allowed = ("attn.qkv.weight", "attn.proj.weight", "mlp.lin1.weight", "mlp.lin2.weight")
         assert all(name.endswith(allowed if config.linear else allowed[:1]) for name in touched)
-    early = tuple(f"blocks.{number}." for number in range(config.cut or 0))
-    assert not any(name.startswith(("patch_embed", *early)) for name in touched) or config.cut == 0
+    early = tuple(f"blocks.{number}." for number in range(adapt.cut or 0))
+    assert not any(name.startswith(("patch_embed", *early)) for name in touched) or adapt.cut == 0
     decoders = (decoder_of(cached, None).state_dict(), decoder_of(mine, run).state_dict())
     moved = [name for name in decoders[0] if not torch.equal(decoders[0][name], decoders[1][name])]
     assert all(name.startswith("mask_decoder") for name in moved) and bool(moved) != result.is_worse
@@ -277,10 +281,10 @@ def test_later_runs_stream_from_an_adapted_encoder(adapted: tuple[Path, str], tm
     assert opened.key == mine.key and parse_recipe(text) == mine.recipe
     report = embed(opened)
     assert (report.done_now, report.left, report.adapter) == (0, 0, adapted[1])
-    tuned = finetune(opened, replace(QUICK, steps=1))
+    tuned = finetune(opened, QUICK.with_choices(steps=1))
     run = load_run(opened.path, tuned.run)
     assert run.encoder == mine.key
-    lora = finetune(opened, replace(DECODER, steps=1))
+    lora = finetune(opened, DECODER.with_choices(steps=1))
     assert evaluate(opened, lora, SCORED).checkpoint == lora.run
     assert evaluate(opened, adapted[1], SCORED).checkpoint == adapted[1]
     with pytest.raises(RunError, match="was tuned on embeddings of"):
@@ -333,7 +337,7 @@ def test_an_adapted_encoder_is_exported_merged(adapted: tuple[Path, str], tmp_pa
 
 
 def test_conv_lora_is_embedded_but_not_exported(cached: Store, tmp_path: Path) -> None:
-    run = finetune(cached, replace(ENCODER, conv=True, steps=1)).run
+    run = finetune(cached, ENCODER.with_choices(conv=True, steps=1)).run
     report = embed(cached, EmbedConfig(adapter=run, limit=1))
     assert (report.done_now, report.left) == (1, 7)
     with pytest.raises(CheckpointError, match="Conv-LoRA adapters.*cannot be merged"):
@@ -370,13 +374,13 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
 )
 def test_impossible_configurations(wrong: dict[str, Any], what: str) -> None:
     with pytest.raises(RecipeError, match=what):
-        FinetuneConfig(**wrong)
+        FinetuneConfig.of(**wrong)
 
 
 def test_a_rank_above_the_width(cached: Store) -> None:
     for config, most in ((DECODER, 128), (ENCODER, 192)):
         with pytest.raises(RecipeError, match=f"rank is 300, expected 1 to {most}|rank is 300, expected 1 to 256"):
-            finetune(cached, replace(config, rank=300))
+            finetune(cached, config.with_choices(rank=300))
     assert not partial_runs(cached.path)
 
 
@@ -387,7 +391,7 @@ def test_a_recipe_names_an_adapter_wholly_and_no_cut(store: Store) -> None:
     with pytest.raises(RecipeError, match="take it out and run `hela-store embed --cut 2`"):
         parse_recipe(text.replace("[encoder]\n", "[encoder]\ncut = 2\n"))
     with pytest.raises(RunError, match="adapted no encoder"):
-        embed(store, EmbedConfig(adapter=finetune(store, replace(DECODER, steps=1)).run))
+        embed(store, EmbedConfig(adapter=finetune(store, DECODER.with_choices(steps=1)).run))
 
 
 # killed
@@ -398,7 +402,7 @@ import json, sys, torch
 torch.set_num_threads(1)
 from hela_store.training.finetune import FinetuneConfig, finetune
 from hela_store.store.store import Store
-print(finetune(Store.open(sys.argv[1]), FinetuneConfig(**json.loads(sys.argv[2]))).run)
+print(finetune(Store.open(sys.argv[1]), FinetuneConfig.of(**json.loads(sys.argv[2]))).run)
 """
 KILLED = {"steps": 5, "evaluate_every": 1, "cells": 2, "validation_cells": 2, "lr": 3e-3, "window": 8, "refine": 0.5}
 

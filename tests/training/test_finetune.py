@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from hela_store.training.finetune import finetune
 from hela_store.training.tuning import rate
 
 module = importlib.import_module("hela_store.training.tuning")
-QUICK = FinetuneConfig(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
+QUICK = FinetuneConfig.of(steps=6, evaluate_every=2, cells=3, validation_cells=4, workers=0, lr=1e-3, window=8)
 
 
 def test_only_the_mask_decoder_learns_and_the_run_says_what_it_did(store: Store) -> None:
@@ -51,7 +50,7 @@ from hela_store.training.finetune import FinetuneConfig, finetune
 from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.store.store import Store
 store = Store.open({str(store.path)!r})
-run = finetune(store, FinetuneConfig(steps=1, cells=2, validation_cells=2, workers=0, window=8))
+run = finetune(store, FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8))
 print(evaluate(store, run, EvaluateConfig(prompts=("box-exact",), split="val")).run)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -66,7 +65,7 @@ import sys, torch
 torch.set_num_threads(1)
 from hela_store.training.finetune import FinetuneConfig, finetune
 from hela_store.store.store import Store
-config = FinetuneConfig(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=int(sys.argv[2]), lr=1e-3, window=8, refine=0.5, accumulate=2, ema=0.9)
+config = FinetuneConfig.of(steps=8, evaluate_every=2, cells=3, validation_cells=3, workers=int(sys.argv[2]), lr=1e-3, window=8, refine=0.5, accumulate=2, ema=0.9)
 print(finetune(Store.open(sys.argv[1]), config).run)
 """
 
@@ -102,7 +101,7 @@ def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(store.path, tmp_path / "other")
-    straight = load_file(load_run(store.path, finetune(store, replace(QUICK, ema=0.9)).run).weights)
+    straight = load_file(load_run(store.path, finetune(store, QUICK.with_choices(ema=0.9)).run).weights)
     other, calls = Store.open(tmp_path / "other"), []
     adam, score = torch.optim.AdamW.step, importlib.import_module("hela_store.training.finetune").answer
 
@@ -118,14 +117,14 @@ def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted(adam, 3))
     with pytest.raises(KeyboardInterrupt):
-        finetune(other, replace(QUICK, ema=0.9))
+        finetune(other, QUICK.with_choices(ema=0.9))
     monkeypatch.setattr(torch.optim.AdamW, "step", adam)
     monkeypatch.setattr(importlib.import_module("hela_store.training.finetune"), "answer", interrupted(score, 3))
     with pytest.raises(KeyboardInterrupt):
-        finetune(other, replace(QUICK, ema=0.9))
+        finetune(other, QUICK.with_choices(ema=0.9))
     monkeypatch.undo()
     (name,) = partial_runs(other.path)
-    again = finetune(other, replace(QUICK, ema=0.9)).run
+    again = finetune(other, QUICK.with_choices(ema=0.9)).run
     found = load_file(load_run(other.path, again).weights)
     assert again == name and all(torch.equal(straight[key], found[key]) for key in straight)
 
@@ -175,25 +174,29 @@ def test_a_damaged_state_is_named(store: Store, monkeypatch: pytest.MonkeyPatch)
 )
 def test_impossible_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError):
-        FinetuneConfig(**wrong)  # type: ignore[arg-type]
+        FinetuneConfig.of(**wrong)
 
 
 def test_an_unknown_prompt_is_refused() -> None:
     with pytest.raises(PromptError, match="scribble"):
-        FinetuneConfig(prompt="scribble")
+        FinetuneConfig.of(prompt="scribble")
 
 
 def test_the_studys_preset_is_what_the_study_did() -> None:
     paper = paper_preset(FinetuneConfig())
-    assert (paper.lr, paper.cells, paper.window) == (1e-5, 1, 64)
+    assert (paper.optimiser.lr, paper.prompts.cells, paper.prompts.window) == (1e-5, 1, 64)
     assert rate(paper, 0) == rate(paper, 499) == 1e-5
 
 
 def test_the_schedule_runs_its_course_without_a_warm_up(store: Store) -> None:
-    config = replace(QUICK, warmup=0, evaluate_every=1)
+    config = QUICK.with_choices(warmup=0, evaluate_every=1)
     rates = [row["lr"] for row in load_run(store.path, finetune(store, config).run).log() if "lr" in row]
     assert rates == [rate(config, step) for step in range(6)]
-    assert rates[0] == config.lr and rates == sorted(rates, reverse=True) and rates[-1] < 0.2 * config.lr
+    assert (
+        rates[0] == config.optimiser.lr
+        and rates == sorted(rates, reverse=True)
+        and rates[-1] < 0.2 * config.optimiser.lr
+    )
 
 
 def test_results_are_plain_json(store: Store) -> None:

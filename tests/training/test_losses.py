@@ -7,13 +7,14 @@ from torch import Tensor
 
 from hela_store.errors import RecipeError
 from hela_store.training.losses.boundary import boundary_loss, normalised_boundary_loss
-from hela_store.training.losses.decoder import EXTRA, LOSSES, check_loss, mask_loss, ramp
+from hela_store.training.losses.decoder import EXTRA, mask_loss, ramp
 from hela_store.training.losses.hausdorff import (
     RADII,
     hausdorff_convolution_loss,
     hausdorff_distance_loss,
     hausdorff_erosion_loss,
 )
+from hela_store.training.losses.names import EXTRA_LOSSES, LOSSES, check_loss
 from hela_store.training.losses.region import cross_entropy, dice_loss, focal_loss
 
 SIDE = 14
@@ -121,6 +122,10 @@ def test_gradients(loss) -> None:  # type: ignore[no-untyped-def]
     logits, target = example(3)
     part = logits[:, :1, 2:11, 3:12].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, target[:, :1, 2:11, 3:12]), part, atol=1e-5, fast_mode=True)
+
+
+def test_every_named_extra_loss_is_there() -> None:
+    assert tuple(EXTRA) == EXTRA_LOSSES
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -28,7 +28,7 @@ from hela_store.training.learner import new_learner
 from hela_store.training.step import step_loss, training_windows
 from hela_store.training.tuning import new_tuning
 
-QUICK = FinetuneConfig(steps=4, evaluate_every=2, cells=2, validation_cells=3, workers=0, lr=1e-3, window=8)
+QUICK = FinetuneConfig.of(steps=4, evaluate_every=2, cells=2, validation_cells=3, workers=0, lr=1e-3, window=8)
 
 
 def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
@@ -64,7 +64,7 @@ def test_every_kind_learns_with_several_passes(embedded: Path, prompt: str) -> N
     assert losses.shape == ious.shape == (len(batch.cells),) and torch.isfinite(losses).all()
     losses.mean().backward()
     assert decoder.mask_decoder.mask_tokens.weight.grad.abs().sum() > 0
-    alone, _ = step_loss(decoder, batch, replace(config, refine=0.0, clicks=1))
+    alone, _ = step_loss(decoder, batch, config.with_choices(refine=0.0, clicks=1))
     assert not torch.equal(alone, losses)
 
 
@@ -103,18 +103,18 @@ def test_of_a_lone_point_the_best_mask_learns_or_each(embedded: Path) -> None:
     moved = {}
     for masks in MASKS:
         decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
-        step_loss(decoder, batch, replace(QUICK, prompt="point", masks=masks))[0].sum().backward()
+        step_loss(decoder, batch, QUICK.with_choices(prompt="point", masks=masks))[0].sum().backward()
         heads = decoder.mask_decoder.output_hypernetworks_mlps
         moved[masks] = [float(head.layers[-1].weight.grad.abs().sum()) > 0 for head in heads]
     assert moved["all"] == [True] * 4
     assert moved["best"][0] and sum(moved["best"]) == 2
     with pytest.raises(RecipeError, match="masks is 'some'"):
-        replace(QUICK, masks="some")
+        QUICK.with_choices(masks="some")
 
 
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(RecipeError, match="staircase"):
-        replace(QUICK, schedule="staircase")
+        QUICK.with_choices(schedule="staircase")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_an_unknown_schedule_is_refused() -> None:
 )
 def test_the_average_is_of_all_that_learns(store: Store, how: dict[str, Any], learns: str) -> None:
     """The average of three known steps by hand, lent to be judged, while the weights that train stay."""
-    config = replace(QUICK, ema=0.5, **how)
+    config = QUICK.with_choices(ema=0.5, **how)
     learner = new_learner(source_of(store, config), config, torch.device("cpu"), init=None)
     state = new_tuning(learner, config)
     assert state.mean.keys() == learned(learner).keys()
@@ -145,12 +145,12 @@ def test_the_average_is_of_all_that_learns(store: Store, how: dict[str, Any], le
         torch.testing.assert_close(learned(lent)[learns], expected)
         assert not lent.training
     torch.testing.assert_close(weight, begin + 3.0)
-    assert learner.training and new_tuning(learner, replace(config, ema=0.0)).mean == {}
+    assert learner.training and new_tuning(learner, config.with_choices(ema=0.0)).mean == {}
 
 
 def test_the_averaged_weights_are_validated_and_kept(store: Store) -> None:
-    plain = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.0))
-    smooth = finetune(store, replace(QUICK, steps=2, evaluate_every=1, ema=0.9))
+    plain = finetune(store, QUICK.with_choices(steps=2, evaluate_every=1, ema=0.0))
+    smooth = finetune(store, QUICK.with_choices(steps=2, evaluate_every=1, ema=0.9))
     logs = [load_run(store.path, run.run).log() for run in (plain, smooth)]
     losses = [[row["loss"] for row in log if "loss" in row] for log in logs]
     assert losses[0] == losses[1], "the average changes what is judged, not how it learns"
@@ -173,13 +173,13 @@ def test_tensorboard_shows_what_the_log_says(store: Store, tmp_path: Path) -> No
 
 
 def test_patience_accumulation_and_init(store: Store) -> None:
-    hopeless = replace(QUICK, steps=40, lr=1e-12, patience=2, accumulate=2)
+    hopeless = QUICK.with_choices(steps=40, lr=1e-12, patience=2, accumulate=2)
     result = finetune(store, hopeless)
     rows = [row for row in load_run(store.path, result.run).log() if "val" in row]
     assert rows[-1]["step"] < 40 and result.is_worse == (result.best_step == 0)
-    job = resolve(store, replace(QUICK, init="latest"))
+    job = resolve(store, QUICK.with_choices(init="latest"))
     assert job.init is not None and job.init.id == job.config.init == result.run
-    second = finetune(store, replace(QUICK, init=result.run[:-1], prompt="all"))
+    second = finetune(store, QUICK.with_choices(init=result.run[:-1], prompt="all"))
     info = load_run(store.path, second.run)
     assert info.parent == info.checkpoint == info.config["init"] == result.run
     assert set(second.by_kind) == set(MIXED_PROMPTS)
@@ -188,9 +188,9 @@ def test_patience_accumulation_and_init(store: Store) -> None:
     text = json.loads(folder.read_text())
     folder.write_text(json.dumps(text | {"encoder": "nano-000000000000"}))
     with pytest.raises(RunError, match="nano-000000000000"):
-        finetune(store, replace(QUICK, init=result.run))
+        finetune(store, QUICK.with_choices(init=result.run))
     with pytest.raises(RunError, match="no run"):
-        finetune(store, replace(QUICK, init="20200101"))
+        finetune(store, QUICK.with_choices(init="20200101"))
 
 
 def test_no_space_left_for_a_checkpoint_keeps_the_one_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_the_guard() -> None:
 def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     assert default_run(store.path, store.key) is None
     first = finetune(store, QUICK)
-    second = finetune(store, replace(QUICK, seed=1))
+    second = finetune(store, QUICK.with_choices(seed=1))
     found = default_run(store.path, store.key)
     assert found is not None and found.id == second.run
     log = load_run(store.path, second.run).path / "log.jsonl"
@@ -238,21 +238,21 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     found = default_run(store.path, store.key)
     assert found is not None and found.id == first.run
     assert default_run(store.path, "nano-000000000000") is None
-    nothing = finetune(store, replace(QUICK, steps=1, lr=1e-12, warmup=0, ema=0.0))
+    nothing = finetune(store, QUICK.with_choices(steps=1, lr=1e-12, warmup=0, ema=0.0))
     assert nothing.best_step == 0 and nothing.is_worse and nothing.verdict == "no interval"
     found = default_run(store.path, store.key)
     assert found is not None and found.id == first.run, "a run that learned nothing stands in for none that did"
-    point = finetune(store, replace(QUICK, prompt="point"))
+    point = finetune(store, QUICK.with_choices(prompt="point"))
     for prompt, run in ((None, point), ("point", point), ("box", first), ("mask", point)):
         found = default_run(store.path, store.key, prompt)
         assert found is not None and found.id == run.run
 
 
 def test_a_run_knows_which_is_higher_on_the_same_validation_cells(store: Store) -> None:
-    long = finetune(store, replace(QUICK, steps=QUICK.steps + 4, lr=1e-3))
-    short = finetune(store, replace(QUICK, steps=1, lr=1e-6))
-    wide = finetune(store, replace(QUICK, steps=1, lr=1e-6, window=64))
-    point = finetune(store, replace(QUICK, prompt="point"))
+    long = finetune(store, QUICK.with_choices(steps=QUICK.optimiser.steps + 4, lr=1e-3))
+    short = finetune(store, QUICK.with_choices(steps=1, lr=1e-6))
+    wide = finetune(store, QUICK.with_choices(steps=1, lr=1e-6, window=64))
+    point = finetune(store, QUICK.with_choices(prompt="point"))
     highest = max((long, wide, short), key=lambda result: result.tuned.mean_iou)
     assert highest is not short
     for result in (long, wide, short):  # another window answers the same prompts

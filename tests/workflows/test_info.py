@@ -15,7 +15,7 @@ from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 def test_before_the_first_embed(tmp_path: Path) -> None:
     drawn = SyntheticConfig(frames=4, shape=(64, 64), cells=3)
-    found = info(new(tmp_path / "s", NewConfig(dataset="synthetic", synthetic=drawn)).store)
+    found = info(new(tmp_path / "s", NewConfig.of(dataset="synthetic", synthetic=drawn)).store)
     assert (found.frames, found.cells, found.views_planned, found.views_done) == (0, 0, None, 0)
     assert found.scale is None and found.runs == () and not found.split
     assert "run `hela-store embed`" in dict(found.facts())["views"]

@@ -17,7 +17,7 @@ from hela_store.errors import CheckpointError, DatasetError, RecipeError, SplitE
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, NormaliseRecipe, Recipe, SplitRecipe, parse_recipe
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import NewConfig, NewEncoder, NewSplit, NewTiles, SyntheticConfig, new
 
 SMALL = SyntheticConfig(frames=12, shape=(96, 128), cells=6)
 
@@ -32,7 +32,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_synthetic_store_can_be_moved(tmp_path: Path) -> None:
-    report = new(tmp_path / "a", NewConfig(dataset="synthetic", synthetic=SMALL))
+    report = new(tmp_path / "a", NewConfig.of(dataset="synthetic", synthetic=SMALL))
     recipe = report.store.recipe
     assert recipe.dataset.path == "data" and recipe.dataset.offset == 32768
     assert recipe.dataset.field_of_interest == 25 and recipe.dataset.pixel_size_um == 0.645
@@ -44,7 +44,7 @@ def test_a_synthetic_store_can_be_moved(tmp_path: Path) -> None:
 
 
 def test_a_data_set_elsewhere_has_an_absolute_path(drawn: Path, tmp_path: Path) -> None:
-    report = new(tmp_path / "s", NewConfig(dataset=os.path.relpath(drawn), sequences=("01",)))
+    report = new(tmp_path / "s", NewConfig.of(dataset=os.path.relpath(drawn), sequences=("01",)))
     assert report.store.recipe.dataset.path == str(drawn)
     assert report.store.recipe.dataset.sequences == ("01",)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["store.toml"]
@@ -55,7 +55,7 @@ def test_a_data_set_elsewhere_has_an_absolute_path(drawn: Path, tmp_path: Path) 
 
 
 def test_split_by_sequence(drawn: Path, tmp_path: Path) -> None:
-    config = NewConfig(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
+    config = NewConfig.of(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
     report = new(tmp_path / "s", config)
     split = report.store.recipe.split
     assert (split.mode, split.train, split.val, split.test) == ("sequence", "01", "", "02")
@@ -63,7 +63,7 @@ def test_split_by_sequence(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_split_by_frames(drawn: Path, tmp_path: Path) -> None:
-    config = NewConfig(dataset=str(drawn), train_frames="0-3", val_frames="5", test_frames="7-8,10")
+    config = NewConfig.of(dataset=str(drawn), train_frames="0-3", val_frames="5", test_frames="7-8,10")
     assert new(tmp_path / "s", config).blocks == {"train": 8, "val": 2, "test": 6, "gap": 8}
 
 
@@ -91,7 +91,7 @@ def test_what_fails_leaves_nothing(
         pytest.skip("drawn as asked for")
     dataset = "synthetic" if synthetic else str(drawn)
     with pytest.raises(error, match=words):
-        new(tmp_path / "s", NewConfig(**({"dataset": dataset, "synthetic": SMALL} | choices)))  # type: ignore[arg-type]
+        new(tmp_path / "s", NewConfig.of(**({"dataset": dataset, "synthetic": SMALL} | choices)))  # type: ignore[arg-type]
     assert not (tmp_path / "s").exists()
 
 
@@ -99,15 +99,15 @@ def test_nothing_is_overwritten(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s/notes.txt").write_text("mine")
     with pytest.raises(SplitError):
-        new(tmp_path / "s", NewConfig(dataset="synthetic", synthetic=SMALL, train_frames="99"))
+        new(tmp_path / "s", NewConfig.of(dataset="synthetic", synthetic=SMALL, train_frames="99"))
     assert [path.name for path in (tmp_path / "s").rglob("*") if path.is_file()] == ["notes.txt"]
-    new(tmp_path / "s", NewConfig(dataset=str(drawn)))
+    new(tmp_path / "s", NewConfig.of(dataset=str(drawn)))
     before = (tmp_path / "s/store.toml").read_text()
     with pytest.raises(StoreError, match="is a store already"):
-        new(tmp_path / "s", NewConfig(dataset="synthetic", synthetic=SMALL))
+        new(tmp_path / "s", NewConfig.of(dataset="synthetic", synthetic=SMALL))
     assert (tmp_path / "s/store.toml").read_text() == before
     with pytest.raises(StoreError, match="a file in its place"):
-        new(tmp_path / "s/notes.txt", NewConfig(dataset="synthetic", synthetic=SMALL))
+        new(tmp_path / "s/notes.txt", NewConfig.of(dataset="synthetic", synthetic=SMALL))
 
 
 def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
     for i in range(20):
         tifffile.imwrite(tmp_path / f"stills/images/a{i}.tif", (label * 100 + i).astype(np.uint8))
         tifffile.imwrite(tmp_path / f"stills/masks/a{i}.tif", label)
-    report = new(tmp_path / "s", NewConfig(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
+    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
     assert report.store.recipe.split == SplitRecipe()
     assert sum(report.blocks.values()) == 20 and report.blocks["gap"] == 0
     assert "by a hash of the frame's id" in (tmp_path / "s/store.toml").read_text()
@@ -136,7 +136,7 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
 def test_real_frames_get_the_blocks_of_the_measuring_rules(
     realdata: Path, tmp_path: Path, name: str, tile: int, split: tuple[str, str, str]
 ) -> None:
-    recipe = new(tmp_path / "s", NewConfig(dataset=str(realdata / name))).store.recipe
+    recipe = new(tmp_path / "s", NewConfig.of(dataset=str(realdata / name))).store.recipe
     assert recipe.views.tile == tile
     assert (recipe.split.train, recipe.split.val, recipe.split.test) == split
 
@@ -176,3 +176,11 @@ def test_a_recipe_as_text_holds_every_key() -> None:
     assert set(values["dataset"]) == set(DatasetRecipe.__dataclass_fields__)
     # `cut` names embeddings of their own beside the recipe's, and is refused in a store.toml
     assert set(values["encoder"]) == set(EncoderRecipe.__dataclass_fields__) - {"cut"}
+
+
+def test_sections_and_flat_names_say_the_same() -> None:
+    split, tiles = NewSplit(train_frames="0-3"), NewTiles(tile="512", overlap=8)
+    nested = NewConfig(dataset="d", split=split, tiles=tiles, encoder=NewEncoder(architecture="vit_b"))
+    assert nested == NewConfig.of(dataset="d", train_frames="0-3", tile="512", overlap=8, encoder="vit_b")
+    with pytest.raises(RecipeError, match="'overlp' is unknown.*did you mean overlap"):
+        NewConfig.of(dataset="d", overlp=8)

@@ -7,16 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hela_store.errors import RecipeError
-
 from .boundary import boundary_loss, normalised_boundary_loss
 from .hausdorff import hausdorff_convolution_loss, hausdorff_distance_loss, hausdorff_erosion_loss
+from .names import REGION
 from .region import cross_entropy, dice_loss, focal_loss, match_resolution
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits and truth of one resolution, both (B, M, H, W), to (B, M)."""
 
-REGION = "dice+bce"
 EXTRA: dict[str, Loss] = {
     "boundary": boundary_loss,
     "boundary-normalised": normalised_boundary_loss,
@@ -25,14 +23,6 @@ EXTRA: dict[str, Loss] = {
     "hausdorff-convolution": hausdorff_convolution_loss,
 }
 """Added to Dice + cross-entropy with a weight that grows: alone, none of them finds a cell that was missed."""
-LOSSES = (REGION, "dice+focal", *EXTRA)
-
-
-def check_loss(name: str) -> str:
-    """Return ``name``; RecipeError unless it is one of :data:`LOSSES`."""
-    if name not in LOSSES:
-        raise RecipeError(f"loss is {name!r}, expected one of {', '.join(LOSSES)}")
-    return name
 
 
 def ramp(step: int, steps: int, share: float) -> float:
@@ -47,7 +37,7 @@ def mask_loss(logits: Tensor, truth: Tensor, name: str = REGION, weight: float =
     ----------
     logits : (B, M, h, w)
     truth : 0 or 1, (B, H, W)
-    name : one of :data:`LOSSES`
+    name : one of :data:`hela_store.training.losses.names.LOSSES`
     weight : of what a loss has beyond Dice + cross-entropy
     """
     fine, target = match_resolution(logits, truth)

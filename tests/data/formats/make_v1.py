@@ -38,12 +38,12 @@ def main(out: Path) -> None:
     drawn = hs.SyntheticConfig(frames=3, shape=(96, 128), cells=24)
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2"}
     made = {"dataset": "synthetic", "checkpoint": str(out / "small.safetensors"), "tile": "96", "variants": 1}
-    hs.new(out, hs.NewConfig(**made, **blocks, synthetic=drawn))
+    hs.new(out, hs.NewConfig.of(**made, **blocks, synthetic=drawn))
     store = hs.Store.open(out)
     hs.embed(store, hs.EmbedConfig())
     image_free(store)
     classical(store)
-    tuned = hs.finetune(store, hs.FinetuneConfig(prompt="box", steps=1, cells=2, workers=0, variants=1))
+    tuned = hs.finetune(store, hs.FinetuneConfig.of(prompt="box", steps=1, cells=2, workers=0, variants=1))
     hs.evaluate(store, None, hs.EvaluateConfig(prompts=("box", "point", "mask")))
     hs.evaluate(store, tuned.run, hs.EvaluateConfig(prompts=("box",)))
     for path in [*out.glob("encoders/*/*.safetensors"), *out.glob("runs/*/*.safetensors")]:

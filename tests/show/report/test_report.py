@@ -57,7 +57,7 @@ def full(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     path = tmp_path_factory.mktemp("full") / "store"
     shutil.copytree(scored, path)
     store = Store.open(path)
-    tuned = finetune(store, FinetuneConfig(prompt="point", steps=1, cells=2, workers=0))
+    tuned = finetune(store, FinetuneConfig.of(prompt="point", steps=1, cells=2, workers=0))
     evaluate(store, tuned.run, EvaluateConfig(prompts=("box", "point", "mask"), prompt_seeds=1))
     classical(store, ClassicalConfig(budget=2, search_frames=1))
     image_free(store, prompts=("box",), prompt_seeds=1)
@@ -197,7 +197,7 @@ def test_a_store_without_runs_says_what_to_run(store: Store, tmp_path: Path) -> 
 
 def test_a_store_without_frames_is_an_error(tmp_path: Path) -> None:
     drawn = SyntheticConfig(frames=3, shape=(96, 96), cells=2)
-    fresh = new(tmp_path / "s", NewConfig(dataset="synthetic", tile="none", synthetic=drawn)).store
+    fresh = new(tmp_path / "s", NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn)).store
     with pytest.raises(StoreError, match="hela-store embed"):
         report(fresh, out=tmp_path / "r.html")
 
