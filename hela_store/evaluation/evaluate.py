@@ -19,6 +19,7 @@ from hela_store.embedding.encoders import store_of
 from hela_store.errors import PromptError, RecipeError
 from hela_store.prompts.draw import check_prompt_kind
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
+from hela_store.recipe.splits import SPLITS
 from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.encoder import pick_device
@@ -33,8 +34,6 @@ from .questions import Question, Score, answer, truth_questions, with_details
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .subsets import SubsetScore, subset_scores
-
-SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
