@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.recipe.splits import SPLITS
+
 from .options import device_option, json_option, store_option
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from hela_store.baselines.rows import BaselineResult
 
 KINDS = ("box", "box-exact", "point", "point-centre", "mask")
-SPLITS = click.Choice(["train", "val", "test", "all"])
 
 
 @click.group()
@@ -23,7 +24,7 @@ def baseline() -> None:
 
 
 @baseline.command()
-@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
 @click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Sets of parameters tried.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
 @store_option
@@ -38,7 +39,7 @@ def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -
 
 
 @baseline.command()
-@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 800]")
 @click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-3]")
 @click.option("--seed", type=int, help="Of weights and crops. [default: 0]")
@@ -56,7 +57,7 @@ def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
 
 
 @baseline.command("image-free")
-@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to score.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
 @click.option("--prompt", "prompts", type=click.Choice(KINDS), multiple=True, default=KINDS, help="[default: all]")
 @click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @store_option

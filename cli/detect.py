@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.recipe.splits import SPLITS
+
 from .options import default_checkpoint, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from hela_store.detection.evaluate import DetectionReport
 
 BACKENDS = ("grid", "yolo11")
-SPLITS = click.Choice(["train", "val", "test", "all"])
 
 
 @click.group()
@@ -58,7 +59,7 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
 @detect.command()
 @store_option
 @click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
-@click.option("--split", type=SPLITS, default="test", show_default=True, help="Frames to look at.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to look at.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
 @device_option
 @json_option
@@ -73,7 +74,7 @@ def run(store: Store, detector: str, split: str, threshold: float | None, device
 @detect.command()
 @store_option
 @click.option("--run", "run_id", default="latest", show_default=True, metavar="RUN", help="Detection run to score.")
-@click.option("--split", type=SPLITS, help="Part of its frames. [default: all it looked at]")
+@click.option("--split", type=click.Choice(SPLITS), help="Part of its frames. [default: all it looked at]")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the run's]")
 @json_option
 def evaluate(store: Store, run_id: str, split: str | None, threshold: float | None, as_json: bool) -> None:
@@ -123,7 +124,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 
 @detect.command()
 @store_option
-@click.option("--split", type=SPLITS, default="train", show_default=True, help="Which cells.")
+@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which cells.")
 @json_option
 def describe(store: Store, split: str, as_json: bool) -> None:
     """Describe the boxes of a split: sizes and positions; --json has the histograms of a correlogram."""

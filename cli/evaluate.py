@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, PROMPT_KINDS
+from hela_store.recipe.splits import SPLITS
 
 from .options import default_checkpoint, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_untrained
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test", "all"]),
+    type=click.Choice(SPLITS),
     default="test",
     show_default=True,
     help="Frames to score.",

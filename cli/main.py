@@ -4,47 +4,49 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
 
 from hela_store.errors import HelaError
 
-from .augment import augment
-from .baseline import baseline
-from .bench import bench
-from .catalog import catalog
-from .compare import compare
-from .demo import demo
-from .detect import detect
-from .doctor import doctor
-from .embed import embed
-from .evaluate import evaluate
-from .explore import explore
-from .export import export
-from .finetune import finetune
-from .import_ import import_
-from .info import info
-from .new import new
-from .pretrain import pretrain
-from .report import report
-from .score import score
-from .segment import segment
-from .sql import sql
-from .study import study
-from .sweep import sweep
-from .verify import verify
-
+COMMANDS = (
+    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
+    *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
+    *("bench", "pretrain"),
+)
+"""The commands in the order they are used; each is defined in the module of its name."""
 RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """A group whose commands end with one line instead of a traceback."""
+    """A group that imports a command when it is used, and ends with one line instead of a traceback.
+
+    Parameters
+    ----------
+    modules : sequence of str
+        Names of commands that are defined in modules of this package.
+    """
+
+    def __init__(self, *arguments: Any, modules: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.modules = tuple(modules)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order they are used."""
-        return list(self.commands)
+        return [*self.modules, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, imported here so that no other command's module is loaded."""
+        if cmd_name not in self.modules:
+            return super().get_command(ctx, cmd_name)
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(f".{module}", __package__), module)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become one line on stderr and an exit code."""
@@ -83,7 +85,11 @@ def _leave(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    modules=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="hela-store", prog_name="hela-store")
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
@@ -91,32 +97,3 @@ def main(traceback: bool) -> None:
 
     A store is a folder with a recipe, store.toml. `hela-store demo` walks through everything in a few minutes.
     """
-
-
-for command in (
-    new,
-    embed,
-    verify,
-    finetune,
-    sweep,
-    evaluate,
-    baseline,
-    compare,
-    study,
-    detect,
-    score,
-    segment,
-    sql,
-    report,
-    explore,
-    info,
-    doctor,
-    demo,
-    augment,
-    catalog,
-    export,
-    import_,
-    bench,
-    pretrain,
-):
-    main.add_command(command)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import platformdirs
 
 from hela_store.errors import StoreError
 from hela_store.training.config import FinetuneConfig
@@ -65,7 +64,9 @@ def new_folder(name: str, folder: Path) -> Path:
 
 def cache_dir() -> Path:
     """Return where official checkpoints are kept."""
-    return Path(platformdirs.user_cache_dir("hela-store"))
+    import pooch
+
+    return Path(pooch.os_cache("hela-store"))
 
 
 def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from tqdm import tqdm
+
+from hela_store.base.plain import plain
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -29,6 +31,8 @@ UNTRAINED = (
 
 def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
+    from tqdm import tqdm
+
     terminal = sys.stderr.isatty()
     # a log file gets a line now and then, not ten a second
     shown = tqdm(
@@ -46,21 +50,6 @@ def note_untrained(store: Store) -> None:
     """Say that the store's encoder has learnt nothing, where that is so."""
     if not store.is_trained:
         note(UNTRAINED)
-
-
-def plain(value: Any) -> Any:
-    """Return what JSON can hold: NaN and infinities become null, dates and paths text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    return str(value)
 
 
 def echo_json(value: Any) -> None:
@@ -93,25 +82,44 @@ def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     if not sys.stdout.isatty():
         _echo_plain(columns, [[_text(value) for value in row] for row in rows], numeric)
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table()
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
-    for row in rows[:TERMINAL_ROWS]:
-        table.add_row(*(escape(_text(value)) for value in row))
-    Console().print(table)
+    _echo_drawn(columns, [[_text(value) for value in row] for row in rows[:TERMINAL_ROWS]], numeric)
     if len(rows) > TERMINAL_ROWS:
         note(f"{len(rows) - TERMINAL_ROWS} more rows; --csv, --json or --parquet has them all")
+
+
+def _echo_drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+    """Draw a table; the widest columns are folded until it fits the terminal."""
+    lines = [[cell.splitlines() or [""] for cell in row] for row in (columns, *rows)]
+    widths = [max(len(line) for cell in column for line in cell) or 1 for column in zip(*lines, strict=True)]
+    most = shutil.get_terminal_size().columns
+    while sum(widths) + 3 * len(widths) + 1 > most and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+
+    def rule(left: str, middle: str, right: str, dash: str) -> None:
+        click.echo(left + middle.join(dash * (width + 2) for width in widths) + right)
+
+    rule("┏", "┳", "┓", "━")
+    for number, row in enumerate(lines):
+        parts = [
+            [line[start : start + width] for line in cell for start in range(0, len(line) or 1, width)]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        bar = "│" if number else "┃"
+        for pieces in zip_longest(*parts, fillvalue=""):
+            click.echo(f"{bar} {f' {bar} '.join(_aligned(pieces, widths, numeric))} {bar}")
+        if not number:
+            rule("┡", "╇", "┩", "━")
+    rule("└", "┴", "┘", "─")
 
 
 def _echo_plain(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
-        cells = (f"{v:>{w}}" if right else f"{v:<{w}}" for v, w, right in zip(row, widths, numeric, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        click.echo("  ".join(_aligned(row, widths, numeric)).rstrip())
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
+    return [f"{v:>{w}}" if right else f"{v:<{w}}" for v, w, right in zip(cells, widths, numeric, strict=True)]
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,8 @@ stderr. Exit code 1: bad input, told in one line; 2: wrong usage; 130: Ctrl-C.
 def commands(group: click.Group, above: click.Context) -> Iterator[click.Context]:
     """Yield a context for every command that is no group, in the order of ``--help``."""
     for name in group.list_commands(above):
-        command = group.commands[name]
+        command = group.get_command(above, name)
+        assert command is not None, name
         inside = click.Context(
             command, parent=above, info_name=name, terminal_width=WIDTH, help_option_names=["-h", "--help"]
         )

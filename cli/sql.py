@@ -30,7 +30,7 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections; cell_metrics joins them,
     cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names their columns.
     """
-    from hela_store.base.files import write_parquet
+    from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query
 
     if as_json + as_csv + (parquet is not None) > 1:

@@ -7,11 +7,8 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hela_store.errors import StoreError
 
@@ -70,34 +67,6 @@ def write_atomic(path: Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         fsync_path(path.parent)
-
-
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table as one durable Parquet file (zstd, with checksums)."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_atomic(path, sink.getvalue().to_pybytes())
-
-
-def read_parquet(
-    path: Path, columns: Sequence[str] | None = None, *, way_out: str = "restore it, or make a new store"
-) -> pa.Table:
-    """Return the table of a Parquet file of ours, or some of its columns, its checksums compared.
-
-    Raises
-    ------
-    StoreError
-        It is damaged, or not there; ends with ``way_out``.
-    """
-    try:
-        # pq.read_table takes half as long again for a small file; callers read many, in threads of their own
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            lacking = set(columns or ()) - set(file.schema_arrow.names)
-            if lacking:
-                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")
-            return file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}; {way_out}") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -21,7 +21,7 @@ from hela_store.errors import RecipeError
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
-from hela_store.recipe.splits import members
+from hela_store.recipe.splits import SPLITS, members
 from hela_store.store.store import Store
 
 from .found import Labels, segment_split, spread
@@ -84,7 +84,7 @@ class ClassicalConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "val", "test", "all"):
+        if self.split not in SPLITS:
             raise RecipeError(f"split is {self.split!r}, expected train, val, test or all")
         if min(self.budget, self.finalists, self.search_frames) < 1:
             raise RecipeError("budget, finalists and search_frames are at least 1")

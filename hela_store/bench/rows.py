@@ -10,19 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hela_store.base.extras import needs
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.catalog import index as catalog
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNS, PROMPTS, SEEDS = 10, ("box", "box-exact", "point", "mask", "box+mask"), 2
 PER_CELL = RUNS * len(PROMPTS) * SEEDS
@@ -58,6 +61,8 @@ class RowsBench:
 
 def bench_rows(rows: int, make: Callable[[Path, int], Store], progress: Progress = silent) -> RowsBench:
     """Publish runs with so many predictions into a store from ``make``, index them, ask five questions three ways."""
+    with needs("bench"):
+        import pandas as pd
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
         store = make(path, max(4, rows // PER_CELL))

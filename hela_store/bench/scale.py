@@ -20,7 +20,8 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from hela_store.base.files import digest, write_atomic, write_parquet
+from hela_store.base.files import digest, write_atomic
+from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.embedding.batches import done_of, unique_views, work_of

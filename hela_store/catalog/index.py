@@ -22,6 +22,7 @@ import filelock
 import pyarrow as pa
 
 from hela_store.base.files import digest, explain_os_errors, fsync_path
+from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
 from .rows import Connection, Source, fill, listing, schema_text
@@ -158,7 +159,7 @@ def _reading(store: Path) -> Iterator[Connection]:
             try:
                 (made_with,) = con.execute("SELECT digest FROM catalog_schema").fetchall()[0]
             except (duckdb.Error, IndexError) as error:
-                raise _Stale(_first_line(error)) from None
+                raise _Stale(first_line(error)) from None
             if made_with != digest(schema_text()):
                 raise _Stale("made with another schema")
             con.execute("SET enable_external_access = false")
@@ -174,7 +175,7 @@ def _attach(con: Connection, path: Path) -> None:
             con.execute(f"ATTACH '{_quoted(path)}' AS catalog (READ_ONLY)")
             return
         except duckdb.Error as error:
-            line = _first_line(error)
+            line = first_line(error)
         if "set lock" not in line:
             raise _Stale(line)
         if time.monotonic() > deadline:
@@ -187,7 +188,7 @@ def _indexed(con: Connection) -> dict[str, Source]:
     try:
         rows = con.execute("SELECT path, kind, bytes FROM indexed").fetchall()
     except duckdb.Error as error:
-        raise _Stale(_first_line(error)) from None
+        raise _Stale(first_line(error)) from None
     return {row[0]: Source(*row) for row in rows}
 
 
@@ -196,11 +197,11 @@ def _explaining(store: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.PermissionException as error:
-        line = _first_line(error)
+        line = first_line(error)
         raise QueryError(f"the catalog is closed to files: {line}; SHOW TABLES lists what can be read") from None
     except duckdb.Error as error:
         if _is_damage(error):
-            line = _first_line(error)
+            line = first_line(error)
             raise _Damaged(f"{store / FILE} is damaged ({line}); run `hela-store catalog rebuild`") from None
         raise QueryError(_explained(error)) from None
 
@@ -220,10 +221,6 @@ def _check_statement(con: Connection, sql: str) -> None:
 def _is_damage(error: duckdb.Error) -> bool:
     kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
     return isinstance(error, kinds) or "Corrupt database file" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _explained(error: duckdb.Error) -> str:
@@ -272,8 +269,8 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
     except duckdb.Error as error:
         full = "No space left" in str(error)
         if copy and not full:
-            raise _Stale(_first_line(error)) from None
-        reason = "no space left" if full else _first_line(error)
+            raise _Stale(first_line(error)) from None
+        reason = "no space left" if full else first_line(error)
         raise StoreError(f"{live} cannot be written: {reason}; what was there is unchanged, try again") from error
     finally:
         with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
 from hela_store.runs.info import to_json
@@ -115,7 +116,7 @@ def _add_segment(con: Connection, store: Path, source: Source) -> None:
     try:
         rows = _read_parquet(store / source.path, table, _schema_of(con, table, {"plan"}))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{store / source.path} cannot be read ({_first_line(error)}); restore it") from None
+        raise StoreError(f"{store / source.path} cannot be read ({first_line(error)}); restore it") from None
     with _staged(con, "found", rows):
         if key:
             con.execute(
@@ -187,7 +188,7 @@ def _run_table(con: Connection, path: Path, table: str, without: set[str]) -> pa
     try:
         return _read_parquet(path, table, schema)
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = f"{path.name} cannot be read ({_first_line(error)})"
+        why = f"{path.name} cannot be read ({first_line(error)})"
         raise RunError(f"run {path.parent.name} is damaged: {why}; {_RESTORE}") from None
 
 
@@ -218,7 +219,7 @@ def _read_jsonl(path: Path) -> pa.Table:
         return rows
     except (pa.ArrowException, OSError, ValueError) as error:
         way_out = "delete it and run `hela-store embed`: its views are encoded again"
-        raise StoreError(f"{path} is damaged ({_first_line(error)}); {way_out}") from None
+        raise StoreError(f"{path} is damaged ({first_line(error)}); {way_out}") from None
 
 
 @contextlib.contextmanager
@@ -233,7 +234,3 @@ def _staged(con: Connection, name: str, table: pa.Table) -> Iterator[None]:
 def _schema_of(con: Connection, table: str, without: set[str] | None = None) -> pa.Schema:
     schema: pa.Schema = con.sql(f"FROM {table} LIMIT 0").to_arrow_table().schema
     return pa.schema([field for field in schema if field.name not in (without or set())])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

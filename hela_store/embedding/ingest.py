@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hela_store.base.files import write_parquet
+from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
 from hela_store.datasets import CtcReader, FolderReader, open_dataset
 from hela_store.datasets.entries import Entry

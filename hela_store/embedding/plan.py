@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.augment.variant import draw_variant, parse_variant
-from hela_store.base.files import digest, fsync_path, write_parquet
+from hela_store.base.files import digest, fsync_path
+from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.images.normalise import limits

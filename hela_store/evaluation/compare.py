@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
+import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
@@ -25,6 +26,8 @@ METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 """Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
 FEW_BLOCKS = 4
 """Of fewer the intervals say little."""
+Rows = dict[str, npt.NDArray[Any]]
+"""Columns of equal length, by name."""
 
 _PAIRS = """
 SELECT
@@ -150,67 +153,74 @@ def compare(
 
 def _pairs(
     store: Store, first: list[str], other: list[str], metric: str, scored: dict[str, int], notes: list[str]
-) -> pd.DataFrame:
+) -> Rows:
     if len(first) != len(other) and 1 not in (len(first), len(other)):
         raise RunError(f"{len(first)} runs against {len(other)}; give as many of each, one for each training seed")
     seeds = max(len(first), len(other))
     parts = []
     for seed in range(seeds):
         a, b = first[seed % len(first)], other[seed % len(other)]
-        pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b}).to_pandas()
+        pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b})
         if not len(pairs):
             found = f"{a} has {scored[a]} scored cells, {b} has {scored[b]}, and none is the same"
             raise RunError(f"{found} under the same prompt and seed; give two evaluations of one split and prompt")
         if len(pairs) < max(scored[a], scored[b]):
             notes.append(f"{len(pairs)} rows match of {scored[a]} of {a} and {scored[b]} of {b}; only these count")
-        parts.append(pairs.assign(seed=seed))
+        parts.append(pairs.append_column("seed", pa.array(np.full(len(pairs), seed))))
     if seeds < 3:
         plural = "" if seeds == 1 else "s"
         notes.append(
             f"{seeds} training seed{plural} of {','.join(other)}: intervals are too narrow; give 3, as A1,A2,A3"
         )
-    return pd.concat(parts, ignore_index=True)
+    table = pa.concat_tables(parts)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _differences(pairs: pd.DataFrame, variant: str, block_frames: int) -> list[Difference]:
-    pairs["block"] = frame_blocks(list(zip(pairs["sequence"], pairs["time"].tolist(), strict=True)), block_frames)
+def _differences(pairs: Rows, variant: str, block_frames: int) -> list[Difference]:
+    blocks = frame_blocks(list(zip(pairs["sequence"], pairs["time"].tolist(), strict=True)), block_frames)
+    pairs = pairs | {"block": blocks}
     found = []
-    for prompt, rows in pairs.groupby("prompt", sort=False):
-        for subset, part in _subsets(rows):
-            if len(part):
-                found.append(_difference(part, variant, str(prompt), subset))
+    for prompt in dict.fromkeys(pairs["prompt"].tolist()):
+        for subset, part in _subsets(_where(pairs, pairs["prompt"] == prompt)):
+            if len(part["cell"]):
+                found.append(_difference(part, variant, prompt, subset))
     return found
 
 
-def _subsets(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _where(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:
+    return {name: column[chosen] for name, column in rows.items()}
+
+
+def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
     """Return all rows, then thirds by size and brightness of the cells, then touching, bright-small and dim cells."""
     parts = [("all", rows)]
-    cells = rows.drop_duplicates("cell").set_index("cell")
+    _, first, cell = np.unique(rows["cell"], return_index=True, return_inverse=True)
+    appeared = np.argsort(first)  # cells of equal value are ranked in the order of the rows
     for column, names in (("area", ("small", "medium", "large")), ("mean_intensity", ("dark", "middling", "bright"))):
-        third = ((cells[column].rank(method="first") - 1) * 3 // len(cells)).astype(int)
-        place = rows["cell"].map(third)
-        parts += [(name, rows[place == number]) for number, name in enumerate(names)]
+        ranked = appeared[np.argsort(rows[column][first[appeared]], kind="stable")]
+        third = np.empty(len(first), np.int64)
+        third[ranked] = np.arange(len(first)) * 3 // len(first)
+        parts += [(name, _where(rows, third[cell] == number)) for number, name in enumerate(names)]
     touching = rows["touches_neighbour"].astype(bool)
-    parts += [("touching", rows[touching]), ("alone", rows[~touching])]
-    return [*parts, ("bright-small", rows[rows["is_bright_small"]]), ("dim", rows[rows["is_dim"]])]
+    parts += [("touching", _where(rows, touching)), ("alone", _where(rows, ~touching))]
+    return [*parts, ("bright-small", _where(rows, rows["is_bright_small"])), ("dim", _where(rows, rows["is_dim"]))]
 
 
-def _difference(rows: pd.DataFrame, variant: str, prompt: str, subset: str) -> Difference:
-    change = rows["b"].to_numpy(float) - rows["a"].to_numpy(float)
-    blocks, seeds = rows["block"].to_numpy(np.int64), rows["seed"].to_numpy(np.int64)
+def _difference(rows: Rows, variant: str, prompt: str, subset: str) -> Difference:
+    change = rows["b"].astype(float) - rows["a"].astype(float)
     weights = per_frame_weights(list(zip(rows["seed"].tolist(), rows["frame"], strict=True)))
     return Difference(
         variant=variant,
         prompt=prompt,
         subset=subset,
-        n=len(rows),
-        cells=int(rows["cell"].nunique()),
+        n=len(change),
+        cells=len(np.unique(rows["cell"])),
         mean_a=float(rows["a"].mean()),
         mean_b=float(rows["b"].mean()),
         mean=float(change.mean()),
         median=float(np.median(change)),
         better=float(np.mean(change > 0)),
         worse=float(np.mean(change < 0)),
-        per_cell=crossed_interval(change, blocks, seeds),
-        per_frame=crossed_interval(change, blocks, seeds, weights),
+        per_cell=crossed_interval(change, rows["block"], rows["seed"]),
+        per_frame=crossed_interval(change, rows["block"], rows["seed"], weights),
     )

@@ -19,6 +19,7 @@ from hela_store.catalog import index as catalog
 from hela_store.errors import PromptError, RecipeError
 from hela_store.prompts.draw import check_prompt_kind
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
+from hela_store.recipe.splits import SPLITS
 from hela_store.runs.folder import RunFolder, new_run
 from hela_store.sam.encoder import pick_device
 from hela_store.sam.predict import check_window
@@ -32,8 +33,6 @@ from .questions import Question, Score, answer, truth_questions, with_details
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .subsets import SubsetScore, subset_scores
-
-SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import Overlap, overlap
 from hela_store.prompts.draw import CellContext, DrawnPrompt, clicks_of, corrective_click, make_prompt
 from hela_store.prompts.image_free import image_free_score
-from hela_store.prompts.kinds import Prompt, prompt_rectangle
+from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import Logits, Prediction, predict_view, whole_logits
 from hela_store.store.records import CellRecord

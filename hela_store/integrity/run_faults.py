@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hela_store.base.files import read_parquet
+from hela_store.base.parquet import read_parquet
 from hela_store.errors import HelaError
 from hela_store.runs.folder import run_ids
 from hela_store.runs.info import RunInfo, read_info

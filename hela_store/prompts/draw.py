@@ -19,8 +19,9 @@ from hela_store.images.rle import largest_piece, trim
 
 from .context import CellContext, cell_context, cell_contexts
 from .degraded import BINS, draw_degraded_mask
-from .kinds import PROMPT_KINDS, Prompt
+from .kinds import PROMPT_KINDS
 from .logits import to_mask_logits
+from .prompt import Prompt
 
 __all__ = [
     "JITTER",

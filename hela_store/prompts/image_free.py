@@ -15,7 +15,7 @@ from hela_store.base.aliases import BoolArray, FloatArray
 from hela_store.errors import PromptError
 from hela_store.metrics.overlap import Overlap, overlap
 
-from .kinds import Prompt
+from .prompt import Prompt
 
 
 def ellipse_in_box(box: FloatArray, frame_shape: tuple[int, int] | None = None) -> tuple[BoolArray, tuple[int, int]]:

@@ -20,7 +20,7 @@ from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS, match_boxes
 from hela_store.images.rle import bbox
 
-from .kinds import Prompt
+from .prompt import Prompt
 
 COLUMNS = ("frame", "cell", *BOX_COLUMNS, "x", "y", "label")
 

@@ -24,7 +24,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, write_atomic, write_parquet
+from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, write_atomic
+from hela_store.base.parquet import write_parquet
 from hela_store.errors import RunError, StoreError
 
 from .info import FORMAT, RunInfo, read_info, to_json

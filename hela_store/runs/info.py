@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hela_store.base.files import read_parquet
+from hela_store.base.parquet import read_parquet
+from hela_store.base.plain import plain
+from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 
 FORMAT = 1
@@ -118,7 +119,7 @@ def read_info(path: Path, identity: str) -> RunInfo:
     except FileNotFoundError:
         raise RunError(f"{damaged} is missing; {way_out}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{damaged} cannot be read ({str(error).splitlines()[0]}); {way_out}") from None
+        raise RunError(f"{damaged} cannot be read ({first_line(error)}); {way_out}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
         raise RunError(f"{damaged} has no 'format' number; {way_out}")
     if raw["format"] > FORMAT:
@@ -160,23 +161,15 @@ def _info(raw: dict[str, Any], path: Path) -> RunInfo:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """Return JSON text of a configuration or a log row; RunError for what JSON cannot hold."""
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain(value, _recorded), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold; it has no NaN, and configurations hold paths, tuples and NumPy scalars."""
+def _recorded(value: Any) -> Any:
+    """Return what configurations hold beside JSON's own types: dataclasses, paths and NumPy's arrays and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return dataclasses.asdict(value)
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return value.tolist()
     raise RunError(f"a run cannot record {type(value).__name__} ({value!r:.60}); expected numbers, text, lists, tables")

@@ -131,24 +131,23 @@ def fetch(official: Official, cache_dir: Path, *, base_url: str = OFFICIAL_URL, 
         No space or permission in the cache.
     """
     import pooch
-    import requests
-
-    def download(url: str, output_file: str, _pooch: object) -> None:
-        with requests.get(url, stream=True, timeout=30) as response, Path(output_file).open("wb") as file:
-            response.raise_for_status()
-            length = int(response.headers.get("content-length", 0))
-            chunks: Iterator[bytes] = response.iter_content(FETCH_CHUNK)
-            for chunk in progress(chunks, total=-(-length // FETCH_CHUNK), what=f"fetch {official.file} (MiB)"):
-                file.write(chunk)
 
     url = f"{base_url.rstrip('/')}/{official.file}"
+    bar = _Bar(progress, f"fetch {official.file} (MiB)")
     pooch.get_logger().setLevel("ERROR")
     try:
         with explain_os_errors(f"fetching {url} into {cache_dir}"):
             found = pooch.retrieve(
-                url, known_hash=f"sha256:{official.sha256}", fname=official.file, path=cache_dir, downloader=download
+                url,
+                known_hash=f"sha256:{official.sha256}",
+                fname=official.file,
+                path=cache_dir,
+                downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=FETCH_CHUNK, timeout=30),
             )
-    except requests.RequestException as error:
+    except OSError as error:
+        # errors of the disk have a number; those of the network, which pooch's downloader raises, have none
+        if error.errno is not None:
+            raise
         raise CheckpointError(
             f"cannot fetch {url} ({type(error).__name__}); download it elsewhere and pass it with --checkpoint"
         ) from error
@@ -157,7 +156,39 @@ def fetch(official: Official, cache_dir: Path, *, base_url: str = OFFICIAL_URL, 
             f"{url} is not the file expected (sha256 {official.sha256[:12]}...), or was cut short; it was thrown away, "
             "try again"
         ) from error
+    finally:
+        bar.close()
     return Path(found)
+
+
+class _Bar:
+    """A progress bar as pooch's downloader calls it; it shows one step of ours for each chunk."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self.total = 0  # in bytes; the downloader sets it when it knows
+        self._progress, self._what = progress, what
+        self._shown: Iterator[None] | None = None
+        self._ended = False
+
+    def update(self, _bytes: int) -> None:
+        """Show one more chunk."""
+        if self._shown is None:
+            self._shown = self._progress(self._chunks(), total=-(-self.total // FETCH_CHUNK), what=self._what)
+        next(self._shown, None)
+
+    def reset(self) -> None:
+        """Let the next update be the last: the downloader has all chunks, and fills its bar once more."""
+        self._ended = True
+
+    def close(self) -> None:
+        """End what is shown, wherever it stands."""
+        self._ended = True
+        if self._shown is not None:
+            next(self._shown, None)
+
+    def _chunks(self) -> Iterator[None]:
+        while not self._ended:
+            yield
 
 
 def load_sam_encoder(

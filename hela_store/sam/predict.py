@@ -18,8 +18,8 @@ from hela_store.base.aliases import BoolArray
 from hela_store.errors import RecipeError
 from hela_store.images.geometry import Rect, box_to_sam, frame_to_sam, view_scale
 from hela_store.images.rle import filled, largest_piece, trim
-from hela_store.prompts.kinds import Prompt
 from hela_store.prompts.logits import LOGIT, to_mask_logits
+from hela_store.prompts.prompt import Prompt
 
 from .decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 

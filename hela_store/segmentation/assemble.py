@@ -16,7 +16,7 @@ from hela_store.images.boxes import box_iou
 from hela_store.images.geometry import Rect, scoring_tile
 from hela_store.images.rle import bbox, decode, largest_piece, trim
 from hela_store.metrics.overlap import overlap
-from hela_store.prompts.kinds import Prompt
+from hela_store.prompts.prompt import Prompt
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import predict_view
 

@@ -23,7 +23,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import tifffile
 
-from hela_store.base.files import explain_os_errors, fsync_path, read_parquet, write_atomic, write_parquet
+from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
+from hela_store.base.parquet import read_parquet, write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets.folder import find_images
 from hela_store.datasets.frame import frame_digest

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
-from hela_store.base.files import explain_os_errors, framed, fsync_path, read_parquet, write_atomic
+from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
+from hela_store.base.parquet import read_parquet
 from hela_store.errors import StoreError
 from hela_store.images.geometry import Rect
 from hela_store.recipe.recipe import Recipe, encoder_key, load_recipe, parse_recipe

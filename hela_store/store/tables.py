@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hela_store.base.files import read_parquet
+from hela_store.base.parquet import read_parquet
 
 FRAMES_SCHEMA = pa.schema(
     [

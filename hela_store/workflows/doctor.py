@@ -16,6 +16,7 @@ from typing import Any
 
 from hela_store.base.files import fsync_path
 from hela_store.base.sizes import folder_bytes, mebibytes
+from hela_store.base.text import first_line
 
 PACKAGE = "hela-store"
 PROBE_BYTES = 64 << 20
@@ -133,13 +134,13 @@ def _devices(problems: list[str]) -> tuple[dict[str, str], int]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        problems.append(f"torch cannot be loaded ({_first_line(error)}); install it again")
+        problems.append(f"torch cannot be loaded ({first_line(error)}); install it again")
         return {}, 0
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
         problems.append(
-            f"torchvision cannot be loaded ({_first_line(error)}); it fits one torch only: install both in one command"
+            f"torchvision cannot be loaded ({first_line(error)}); it fits one torch only: install both in one command"
         )
     found = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {_rates()}"}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -189,7 +190,7 @@ def _disk(folder: Path, problems: list[str]) -> dict[str, Any]:
     try:
         found["write_mb_s"], found["read_mb_s"] = _disk_speed(there)
     except OSError as error:
-        problems.append(f"{there} cannot be written ({_first_line(error)}); put stores elsewhere or change its rights")
+        problems.append(f"{there} cannot be written ({first_line(error)}); put stores elsewhere or change its rights")
     return found
 
 
@@ -214,7 +215,3 @@ def _disk_speed(folder: Path) -> tuple[float, float]:
 def _cache(folder: Path) -> dict[str, Any]:
     names = sorted(path.name for path in folder.glob("*.pth")) if folder.is_dir() else []
     return {"folder": str(folder), "bytes": folder_bytes(folder), "checkpoints": names}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -21,7 +21,10 @@ SHELL = [text.strip() for kind, text in BLOCKS if kind == "bash"]
 
 def leaves(group: click.Group, above: str) -> dict[str, click.Command]:
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         found |= (
             leaves(command, f"{above} {name}") if isinstance(command, click.Group) else {f"{above} {name}": command}
         )

@@ -66,9 +66,12 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "Missing option '--dataset'" in run("new", "x", code=2).stderr
 
 
-def test_every_command_has_help(run: Run, start: Run) -> None:
+def test_every_command_has_help(start: Run) -> None:
     assert "Encode microscopy frames with SAM once" in start("--help").stdout
-    for name, command in main.commands.items():
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None and command.name == name
         assert command.get_short_help_str(1000).rstrip("."), name
     assert start("--version").stdout.startswith("hela-store, version ")
 

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
 
 import pytest
-from hela_store_cli.output import bars, echo_facts, echo_json, echo_table, plain
-
-
-def test_plain_values_are_what_json_can_hold() -> None:
-    value = {"a": (1, float("nan"), Decimal("3"), Decimal("0.5")), 2: Path("x"), "t": datetime(2026, 1, 2), "n": None}
-    assert plain(value) == {"a": [1, None, 3, 0.5], "2": "x", "t": "2026-01-02 00:00:00", "n": None}
+from hela_store_cli.output import bars, echo_facts, echo_json, echo_table
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +34,22 @@ def test_a_terminal_gets_a_drawn_table(capsys: pytest.CaptureFixture[str], monke
     printed = capsys.readouterr()
     assert "┃" in printed.out and "499" in printed.out and "│ 500" not in printed.out
     assert "1 more rows" in printed.err
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_drawn_table_fits_the_terminal(
+    wide: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80" if wide else "21")
+    echo_table(["name", "n"], [["a long name", 1], ["two\nlines", 12.5], ["", None]])
+    rows = ["┃ name        ┃       n ┃", "│ a long name │       1 │", "│ two         │ 12.5000 │"]
+    folded = ["┃ name    ┃       n ┃", "│ a long  │       1 │", "│ name    │         │", "│ two     │ 12.5000 │"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0][0] == "┏" and printed[2][0] == "┡" and printed[-1][0] == "└"
+    assert len({len(line) for line in printed}) == 1
+    shown = [line for line in printed if line[0] in "┃│"]
+    assert shown[: 3 if wide else 4] == (rows if wide else folded)
 
 
 def test_facts_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:

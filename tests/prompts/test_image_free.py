@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from hela_store.errors import PromptError
 from hela_store.prompts.image_free import disc_at_point, ellipse_in_box, image_free_mask, image_free_score
-from hela_store.prompts.kinds import Prompt
+from hela_store.prompts.prompt import Prompt
 
 REALDATA = Path(os.environ.get("HELA_REALDATA", Path(__file__).parents[3] / "shared/data"))
 

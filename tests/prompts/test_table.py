@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from hela_store.errors import PromptError
 from hela_store.images.boxes import box_iou, match_boxes
-from hela_store.prompts.kinds import Prompt, prompt_rectangle
+from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.prompts.table import UserPrompt, mask_prompt, match_masks, match_prompts, read_prompt_table
 
 FRAMES = {"01/t000": (100, 200), "01/t001": (100, 200)}

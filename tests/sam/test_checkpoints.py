@@ -164,9 +164,9 @@ class Quiet(SimpleHTTPRequestHandler):
     def do_GET(self):
         if "cut" in self.path:  # fewer bytes than promised
             self.send_response(200)
-            self.send_header("Content-Length", "100000")
+            self.send_header("Content-Length", str(4 << 20))
             self.end_headers()
-            self.wfile.write(b"x" * 50_000)
+            self.wfile.write(b"x" * (5 << 19))
         else:
             super().do_GET()
 
@@ -183,20 +183,29 @@ def server(tmp_path):
         thread.join()
 
 
+class Steps:
+    """A progress bar that counts."""
+
+    def __init__(self):
+        self.asked, self.steps, self.ended = [], 0, False
+
+    def __call__(self, iterable, *, total, what):
+        self.asked.append((total, what))
+        for item in iterable:
+            self.steps += 1
+            yield item
+        self.ended = True
+
+
 def test_fetching_checks_the_sum_and_leaves_nothing_wrong_behind(tmp_path, server):
     folder, url = server
     content, cache = bytes(range(256)) * 10_000, tmp_path / "cache"
     (folder / "good.pth").write_bytes(content)
     official = Official(file="good.pth", sha256=hashlib.sha256(content).hexdigest())
-    seen = []
-
-    def progress(iterable, *, total, what):
-        seen.append((total, what))
-        yield from iterable
-
+    progress = Steps()
     path = fetch(official, cache, base_url=url, progress=progress)
     assert path.read_bytes() == content
-    assert seen == [(3, "fetch good.pth (MiB)")]
+    assert (progress.asked, progress.steps, progress.ended) == ([(3, "fetch good.pth (MiB)")], 3, True)
     (folder / "good.pth").unlink()
     assert fetch(official, cache, base_url=url) == path  # from the cache
 
@@ -213,6 +222,20 @@ def test_what_cannot_be_right_is_refused(tmp_path, server, name):
     with pytest.raises(CheckpointError, match="try again|pass it with --checkpoint"):
         fetch(Official(file=name, sha256="0" * 64), cache, base_url=url)
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_a_bar_ends_where_a_download_breaks_off(tmp_path, server):
+    progress = Steps()
+    with pytest.raises(CheckpointError, match="cannot fetch|cut short"):
+        fetch(Official(file="cut.pth", sha256="0" * 64), tmp_path / "cache", base_url=server[1], progress=progress)
+    assert progress.ended and 1 <= progress.steps < 4 and progress.asked[0][0] == 4
+
+
+def test_errors_of_the_disk_are_no_errors_of_the_server(tmp_path, server):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file") as found:
+        fetch(OFFICIAL["vit_b"], tmp_path / "file" / "cache", base_url=server[1])
+    assert found.value.errno is not None
 
 
 def test_no_server(tmp_path):

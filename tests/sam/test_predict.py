@@ -6,7 +6,7 @@ from torch.nn.functional import interpolate
 
 from hela_store.errors import RecipeError
 from hela_store.images.rle import filled, largest_piece, trim
-from hela_store.prompts.kinds import Prompt
+from hela_store.prompts.prompt import Prompt
 from hela_store.sam.decoder import SamPrompts, build_decoder
 from hela_store.sam.predict import _frame_mask, check_window, predict_view, sam_prompts, whole_logits, window_sizes
 
