@@ -21,7 +21,7 @@ from hela_store.evaluation.subsets import SubsetScore
 from hela_store.images.rle import encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
-from hela_store.metrics.matching import countable, mask_ious, match
+from hela_store.metrics.matching import countable, mask_ious, most_pairs
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.image_free import image_free_score
 from hela_store.runs.folder import RunFolder
@@ -123,12 +123,12 @@ class Scored:
         self.before.append(FramePairs(scores=np.ones(own.sum()), ious=ious[own], counted=counted[own]))
         assert config.threshold is not None
         self.detections += detection_rows(found, truth, config.threshold)
-        pairs = match(ious)
-        partner = {int(cell): i for i, cell in enumerate(pairs.cell) if cell >= 0}
-        half = match(ious, 0.5)
-        self.recovered += [bool(half.cell[i] >= 0) for i, cell in enumerate(frame.cells) if cell.recovered]
+        pairs = most_pairs(ious)
+        partner = {int(cell): i for i, cell in enumerate(pairs.partner) if cell >= 0}
+        half = most_pairs(ious, 0.5)
+        self.recovered += [bool(half.partner[i] >= 0) for i, cell in enumerate(frame.cells) if cell.recovered]
         for i, cell in enumerate(frame.cells):
-            if pairs.cell[i] >= 0 or counted[i]:
+            if pairs.partner[i] >= 0 or counted[i]:
                 self.signs.append(cell.signs)
                 self.ious.append(float(pairs.iou[i]))
                 self.right.append(bool(pairs.iou[i] >= FAILURE))
