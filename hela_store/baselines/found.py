@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.progress import Progress
+from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox, encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
+from hela_store.metrics.matching import best_total
 from hela_store.metrics.overlap import overlap
 from hela_store.recipe.splits import Block, members
 from hela_store.store.records import CellRecord
@@ -85,7 +86,7 @@ def _add(run: BaselineRun, frame: _Frame, label: Labels) -> list[dict[str, Any]]
     masks: list[tuple[BoolArray, tuple[int, int]]] = [
         (label[place] == number, (place[1].start, place[0].start)) for number, place in objects
     ]
-    matched = _match(label, truth, [number for number, _ in objects], [cell.label for cell in cells])
+    matched = _match(label, truth, [cell.label for cell in cells])
     areas = label_areas(truth)
     of_object = {number: cells[i].cell for i, number in matched.items()}
     ious: dict[int, float] = {}
@@ -105,19 +106,13 @@ def _add(run: BaselineRun, frame: _Frame, label: Labels) -> list[dict[str, Any]]
     ]
 
 
-def _match(label: Labels, truth: LabelArray, objects: Sequence[int], cells: Sequence[int]) -> dict[int, int]:
-    """Return the object of each matched cell, by index of the cell: the assignment of greatest total IoU."""
-    if not objects or not cells:
-        return {}
-    both = (label > 0) & (truth > 0)
-    stride = int(label.max()) + 1
-    pairs, shared = np.unique(truth[both].astype(np.int64) * stride + label[both], return_counts=True)
-    of_cell, of_object = {c: i for i, c in enumerate(cells)}, {o: i for i, o in enumerate(objects)}
-    areas, own = label_areas(truth), label_areas(label)
-    iou = np.zeros((len(cells), len(objects)))
-    for pair, count in zip(pairs.tolist(), shared.tolist(), strict=True):
-        cell, number = pair // stride, pair % stride
-        if cell in of_cell:
-            iou[of_cell[cell], of_object[number]] = count / (areas[cell] + own[number] - count)
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    return {int(r): objects[c] for r, c in zip(rows, columns, strict=True) if iou[r, c] > 0}
+def _match(label: Labels, truth: LabelArray, cells: Sequence[int]) -> dict[int, int]:
+    """Return the object that each matched cell is given by :func:`best_total`, by index of the cell."""
+    pairs = shared_pixels(truth, label)
+    place = {value: i for i, value in enumerate(cells)}
+    rows = np.array([place.get(value, -1) for value in pairs.first_labels.tolist()], np.int64)[pairs.first]
+    known = rows >= 0
+    ious = np.zeros((len(cells), len(pairs.second_labels)))
+    ious[rows[known], pairs.second[known]] = pairs.ious[known]
+    partner = best_total(ious).partner
+    return {i: int(pairs.second_labels[column]) for i, column in enumerate(partner) if column >= 0}

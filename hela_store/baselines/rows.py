@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
+from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
 from hela_store.evaluation.subsets import SubsetScore, subset_scores
 from hela_store.images.rle import Rle
@@ -19,21 +19,10 @@ from hela_store.runs.folder import new_run
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-__all__ = ["DETECTION_SCHEMA", "NO_PROMPT", "BaselineResult", "BaselineRun", "found_row", "write_run"]
+__all__ = ["NO_PROMPT", "BaselineResult", "BaselineRun", "found_row", "write_run"]
 
 NO_PROMPT = "none"
 """Prompt kind of cells that were found without a prompt."""
-DETECTION_SCHEMA = pa.schema(
-    [
-        *[(name, pa.string()) for name in ("detection", "split", "frame")],
-        *[(name, pa.float64()) for name in ("x0", "y0", "x1", "y1", "score")],
-        ("cell", pa.string()),
-        ("iou", pa.float64()),
-        ("rle", pa.string()),
-        ("rle_height", pa.int64()),
-        ("rle_width", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)

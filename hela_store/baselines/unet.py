@@ -26,7 +26,8 @@ from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
-from hela_store.runs.folder import RunFolder, RunInfo, list_runs, load_run
+from hela_store.runs.finished import find_finished
+from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.schedule import learning_rate
@@ -136,7 +137,7 @@ def result_of(info: RunInfo) -> dict[str, Any]:
 def trained(store: Store, config: UnetConfig) -> RunInfo | None:
     """Return the latest published training of this configuration on these frames."""
     wanted = _run_config(store, config)
-    return next((run for run in reversed(list_runs(store.path, KIND)) if same_training(run.config, wanted)), None)
+    return find_finished(store.path, KIND, lambda run: same_training(run.config, wanted))
 
 
 def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent) -> RunInfo:

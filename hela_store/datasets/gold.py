@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.base.aliases import BoolArray
-from hela_store.images.labels import Labels, compact, overlaps
+from hela_store.images.labels import Labels, SharedPixels, shared_pixels
+from hela_store.metrics.matching import majority
 
 
 def gold_over_silver(gold: Labels, silver: Labels) -> tuple[Labels, BoolArray]:
@@ -31,37 +32,28 @@ def gold_over_silver(gold: Labels, silver: Labels) -> tuple[Labels, BoolArray]:
     label : int32, (row, col)
     valid : bool, (row, col)
     """
-    silver_ids, silver_index = compact(silver)
-    gold_ids, gold_index = compact(gold)
-    gold_area = np.bincount(gold_index.ravel(), minlength=gold_ids.size)
-    silver_area = np.bincount(silver_index.ravel(), minlength=silver_ids.size)
-    match = {g: (s, n) for g, s, n in overlaps(gold_index, silver_index) if 2 * n > gold_area[g]}
-    taken = np.bincount(silver_index[gold > 0], minlength=silver_ids.size)
-    replaced = np.zeros(silver_ids.size, bool)
-    replaced[[s for s, _ in match.values()]] = True
-    gone = replaced | (2 * taken > silver_area)
-    doubtful = replaced & (2 * (silver_area - taken) > silver_area)
-    gone[0] = doubtful[0] = False
-    present = np.flatnonzero(gold_area[1:]) + 1
-    following = max(int(gold_ids[-1]), int(silver_ids[-1])) + 1
-    number = np.zeros(gold_ids.size, np.int64)
-    number[present] = _numbers([int(g) for g in present], match, silver_ids, following)
-    label = np.where(gold > 0, number[gold_index], np.where(gone[silver_index], 0, silver))
-    return label.astype(np.int32), ~(doubtful[silver_index] & (gold == 0))
+    pairs = shared_pixels(gold, silver)
+    held = majority(pairs)
+    taken = np.bincount(pairs.second, pairs.shared, minlength=len(pairs.second_labels))
+    replaced = np.zeros(len(pairs.second_labels), bool)
+    replaced[held.second] = True
+    gone = replaced | (2 * taken > pairs.second_areas)
+    doubtful = replaced & (2 * (pairs.second_areas - taken) > pairs.second_areas)
+    label = np.where(np.isin(silver, pairs.second_labels[gone]), 0, silver).astype(np.int32)
+    drawn = gold > 0
+    label[drawn] = _numbers(held)[np.searchsorted(held.first_labels, gold[drawn])]
+    return label, ~(np.isin(silver, pairs.second_labels[doubtful]) & ~drawn)
 
 
-def _numbers(
-    gold: list[int], match: dict[int, tuple[int, int]], silver_ids: npt.NDArray[np.int64], following: int
-) -> list[int]:
-    """Return the label value each gold index gets: its silver one's, or a new one from ``following`` on."""
-    best: dict[int, int] = {}
-    for g in sorted(match, key=lambda g: match[g][1]):
-        best[match[g][0]] = g
-    numbers = []
-    for g in gold:
-        if g in match and best[match[g][0]] == g:
-            numbers.append(int(silver_ids[match[g][0]]))
-        else:
-            numbers.append(following)
-            following += 1
+def _numbers(held: SharedPixels) -> npt.NDArray[np.int64]:
+    """Return the label value each gold nucleus gets: its silver one's, or a new one above all there are."""
+    heir: dict[int, int] = {}
+    for pair in np.argsort(held.shared, kind="stable"):
+        heir[int(held.second[pair])] = int(held.first[pair])
+    highest = max(held.first_labels.max(initial=0), held.second_labels.max(initial=0))
+    new = np.ones(len(held.first_labels), bool)
+    new[list(heir.values())] = False
+    numbers = np.zeros(len(held.first_labels), np.int64)
+    numbers[new] = highest + 1 + np.arange(new.sum())
+    numbers[list(heir.values())] = held.second_labels[list(heir)]
     return numbers

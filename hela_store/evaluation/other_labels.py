@@ -1,8 +1,8 @@
 """Runs against labels they were not made with: gold beside the reference, on the same nuclei (measuring rule 5).
 
 A nucleus of the other truth and a cell of the store are the same where the cell holds more than half of the nucleus
-(the challenge's rule for SEG); of several nuclei in one cell the one with the largest overlap. The masks are those a
-run stored for the cell; no decoder runs.
+(:func:`hela_store.metrics.matching.majority`); of several nuclei in one cell the one with the largest overlap. The
+masks are those a run stored for the cell; no decoder runs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets import open_dataset
 from hela_store.errors import DatasetError, RunError
-from hela_store.images.labels import apply_field_of_interest, compact, overlaps
-from hela_store.images.rle import decode_crop
+from hela_store.images.labels import apply_field_of_interest, shared_pixels
+from hela_store.images.rle import bbox, decode_crop
 from hela_store.metrics.ctc import FrameMatch, match_frame, seg
+from hela_store.metrics.matching import majority
 from hela_store.metrics.overlap import overlap
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.store.records import CellRecord
@@ -140,24 +141,20 @@ def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]
 
 
 def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Frame:
-    (ids, index), (stored_ids, stored_index) = compact(truth), compact(stored)
-    areas = np.bincount(index.ravel(), minlength=ids.size)
-    stored_areas = np.bincount(stored_index.ravel(), minlength=stored_ids.size)
-    best: dict[int, tuple[int, int]] = {}
-    for nucleus, cell, shared in overlaps(index, stored_index):
-        if 2 * shared > areas[nucleus] and shared > best.get(cell, (0, 0))[1]:
-            best[cell] = (nucleus, shared)
+    between = match_frame(truth, stored)
+    pairs = majority(shared_pixels(truth, stored))
+    # of several nuclei in one cell the largest overlap comes first, of equals the smaller label
+    pairs = pairs.take(np.lexsort((pairs.first, -pairs.shared, pairs.second)))
+    pairs = pairs.take(np.unique(pairs.second, return_index=True)[1])
     nuclei = {}
-    for cell, (nucleus, shared) in best.items():
-        rows, columns = (np.flatnonzero((index == nucleus).any(axis)) for axis in (1, 0))
-        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        nuclei[cells[int(stored_ids[cell])]] = _Nucleus(
-            mask=index[part] == nucleus,
-            origin=(int(columns[0]), int(rows[0])),
-            between=shared / (areas[nucleus] + stored_areas[cell] - shared),
+    for first, second, iou in zip(pairs.first, pairs.second, pairs.ious, strict=True):
+        nucleus = truth == pairs.first_labels[first]
+        x0, y0, x1, y1 = bbox(nucleus)
+        nuclei[cells[int(pairs.second_labels[second])]] = _Nucleus(
+            mask=nucleus[y0:y1, x0:x1].copy(), origin=(x0, y0), between=float(iou)
         )
-    unmatched = int((areas[1:] > 0).sum()) - len(nuclei)
-    return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=match_frame(truth, stored))
+    unmatched = len(pairs.first_labels) - len(nuclei)
+    return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=between)
 
 
 def _answers(info: RunInfo) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hela_store.datasets.entries import probe_label
 from hela_store.datasets.pixels import read_label
 from hela_store.errors import PromptError
-from hela_store.prompts.kinds import Prompt
+from hela_store.prompts.prompt import Prompt
 from hela_store.prompts.table import UserPrompt, mask_prompt, match_masks, match_prompts, read_prompt_table
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store

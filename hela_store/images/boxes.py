@@ -20,7 +20,7 @@ def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def match_boxes(boxes: npt.ArrayLike, cell_boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Match boxes to the cells of a frame by greatest box IoU, one to one.
+    """Match boxes to the cells of a frame one to one, greedily by box IoU.
 
     The best pair of all comes first, then the best of what is left: a box whose cell goes to a better box may get
     its second best.

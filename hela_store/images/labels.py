@@ -1,6 +1,8 @@
-"""The algebra of label images: compact numbers, overlaps, field of interest, valid pixels."""
+"""The algebra of label images: compact numbers, shared pixels, field of interest, valid pixels."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +24,63 @@ def compact(label: Labels) -> tuple[npt.NDArray[np.int64], Labels]:
     return ids.astype(np.int64), index[:-1].reshape(label.shape)
 
 
-def overlaps(gold: Labels, silver: Labels) -> list[tuple[int, int, int]]:
-    """Return (gold index, silver index, shared px) of all pairs that share pixels; both images as from `compact`."""
-    both = (gold > 0) & (silver > 0)
-    stride = int(silver.max(initial=0)) + 1
-    pairs, counts = np.unique(gold[both].astype(np.int64) * stride + silver[both], return_counts=True)
-    return [(int(p) // stride, int(p) % stride, int(n)) for p, n in zip(pairs, counts, strict=True)]
+@dataclass(frozen=True, kw_only=True)
+class SharedPixels:
+    """The objects of two label images of one frame, and the pairs of them that share pixels.
+
+    Attributes
+    ----------
+    first_labels, second_labels : int64, (objects,), label values in rising order
+    first_areas, second_areas : int64, (objects,), px
+    first, second : int64, (pairs,), indices into the labels above; pairs are ordered by ``first``, then ``second``
+    shared : int64, (pairs,), px
+    """
+
+    first_labels: npt.NDArray[np.int64]
+    second_labels: npt.NDArray[np.int64]
+    first_areas: npt.NDArray[np.int64]
+    second_areas: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    shared: npt.NDArray[np.int64]
+
+    @property
+    def ious(self) -> npt.NDArray[np.float64]:
+        """IoU of each pair, float64, (pairs,)."""
+        union = self.first_areas[self.first] + self.second_areas[self.second] - self.shared
+        result: npt.NDArray[np.float64] = self.shared / union
+        return result
+
+    def take(self, kept: BoolArray | npt.NDArray[np.int64]) -> SharedPixels:
+        """Return the same objects with some of the pairs, by mask or index."""
+        return replace(self, first=self.first[kept], second=self.second[kept], shared=self.shared[kept])
+
+
+def shared_pixels(first: Labels, second: Labels) -> SharedPixels:
+    """Count the pixels that objects of two label images share; integer, (row, col), of one shape, 0 background."""
+    first_labels, first_areas, first_index = _objects(first)
+    second_labels, second_areas, second_index = _objects(second)
+    both = (first_index > 0) & (second_index > 0)
+    stride = len(second_labels) + 1
+    pairs, shared = np.unique(first_index[both] * stride + second_index[both], return_counts=True)
+    return SharedPixels(
+        first_labels=first_labels,
+        second_labels=second_labels,
+        first_areas=first_areas,
+        second_areas=second_areas,
+        first=pairs // stride - 1,
+        second=pairs % stride - 1,
+        shared=shared,
+    )
+
+
+def _objects(label: Labels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the label values of the objects, their areas, and the image with their numbers, 1 to n."""
+    values = np.unique(label[label != 0])
+    # searching the foreground alone is several times faster than np.unique(..., return_inverse=True) on all
+    index = np.zeros(label.shape, np.int64)
+    index[label != 0] = np.searchsorted(values, label[label != 0]) + 1
+    return values.astype(np.int64), np.bincount(index.ravel(), minlength=len(values) + 1)[1:], index
 
 
 def field_of_interest(shape: tuple[int, int], band: int) -> BoolArray:

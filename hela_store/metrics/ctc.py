@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from hela_store.base.aliases import LabelArray
 from hela_store.errors import DatasetError
+from hela_store.images.labels import shared_pixels
+
+from .matching import majority
 
 MISSED, SPURIOUS, SPLIT = 10, 1, 5
 
@@ -49,7 +51,7 @@ class FrameMatch:
 
 
 def match_frame(truth: LabelArray, found: LabelArray) -> FrameMatch:
-    """Match the objects of two label images of one frame, integer (row, col), 0 background.
+    """Match the objects of two label images of one frame by :func:`majority`; integer (row, col), 0 background.
 
     Raises
     ------
@@ -58,32 +60,16 @@ def match_frame(truth: LabelArray, found: LabelArray) -> FrameMatch:
     """
     if truth.shape != found.shape:
         raise DatasetError(f"labels of {found.shape} (rows, cols) for a truth of {truth.shape}; expected one size")
-    areas, truth_index = _objects(truth)
-    found_areas, found_index = _objects(found)
-    both = (truth_index > 0) & (found_index > 0)
-    stride = len(found_areas) + 1
-    pairs, shared = np.unique(truth_index[both].astype(np.int64) * stride + found_index[both], return_counts=True)
-    rows, columns = pairs // stride - 1, pairs % stride - 1
-    good = 2 * shared > areas[rows]
-    rows, columns, shared = rows[good], columns[good], shared[good]
-    uses = np.bincount(columns, minlength=len(found_areas))
+    pairs = majority(shared_pixels(truth, found))
+    uses = np.bincount(pairs.second, minlength=len(pairs.second_labels))
     return FrameMatch(
-        truth=len(areas),
-        found=len(found_areas),
-        missed=len(areas) - len(rows),
+        truth=len(pairs.first_labels),
+        found=len(pairs.second_labels),
+        missed=len(pairs.first_labels) - len(pairs.first),
         spurious=int(np.count_nonzero(uses == 0)),
         splits=int(np.maximum(uses - 1, 0).sum()),
-        iou_sum=float((shared / (areas[rows] + found_areas[columns] - shared)).sum()),
+        iou_sum=float(pairs.ious.sum()),
     )
-
-
-def _objects(label: LabelArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the areas of the objects, and the image with their numbers, 1 to n."""
-    values = np.unique(label[label != 0])
-    # searching the foreground alone is several times faster than np.unique(..., return_inverse=True) on all
-    index = np.zeros(label.shape, np.int64)
-    index[label != 0] = np.searchsorted(values, label[label != 0]) + 1
-    return np.bincount(index.ravel(), minlength=len(values) + 1)[1:], index
 
 
 def seg(matches: Iterable[FrameMatch]) -> float:

@@ -1,4 +1,9 @@
-"""Which detection is which cell: one to one, by the assignment with the greatest total IoU (Kuhn 1955)."""
+"""Which object is which: every rule by which results and truth become pairs.
+
+One to one, from a table of IoUs: :func:`most_pairs` (detections and cells) and :func:`best_total` (baselines). From the
+pixels that two label images share: :func:`majority` (the Cell Tracking Challenge) and :func:`best_of_each` (masks that
+a user gave as prompts). Boxes of a user's table are matched by :func:`hela_store.images.boxes.match_boxes`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.images.labels import SharedPixels
 from hela_store.images.rle import Rle, decode
 
 Floats = npt.NDArray[np.float64]
@@ -17,36 +23,67 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """Detections of one frame beside its truth.
+    """Pairs of the rows and columns of a table of IoUs, one to one.
 
     Attributes
     ----------
-    cell : int64, (N,), index of the truth each detection stands for, -1 for none
-    iou : float64, (N,), with it, 0 for none
+    partner : int64, (rows,), column that each row is paired with, -1 for none
+    iou : float64, (rows,), with it, 0 for none
     """
 
-    cell: npt.NDArray[np.int64]
+    partner: npt.NDArray[np.int64]
     iou: Floats
 
 
-def match(ious: Floats, threshold: float = 0.0) -> Matched:
-    """Match one to one; only pairs of IoU at ``threshold`` or more, and above 0, can be pairs.
+def most_pairs(ious: Floats, least: float = 0.0) -> Matched:
+    """Match one to one: as many pairs as can be, and of these assignments the one with the greatest total IoU.
 
-    The number of pairs comes first, then the sum of their IoUs: so nobody loses a pair to a better one elsewhere.
+    The number of pairs comes first, so nobody loses a pair to a better one elsewhere (Kuhn 1955).
 
     Parameters
     ----------
-    ious : float64, (detections, cells)
+    ious : float64, (rows, columns)
+    least : only an IoU of this or more, and above 0, makes a pair
     """
-    cell = np.full(ious.shape[0], -1, np.int64)
-    iou = np.zeros(ious.shape[0])
-    allowed = (ious >= threshold) & (ious > 0)
+    allowed = (ious >= least) & (ious > 0)
+    # a pair more weighs more than all IoUs together
+    return _assigned(ious, allowed, np.where(allowed, ious + min(ious.shape), 0.0))
+
+
+def best_total(ious: Floats) -> Matched:
+    """Match one to one: the assignment with the greatest total IoU (Kuhn 1955), even where another has more pairs.
+
+    Parameters
+    ----------
+    ious : float64, (rows, columns)
+    """
+    return _assigned(ious, ious > 0, ious)
+
+
+def _assigned(ious: Floats, allowed: BoolArray, weights: Floats) -> Matched:
+    partner, iou = np.full(ious.shape[0], -1, np.int64), np.zeros(ious.shape[0])
     if allowed.any():
-        # a pair more weighs more than all IoUs together
-        rows, columns = linear_sum_assignment(np.where(allowed, ious + min(ious.shape), 0.0), maximize=True)
+        rows, columns = linear_sum_assignment(weights, maximize=True)
         good = allowed[rows, columns]
-        cell[rows[good]], iou[rows[good]] = columns[good], ious[rows[good], columns[good]]
-    return Matched(cell=cell, iou=iou)
+        partner[rows[good]], iou[rows[good]] = columns[good], ious[rows[good], columns[good]]
+    return Matched(partner=partner, iou=iou)
+
+
+def majority(pairs: SharedPixels) -> SharedPixels:
+    """Match each first object with the second one that holds more than half of it, as the challenge does for SEG.
+
+    A second object may be matched by several first ones; a first one never has two.
+    """
+    return pairs.take(2 * pairs.shared > pairs.first_areas[pairs.first])
+
+
+def best_of_each(pairs: SharedPixels) -> SharedPixels:
+    """Match each first object with the second one of greatest IoU, of equals with that of the smaller label.
+
+    Not one to one: several first objects may be given the same second one.
+    """
+    order = np.lexsort((pairs.second, -pairs.ious, pairs.first))
+    return pairs.take(order[np.unique(pairs.first[order], return_index=True)[1]])
 
 
 def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[int]) -> Floats:

@@ -18,7 +18,9 @@ from scipy import ndimage
 from hela_store.base.aliases import LabelArray
 from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS, match_boxes
+from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox
+from hela_store.metrics.matching import best_of_each
 
 from .prompt import Prompt
 
@@ -251,10 +253,10 @@ def _label_under(prompt: Prompt, labels: LabelArray) -> int:
 
 
 def match_masks(user_labels: LabelArray, truth_labels: LabelArray) -> dict[int, int]:
-    """Give each true cell the user's label of greatest IoU with it.
+    """Give each true cell the user's label of greatest IoU with it (:func:`best_of_each`).
 
-    Not one to one: where the user merged two cells, both get the same label as their prompt, which is what a user would
-    correct. Ties go to the smaller label. Cells that no label touches are missing from the result.
+    Where the user merged two cells, both get the same label as their prompt, which is what a user would correct. Cells
+    that no label touches are missing from the result.
 
     Parameters
     ----------
@@ -276,17 +278,9 @@ def match_masks(user_labels: LabelArray, truth_labels: LabelArray) -> dict[int, 
         )
     if user_labels.dtype.kind not in "uib":
         raise PromptError(f"prompt masks are {user_labels.dtype}, expected whole numbers, one per cell and 0 outside")
-    both = (user_labels != 0) & (truth_labels != 0)
-    stacked = np.stack([truth_labels[both], user_labels[both]]).astype(np.int64)
-    pairs, shared = np.unique(stacked, axis=1, return_counts=True)
-    truth_areas = dict(zip(*np.unique(truth_labels, return_counts=True), strict=True))
-    user_areas = dict(zip(*np.unique(user_labels, return_counts=True), strict=True))
-    best: dict[int, tuple[float, int]] = {}
-    for (truth, user), count in zip(pairs.T.tolist(), shared.tolist(), strict=True):
-        score = count / (int(truth_areas[truth]) + int(user_areas[user]) - count)
-        if truth not in best or score > best[truth][0]:
-            best[truth] = (score, user)
-    return {truth: user for truth, (_, user) in best.items()}
+    pairs = best_of_each(shared_pixels(truth_labels, user_labels))
+    truths, users = pairs.first_labels[pairs.first], pairs.second_labels[pairs.second]
+    return dict(zip(truths.tolist(), users.tolist(), strict=True))
 
 
 def mask_prompt(user_labels: LabelArray, label: int) -> Prompt:

@@ -12,32 +12,29 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
+from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
 from hela_store.base.parquet import read_parquet
 from hela_store.errors import StoreError
-from hela_store.images.geometry import Rect
 from hela_store.recipe.recipe import Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Ledger
 from .records import FrameRecord
+from .view_data import ViewData
 
 if TYPE_CHECKING:
     import duckdb
     import xarray as xr
-
-    from hela_store.augment.warp import Warp
 
     from .arrays import Arrays
 
@@ -46,50 +43,6 @@ READERS = 8
 NAMES_COMPARED = 10_000
 EMBED_FIRST = "run `hela-store embed`"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewData:
-    """What a view shows.
-
-    Attributes
-    ----------
-    view : str
-        View id.
-    image : (row, col), counts
-        In the frame's dtype as acquired; float32, before normalisation, of a variant.
-    label : int32, (row, col)
-        0 is background; all 0 where the frame has no labels.
-    valid : bool, (row, col)
-        Where labels say something.
-    rect : (x0, y0, width, height) px, frame
-    params : dict
-        What the variant was made with; empty for the view as acquired.
-    frame_shape : (rows, cols) px
-    """
-
-    view: str
-    image: npt.NDArray[Any]
-    label: LabelArray
-    valid: BoolArray
-    rect: Rect
-    params: dict[str, Any]
-    frame_shape: tuple[int, int]
-
-    @property
-    def warp(self) -> Warp:
-        """The view's geometry: brings points and masks from the frame to the view and back."""
-        from hela_store.augment.variant import parse_variant
-        from hela_store.augment.warp import Warp
-
-        return Warp(parse_variant(self.params), self.rect, self.frame_shape)
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """Label, area, box and centroid of each cell, measured in ``label``; px, view."""
-        from hela_store.augment.labels import view_cells
-
-        return view_cells(self.label)
 
 
 def new_store(path: Path | str, recipe_text: str) -> Store:

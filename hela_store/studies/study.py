@@ -28,6 +28,7 @@ from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
 from hela_store.prompts.kinds import MIXED_PROMPTS
+from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.store.store import Store
@@ -241,13 +242,15 @@ def _finished(store: Store, kind: str, same: dict[str, Any], prompts: Sequence[s
     covered = cells.filter(pc.is_in(cells["frame"], value_set=frames))["cell"].to_pylist()
     wanted = {(prompt, cell) for prompt in prompts for cell in covered}
     asked = "SELECT DISTINCT prompt, cell FROM predictions WHERE run = $run AND list_contains($prompts, prompt)"
-    for run in reversed(list_runs(store.path, kind)):
-        alike = all(name in run.config and run.config[name] == value for name, value in same.items())
-        if alike and set(prompts) <= set(run.prompts):
-            scored = catalog.query(store.path, asked, {"run": run.id, "prompts": list(prompts)}).to_pylist()
-            if {(row["prompt"], row["cell"]) for row in scored} == wanted:
-                return run
-    return None
+
+    def alike(run: RunInfo) -> bool:
+        equal = all(name in run.config and run.config[name] == value for name, value in same.items())
+        if not (equal and set(prompts) <= set(run.prompts)):
+            return False
+        scored = catalog.query(store.path, asked, {"run": run.id, "prompts": list(prompts)}).to_pylist()
+        return {(row["prompt"], row["cell"]) for row in scored} == wanted
+
+    return find_finished(store.path, kind, alike)
 
 
 def _test_scorings(store: Store) -> dict[str, int]:

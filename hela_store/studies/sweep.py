@@ -22,7 +22,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.base.sections import check_names
 from hela_store.errors import ClusterError, HelaError, RecipeError
 from hela_store.recipe.recipe import Recipe
-from hela_store.runs.folder import RunInfo, latest, list_runs, load_run
+from hela_store.runs.finished import find_finished
+from hela_store.runs.folder import RunInfo, latest, load_run
 from hela_store.store.store import Store
 from hela_store.training.config import NAMES, FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
@@ -180,7 +181,4 @@ def _row(
 def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
     """Return the published run of this configuration, if there is one; a damaged log does not count."""
     wanted = run_config(resolve(store, config))
-    for run in reversed(list_runs(store.path, "finetune")):
-        if same_training(run.config, wanted) and run.result():
-            return run
-    return None
+    return find_finished(store.path, "finetune", lambda run: same_training(run.config, wanted) and bool(run.result()))

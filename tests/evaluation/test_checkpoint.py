@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
 # with these the first step is better than none, so that something is kept
-QUICK = FinetuneConfig(
+QUICK = FinetuneConfig.of(
     prompt="point", steps=1, evaluate_every=1, cells=4, validation_cells=3, workers=0, lr=3e-4, window=8, warmup=0
 )
 
@@ -31,7 +30,7 @@ def test_without_a_run_it_is_the_decoder_that_came_with_the_encoder(store: Store
 
 def test_a_run_brings_its_window_and_adapters_are_merged_with_their_base(store: Store) -> None:
     whole = finetune(store, QUICK).run
-    adapters = finetune(store, replace(QUICK, adapt="decoder", init=whole)).run
+    adapters = finetune(store, QUICK.with_choices(adapt="decoder", init=whole)).run
     base, tuned = resolve_checkpoint(store, whole), resolve_checkpoint(store, adapters)
     assert (base.id, base.base, base.window) == (whole, None, 8)
     assert tuned.base is not None and tuned.base.id == whole and tuned.name == adapters

@@ -21,6 +21,7 @@ import pytest
 
 import hela_store
 from hela_store.errors import RunError
+from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import (
     RUN_ID,
     is_running,
@@ -312,3 +313,15 @@ def test_rows_are_read_back_and_a_flipped_bit_is_found(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RunError, match="predictions.parquet is damaged"):
         info.rows("predictions")
+
+
+def test_the_latest_of_the_finished_runs_is_found(tmp_path: Path) -> None:
+    first, other = published(tmp_path, label="one"), published(tmp_path, label="two")
+    last = published(tmp_path, label="three")
+    published(tmp_path, kind="finetune")
+    new_run(tmp_path, "evaluate", CONFIG).close()
+    found = find_finished(tmp_path, "evaluate", lambda run: run.config["seed"] == 3)
+    assert found is not None and found.id == last, "neither an unfinished run nor one of another kind"
+    found = find_finished(tmp_path, "evaluate", lambda run: run.id in (first, other))
+    assert found is not None and found.id == other
+    assert find_finished(tmp_path, "evaluate", lambda run: run.config["seed"] == 4) is None

@@ -39,7 +39,7 @@ sweep(Store.open(sys.argv[1]), base, {"lr": [1e-3], "seed": [0, 1]})
 def test_a_grid_is_checked_before_anything_runs() -> None:
     points = grid(BASE, {"lr": [1e-4, 1e-3], "loss": ["dice+bce", "boundary"]})
     assert [point for point, _ in points][1] == {"lr": 1e-4, "loss": "boundary"}
-    assert points[3][1].lr == 1e-3 and points[3][1].loss == "boundary"
+    assert points[3][1].optimiser.lr == 1e-3 and points[3][1].loss.name == "boundary"
     with pytest.raises(RecipeError, match="'rate' is unknown"):
         grid(BASE, {"rate": [1]})
     with pytest.raises(RecipeError, match="no values"):

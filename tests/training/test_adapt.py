@@ -228,7 +228,7 @@ def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) ->
     touched = {n for n, value in base.encoder.state_dict().items() if not torch.equal(value, after[n])}
     if adapt.part == "encoder":
         allowed = ("attn.qkv.weight", "attn.proj.weight", "mlp.lin1.weight", "mlp.lin2.weight")
-        assert all(name.endswith(allowed if config.linear else allowed[:1]) for name in touched)
+        assert all(name.endswith(allowed if adapt.linear else allowed[:1]) for name in touched)
     early = tuple(f"blocks.{number}." for number in range(adapt.cut or 0))
     assert not any(name.startswith(("patch_embed", *early)) for name in touched) or adapt.cut == 0
     decoders = (decoder_of(cached, None).state_dict(), decoder_of(mine, run).state_dict())

@@ -1,7 +1,6 @@
 import errno
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
 def test_every_kind_learns_with_several_passes(embedded: Path, prompt: str) -> None:
     store = Store.open(embedded)
     decoder = load_decoder(store.encoder_folder() / "decoder.safetensors")
-    config = replace(
-        QUICK, prompt=prompt, refine=1.0, clicks=1 + ("point" in prompt), loss="hausdorff-convolution", loss_ramp=0.0
+    config = QUICK.with_choices(
+        prompt=prompt, refine=1.0, clicks=1 + ("point" in prompt), loss="hausdorff-convolution", loss_ramp=0.0
     )
     batch = TrainingSteps(store, prompt, cells=3, seed=0, first=0, count=1)[0]
     losses, ious = step_loss(decoder, batch, config)
