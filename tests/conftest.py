@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from detectors import QUICK
 
 from hela_store.detection.detect import detect
@@ -21,6 +22,9 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
+# the suite runs one process a core, and torch's threads would take the cores from each other
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 # a job started in the background ignores Ctrl-C, and so would every process the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,7 +9,6 @@ pixel of it is used.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -229,8 +228,8 @@ def write_sequence(
         for time, (image, label) in enumerate(_frames(habitat, frames, (seed, sequence))):
             _write(images / f"t{time:03d}.tif", image, pixel_size_um)
             _write(labels / "SEG" / f"man_seg{time:03d}.tif", label, pixel_size_um)
-        os.replace(labels, root / f"{sequence}_ST")
-        os.replace(images, root / sequence)
+        labels.replace(root / f"{sequence}_ST")
+        images.replace(root / sequence)
     finally:
         shutil.rmtree(parts, ignore_errors=True)
     return root

@@ -27,7 +27,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.errors import StoreError
 from hela_store.images.geometry import resized_shape
 from hela_store.store.arrays import EMBEDDING_SHAPE
-from hela_store.store.store import Store, ViewData
+from hela_store.store.store import Store
+from hela_store.store.view_data import ViewData
 
 from .target import check_free, whole_folder
 

@@ -282,9 +282,10 @@ def _from_table(default: Any, values: Any, where: str) -> Any:
 def _check_type(annotation: Any, value: Any, where: str) -> None:
     names: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
     for name, kind in names.items():
-        if str(annotation).split(" ")[0] == name and value is not None:
-            if not isinstance(value, kind) or (isinstance(value, bool) and name != "bool"):
-                raise RecipeError(f"{where} is {value!r}, expected {name}")
+        if str(annotation).split(" ")[0] != name or value is None:
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and name != "bool"):
+            raise RecipeError(f"{where} is {value!r}, expected {name}")
 
 
 def parse_recipe(text: str, where: str = "store.toml") -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -146,7 +147,7 @@ def _by_frames(split: SplitLike, frames: Sequence[FrameKey]) -> dict[str, Block]
     for name in BLOCKS:
         owners += [(first, last, name) for first, last in parse_ranges(getattr(split, name), f"split.{name}")]
     owners.sort(key=lambda owner: owner[:2])
-    for (_, last, one), (first, end, other) in zip(owners, owners[1:], strict=False):
+    for (_, last, one), (first, end, other) in itertools.pairwise(owners):
         if first <= last:
             raise SplitError(
                 f"split.{one} and split.{other} overlap at frames {first}-{min(last, end)}; a frame is in one block"

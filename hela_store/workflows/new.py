@@ -404,7 +404,7 @@ def _as_drawn(config: NewConfig) -> NewConfig:
 
 
 def _absolute(path: Path | str) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))  # without "..", but links stay
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - without "..", but links stay
 
 
 def _stored_path(data: Path, store: Path) -> str:

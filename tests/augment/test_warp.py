@@ -30,7 +30,7 @@ def cells(seed: int = 0, count: int = 40) -> np.ndarray:
         label[(((X - x) / a) ** 2 + ((Y - y) / b) ** 2 <= 1) & (label == 0)] = 3 * i
     # what a later one left of an earlier one is a cell only in one piece
     for i in np.unique(label)[1:]:
-        pieces, n = ndimage.label(label == i)
+        pieces, _n = ndimage.label(label == i)
         sizes = np.bincount(pieces.ravel())[1:]
         label[(pieces > 0) & (pieces != 1 + sizes.argmax())] = 0
         if sizes.max() < 60:

@@ -557,7 +557,7 @@ def test_a_damaged_table_is_named(store: Path, path: str) -> None:
 @pytest.mark.parametrize("text", ['{"view": "v", "row"', '{"view": "v"}\n', "[1]\n", '{"view": "v", "row": "x"}\n'])
 def test_a_damaged_ledger_segment_is_named(store: Path, text: str) -> None:
     (store / "ledger/nano-0123/7.jsonl").write_text(text)
-    with pytest.raises(StoreError, match="7.jsonl is damaged"):
+    with pytest.raises(StoreError, match=r"7.jsonl is damaged"):
         catalog.query(store, "FROM runs")
 
 
@@ -721,7 +721,7 @@ def read_only(path: Path, yes: bool) -> None:
 
 def test_a_read_only_store_can_be_queried_while_it_is_up_to_date(shared: Path, script: Script) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users, and root may write anywhere
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
         store = Path(shutil.copytree(shared, Path(folder) / "store"))
         read_only(store, True)
         assert finish(script("unprivileged", store)) == "2"

@@ -39,18 +39,18 @@ def test_without_a_name_the_nearest_upward(tmp_path: Path) -> None:
 
 
 def test_without_a_name_the_only_one(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no store under .*hela-store new"):
+    with pytest.raises(StoreError, match=r"no store under .*hela-store new"):
         find_store(None, tmp_path)
     fluo = make(tmp_path / "stores/fluo")
     assert find_store(None, tmp_path) == fluo
     make(tmp_path / "stores/dic")
-    with pytest.raises(StoreError, match="several stores under .*there are: dic, fluo; choose one with --store"):
+    with pytest.raises(StoreError, match=r"several stores under .*there are: dic, fluo; choose one with --store"):
         find_store(None, tmp_path)
 
 
 def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
     make(tmp_path / "stores/fluo")
-    with pytest.raises(StoreError, match="no store 'flou'.*there are: fluo"):
+    with pytest.raises(StoreError, match=r"no store 'flou'.*there are: fluo"):
         find_store("flou", tmp_path)
 
 

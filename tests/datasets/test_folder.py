@@ -197,7 +197,7 @@ def test_a_truncated_stack_never_passes_for_a_shorter_one(tmp_path: Path, name: 
     try:  # all pixels may be there
         found = frames(tmp_path, labels="none", axis="t")
     except DatasetError as error:
-        assert "truncated or damaged" in str(error)
+        assert "truncated or damaged" in str(error)  # noqa: PT017 - a readable file may also come out
     else:
         assert np.array_equal(np.stack([frame.image for frame in found]), STACK)
 

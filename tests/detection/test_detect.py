@@ -78,7 +78,7 @@ def test_a_frame_without_cells_is_no_error(detector_store: Store) -> None:
 def test_a_detector_of_another_encoder_is_refused(detector_store: Store) -> None:
     recipe = detector_store.recipe
     other = Store(detector_store.path, replace(recipe, encoder=replace(recipe.encoder, precision="bfloat16")))
-    with pytest.raises(RunError, match="was trained on embeddings of nano-.*detect train"):
+    with pytest.raises(RunError, match=r"was trained on embeddings of nano-.*detect train"):
         load_grid_head(other, latest(other.path, "detector"), "cpu")
 
 
@@ -97,11 +97,11 @@ def test_bad_input(detector_store: Store, tmp_path: Path) -> None:
 def test_a_detector_is_not_tested_on_frames_it_trained_on(detector_store: Store) -> None:
     recipe = detector_store.recipe
     other = Store(detector_store.path, replace(recipe, split=replace(recipe.split, train="4-4", test="0-1")))
-    with pytest.raises(RunError, match="trained on 2 of the 2 frames to score.*the split has changed since"):
+    with pytest.raises(RunError, match=r"trained on 2 of the 2 frames to score.*the split has changed since"):
         detect(other, split="test", device="cpu")
     other = Store(detector_store.path, replace(recipe, split=replace(recipe.split, train="4-4", val="0-1")))
     for use in (lambda: detect(other, split="val", device="cpu"), lambda: calibrate(other, DetectedConfig())):
-        with pytest.raises(RunError, match="trained on 2 of the 2 frames to score.*the split has changed since"):
+        with pytest.raises(RunError, match=r"trained on 2 of the 2 frames to score.*the split has changed since"):
             use()
 
 

@@ -63,7 +63,7 @@ def test_what_is_no_box_table(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="unknown column 'left'"):
         read_boxes(tmp_path / "c.csv", FRAMES)
     (tmp_path / "labels").mkdir()
-    with pytest.raises(PromptError, match="no file in .* has the name of a frame; expected e.g. 01/t000.txt"):
+    with pytest.raises(PromptError, match=r"no file in .* has the name of a frame; expected e.g. 01/t000.txt"):
         read_boxes(tmp_path / "labels", FRAMES)
     (tmp_path / "labels" / "t000.txt").write_text("0 0.5 0.5\n")
     with pytest.raises(PromptError, match="line 1: 3 values"):

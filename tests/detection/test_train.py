@@ -101,7 +101,7 @@ def test_another_configuration_begins_anew_and_a_damaged_state_is_named(
     assert partial_runs(store.path) == [left]
     state = store.path / "runs" / f".{left}.partial" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(RunError, match="is damaged.*start the run again"):
+    with pytest.raises(RunError, match=r"is damaged.*start the run again"):
         train_detector(store, QUICK)
 
 

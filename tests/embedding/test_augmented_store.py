@@ -117,7 +117,7 @@ def test_before_embedding_a_view_is_made_from_the_plan(varied: Path) -> None:
     with pytest.raises(StoreError, match="variant 3 is not embedded yet"):
         store.embedding("01/t001", variant=3)
     row = next(r for r in store.views_table().to_pylist() if r["variant"] == 3)
-    with pytest.raises(StoreError, match="lacks row|has 12 rows"):
+    with pytest.raises(StoreError, match=r"lacks row|has 12 rows"):
         store.arrays.view_label((192, 256), row["row"])
 
 
@@ -136,7 +136,7 @@ def test_training_streams_variants_of_training_frames_only(varied: Path) -> None
         frame, variant = frames[step.view]
         for i, label in enumerate(step.labels.tolist()):
             rows, columns = np.nonzero(step.truth.numpy() == label)
-            x0, y0, x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
+            x0, _y0, _x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
             wide, high = columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
             assert abs(x0 - columns.min()) < 0.35 * wide and abs(y1 - rows.max() - 1) < 0.35 * high
             assert step.cells[i] == f"{frame}#{label}"

@@ -85,8 +85,8 @@ def test_a_standing_cluster_is_told_all_it_needs(store: Store, standing: str):
     assert ("embed", 1) in shown
     assert embed(store, EmbedConfig(scheduler=standing)).left == 0
     assert chunks(store) == before
+    forget(store, 1)
     with pytest.raises(KeyboardInterrupt):
-        forget(store, 1)
         embed(store, EmbedConfig(scheduler=standing), after(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert embed(store, EmbedConfig(scheduler=standing)).left == 0
 
@@ -136,7 +136,7 @@ def test_a_scheduler_that_is_lost(store: Store):
     before = chunks(store)
     forget(store, 4)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None) as it:
-        with pytest.raises(ClusterError, match="the Dask scheduler is gone .* goes on from there"):
+        with pytest.raises(ClusterError, match=r"the Dask scheduler is gone .* goes on from there"):
             embed(store, EmbedConfig(scheduler=it.scheduler_address), after(1, it.close))
     assert 5 <= len(store.committed()) < 8
     assert embed(store).left == 0

@@ -130,7 +130,7 @@ def test_some_blocks_first(store: Store, tmp_path: Path):
     assert evaluate(part, None, EvaluateConfig(split="test", prompts=("box",), prompt_seeds=1)).prompts["box"].n > 0
     dry = embed(part, replace(some, splits=("train", "test"), dry_run=True))
     assert (dry.planned, dry.done_before, dry.left) == (5, 1, 4)
-    with pytest.raises(SplitError, match="no embedded view.*embed more"):
+    with pytest.raises(SplitError, match=r"no embedded view.*embed more"):
         finetune(part, FinetuneConfig.of(steps=1))
     report = embed(part)
     assert (report.planned, report.done_before, report.done_now, report.left) == (8, 2, 6, 0)
@@ -194,7 +194,7 @@ def test_other_weights_under_the_same_key_are_refused(store: Store):
     with pytest.raises(CheckpointError, match="the store was made with 000000000000"):
         embed(pinned)
     path.write_text("{")
-    with pytest.raises(StoreError, match="encoder.json is damaged"):
+    with pytest.raises(StoreError, match=r"encoder.json is damaged"):
         embed(store)
     assert tree(store.ledger().path) == before
     assert not pinned.encoder_folder().exists()
@@ -225,7 +225,7 @@ def test_another_batch_or_compilation_on_the_cpu_is_refused(store: Store):
     forget(store, 1)
     with pytest.raises(StoreError, match="batches of 1"):
         embed(store, EmbedConfig(batch=2))
-    with pytest.raises(StoreError, match="made without torch.compile"):
+    with pytest.raises(StoreError, match=r"made without torch.compile"):
         embed(store, EmbedConfig(compile=True))
 
 
@@ -247,7 +247,7 @@ def test_unknown_device_precision_and_codec(store: Store):
         embed(store, EmbedConfig(device="tpu"))
     with pytest.raises(RecipeError, match="precision"):
         embed(store, EmbedConfig(precision="float8"))
-    with pytest.raises(RecipeError, match="arrays.codec"):
+    with pytest.raises(RecipeError, match=r"arrays.codec"):
         embed(changed(store, arrays=replace(store.recipe.arrays, codec="gzip")))
 
 

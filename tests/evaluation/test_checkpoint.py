@@ -47,7 +47,7 @@ def test_what_is_no_checkpoint_of_this_store_is_refused(scored: Path, detected: 
     run = latest(scored, "finetune").id
     with pytest.raises(RunError, match="nosuch"):
         resolve_checkpoint(store, "nosuch")
-    with pytest.raises(RunError, match="was tuned on embeddings of .*, this recipe asks for"):
+    with pytest.raises(RunError, match=r"was tuned on embeddings of .*, this recipe asks for"):
         resolve_checkpoint(store.with_encoder(precision="bfloat16"), run)
     detector = latest(detected, "detector").id
     with pytest.raises(RunError, match="finetune"):

@@ -30,7 +30,7 @@ def test_nano_becomes_a_file_that_a_new_store_takes(store: Store, tmp_path: Path
     with pytest.raises(RunError, match="no default run"):
         export_checkpoint(store, None, tmp_path / "out.safetensors")
     result = finetune(store, QUICK)
-    with pytest.raises(RunError, match=".safetensors"):
+    with pytest.raises(RunError, match=r".safetensors"):
         export_checkpoint(store, result.run, tmp_path / "out.pth")
     out = export_checkpoint(store, result.run, tmp_path / "out.safetensors").path
     loaded = load_sam_encoder(EncoderRecipe(architecture="nano", checkpoint=str(out)))

@@ -257,10 +257,10 @@ def test_a_store_that_is_of_something_else_is_refused(made: Path, store: Store) 
         ({"encoder": replace(store.recipe.encoder, precision="bfloat16")}, RecipeError, "micro-sam encodes in float32"),
     ]
     for changes, kind, words in recipes:
+        other = Store(store.path, replace(store.recipe, **changes))
         with pytest.raises(kind, match=words):
-            other = Store(store.path, replace(store.recipe, **changes))
             import_micro_sam(other, made / "embeddings.zarr", "01", device="cpu")
-    with pytest.raises(StoreError, match="no sequence and no frame '02' .* sequences 01 and frames such as 01/t000"):
+    with pytest.raises(StoreError, match=r"no sequence and no frame '02' .* sequences 01 and frames such as 01/t000"):
         import_micro_sam(store, made / "embeddings.zarr", "02", device="cpu")
     with pytest.raises(StoreError, match="holds 3 frames, 01/t001 is one frame"):
         import_micro_sam(store, made / "embeddings.zarr", "01/t001", device="cpu")
@@ -290,7 +290,7 @@ def test_nothing_here_encodes_as_micro_sam_does(made: Path, store: Store) -> Non
     for changes in ({"cut": 2}, {"adapter": "run", "adapter_sha256": "0" * 64}):
         with pytest.raises(RecipeError, match="leave --cut, --adapter"):
             there.with_encoder(**changes)
-    with pytest.raises(RecipeError, match="encoder.source is 'microsam', .* did you mean 'micro-sam'"):
+    with pytest.raises(RecipeError, match=r"encoder.source is 'microsam', .* did you mean 'micro-sam'"):
         there.with_encoder(source="microsam")
 
 
@@ -302,7 +302,9 @@ def test_what_is_damaged_comes_from_the_file_again(made: Path, store: Store) -> 
     chunk.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (there.encoder_folder() / "decoder.safetensors").unlink()
     assert {fault.kind for fault in verify(there).faults} == {"damaged", "flipped"}
-    with pytest.raises(StoreError, match="1 embeddings of .* are damaged, .* give `hela-store import micro-sam` again"):
+    with pytest.raises(
+        StoreError, match=r"1 embeddings of .* are damaged, .* give `hela-store import micro-sam` again"
+    ):
         verify(there, VerifyConfig(repair=True, device="cpu"))
     # the decoder is from the checkpoint
     assert [fault.kind for fault in verify(there).faults] == ["flipped"]

@@ -74,7 +74,7 @@ def test_the_model_that_is_exported_is_the_decoder(scored: Path, kind: str, wind
 
 def test_onnxruntime_decodes_what_torch_decodes(scored: Path, tmp_path: Path) -> None:
     store, run = Store.open(scored), latest(scored, "finetune")
-    with pytest.raises(RunError, match="ends in .onnx"):
+    with pytest.raises(RunError, match=r"ends in .onnx"):
         export_onnx(store, run.id, tmp_path / "decoder.pt")
     with pytest.raises(RecipeError, match="window is 7"):
         export_onnx(store, run.id, tmp_path / "decoder.onnx", window=7)

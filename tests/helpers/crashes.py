@@ -28,19 +28,19 @@ from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1"}
 
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import torch
+from safetensors.torch import save_file
 
 # everything a job imports late, so that a forked child need not
-import hela_store.catalog.index  # noqa: E402
-import hela_store.embedding.ingest  # noqa: E402
-import hela_store.embedding.pipeline  # noqa: E402, F401
-from hela_store.embedding.embed import EmbedConfig, embed  # noqa: E402
-from hela_store.errors import HelaError  # noqa: E402
-from hela_store.integrity.verify import VerifyConfig, verify  # noqa: E402
-from hela_store.sam import decoder, nano  # noqa: E402
-from hela_store.store.store import Store  # noqa: E402
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new  # noqa: E402
+import hela_store.catalog.index
+import hela_store.embedding.ingest
+import hela_store.embedding.pipeline  # noqa: F401
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.errors import HelaError
+from hela_store.integrity.verify import VerifyConfig, verify
+from hela_store.sam import decoder, nano
+from hela_store.store.store import Store
+from hela_store.workflows.new import NewConfig, SyntheticConfig, new
 
 DONE, FAULTS, REFUSED, BUG = 0, 1, 3, 4
 
@@ -81,9 +81,10 @@ class Failing:
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if isinstance(path, str | os.PathLike) and str(path).startswith(self.folder) and writes:
                 self.point(None, room=True)
-        elif event in ("os.rename", "os.mkdir", "os.remove", "os.link", "os.truncate"):
-            if str(arguments[0]).startswith(self.folder):
-                self.point(None, room=event == "os.mkdir")
+        elif event in ("os.rename", "os.mkdir", "os.remove", "os.link", "os.truncate") and str(arguments[0]).startswith(
+            self.folder
+        ):
+            self.point(None, room=event == "os.mkdir")
 
     def point(self, synced: str | None, room: bool) -> None:
         with self.lock:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def test_tiles_cover_the_frame_with_the_overlap_asked_for(rows, columns, tile, o
         assert spans[0][0] == 0
         assert spans[-1][1] == length
         assert {end - start for start, end in spans} == {min(tile, length)}
-        shared = [a[1] - b[0] for a, b in zip(spans, spans[1:], strict=False)]
+        shared = [a[1] - b[0] for a, b in itertools.pairwise(spans)]
         assert all(s >= overlap for s in shared)
         assert max(shared, default=0) - min(shared, default=0) <= 1
     assert tiles == sorted(tiles, key=lambda t: (t[1], t[0]))

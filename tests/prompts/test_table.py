@@ -91,7 +91,7 @@ def test_nan_in_parquet_and_files_that_are_none(tmp_path: Path) -> None:
         read_prompt_table(path, FRAMES)
     with pytest.raises(PromptError, match="no prompt table at"):
         read_prompt_table(tmp_path / "absent.csv", FRAMES)
-    with pytest.raises(PromptError, match="is a .parquet or a .csv"):
+    with pytest.raises(PromptError, match=r"is a .parquet or a .csv"):
         read_prompt_table(tmp_path / "prompts.xlsx", FRAMES)
 
 

@@ -311,7 +311,7 @@ def test_rows_are_read_back_and_a_flipped_bit_is_found(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"predictions.parquet is damaged: .*; restore it, or make the run again"):
         info.rows("predictions")
     path.unlink()
-    with pytest.raises(RunError, match="predictions.parquet is damaged"):
+    with pytest.raises(RunError, match=r"predictions.parquet is damaged"):
         info.rows("predictions")
 
 

@@ -98,12 +98,12 @@ def test_missing_foreign_and_misshapen_tensors_are_named(tmp_path, state):
     with pytest.raises(CheckpointError, match=r"lacks \d+ of \d+ tensors of nano: image_encoder.blocks.2.norm1.weight"):
         load(saved(tmp_path, few))
     more = {**state, "image_encoder.blocks.0.adapter.weight": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match="1 tensors nano does not know: image_encoder.blocks.0.adapter.weight"):
+    with pytest.raises(CheckpointError, match=r"1 tensors nano does not know: image_encoder.blocks.0.adapter.weight"):
         load(saved(tmp_path, more))
     odd = {**state, "image_encoder.neck.0.weight": torch.zeros(8, 192, 1, 1)}
     with pytest.raises(CheckpointError, match=r"neck.0.weight has shape \(8, 192, 1, 1\), nano has \(256, 192, 1, 1\)"):
         load(saved(tmp_path, odd))
-    with pytest.raises(CheckpointError, match="lacks .* of vit_b"):
+    with pytest.raises(CheckpointError, match=r"lacks .* of vit_b"):
         load(saved(tmp_path, {"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}), "vit_b")
 
 
@@ -132,7 +132,7 @@ def test_files_that_are_cut_or_no_checkpoint(tmp_path, state, suffix):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:20], b"", b"not a checkpoint at all" * 100):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged or not a checkpoint|not a SAM checkpoint"):
+        with pytest.raises(CheckpointError, match=r"damaged or not a checkpoint|not a SAM checkpoint"):
             load(path)
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load(tmp_path / "missing.pth")
@@ -219,14 +219,14 @@ def test_what_cannot_be_right_is_refused(tmp_path, server, name):
     folder, url = server
     (folder / "wrong.pth").write_bytes(b"other weights")
     cache = tmp_path / "cache"
-    with pytest.raises(CheckpointError, match="try again|pass it with --checkpoint"):
+    with pytest.raises(CheckpointError, match=r"try again|pass it with --checkpoint"):
         fetch(Official(file=name, sha256="0" * 64), cache, base_url=url)
     assert not cache.exists() or not list(cache.iterdir())
 
 
 def test_a_bar_ends_where_a_download_breaks_off(tmp_path, server):
     progress = Steps()
-    with pytest.raises(CheckpointError, match="cannot fetch|cut short"):
+    with pytest.raises(CheckpointError, match=r"cannot fetch|cut short"):
         fetch(Official(file="cut.pth", sha256="0" * 64), tmp_path / "cache", base_url=server[1], progress=progress)
     assert progress.ended and 1 <= progress.steps < 4 and progress.asked[0][0] == 4
 
@@ -239,7 +239,7 @@ def test_errors_of_the_disk_are_no_errors_of_the_server(tmp_path, server):
 
 
 def test_no_server(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot fetch .* download it elsewhere and pass it with --checkpoint"):
+    with pytest.raises(CheckpointError, match=r"cannot fetch .* download it elsewhere and pass it with --checkpoint"):
         fetch(OFFICIAL["vit_b"], tmp_path / "cache", base_url="http://127.0.0.1:9")
 
 

@@ -15,7 +15,7 @@ def wake(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.3)
 
 
-@pytest.mark.parametrize("window,size", [(0, 128), (8, 128), (5, 128), (0, 96)])
+@pytest.mark.parametrize(("window", "size"), [(0, 128), (8, 128), (5, 128), (0, 96)])
 @pytest.mark.parametrize("way", ["whole", "parts", "fused"])
 def test_fast_forward_equals_the_stock_encoder(
     window: int, size: int, way: str, monkeypatch: pytest.MonkeyPatch

@@ -68,7 +68,7 @@ def test_a_block_without_failures_gives_no_certainty() -> None:
 @pytest.mark.parametrize("damaged", ["", "[1, 2]", '{"mean": [1, 2]}'])
 def test_a_damaged_calibration_is_named(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "calibration.json").write_text(damaged)
-    with pytest.raises(RunError, match="calibration.json cannot be read .*; calibrate again"):
+    with pytest.raises(RunError, match=r"calibration.json cannot be read .*; calibrate again"):
         load_calibration(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_a_stack_is_a_sequence_and_bad_input_is_named(detector_store: Store, tmp
     tifffile.imwrite(
         tmp_path / "deep.tif", np.zeros((3, 20, 20), np.uint16), photometric="minisblack", metadata={"axes": "ZYX"}
     )
-    with pytest.raises(DatasetError, match="no axis 't'.*Z"):
+    with pytest.raises(DatasetError, match=r"no axis 't'.*Z"):
         segment(detector_store, [tmp_path / "deep.tif"], config)
     with pytest.raises(DatasetError, match="no such file"):
         segment(detector_store, [tmp_path / "none"], config)

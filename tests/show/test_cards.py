@@ -39,7 +39,7 @@ def test_nothing_has_no_outline() -> None:
 def test_crops_lie_in_the_frame(x: int, y: int, width: int, height: int) -> None:
     box = (x, y, min(x + width, 100), min(y + height, 70))
     x0, y0, w, h = crop_around(box, (70, 100))
-    assert 0 <= x0 and 0 <= y0 and x0 + w <= 100 and y0 + h <= 70
+    assert x0 >= 0 and y0 >= 0 and x0 + w <= 100 and y0 + h <= 70
     assert x0 <= box[0] and y0 <= box[1] and x0 + w >= box[2] and y0 + h >= box[3]
 
 

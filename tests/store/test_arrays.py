@@ -106,7 +106,7 @@ def test_what_float16_cannot_hold_is_refused(arrays, bad):
     arrays.create_embeddings(KEY, 1, "float16", "zstd")
     values = embedding("bad")
     values[5, 6, 7] = bad
-    with pytest.raises(StoreError, match='float16 cannot hold.*dtype = "float32"'):
+    with pytest.raises(StoreError, match=r'float16 cannot hold.*dtype = "float32"'):
         arrays.write_embedding(KEY, 0, values)
     assert not arrays.chunk_path(KEY, 0).exists()
 
@@ -189,7 +189,7 @@ def test_a_cut_chunk_is_an_error_not_values(arrays):
     arrays.write_embedding(KEY, 0, embedding(1))
     chunk = arrays.chunk_path(KEY, 0)
     chunk.write_bytes(chunk.read_bytes()[:1000])
-    with pytest.raises(StoreError, match="row 0 of .* is damaged"):
+    with pytest.raises(StoreError, match=r"row 0 of .* is damaged"):
         arrays.embedding(KEY, 0)
 
 

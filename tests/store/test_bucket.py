@@ -172,7 +172,7 @@ def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, mon
     line.open, line.delay = True, 2.0
     monkeypatch.setattr(bucket, "ATTEMPT_SECONDS", 0.3)
     slow = Store.open(remote.path)
-    with pytest.raises(StoreError, match="does not answer .* while reading"):
+    with pytest.raises(StoreError, match=r"does not answer .* while reading"):
         slow.arrays.embedding(slow.key, 0)
     # asked again until the line is fast
     monkeypatch.setattr(bucket, "ATTEMPTS", 20)
@@ -266,7 +266,7 @@ def test_a_bucket_or_credentials_that_are_not_there(remote: Store, monkeypatch: 
 
 def test_recipes(store: Store):
     for data in ("s3://key:secret@cells/x", "s3://", "http://cells/x", "s3://cells/x?y", "s3://cells/../x/"):
-        with pytest.raises(RecipeError, match="arrays.data is"):
+        with pytest.raises(RecipeError, match=r"arrays.data is"):
             ArraysRecipe(data=data)
     both = Store(store.path, replace(store.recipe, arrays=ArraysRecipe(data=URL)))
     with pytest.raises(StoreError, match="aws s3 sync"):

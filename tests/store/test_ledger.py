@@ -53,7 +53,7 @@ def test_a_damaged_segment_is_named(tmp_path, text):
     ledger = Ledger(tmp_path / "ledger" / "key")
     ledger.commit([entry("a")])
     (ledger.path / "00000001.jsonl").write_bytes(text.encode("latin-1"))
-    with pytest.raises(StoreError, match="00000001.jsonl is damaged"):
+    with pytest.raises(StoreError, match=r"00000001.jsonl is damaged"):
         ledger.entries()
 
 

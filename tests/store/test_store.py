@@ -137,7 +137,7 @@ def test_a_changed_recipe_asks_for_another_plan(store: Store):
     key = plan_names(store.recipe, frames)[8]
     other = edit(store, "tile = 0", "tile = 128")
     assert plan_names(other.recipe, frames)[8] != key
-    with pytest.raises(StoreError, match="no plan in .* for the current recipe"):
+    with pytest.raises(StoreError, match=r"no plan in .* for the current recipe"):
         other.embedding(frames["frame"][0].as_py())
     assert plan_names(other.recipe, frames.slice(1))[7] not in plan_names(other.recipe, frames).values()
 

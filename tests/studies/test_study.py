@@ -34,7 +34,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     assert len(runs) == 4 + 4 + 1 + 1
     assert sum(first.test_scorings.values()) == 6 and first.test_scorings["zero-shot"] == 1
     again = study(store, CONFIG)
-    assert run_ids(store.path) == runs and again.rows == first.rows or repr(again.rows) == repr(first.rows)
+    assert (run_ids(store.path) == runs and again.rows == first.rows) or repr(again.rows) == repr(first.rows)
     assert again.test_scorings == first.test_scorings
 
     tuned = first.rows[2]

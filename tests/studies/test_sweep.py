@@ -141,7 +141,10 @@ def _until(there: Callable[[], bool]) -> None:
 def test_an_unreachable_scheduler_and_a_dead_process_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("hela_store.base.executors.CONNECT_SECONDS", 1)
-    with pytest.raises(ClusterError, match="no Dask scheduler answers at tcp://127.0.0.1:9"), dask("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
+        dask("tcp://127.0.0.1:9"),
+    ):
         pass
     with processes(1) as executor, pytest.raises(ClusterError, match="ended abruptly"):
         outcome(executor.submit(os._exit, 1))

@@ -289,7 +289,7 @@ def test_later_runs_stream_from_an_adapted_encoder(adapted: tuple[Path, str], tm
     assert evaluate(opened, adapted[1], SCORED).checkpoint == adapted[1]
     with pytest.raises(RunError, match="was tuned on embeddings of"):
         evaluate(store, tuned, SCORED)
-    with pytest.raises(RecipeError, match="take encoder.adapter out"):
+    with pytest.raises(RecipeError, match=r"take encoder.adapter out"):
         embed(opened, EmbedConfig(cut=3))
 
 
@@ -340,7 +340,7 @@ def test_conv_lora_is_embedded_but_not_exported(cached: Store, tmp_path: Path) -
     run = finetune(cached, ENCODER.with_choices(conv=True, steps=1)).run
     report = embed(cached, EmbedConfig(adapter=run, limit=1))
     assert (report.done_now, report.left) == (1, 7)
-    with pytest.raises(CheckpointError, match="Conv-LoRA adapters.*cannot be merged"):
+    with pytest.raises(CheckpointError, match=r"Conv-LoRA adapters.*cannot be merged"):
         export_checkpoint(cached, run, tmp_path / "out.safetensors")
 
 
@@ -352,7 +352,7 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
     data[-1] ^= 1
     path.write_bytes(data)
     assert sha256_file(path) != mine.recipe.encoder.adapter_sha256
-    with pytest.raises(CheckpointError, match="is not the one encoder.adapter_sha256 names"):
+    with pytest.raises(CheckpointError, match=r"is not the one encoder.adapter_sha256 names"):
         verify(mine, VerifyConfig(deep=True, sample=1))
 
 
@@ -360,7 +360,7 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "wrong,what",
+    ("wrong", "what"),
     [
         ({"adapt": "encodr"}, "adapt is 'encodr', expected one of decoder, encoder, encoder-full"),
         ({"adapt": "encoder"}, "needs cut"),

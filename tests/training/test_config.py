@@ -42,7 +42,7 @@ def test_sections_and_flat_names_say_the_same() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="'warm_up' is unknown.*did you mean warmup"):
+    with pytest.raises(RecipeError, match=r"'warm_up' is unknown.*did you mean warmup"):
         FinetuneConfig.of(warm_up=3)
     with pytest.raises(RecipeError, match="loss_weight is -1"):
         LossConfig(weight=-1)

@@ -47,7 +47,7 @@ def test_truth_lies_where_the_prompt_points(embedded, prompt: str) -> None:
             x, y = (step.prompts.points[i, 0].numpy() + 0.5) / 2
             assert step.truth[int(y), int(x)] == label
         elif prompt == "box":
-            x0, y0, x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
+            x0, _y0, _x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
             wide, high = columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
             assert abs(x0 - columns.min()) < 0.3 * wide and abs(y1 - rows.max() - 1) < 0.3 * high
         else:

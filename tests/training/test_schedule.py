@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -11,14 +12,14 @@ from hela_store.training.schedule import learning_rate
 
 @pytest.mark.parametrize("warmup", [0, 10])
 @pytest.mark.parametrize(
-    "schedule, middle, end", [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
+    ("schedule", "middle", "end"), [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
 )
 def test_a_schedule_is_what_it_is_called(schedule: str, middle: float, end: float, warmup: int) -> None:
     rates = [learning_rate(step, peak=2.0, steps=100, warmup=warmup, schedule=schedule) for step in range(102)]
     assert rates[0] == pytest.approx(2.0 / (warmup or 1))
     assert rates[50] == pytest.approx(2.0 * middle) and rates[100] == pytest.approx(2.0 * end)
     assert rates[101] == rates[100], "a step after the last has the last rate"
-    rising = [after > before for before, after in zip(rates[:warmup], rates[1:warmup], strict=False)]
+    rising = [after > before for before, after in itertools.pairwise(rates[:warmup])]
     assert all(rising)
 
 

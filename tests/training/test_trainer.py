@@ -95,7 +95,7 @@ def test_lines_without_a_validation_have_the_losses_since_the_last(tmp_path: Pat
     assert [(row["step"], "score" in row) for row in folder.info.log()] == [(3, False), (6, False), (7, True)]
 
 
-@pytest.mark.parametrize("margin, steps", [(0.0, 6), (0.05, 4)])
+@pytest.mark.parametrize(("margin", "steps"), [(0.0, 6), (0.05, 4)])
 def test_it_stops_early_and_does_not_go_on_when_resumed(tmp_path: Path, margin: float, steps: int) -> None:
     plan = replace(PLAN, evaluate_every=1, patience=3, margin=margin, steps=20)
     scores = [0.5, 0.51, 0.52, 0.1, 0.1, 0.1]
@@ -119,9 +119,9 @@ def test_an_interrupted_training_ends_in_the_same_weights(
 
     state, folder = new_training(ema), opened(tmp_path)
     scores = [0.1, 0.3, 0.2]
+    trainer = Trainer(state=state, plan=PLAN, task=Task(scores=scores), folder=folder)
     with pytest.raises(KeyboardInterrupt), folder.tidied(resumable=True):
-        task = Task(scores=scores)
-        Trainer(state=state, plan=PLAN, task=task, folder=folder).run(interrupted(range(7)), silent)
+        trainer.run(interrupted(range(7)), silent)
     resumed, again = trained(tmp_path, Task(scores=scores), ema=ema)
     assert again.id == folder.id and again.info.log() == straight.info.log()
     for mine, theirs in ((resumed.weights(), whole.weights()), (resumed.best, whole.best), (resumed.mean, whole.mean)):
@@ -180,7 +180,7 @@ def test_a_damaged_state_is_named_and_changes_nothing(tmp_path: Path) -> None:
             state.resume(again)
         assert state.step == 0
     path.write_bytes(whole[:100])
-    with pytest.raises(RunError, match="is damaged.*start the run again"):
+    with pytest.raises(RunError, match=r"is damaged.*start the run again"):
         new_training().resume(again)
 
 

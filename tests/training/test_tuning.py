@@ -117,7 +117,7 @@ def test_an_unknown_schedule_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "how, learns",
+    ("how", "learns"),
     [
         ({}, "decoder.mask_decoder.iou_token.weight"),
         ({"adapt": "decoder"}, "decoder.mask_decoder.transformer.layers.0.self_attn.q_proj.parts.all.a"),

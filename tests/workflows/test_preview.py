@@ -23,7 +23,7 @@ def test_both_pictures_are_drawn_and_say_what_they_show(embedded: Path, tmp_path
 
 def test_what_cannot_be_drawn_is_said(embedded: Path, tmp_path: Path) -> None:
     store = Store.open(embedded)
-    with pytest.raises(RecipeError, match="ends in .png"):
+    with pytest.raises(RecipeError, match=r"ends in .png"):
         preview(store, tmp_path / "a.jpg")
     with pytest.raises(StoreError, match="no frame '01/t099'"):
         preview(store, tmp_path / "a.png", frame="01/t099")
