@@ -26,6 +26,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.errors import HelaError, RecipeError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.codecs import parse_codec
+from hela_store.recipe.recipe import UNTRAINED
 from hela_store.recipe.splits import BLOCKS, Block, assign, members
 from hela_store.store.store import Store
 from hela_store.store.tables import PLAN_SCHEMA
@@ -311,8 +312,6 @@ def _count(store: Store, record: EncoderRecord, commits: Iterable[str], work: Wo
 
 
 def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
-    from hela_store.sam.checkpoints import UNTRAINED
-
     return ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
 
 

@@ -22,6 +22,8 @@ RESIZE = "bilinear-antialias-1024"
 BLOCKS = {"nano": 4, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 """Of the image encoders: transformer blocks, and channels of a token between them."""
+UNTRAINED = "untrained"
+"""Takes the place of the checksum of nano's weights where this version ships none."""
 
 ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]

@@ -19,15 +19,13 @@ from torch import Tensor
 from hela_store.base.files import explain_os_errors, sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import CheckpointError
-from hela_store.recipe.recipe import EncoderRecipe
+from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
 from .decoder import SamDecoder, load_decoder
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
-UNTRAINED = "untrained"
-"""Stands for the sum of nano's weights where this version ships none."""
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 WRAPPERS = ("model", "state_dict", "model_state")

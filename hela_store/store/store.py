@@ -25,7 +25,7 @@ from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
 from hela_store.base.parquet import read_parquet
 from hela_store.errors import StoreError
-from hela_store.recipe.recipe import Recipe, encoder_key, load_recipe, parse_recipe
+from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Ledger
@@ -171,8 +171,6 @@ class Store:
     @property
     def is_trained(self) -> bool:
         """Whether the recipe's encoder has learnt anything: False for a nano without shipped weights."""
-        from hela_store.sam.checkpoints import UNTRAINED
-
         return self.recipe.encoder.sha256 != UNTRAINED
 
     @cached_property

@@ -19,6 +19,7 @@ from hela_store.datasets import DatasetSummary, inspect, open_dataset
 from hela_store.errors import RecipeError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
 from hela_store.recipe.recipe import (
+    UNTRAINED,
     Architecture,
     ArraysRecipe,
     DatasetRecipe,
@@ -433,7 +434,7 @@ def _arrays(config: NewConfig) -> ArraysRecipe:
 
 def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
     """Return the encoder with the sum that pins it, and whether it is trained; a checkpoint file is checked."""
-    from hela_store.sam.checkpoints import UNTRAINED, checkpoint_sha256, load_sam_encoder
+    from hela_store.sam.checkpoints import checkpoint_sha256, load_sam_encoder
 
     file = _stored_path(_absolute(config.encoder.checkpoint), store) if config.encoder.checkpoint else ""
     encoder = EncoderRecipe(

@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from hela_store.errors import CheckpointError
-from hela_store.recipe.recipe import EncoderRecipe
+from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 from hela_store.sam import nano
 from hela_store.sam.checkpoints import (
     OFFICIAL,
-    UNTRAINED,
     Official,
     architecture_of,
     checkpoint_path,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,12 @@ def test_a_damaged_run_is_named(store: Store) -> None:
         info(store)
     shutil.rmtree(store.path / "runs" / run.id)
     assert info(store).runs == ()
+
+
+def test_it_loads_no_torch(scored: Path) -> None:
+    code = (
+        "import sys, hela_store as hs; found = hs.info(hs.Store.open(sys.argv[1])).to_json(); assert found['runs']\n"
+        "assert not {'torch', 'dask'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, scored], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
