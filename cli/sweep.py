@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.studies.sweep import SweepRow
 
-GRID = (
+SWEPT = (
     *("lr", "loss", "prompt", "seed", "cells", "window", "ema", "accumulate", "variants"),
     *("masks", "clicks", "refine", "schedule", "init"),
 )
@@ -80,8 +80,8 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     if jobs and scheduler:
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
     note_untrained(store)
-    choices = {name: list(dict.fromkeys(given[name])) for name in GRID if given[name]}
-    shared = {name: value for name, value in given.items() if value is not None and name not in GRID}
+    choices = {name: list(dict.fromkeys(given[name])) for name in SWEPT if given[name]}
+    shared = {name: value for name, value in given.items() if value is not None and name not in SWEPT}
     where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()
     with where as executor:
         how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "report": _told, "progress": bars}

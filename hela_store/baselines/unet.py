@@ -45,7 +45,7 @@ from hela_store.training.trainer import (
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
-from .unet_labels import BORDER, GRID, IGNORED, USUAL, UnetParameters, cells
+from .unet_labels import BORDER, IGNORED, TRIED, USUAL, UnetParameters, cells
 from .unet_network import load_network, new_network, probabilities, save_network
 
 KIND = "unet"
@@ -228,10 +228,10 @@ class _Task:
 
 def _publish(state: Training[nn.Module], folder: RunFolder, validation: _Validation, progress: Progress) -> None:
     state.network.load_state_dict(state.best)
-    scores = validation.score(state.network, GRID, progress)
+    scores = validation.score(state.network, TRIED, progress)
     best = int(np.argmax(scores))
     save_network(folder.path / "weights.safetensors", state.best, validation.shrink)
-    result = {"val_seg": scores[best], "best_step": state.best_step, "parameters": asdict(GRID[best])}
+    result = {"val_seg": scores[best], "best_step": state.best_step, "parameters": asdict(TRIED[best])}
     result |= {"median_area": validation.area, "shrink": validation.shrink, "val_frames": validation.frames}
     folder.log(step=state.step, result=result)
     (folder.path / STATE).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ class UnetParameters:
 
 
 USUAL = UnetParameters(seed=0.6, mask=0.5, least=0.15)
-GRID = tuple(
+TRIED = tuple(
     UnetParameters(seed=seed, mask=mask, least=least)
     for seed, mask, least in itertools.product((0.4, 0.5, 0.6, 0.7, 0.8), (0.4, 0.5, 0.6), (0.05, 0.15))
 )

@@ -33,7 +33,7 @@ FRAMES = 2
 WIDTH = 1100
 PITCH = (70, 78)
 RADIUS = 12.3
-MARGIN = 8
+CROP_MARGIN = 8
 
 Labels = npt.NDArray[np.int32]
 Box = tuple[int, int, int, int]
@@ -105,7 +105,7 @@ def draw_frame(number: int, cells: int) -> Drawn:
 
 def _crop(box: Box) -> tuple[slice, slice]:
     x0, y0, x1, y1 = box
-    return slice(max(y0 - MARGIN, 0), y1 + MARGIN), slice(max(x0 - MARGIN, 0), x1 + MARGIN)
+    return slice(max(y0 - CROP_MARGIN, 0), y1 + CROP_MARGIN), slice(max(x0 - CROP_MARGIN, 0), x1 + CROP_MARGIN)
 
 
 def _ours(drawn: Drawn) -> list[list[float]]:

@@ -14,7 +14,7 @@ from hela_store.store.store import Store
 from hela_store.training.data import training_views
 
 from .losses import stack_targets
-from .targets import GRID, Targets, position_px, view_targets
+from .targets import HEAD_POSITIONS, Targets, position_px, view_targets
 
 Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]
 """Embeddings, maps of the targets, and boxes of whole cells by view."""
@@ -67,7 +67,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         """Return the median side of the training cells' boxes, positions of the head's grid."""
         seen = [(cell, position_px(view.rect)) for view in self.views[:50] for cell in view.cells]
         sides = [max(cell["x1"] - cell["x0"], cell["y1"] - cell["y0"]) / pitch for cell, pitch in seen]
-        return float(np.clip(np.median(sides), 1.0, GRID))
+        return float(np.clip(np.median(sides), 1.0, HEAD_POSITIONS))
 
 
 def _collate(parts: list[tuple[Tensor, Targets]]) -> Batch:

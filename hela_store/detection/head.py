@@ -23,16 +23,16 @@ from hela_store.errors import RunError
 from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.decoder import CHANNELS
 
-from .targets import GRID
+from .targets import HEAD_POSITIONS
 
-PITCH = SAM_INPUT // GRID
+PITCH = SAM_INPUT // HEAD_POSITIONS
 """SAM input px a position covers along each side."""
 WIDTH = 64
 FINE_WIDTH = 32
 DILATIONS = (1, 2, 4)
 RARE = 0.01
 """Share of centres among positions that an untrained head assumes (Lin et al., "Focal loss", 2017, section 4.1)."""
-LARGEST = GRID * 2.0
+LARGEST = HEAD_POSITIONS * 2.0
 """Longest side of a box, positions: keeps an untrained head's boxes finite."""
 
 

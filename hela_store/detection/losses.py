@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, max_p
 from hela_store.images.boxes import box_iou
 
 from .head import HeadOutput
-from .targets import GRID, Targets
+from .targets import HEAD_POSITIONS, Targets
 
 PEAKS = 96
 """Most peaks of a view that learn their quality."""
@@ -89,7 +89,7 @@ def quality_loss(output: HeadOutput, truth: dict[str, Tensor], boxes: list[np.nd
 
 def boxes_at(output: HeadOutput, view: int, flat: Tensor) -> Tensor:
     """Return the boxes that positions (row * 128 + column) of one view propose, (N, 4) positions, grid edge at 0."""
-    rows, columns = flat // GRID, flat % GRID
+    rows, columns = flat // HEAD_POSITIONS, flat % HEAD_POSITIONS
     centre = torch.stack([columns, rows]) + 0.5 + output.offset[view][:, rows, columns]
     half = output.size[view][:, rows, columns].exp() / 2
     return torch.cat([centre - half, centre + half]).T

@@ -17,7 +17,7 @@ from hela_store.images.rle import Rle, encode
 from .detections import Detections, join, merge_tiles, no_detections
 from .head import GridHead, HeadOutput
 from .losses import boxes_at, local_peaks
-from .targets import GRID, position_px
+from .targets import HEAD_POSITIONS, position_px
 
 MOST = 400
 """Most detections of a tile, best first: bounds memory and time of a head that has learnt nothing."""
@@ -46,7 +46,7 @@ def detect_tile(
     pitch = position_px(rect)
     probability = output.centre.sigmoid()
     score = (probability * output.quality.sigmoid()).sqrt()
-    rows, columns = min(GRID, round(rect[3] / pitch)), min(GRID, round(rect[2] / pitch))
+    rows, columns = min(HEAD_POSITIONS, round(rect[3] / pitch)), min(HEAD_POSITIONS, round(rect[2] / pitch))
     peaks = local_peaks(probability) & (score >= least)
     peaks[:, rows:], peaks[:, :, columns:] = False, False
     flat = torch.nonzero(peaks[0].flatten()).flatten()
@@ -69,7 +69,7 @@ def _in_frame(
     tile: int,
 ) -> Detections:
     pitch, corner = position_px(rect), np.asarray(rect[:2], float)
-    place = torch.stack([flat % GRID, flat // GRID]) + 0.5 + output.click[0].flatten(1)[:, flat]
+    place = torch.stack([flat % HEAD_POSITIONS, flat // HEAD_POSITIONS]) + 0.5 + output.click[0].flatten(1)[:, flat]
     limit = np.array([shape[1], shape[0]], float)
     points = (place.T.double().cpu().numpy() * pitch + corner - 0.5).clip(0, limit - 1)
     framed = boxes * pitch + np.tile(corner, 2)
@@ -90,7 +90,7 @@ def _coarse_masks(
     """Give every inside position to the detection its vote falls nearest to; a mask for each detection that has any."""
     inside = output.inside[0] > 0
     rows, columns = (axis.cpu().numpy() for axis in torch.nonzero(inside, as_tuple=True))
-    owner = np.zeros((GRID, GRID), np.int32)
+    owner = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.int32)
     if len(rows):
         offset = output.offset[0][:, inside].cpu().numpy()
         votes = np.stack([columns + 0.5 + offset[0], rows + 0.5 + offset[1]], 1)

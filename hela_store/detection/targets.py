@@ -15,7 +15,7 @@ from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.images.geometry import Rect, holds_whole
 from hela_store.prompts.draw import centre_point
 
-GRID = 128
+HEAD_POSITIONS = 128
 """Positions of the head's grid along each side of SAM's input."""
 SPREAD = 0.12
 """Standard deviation of a centre's bump, as a share of the box's side: narrow, because nuclei touch."""
@@ -60,12 +60,12 @@ class Targets:
 
 def position_px(rect: Rect) -> float:
     """Return how many frame px a position of the grid covers in a view."""
-    return max(rect[2], rect[3]) / GRID
+    return max(rect[2], rect[3]) / HEAD_POSITIONS
 
 
 def grid_positions(rect: Rect) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return rows and columns, px of the view, of the positions' centres that lie in it."""
-    place = ((np.arange(GRID) + 0.5) * position_px(rect)).astype(np.int64)
+    place = ((np.arange(HEAD_POSITIONS) + 0.5) * position_px(rect)).astype(np.int64)
     return place[place < rect[3]], place[place < rect[2]]
 
 
@@ -86,22 +86,22 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[dict[str, 
     rows, columns = grid_positions(rect)
     inner = np.ix_(rows, columns)
     shown = (slice(0, len(rows)), slice(0, len(columns)))
-    labels = np.zeros((GRID, GRID), np.int64)
+    labels = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.int64)
     labels[shown] = label[top : top + height, left : left + width][inner]
-    known = np.zeros((GRID, GRID), bool)
+    known = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool)
     known[shown] = valid[top : top + height, left : left + width][inner]
     whole = [c for c in cells if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
     cut = (labels > 0) & ~np.isin(labels, [c["label"] for c in whole])
     out = Targets(
-        centre=np.zeros((GRID, GRID), np.float32),
+        centre=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
         counted=known & ~ndimage.binary_dilation(cut, iterations=1),
         inside=labels > 0,
         inside_counted=known,
-        offset=np.zeros((2, GRID, GRID), np.float32),
-        size=np.zeros((2, GRID, GRID), np.float32),
-        click=np.zeros((2, GRID, GRID), np.float32),
-        has_offset=np.zeros((GRID, GRID), bool),
-        has_size=np.zeros((GRID, GRID), bool),
+        offset=np.zeros((2, HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
+        size=np.zeros((2, HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
+        click=np.zeros((2, HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
+        has_offset=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool),
+        has_size=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool),
         boxes=np.zeros((len(whole), 4), np.float32),
     )
     pitch = position_px(rect)
@@ -119,10 +119,10 @@ def _paint(out: Targets, member: BoolArray, box: Floats, point: npt.NDArray[np.f
     middle = (box[:2] + box[2:]) / 2
     extent = np.maximum(box[2:] - box[:2], 1e-3)
     sigma = float(np.clip(SPREAD * math.sqrt(extent[0] * extent[1]), *SPREAD_LIMITS))
-    col, row = (int(min(max(math.floor(v), 0), GRID - 1)) for v in middle)
+    col, row = (int(min(max(math.floor(v), 0), HEAD_POSITIONS - 1)) for v in middle)
     reach = math.ceil(3 * sigma)
     r, c = slice(max(row - reach, 0), row + reach + 1), slice(max(col - reach, 0), col + reach + 1)
-    y, x = np.mgrid[r.start : min(r.stop, GRID), c.start : min(c.stop, GRID)]
+    y, x = np.mgrid[r.start : min(r.stop, HEAD_POSITIONS), c.start : min(c.stop, HEAD_POSITIONS)]
     bump = np.exp(-((x - col) ** 2 + (y - row) ** 2) / (2 * sigma**2)).astype(np.float32)
     np.maximum(out.centre[r, c], bump, out=out.centre[r, c])
     out.counted[row, col] = True

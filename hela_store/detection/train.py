@@ -37,7 +37,8 @@ KIND = "detector"
 PATIENCE = 4
 """Validations without a better one after which training ends."""
 WARMUP = 30
-MARGIN = 1e-4
+LEAST_GAIN = 1e-4
+"""A validation counts as better where its score is above the best by more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def _plan(config: DetectorConfig, views: int) -> Plan:
         clip=5.0,
         evaluate_every=config.evaluate_every or max(1, min(views // config.batch, quarter)),
         patience=PATIENCE,
-        margin=MARGIN,
+        margin=LEAST_GAIN,
     )
 
 

@@ -29,8 +29,9 @@ from hela_store.base.rng import generator
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
 from hela_store.evaluation.decoders import decoder_of
+from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.logits import LOGIT
-from hela_store.sam.decoder import ALL_MASKS, GRID, INPUT, LOGITS, POSITION, SamDecoder, view_tokens
+from hela_store.sam.decoder import ALL_MASKS, INPUT, LOGITS, POSITION, SamDecoder, view_tokens
 from hela_store.sam.fast_decoder import decode_windows
 from hela_store.sam.predict import check_window
 from hela_store.store.store import Store
@@ -40,7 +41,7 @@ from .target import check_free
 
 INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 OUTPUTS = ("low_res_masks", "iou_predictions")
-SIDE = GRID * LOGITS
+SIDE = EMBEDDING_POSITIONS * LOGITS
 TOLERANCE = 1e-3
 """Largest difference of a logit that is rounding: float32 and logits of about 10; measured 2e-5."""
 
@@ -117,13 +118,13 @@ class OnnxDecoder(nn.Module):
         high = torch.where(is_box_B[:, None], high, torch.maximum(high, mask_high))
         nowhere_B = (low > high).any(1, keepdim=True)
         centre = torch.where(nowhere_B, INPUT / 2, (low + high) / 2) / POSITION
-        return (centre - self.window / 2).round().long().clamp(0, GRID - self.window)
+        return (centre - self.window / 2).round().long().clamp(0, EMBEDDING_POSITIONS - self.window)
 
     def _index(self, origins_B2: Tensor) -> Tensor:
         """Return the grid positions of each window, rows first, int64, (B, window * window)."""
         reach = torch.arange(self.window)
         columns, rows = origins_B2[:, 0, None] + reach, origins_B2[:, 1, None] + reach
-        return (rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)
+        return (rows[:, :, None] * EMBEDDING_POSITIONS + columns[:, None, :]).flatten(1)
 
     def _dense(self, mask_B1HW: Tensor, has_mask_B: Tensor) -> Tensor:
         """Return the dense prompt of all positions, (B, 4096, C)."""
@@ -142,7 +143,7 @@ class OnnxDecoder(nn.Module):
 
     def _whole(self, logits_BMHW: Tensor, origins_B2: Tensor) -> Tensor:
         """Put each window at its place on a grid of background."""
-        if self.window == GRID:
+        if self.window == EMBEDDING_POSITIONS:
             return logits_BMHW
         size = self.window * LOGITS
         place_B2W = torch.arange(SIDE) - origins_B2[..., None] * LOGITS
@@ -217,7 +218,7 @@ def to_onnx(model: OnnxDecoder, metadata: dict[str, str]) -> bytes:
         import onnxscript  # noqa: F401
     dynamic = torch.export.Dim.DYNAMIC
     shapes: tuple[dict[int, Any], ...] = ({}, *[{0: dynamic, 1: dynamic}] * 2, *[{0: dynamic}] * 2)
-    arguments = (torch.zeros(1, 256, GRID, GRID), *map(torch.from_numpy, _example(3, 4)))
+    arguments = (torch.zeros(1, 256, EMBEDDING_POSITIONS, EMBEDDING_POSITIONS), *map(torch.from_numpy, _example(3, 4)))
     with _quiet():
         program = torch.onnx.export(
             model, arguments, dynamic_shapes=shapes, input_names=INPUTS, output_names=OUTPUTS, verbose=False

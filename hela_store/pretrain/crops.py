@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from hela_store.base.rng import generator
+from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.context import cell_context
 from hela_store.prompts.degraded import draw_degraded_mask
-from hela_store.sam.decoder import GRID, LOGITS, POSITION
+from hela_store.sam.decoder import LOGITS, POSITION
 
 from .sources import Source
 
@@ -155,7 +156,7 @@ def draw_prompts(
 ) -> Iterator[_Drawn]:
     """Yield up to ``most`` prompts for the cells of one crop."""
     positions = label.shape[0] * FINE // POSITION
-    place = rng.integers(0, GRID - positions + 1, 2)
+    place = rng.integers(0, EMBEDDING_POSITIONS - positions + 1, 2)
     boxes = ndimage.find_objects(label)
     ids = [i + 1 for i, box in enumerate(boxes) if box is not None]
     rng.shuffle(ids)

@@ -17,7 +17,7 @@ from hela_store.images.rle import bbox
 from hela_store.metrics.boundaries import signed_distance
 from hela_store.metrics.overlap import equivalent_diameter
 
-MARGIN = 1.5
+CONTEXT_DIAMETERS = 1.5
 """How much of its surroundings a cell is given on each side, in cell diameters: a neighbour it may be merged with."""
 NEAR = 0.6
 """What is looked at where no neighbour matters, in the same way."""
@@ -196,7 +196,7 @@ def _crop(
 ) -> CellContext:
     rows, columns = place
     area = int(np.count_nonzero(labels[rows, columns] == label))
-    margin = math.ceil(MARGIN * equivalent_diameter(area)) + 2
+    margin = math.ceil(CONTEXT_DIAMETERS * equivalent_diameter(area)) + 2
     y0, x0 = max(rows.start - margin, 0), max(columns.start - margin, 0)
     crop = labels[y0 : rows.stop + margin, x0 : columns.stop + margin].copy()
     return CellContext(

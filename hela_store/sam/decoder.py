@@ -25,9 +25,8 @@ from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 
 from .fast_decoder import decode_windows
 
-GRID = EMBEDDING_POSITIONS
 INPUT = SAM_INPUT
-POSITION = INPUT // GRID
+POSITION = INPUT // EMBEDDING_POSITIONS
 """SAM input px a position covers along each side."""
 LOGITS = 4
 """Low-resolution logits per position along each side (SAM: 256 over 64)."""
@@ -121,7 +120,7 @@ def window_origins(prompts: SamPrompts, window: int) -> Tensor:
     """Return the first position of the window centred on each prompt, int64, (B, 2) ``(x, y)``, within the grid."""
     extents = prompts.extents()
     centre = (extents[:, :2] + extents[:, 2:]) / 2 / POSITION
-    return (centre - window / 2).round().long().clamp(0, GRID - window)
+    return (centre - window / 2).round().long().clamp(0, EMBEDDING_POSITIONS - window)
 
 
 def crop_windows(grid_BCHW: Tensor, origins: Tensor, size: int, step: int = 1) -> Tensor:
@@ -155,7 +154,7 @@ def _cut(grid_PC: Tensor, origins: Tensor, size: int) -> Tensor:
     """Return each window's positions, rows first, (B, size * size, C), of a grid of 64 x 64 positions."""
     reach = torch.arange(size, device=grid_PC.device)
     columns, rows = origins[:, 0, None] + reach, origins[:, 1, None] + reach
-    return grid_PC[(rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)]
+    return grid_PC[(rows[:, :, None] * EMBEDDING_POSITIONS + columns[:, None, :]).flatten(1)]
 
 
 class SamDecoder(nn.Module):
@@ -172,7 +171,7 @@ class SamDecoder(nn.Module):
         embedding: Tensor,
         prompts: SamPrompts,
         *,
-        window: int = GRID,
+        window: int = EMBEDDING_POSITIONS,
         multimask: bool | None = False,
         origins: Tensor | None = None,
     ) -> Decoded:
@@ -252,7 +251,10 @@ class SamDecoder(nn.Module):
 def build_decoder(architecture: str) -> SamDecoder:
     """Return an untrained decoder of ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``."""
     prompt_encoder = PromptEncoder(
-        embed_dim=CHANNELS, image_embedding_size=(GRID, GRID), input_image_size=(INPUT, INPUT), mask_in_chans=16
+        embed_dim=CHANNELS,
+        image_embedding_size=(EMBEDDING_POSITIONS, EMBEDDING_POSITIONS),
+        input_image_size=(INPUT, INPUT),
+        mask_in_chans=16,
     )
     transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=TRANSFORMER_MLP[architecture], num_heads=8)
     mask_decoder = MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, num_multimask_outputs=3)

@@ -16,18 +16,18 @@ import torch
 
 from hela_store.base.aliases import BoolArray
 from hela_store.errors import RecipeError
-from hela_store.images.geometry import Rect, box_to_sam, frame_to_sam, view_scale
+from hela_store.images.geometry import EMBEDDING_POSITIONS, Rect, box_to_sam, frame_to_sam, view_scale
 from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.prompts.logits import LOGIT, to_mask_logits
 from hela_store.prompts.prompt import Prompt
 
-from .decoder import GRID, INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
+from .decoder import INPUT, LOGITS, POSITION, SamDecoder, SamPrompts, view_tokens
 
 WINDOWS = (8, 16, 32, 64)
 """Sizes a window may have, positions along each side; 64 is SAM's own."""
-STEP = INPUT // (GRID * LOGITS)
+STEP = INPUT // (EMBEDDING_POSITIONS * LOGITS)
 """SAM input px per low-resolution logit."""
-MARGIN = 2
+WINDOW_MARGIN = 2
 """Positions a window is wider than what the prompt spans, at least."""
 POSITIONS = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Positions decoded at once, of all prompts together: on a CPU what its caches hold."""
@@ -79,7 +79,7 @@ def check_window(window: int) -> int:
 def window_sizes(prompts: SamPrompts, window: int) -> npt.NDArray[np.int64]:
     """Return the window each prompt reads: ``window``, or the next size that holds what the prompt spans; (B,)."""
     extents = prompts.extents()
-    span = ((extents[:, 2:] - extents[:, :2]).amax(1) / POSITION).ceil().cpu().numpy() + MARGIN
+    span = ((extents[:, 2:] - extents[:, :2]).amax(1) / POSITION).ceil().cpu().numpy() + WINDOW_MARGIN
     sizes = np.array(WINDOWS)
     index = np.minimum(np.searchsorted(sizes, np.maximum(span, window)), len(WINDOWS) - 1)
     found: npt.NDArray[np.int64] = sizes[index].astype(np.int64)
@@ -198,7 +198,7 @@ def _decode_growing(
             planes = decoded.logits[pick, order].float().cpu().numpy()
             ious, corners = decoded.iou[pick, order].float().cpu().numpy(), decoded.origins.cpu().numpy()
             for i, several, iou, corner in zip(part, planes, ious, corners, strict=True):
-                if size < GRID and _touches_edge(several[0], corner, size):
+                if size < EMBEDDING_POSITIONS and _touches_edge(several[0], corner, size):
                     sizes[i] = size * 2
                 else:
                     found[int(i)] = (several, (int(corner[0]), int(corner[1])), float(iou[0]))
@@ -210,15 +210,15 @@ def _touches_edge(plane: Logits, corner: npt.NDArray[np.int64], size: int) -> bo
     sides = (
         (corner[1] > 0, inside[0]),
         (corner[0] > 0, inside[:, 0]),
-        (corner[1] + size < GRID, inside[-1]),
-        (corner[0] + size < GRID, inside[:, -1]),
+        (corner[1] + size < EMBEDDING_POSITIONS, inside[-1]),
+        (corner[0] + size < EMBEDDING_POSITIONS, inside[:, -1]),
     )
     return any(open_side and edge.any() for open_side, edge in sides)
 
 
 def whole_logits(prediction: Prediction) -> Logits:
     """Return a prediction's logits on SAM's whole 256x256 grid, float32; what its window did not show is background."""
-    plane = np.full((GRID * LOGITS, GRID * LOGITS), -LOGIT, np.float32)
+    plane = np.full((EMBEDDING_POSITIONS * LOGITS, EMBEDDING_POSITIONS * LOGITS), -LOGIT, np.float32)
     x, y = prediction.corner[0] * LOGITS, prediction.corner[1] * LOGITS
     height, width = prediction.logits.shape
     plane[y : y + height, x : x + width] = prediction.logits

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hela_store.base.rng import generator
+from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.sam.clicks import corrected_prompts
-from hela_store.sam.decoder import GRID, SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
+from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows, view_tokens, window_origins
 from hela_store.sam.predict import WINDOWS, window_sizes
 from hela_store.training.losses.decoder import decoder_loss, ramp
 
@@ -47,7 +48,7 @@ def training_windows(prompts: SamPrompts, truth: Tensor, labels: Tensor, window:
         origins = window_origins(prompts.take(index), size)
         inside = crop_windows(truth[None, None], origins, size * LOSS_PIXELS, LOSS_PIXELS)[:, 0]
         inside = inside == labels[index][:, None, None]
-        before, after = origins > 0, origins + size < GRID  # (B, 2): there is more to see in x, in y
+        before, after = origins > 0, origins + size < EMBEDDING_POSITIONS  # (B, 2): there is more to see in x, in y
         rows, columns = inside.any(2), inside.any(1)
         cut = rows[:, 0] & before[:, 1] | rows[:, -1] & after[:, 1]
         cut |= columns[:, 0] & before[:, 0] | columns[:, -1] & after[:, 0]

@@ -13,7 +13,7 @@ import torch
 
 from hela_store.baselines.unet import UnetConfig, result_of, trained, unet
 from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
-from hela_store.baselines.unet_labels import BACKGROUND, BORDER, GRID, IGNORED, NUCLEUS, USUAL, cells, targets
+from hela_store.baselines.unet_labels import BACKGROUND, BORDER, IGNORED, NUCLEUS, TRIED, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities
 from hela_store.embedding.record import threads
 from hela_store.errors import RecipeError, RunError, SplitError
@@ -97,7 +97,7 @@ def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(sto
     wanted = store.sql("select cell from cells where frame = '01/t007'").df()
     assert sorted(rows.cell) == sorted(wanted.cell) and set(rows.prompt) == {"none"}
     assert sequence_scores(run_labels(store, first.run)).suffix == ""
-    assert result_of(info)["parameters"] in [vars(p) for p in GRID]
+    assert result_of(info)["parameters"] in [vars(p) for p in TRIED]
     scorings = store.sql("select checkpoint, scorings from test_scorings").fetchall()
     assert scorings == [(info.id, 1)]  # the training looked at train and val alone
 

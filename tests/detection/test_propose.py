@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hela_store.detection.detections import Detections, from_boxes, merge_tiles, no_detections
 from hela_store.detection.head import GridHead, HeadOutput
 from hela_store.detection.propose import MOST, detect_frame, detect_tile
-from hela_store.detection.targets import GRID, Targets, position_px, view_targets
+from hela_store.detection.targets import HEAD_POSITIONS, Targets, position_px, view_targets
 from hela_store.images.boxes import box_iou
 from hela_store.images.geometry import tile_rectangles
 from hela_store.images.rle import decode
@@ -141,4 +141,4 @@ def test_merging_gives_back_separate_cells(places: list[tuple[int, int]], seed: 
 
 
 def test_positions_cover_the_view() -> None:
-    assert position_px((0, 0, 512, 512)) * GRID == 512
+    assert position_px((0, 0, 512, 512)) * HEAD_POSITIONS == 512

@@ -13,7 +13,7 @@ import pytest
 from hela_store.augment.ranges import Elastic
 from hela_store.augment.variant import parse_variant
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.targets import GRID, grid_positions, position_px
+from hela_store.detection.targets import HEAD_POSITIONS, grid_positions, position_px
 from hela_store.detection.train import DetectorConfig, train_detector
 from hela_store.embedding.batches import Frames, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
@@ -157,7 +157,7 @@ def test_detectors_learn_from_variants_and_their_own_labels(varied: Path, tmp_pa
         seen += 1
         label, valid = store.arrays.view_truth((192, 256), view.row)
         rows, columns = grid_positions(view.rect)
-        inside, known = np.zeros((2, GRID, GRID), bool)
+        inside, known = np.zeros((2, HEAD_POSITIONS, HEAD_POSITIONS), bool)
         inside[: len(rows), : len(columns)] = label[np.ix_(rows, columns)] > 0
         known[: len(rows), : len(columns)] = valid[np.ix_(rows, columns)]
         assert np.array_equal(targets.inside, inside) and np.array_equal(targets.inside_counted, known)

@@ -11,9 +11,10 @@ from onnxruntime import InferenceSession
 
 from hela_store.errors import RecipeError, RunError
 from hela_store.exchange.onnx import INPUTS, OUTPUTS, OnnxDecoder, export_onnx
+from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.logits import LOGIT
 from hela_store.runs.folder import latest
-from hela_store.sam.decoder import GRID, LOGITS, SamDecoder, SamPrompts, load_decoder
+from hela_store.sam.decoder import LOGITS, SamDecoder, SamPrompts, load_decoder
 from hela_store.store.store import Store
 
 BOXES = torch.tensor([[100.0, 120, 200, 260], [800, 700, 1010, 1000], [0, 3, 40, 60]])
@@ -59,7 +60,7 @@ def whole(decoder: SamDecoder, embedding: torch.Tensor, prompts: SamPrompts, win
     return out, found.iou
 
 
-@pytest.mark.parametrize("window", [8, 32, GRID])
+@pytest.mark.parametrize("window", [8, 32, EMBEDDING_POSITIONS])
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_the_model_that_is_exported_is_the_decoder(scored: Path, kind: str, window: int) -> None:
     decoder = load_decoder(latest(scored, "finetune").weights)
