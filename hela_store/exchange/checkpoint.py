@@ -17,7 +17,7 @@ from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import CheckpointError, RunError
-from hela_store.evaluation.decoders import decoder_of
+from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.checkpoints import load_sam_encoder
@@ -85,7 +85,7 @@ def export_checkpoint(
             "a stock checkpoint; use it here (`hela-store embed --adapter`), or adapt without --conv"
         )
     state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
-    state |= decoder_of(store, info).state_dict()
+    state |= checkpoint_of(store, info).load_decoder().state_dict()
     state = {name: value.detach().contiguous() for name, value in state.items()}
     if architecture == "nano":
         data = save(state, metadata={"architecture": architecture, "run": info.id})

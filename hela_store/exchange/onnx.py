@@ -28,7 +28,7 @@ from hela_store.base.files import write_atomic
 from hela_store.base.rng import generator
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
-from hela_store.evaluation.decoders import decoder_of
+from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.logits import LOGIT
 from hela_store.sam.decoder import ALL_MASKS, INPUT, LOGITS, POSITION, SamDecoder, view_tokens
@@ -200,7 +200,7 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     if not (rows := store.committed().values()):
         raise RunError(f"no view is embedded under {store.key} to check the decoder with; run `hela-store embed` first")
     window = check_window(int(info.config["window"]) if window is None else window)
-    model = OnnxDecoder(decoder_of(store, info), window).eval()
+    model = OnnxDecoder(checkpoint_of(store, info).load_decoder(), window).eval()
     data = to_onnx(model, {"run": info.id, "encoder": store.key, "window": str(window)})
     embedding = np.asarray(store.arrays.embedding(store.key, min(rows)), np.float32)[None]
     examples = _example(2, 3), _example(5, 2)

@@ -13,7 +13,7 @@ from hela_store.base.files import sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.embedding.record import check_weights
 from hela_store.errors import RecipeError
-from hela_store.evaluation.decoders import decoder_file, decoder_of
+from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.runs.folder import RunInfo
 from hela_store.sam.adapters import ADAPTER_FILE, adapt_decoder, adapt_encoder, save_adapter
 from hela_store.sam.checkpoints import load_sam_encoder
@@ -108,11 +108,12 @@ def new_learner(
     """
     adapter = adapter_of(config)
     if adapter is None or adapter.part == "decoder":
-        decoder = decoder_of(store, init).requires_grad_(True)
+        begin = checkpoint_of(store, init)
+        decoder = begin.load_decoder().requires_grad_(True)
         decoder.prompt_encoder.requires_grad_(False)
         if adapter is not None:
             adapt_decoder(decoder, adapter, config.seed)
-        return Learner(decoder, beside=sha256_file(decoder_file(store, init))).to(device)
+        return Learner(decoder, beside=sha256_file(begin.file)).to(device)
     recipe = store.recipe.encoder
     if recipe.precision == "float16":
         raise RecipeError("precision is float16, in which gradients vanish; an encoder adapts in float32 or bfloat16")

@@ -24,7 +24,7 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.encoders import store_of, variant_of
 from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import CheckpointError, RecipeError, RunError, StoreError
-from hela_store.evaluation.decoders import decoder_of
+from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -100,7 +100,10 @@ def test_decoder_adapters_are_all_a_run_keeps_and_score_as_they_did(store: Store
     assert not run.weights.exists()
     assert (run.path / "adapter.safetensors").stat().st_size < 4e5
     assert run.encoder == store.key and "decoder" in run.id
-    base, tuned = decoder_of(store, None).state_dict(), decoder_of(store, run).state_dict()
+    base, tuned = (
+        checkpoint_of(store, None).load_decoder().state_dict(),
+        checkpoint_of(store, run).load_decoder().state_dict(),
+    )
     assert base.keys() == tuned.keys(), "merged: the names of the stock decoder"
     changed = {name for name in base if not torch.equal(base[name], tuned[name])}
     assert bool(changed) != result.is_worse
@@ -120,13 +123,13 @@ def test_decoder_adapters_begin_with_a_tuned_decoder_and_tuning_with_theirs(stor
     data = load_file(weights)
     save_file({name: value + 1 for name, value in data.items()}, weights, {"architecture": "nano"})
     with pytest.raises(CheckpointError, match="does not fit: its weights is"):
-        decoder_of(store, load_run(store.path, second.run))
+        checkpoint_of(store, load_run(store.path, second.run)).load_decoder()
 
 
 def test_decoder_adapters_are_exported_merged(store: Store, tmp_path: Path) -> None:
     run = load_run(store.path, finetune(store, DECODER.with_choices(steps=1)).run)
     out = export_checkpoint(store, run.id, tmp_path / "out.safetensors").path
-    found, expected = load_file(out), decoder_of(store, run).state_dict()
+    found, expected = load_file(out), checkpoint_of(store, run).load_decoder().state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert not any("parts" in name for name in found)
 
@@ -231,7 +234,10 @@ def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) ->
         assert all(name.endswith(allowed if adapt.linear else allowed[:1]) for name in touched)
     early = tuple(f"blocks.{number}." for number in range(adapt.cut or 0))
     assert not any(name.startswith(("patch_embed", *early)) for name in touched) or adapt.cut == 0
-    decoders = (decoder_of(cached, None).state_dict(), decoder_of(mine, run).state_dict())
+    decoders = (
+        checkpoint_of(cached, None).load_decoder().state_dict(),
+        checkpoint_of(mine, run).load_decoder().state_dict(),
+    )
     moved = [name for name in decoders[0] if not torch.equal(decoders[0][name], decoders[1][name])]
     assert all(name.startswith("mask_decoder") for name in moved) and bool(moved) != result.is_worse
 
