@@ -8,6 +8,7 @@ on one sweep: whoever claims a point works on it, the others go on to the next a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from hela_store.store.store import Store
 from hela_store.training.config import NAMES, FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding, same_training
+from hela_store.training.tuning import rate
 
 Point = tuple[dict[str, Any], FinetuneConfig]
 """What a point of the grid has of it, and its whole configuration."""
@@ -180,5 +182,16 @@ def _row(
 
 def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
     """Return the published run of this configuration, if there is one; a damaged log does not count."""
-    wanted = run_config(resolve(store, config))
-    return find_finished(store.path, "finetune", lambda run: same_training(run.config, wanted) and bool(run.result()))
+    job = resolve(store, config)
+    wanted = run_config(job)
+
+    def same(run: RunInfo) -> bool:
+        return same_training(run.config, wanted) and bool(run.result()) and _kept_its_schedule(run, job.config)
+
+    return find_finished(store.path, "finetune", same)
+
+
+def _kept_its_schedule(run: RunInfo, config: FinetuneConfig) -> bool:
+    # earlier versions trained at a constant rate without a warm-up, whatever schedule the run was asked for
+    logged = [row for row in run.log() if "lr" in row]
+    return all(math.isclose(row["lr"], rate(config, row["step"] - 1), rel_tol=1e-6) for row in logged)

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from hela_store.errors import ClusterError, PromptError, RecipeError
 from hela_store.runs.folder import load_run, partial_runs, run_ids
 from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
-from hela_store.studies.sweep import grid, sweep
+from hela_store.studies.sweep import finished, grid, sweep
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding
@@ -46,6 +47,16 @@ def test_a_grid_is_checked_before_anything_runs() -> None:
         grid(BASE, {"lr": []})
     with pytest.raises(PromptError, match="scribble"):
         grid(BASE, {"prompt": ["box", "scribble"]})
+
+
+def test_a_run_that_did_not_keep_its_schedule_is_not_taken_for_done(store: Store) -> None:
+    """Earlier versions trained at a constant rate where a cosine without warm-up was asked for."""
+    config = BASE.with_choices(warmup=0)
+    run = load_run(store.path, finetune(store, config).run)
+    assert finished(store, config) is not None
+    rows = [row | {"lr": config.optimiser.lr} if "lr" in row else row for row in run.log()]
+    (run.path / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert finished(store, config) is None
 
 
 def test_a_killed_sweep_goes_on_and_loses_no_row(store: Store) -> None:
