@@ -7,7 +7,7 @@ view (in frame px before the warp) to the point ``q`` of the frame it shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -165,10 +165,19 @@ class Warp:
         return np.stack([_bilinear(part, xy) for part in self.field], -1)
 
 
-def warp_of(view: Mapping[str, Any], frame_shape: tuple[int, int]) -> Warp:
-    """Return the geometry of a row of the plan; ``frame_shape`` is rows and columns, px."""
-    rect = (view["x0"], view["y0"], view["width"], view["height"])
-    return Warp(parse_variant(view["params"]), rect, frame_shape)
+def warp_of(params: str, rect: Rect, frame_shape: tuple[int, int]) -> Warp:
+    """Return the geometry of a view.
+
+    Parameters
+    ----------
+    params : str
+        The variant's parameters as JSON, as they stand in the plan.
+    rect : tuple of int
+        ``(x0, y0, width, height)`` px, frame.
+    frame_shape : tuple of int
+        Rows and columns, px.
+    """
+    return Warp(parse_variant(params), rect, frame_shape)
 
 
 def _bilinear(part: npt.NDArray[np.float32], xy: FloatArray) -> FloatArray:

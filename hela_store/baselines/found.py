@@ -29,8 +29,7 @@ Labels = npt.NDArray[np.int32]
 
 def pixels(store: Store, frame: str) -> tuple[npt.NDArray[Any], LabelArray]:
     """Return image (counts) and labels of a stored frame, (row, col)."""
-    record = store.frame_records()[frame]
-    return store.arrays.image(record.group, record.row), store.arrays.label(record.group, record.row)
+    return store.pixels.image(frame), store.pixels.label(frame)
 
 
 def spread(frames: Sequence[str], count: int) -> list[str]:

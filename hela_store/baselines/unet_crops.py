@@ -34,10 +34,9 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the arrays have a frame, and its shape ``(rows, cols)`` px."""
+    """A frame and its shape ``(rows, cols)`` px."""
 
-    group: str
-    row: int
+    frame: str
     shape: tuple[int, int]
 
 
@@ -58,9 +57,9 @@ class Crops(Dataset[Batch]):
         self.first, self.count = first, count
         wanted = set(frames)
         self.places = [
-            Place(group=row["group"], row=row["row"], shape=(row["height"], row["width"]))
-            for row in store.frames_table().to_pylist()
-            if row["frame"] in wanted
+            Place(frame=record.frame, shape=record.shape)
+            for record in store.frame_records().values()
+            if record.frame in wanted
         ]
         self._store: Store | None = None
 
@@ -82,13 +81,13 @@ class Crops(Dataset[Batch]):
         if self._store is None:
             self._store = Store.open(self.path)
         place = self.places[int(rng.integers(len(self.places)))]
-        arrays, where = self._store.arrays, (place.group, place.row)
+        pixels, frame = self._store.pixels, place.frame
         side = round(CROP / self.shrink)
         y, x = (int(rng.integers(max(length - side, 0) + 1)) for length in place.shape)
         part = np.s_[y : y + side, x : x + side]
-        image = shrunk(seen(arrays.image(*where), self._store)[part], self.shrink)
-        label = shrunk_labels(arrays.label(*where)[part], image.shape)
-        valid = shrunk_labels(arrays.valid(*where)[part], image.shape)
+        image = shrunk(seen(pixels.image(frame), self._store)[part], self.shrink)
+        label = shrunk_labels(pixels.label(frame)[part], image.shape)
+        valid = shrunk_labels(pixels.valid(frame)[part], image.shape)
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
         image, classes = (_turned(values, turn, flip) for values in (_light(image, rng), targets(label, valid)))
         return torch.from_numpy(_padded(image, 0))[None], torch.from_numpy(_padded(classes, IGNORED))

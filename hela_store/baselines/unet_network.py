@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hela_store.base.extras import needs
 from hela_store.base.files import write_atomic
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 
 CHANNELS = (16, 32, 64, 128, 256)
@@ -43,7 +43,7 @@ def new_network() -> nn.Module:
 def save_network(path: Path, weights: dict[str, Tensor], shrink: float) -> None:
     """Write weights durably as safetensors, with the scale they were trained at in the header."""
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_atomic(path, save(plain, metadata={"network": "unet", "shrink": repr(shrink)}))
+    write_atomic(path, safetensors_bytes(plain, {"network": "unet", "shrink": repr(shrink)}))
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, float]:

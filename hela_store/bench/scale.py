@@ -130,7 +130,7 @@ def _append(path: Path) -> None:
     make_room(store)
     new = work_of(views, done_of(store, views), 1, None)
     for _, todo in new:
-        store.ledger().commit([Entry(view=view["view"], row=view["row"], sha256=view["view"]) for view in todo])
+        store.ledger().commit([Entry(view=view.view, row=view.row, sha256=view.view) for view in todo])
 
 
 STEPS: dict[str, Callable[[Path], None]] = {
@@ -178,8 +178,12 @@ def simulate(path: Path, views: int) -> Store:
     make_room(store)
     _write_ledger(store, table)
     rng = generator("bench scale")
+    entries = []
     for row in _there(views):
-        store.arrays.write_embedding(store.key, row, rng.normal(size=(256, 64, 64)).astype(np.float32))
+        drawn = rng.normal(size=(256, 64, 64)).astype(np.float32)
+        stored = store.arrays.write_embedding(store.key, row, drawn)
+        entries.append(Entry.of(table["view"][row].as_py(), row, stored))
+    store.commit(entries)
     return store
 
 
@@ -234,5 +238,5 @@ def _write_ledger(store: Store, plan: pa.Table) -> None:
     for begin in range(0, len(pairs), MERGED):
         part = pairs[begin : begin + MERGED]
         lines = segment_text(Entry(view=view, row=row, sha256=digest(view)) for view, row in part)
-        number = begin + len(part) - 1
+        number = begin + MERGED - 1 if len(part) == MERGED else begin
         write_atomic(store.ledger().path / f"{number:0{DIGITS}d}.jsonl", lines)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
-from hela_store.runs.info import to_json
+from hela_store.runs.info import RunInfo, to_json
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -114,7 +114,7 @@ def _add_segment(con: Connection, store: Path, source: Source) -> None:
     """Add a file of ``ingest/`` or ``plan/``; a frame or cell that is there already is not added again."""
     table, key = {"frames": ("frames", "frame"), "cells": ("cells", "cell"), "plan": ("plans", "")}[source.kind]
     try:
-        rows = _read_parquet(store / source.path, table, _schema_of(con, table, {"plan"}))
+        rows = _read_parquet((store / source.path).read_bytes(), table, _schema_of(con, table, {"plan"}))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{store / source.path} cannot be read ({first_line(error)}); restore it") from None
     with _staged(con, "found", rows):
@@ -143,10 +143,10 @@ def _add_ledger(con: Connection, store: Path, sources: list[Source]) -> None:
 def _add_run(con: Connection, store: Path, source: Source) -> int:
     """Add a run and its rows, all or nothing; return how many."""
     info = load_run(store, Path(source.path).name)
-    prompts = _run_table(con, info.path / "prompts.parquet", "prompts", {"run"})
+    prompts = _run_table(con, info, "prompts", {"run"})
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
-    predictions = _run_table(con, info.path / "predictions.parquet", "predictions", repeated)
-    detections = _run_table(con, info.path / "detections.parquet", "detections", {"run"})
+    predictions = _run_table(con, info, "predictions", repeated)
+    detections = _run_table(con, info, "detections", {"run"})
     with _staged(con, "given", prompts), _staged(con, "found", predictions), _staged(con, "detected", detections):
         _check_run(con, info.id)
         con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
@@ -181,20 +181,21 @@ def _check_run(con: Connection, run: str) -> None:
             raise RunError(f"run {run} is damaged: {what.format(rows[0][0])}; {_RESTORE}")
 
 
-def _run_table(con: Connection, path: Path, table: str, without: set[str]) -> pa.Table:
-    schema = _schema_of(con, table, without)
-    if not path.exists():
+def _run_table(con: Connection, info: RunInfo, table: str, without: set[str]) -> pa.Table:
+    schema, name = _schema_of(con, table, without), f"{table}.parquet"
+    data = info.read(name)
+    if data is None:
         return schema.empty_table()
     try:
-        return _read_parquet(path, table, schema)
+        return _read_parquet(data, table, schema)
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = f"{path.name} cannot be read ({first_line(error)})"
-        raise RunError(f"run {path.parent.name} is damaged: {why}; {_RESTORE}") from None
+        why = f"{name} cannot be read ({first_line(error)})"
+        raise RunError(f"run {info.id} is damaged: {why}; {_RESTORE}") from None
 
 
-def _read_parquet(path: Path, table: str, schema: pa.Schema) -> pa.Table:
+def _read_parquet(data: bytes, table: str, schema: pa.Schema) -> pa.Table:
     """Read exactly the columns and types of ``schema``; a column that is not required and not there is NULL."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
         there = set(file.schema_arrow.names)
         lacking = sorted(_REQUIRED[table] - there)
         if lacking:

@@ -30,10 +30,9 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         self.path, self.key, self.seed = store.path, store.key, seed
         self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
-        self.cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+        self.cells: dict[str, list[dict[str, Any]]] = {}
         for cell in store.cells_table().select(["frame", "label", "x0", "y0", "x1", "y1"]).to_pylist():
-            self.cells.setdefault(places[cell["frame"]], []).append(cell)
+            self.cells.setdefault(cell["frame"], []).append(cell)
         self._store: Store | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,10 +45,9 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         view = self.views[order[place]]
         if self._store is None:
             self._store = Store.open(self.path)
-        arrays, where = self._store.arrays, (view.group, view.group_row)
-        embedding = torch.from_numpy(arrays.embedding(self.key, view.row)).float()
-        label, valid = view.truth(arrays)
-        cells = view.cells if view.variant else self.cells[where]
+        embedding = torch.from_numpy(self._store.embedding_at(view.row, self.key)).float()
+        label, valid = view.truth(self._store)
+        cells = view.cells if view.variant else self.cells[view.frame]
         return embedding, view_targets(label, valid, cells, view.rect)
 
     def batches(self, steps: range, size: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:

@@ -66,16 +66,14 @@ def scorable_frames(store: Store, split: str) -> list[str]:
 
 def truths(store: Store, frames: Sequence[str]) -> Iterator[FrameTruth]:
     """Yield frames with their truth, one at a time; StoreError where one is not embedded yet."""
-    records = store.frame_records()
     for part in frame_cells(store, frames):
-        record = records[part.frame]
-        yield FrameTruth(frame=part, valid=store.arrays.valid(record.group, record.row))
+        yield FrameTruth(frame=part, valid=store.pixels.valid(part.frame))
 
 
 def tile_embeddings(store: Store, frame: FrameCells) -> Iterator[Tensor]:
     """Yield the embeddings of a frame's tiles, float32, (256, 64, 64), in order."""
     for tile in frame.tiles:
-        yield torch.from_numpy(store.arrays.embedding(store.key, tile.row)).float()
+        yield torch.from_numpy(store.embedding_at(tile.row)).float()
 
 
 def box_pairs(found: Detections, truth: FrameTruth) -> FramePairs:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.decoder import CHANNELS
@@ -107,7 +107,7 @@ class GridHead(nn.Module):
 def save_head(path: Path, head: GridHead, encoder: str) -> None:
     """Write a head durably as safetensors, with the encoder key it belongs to in the header."""
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    write_atomic(path, save(state, metadata={"detector": "grid", "encoder": encoder}))
+    write_atomic(path, safetensors_bytes(state, {"detector": "grid", "encoder": encoder}))
 
 
 def load_head(path: Path, encoder: str, device: str | torch.device = "cpu") -> GridHead:

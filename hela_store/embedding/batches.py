@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 
 from hela_store.augment.warp import Warp, warp_of
 from hela_store.base.aliases import BoolArray, LabelArray
-from hela_store.datasets.frame import frame_digest
-from hela_store.errors import StoreError
 from hela_store.images import normalise
+from hela_store.store.records import ViewRecord
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
     from hela_store.store.store import Store
 
 Ints = npt.NDArray[np.int64]
-View = dict[str, Any]
-"""A row of the plan."""
-Group = tuple[list[View], list[View]]
+Group = tuple[list[ViewRecord], list[ViewRecord]]
 """Views that are encoded together, and those of them that are to be committed."""
 
 
@@ -72,7 +69,7 @@ class Work(Sequence[Group]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         begin, end = self._bounds[index : index + 2]
-        group = self._views.slice(begin, end - begin).to_pylist()
+        group = list(ViewRecord.of(self._views.slice(begin, end - begin)))
         return group, [view for view, left in zip(group, self._todo[begin:end], strict=True) if left]
 
 
@@ -122,62 +119,53 @@ class Frames:
 
     def __init__(self, store: Store, device: str | torch.device = "cpu") -> None:
         self._store, self._device = store, device
-        frames = store.frames_table().select(["frame", "group", "row", "sha256"]).to_pylist()
-        self._places = {frame["frame"]: (frame["group"], frame["row"]) for frame in frames}
-        self._sums = {frame["frame"]: frame["sha256"] for frame in frames}
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
         self._counts: tuple[str, npt.NDArray[Any]] | None = None
         self._warps: dict[str, Warp] = {}
 
-    def stack(self, views: Sequence[View]) -> npt.NDArray[np.float32]:
+    def stack(self, views: Sequence[ViewRecord]) -> npt.NDArray[np.float32]:
         """Return what the encoder sees of views of one size, float32, (B, row, col), 0..255.
 
         Variants of one frame that follow each other are made together.
         """
         parts = []
         self._warps = {}
-        for (_, varied), same in itertools.groupby(views, lambda view: (view["frame"], view["variant"] > 0)):
+        for (_, varied), same in itertools.groupby(views, lambda view: (view.frame, view.variant > 0)):
             some = list(same)
             parts += list(self._augmented(some)) if varied else [self.pixels(view) for view in some]
         return np.stack(parts)
 
-    def _augmented(self, views: Sequence[View]) -> Iterator[npt.NDArray[np.float32]]:
+    def _augmented(self, views: Sequence[ViewRecord]) -> Iterator[npt.NDArray[np.float32]]:
         from hela_store.augment.render import render
 
-        frame, recipe = self._frame(views[0]["frame"]), self._store.recipe
-        shape, limits = (frame.shape[0], frame.shape[1]), (views[0]["lo"], views[0]["hi"])
-        warps = [self._warps.setdefault(view["view"], warp_of(view, shape)) for view in views]
+        frame, recipe = self._frame(views[0].frame), self._store.recipe
+        shape, limits = (frame.shape[0], frame.shape[1]), (views[0].lo, views[0].hi)
+        warps = [self._warps.setdefault(view.view, warp_of(view.params, view.rect, shape)) for view in views]
         for counts in render(frame, warps, limits, recipe.dataset.offset, self._device):
             yield normalise.apply(counts, *limits, recipe.normalise.method, shape)
 
     def _frame(self, name: str) -> npt.NDArray[Any]:
         if self._counts is None or self._counts[0] != name:
-            image = self._store.arrays.image(*self._places[name])
-            if frame_digest(image) != self._sums[name]:
-                raise StoreError(
-                    f"frame {name} in {self._store.path} is not the one that was ingested; "
-                    "`hela-store verify --repair` reads it again from the data set"
-                )
-            self._counts = (name, image)
+            self._counts = (name, self._store.pixels.image(name))
         return self._counts[1]
 
-    def truth(self, view: View) -> tuple[LabelArray, BoolArray]:
+    def truth(self, view: ViewRecord) -> tuple[LabelArray, BoolArray]:
         """Return a variant's labels, int32, and where they say something, bool, both (row, col)."""
-        group, row = self._places[view["frame"]]
-        label, valid = self._store.arrays.label(group, row), self._store.arrays.valid(group, row)
-        warp = self._warps.get(view["view"]) or warp_of(view, (label.shape[0], label.shape[1]))
+        label, valid = self._store.pixels.label(view.frame), self._store.pixels.valid(view.frame)
+        shape = (label.shape[0], label.shape[1])
+        warp = self._warps.get(view.view) or warp_of(view.params, view.rect, shape)
         return warp.truth(label, valid)
 
-    def pixels(self, view: View) -> npt.NDArray[np.float32]:
+    def pixels(self, view: ViewRecord) -> npt.NDArray[np.float32]:
         """Return what the encoder sees of a view, float32, (row, col), 0..255."""
-        if view["variant"]:
+        if view.variant:
             return next(self._augmented([view]))
-        wanted = (view["frame"], view["lo"], view["hi"])
+        wanted = (view.frame, view.lo, view.hi)
         if self._last is None or self._last[0] != wanted:
-            image = self._frame(view["frame"])
+            image = self._frame(view.frame)
             method = self._store.recipe.normalise.method
-            self._last = (wanted, normalise.apply(image, view["lo"], view["hi"], method))
-        x0, y0, width, height = (view[name] for name in ("x0", "y0", "width", "height"))
+            self._last = (wanted, normalise.apply(image, view.lo, view.hi, method))
+        x0, y0, width, height = view.rect
         return self._last[1][y0 : y0 + height, x0 : x0 + width]
 
 

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,9 +36,10 @@ from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.ledger import Entry
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import RECIPE_FILE, Store
 
-from .batches import View, Work
+from .batches import Work
 from .pipeline import Pipeline
 from .record import Conditions, EncoderRecord, conditions_on, differences, threads
 
@@ -141,8 +142,8 @@ class Cluster:
             top_up()
             for future in running:
                 pending.discard(future)
-                entries, conditions = self._result(future)
-                store.ledger().commit(entries)
+                entries, truths, conditions = self._result(future)
+                store.commit(entries, truths)
                 self.notes.update(differences(record, conditions))
                 top_up()
                 yield from (entry.view for entry in entries)
@@ -241,16 +242,24 @@ def _conditions(job: Job) -> Conditions:
         _say_where(error)
 
 
-def _embed_group(job: Job, group: list[View], todo: list[View]) -> tuple[list[Entry], Conditions]:
-    """Encode and store one group; return what the ledger is to say of it."""
+def _embed_group(
+    job: Job, group: list[ViewRecord], todo: list[ViewRecord]
+) -> tuple[list[Entry], list[Entry], Conditions]:
+    """Encode and store one group; return what the ledgers of embeddings and of variants' labels are to say of it."""
     _check_version(job)
     entries: list[Entry] = []
+    truths: list[Entry] = []
+
+    def collect(embedded: Iterable[Entry], labelled: Iterable[Entry]) -> None:
+        entries.extend(embedded)
+        truths.extend(labelled)
+
     try:
         with _ONE_AT_A_TIME, threads(job.threads):
             pipeline = _pipeline(job)
-            for _ in pipeline.run([(group, todo)], entries.extend):
+            for _ in pipeline.run([(group, todo)], collect):
                 pass
-            return entries, conditions_on(_device(job))
+            return entries, truths, conditions_on(_device(job))
     except HelaError as error:
         _say_where(error)
 

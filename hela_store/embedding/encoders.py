@@ -33,7 +33,7 @@ def store_of(store: Store, run: RunInfo | None) -> Store:
     if adapts_encoder(run):
         base = store.with_encoder(adapter="", adapter_sha256="")
         if base.with_encoder(cut=run.config["cut"]).key == run.encoder:
-            return base.with_encoder(adapter=run.id, adapter_sha256=sha256_file(run.path / ADAPTER_FILE))
+            return base.with_encoder(adapter=run.id, adapter_sha256=sha256_file(run.file(ADAPTER_FILE)))
     raise RunError(
         f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}; give another "
         "run, or tune again on these"

@@ -7,30 +7,33 @@ compared and skipped; one that changed is an error, because embeddings of the ol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
+from hela_store.base.sums import array_sum
 from hela_store.datasets import CtcReader, FolderReader, open_dataset
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame, frame_digest
 from hela_store.datasets.pixels import stored_dtype
 from hela_store.errors import StoreError
 from hela_store.images.geometry import tile_rectangles
-from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA, ingested_frames
+from hela_store.store.records import FrameRecord
+from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
 
 from .measure import CellScale, cell_scale, measure_cells
 
 if TYPE_CHECKING:
     from hela_store.store.store import Store
 
-__all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "ingested_frames", "measure_cells"]
+__all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "measure_cells"]
 
 SEGMENT_FRAMES = 2048
 
@@ -66,7 +69,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         A frame, its labels or its pixel size changed since they were ingested, no space left, or no permission.
     """
     reader = open_dataset(store.recipe.dataset, store.path)
-    known = {row["frame"]: row for row in ingested_frames(store.path).to_pylist()}
+    known = store.known_frames()
     new = _check(store, reader, known, progress)
     places = _places(reader.entries, new, known)
     cells, blank = 0, []
@@ -84,22 +87,22 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
     The arrays' own descriptions are written again where they are missing.
     """
-    rows = {row["frame"]: row for row in ingested_frames(store.path).to_pylist()}
-    places = {name: _Place(row["group"], row["row"], 0) for name, row in rows.items()}
-    for row in rows.values():
-        store.arrays.add_frame_group(row["group"], row["row"] + 1, (row["height"], row["width"]), row["dtype"])
+    records = store.known_frames()
+    for record in records.values():
+        store.arrays.add_frame_group(record.group, record.row + 1, record.shape, record.dtype)
     if not frames:
         return
     reader = open_dataset(store.recipe.dataset, store.path)
     for entry in reader.entries:
         if f"{entry.sequence}/{entry.name}" in frames:
             frame = reader.read(entry)
-            if frame_digest(frame.image) == rows[frame.id]["sha256"]:
-                _write_frame(store, frame, places)
+            record, parts = records[frame.id], _parts(frame)
+            if frame_digest(frame.image) == record.sha256 and _sums(frame.id, parts) == _sums_of(record, parts):
+                store.arrays.write_frame(record.group, record.row, *parts.values())
 
 
 def _check(
-    store: Store, reader: CtcReader | FolderReader, known: dict[str, dict[str, Any]], progress: Progress
+    store: Store, reader: CtcReader | FolderReader, known: Mapping[str, FrameRecord], progress: Progress
 ) -> list[Entry]:
     """Read every frame, compare those ingested before, return the others."""
     new = []
@@ -112,21 +115,20 @@ def _check(
     return new
 
 
-def _compare(store: Store, frame: Frame, row: dict[str, Any], path: Path) -> None:
+def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None:
     wayout = "restore it, or make a new store for the changed data with `hela-store new`"
-    if frame_digest(frame.image) != row["sha256"]:
+    if frame_digest(frame.image) != known.sha256:
         raise StoreError(f"frame {frame.id} ({path}) changed since it was ingested; {wayout}")
-    if frame.label_origin != row["label_origin"]:
-        before, now = row["label_origin"] or "none", frame.label_origin or "none"
+    if frame.label_origin != known.label_origin:
+        before, now = known.label_origin or "none", frame.label_origin or "none"
         raise StoreError(f"frame {frame.id} was ingested with labels {before}, now they are {now}; {wayout}")
-    if frame.pixel_size_um != row["pixel_size_um"]:
+    if frame.pixel_size_um != known.pixel_size_um:
         raise StoreError(
-            f"frame {frame.id} was ingested with a pixel size of {row['pixel_size_um']} um, now it is "
+            f"frame {frame.id} was ingested with a pixel size of {known.pixel_size_um} um, now it is "
             f"{frame.pixel_size_um} um; {wayout}"
         )
-    where = (row["group"], row["row"])
-    same = frame.label is None or np.array_equal(frame.label, store.arrays.label(*where))
-    if not same or not np.array_equal(frame.valid, store.arrays.valid(*where)):
+    same = frame.label is None or np.array_equal(frame.label, store.pixels.label(frame.id))
+    if not same or not np.array_equal(frame.valid, store.pixels.valid(frame.id)):
         raise StoreError(f"the labels of frame {frame.id} or its field of interest changed since ingest; {wayout}")
 
 
@@ -138,7 +140,7 @@ class _Place:
     """How many rows the group needs in all."""
 
 
-def _places(entries: Iterable[Entry], new: list[Entry], known: dict[str, dict[str, Any]]) -> dict[str, _Place]:
+def _places(entries: Iterable[Entry], new: list[Entry], known: Mapping[str, FrameRecord]) -> dict[str, _Place]:
     """Return where each new frame goes: its array group and row.
 
     A group is named by its sequence where all its frames have one size and type, else ``<sequence>@<h>x<w>`` (with the
@@ -147,10 +149,10 @@ def _places(entries: Iterable[Entry], new: list[Entry], known: dict[str, dict[st
     kinds: dict[str, set[tuple[tuple[int, int], str]]] = {}
     for entry in entries:
         kinds.setdefault(entry.sequence, set()).add(_kind(entry))
-    groups = {(r["sequence"], (r["height"], r["width"]), r["dtype"]): r["group"] for r in known.values()}
+    groups = {(r.sequence, r.shape, r.dtype): r.group for r in known.values()}
     rows: dict[str, int] = {}
     for r in known.values():
-        rows[r["group"]] = max(rows.get(r["group"], 0), r["row"] + 1)
+        rows[r.group] = max(rows.get(r.group, 0), r.row + 1)
     chosen: dict[str, tuple[str, int]] = {}
     for entry in new:
         shape, dtype = _kind(entry)
@@ -193,9 +195,8 @@ def _write_frame(store: Store, frame: Frame, places: dict[str, _Place]) -> tuple
     place, views = places[frame.id], store.recipe.views
     height, width = frame.image.shape
     store.arrays.add_frame_group(place.group, place.rows, (height, width), frame.image.dtype)
-    # An interrupted ingest of other labels may have left some in this row, so that none are written as zeros.
-    label = np.zeros((height, width), np.int32) if frame.label is None else frame.label
-    store.arrays.write_frame(place.group, place.row, frame.image, label, frame.valid)
+    parts = _parts(frame)
+    store.arrays.write_frame(place.group, place.row, *parts.values())
     tiles = tile_rectangles((height, width), views.tile, views.overlap)
     row = {
         "frame": frame.id,
@@ -213,8 +214,25 @@ def _write_frame(store: Store, frame: Frame, places: dict[str, _Place]) -> tuple
         "label_origin": frame.label_origin,
         "pixel_size_um": frame.pixel_size_um,
         "is_blank": bool(frame.image.min() == frame.image.max()),
+        **_sums(frame.id, parts),
     }
     return row, measure_cells(frame, tiles, store.recipe.dataset.offset)
+
+
+def _parts(frame: Frame) -> dict[str, npt.NDArray[Any]]:
+    """Return image, label and valid pixels of a frame as they are stored, in the order of ``Arrays.write_frame``."""
+    # an interrupted ingest of other labels may have left some in this row, so that none are written as zeros
+    label = np.zeros(frame.image.shape, np.int32) if frame.label is None else frame.label.astype(np.int32, copy=False)
+    return {"image": frame.image, "label": label, "valid": frame.valid}
+
+
+def _sums(frame: str, parts: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
+    return {f"{name}_xxh3": array_sum(frame, part) for name, part in parts.items()}
+
+
+def _sums_of(record: FrameRecord, parts: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
+    """Return the sums that ingest wrote down; those of ``parts`` where an earlier version wrote none."""
+    return {name: getattr(record, name) or sum_ for name, sum_ in _sums(record.frame, parts).items()}
 
 
 def _write_segment(path: Path, rows: list[dict[str, Any]], cells: list[pa.Table]) -> None:

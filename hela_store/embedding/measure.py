@@ -176,7 +176,7 @@ def cell_scale(store: Store) -> CellScale | None:
     views = store.recipe.views
     parts = []
     for row in frames.take(pa.array(picked)).to_pylist():
-        _, index = compact(store.arrays.label(row["group"], row["row"]))
+        _, index = compact(store.pixels.label(row["frame"]))
         area = np.bincount(index.ravel())
         present = np.flatnonzero(area[1:]) + 1
         if present.size:

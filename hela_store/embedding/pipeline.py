@@ -19,17 +19,19 @@ import pyarrow.compute as pc
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.errors import StoreError
 from hela_store.sam.encoder import encode
-from hela_store.store.ledger import Entry, view_digest
+from hela_store.store.ledger import Entry
+from hela_store.store.records import ViewRecord
 
-from .batches import Frames, Group, View
+from .batches import Frames, Group
 
 if TYPE_CHECKING:
     from hela_store.sam.checkpoints import LoadedSam
     from hela_store.store.store import Store
 
-Truths = dict[int, tuple[LabelArray, BoolArray]]
-"""Warped labels and valid pixels by row."""
-Commit = Callable[[Iterable[Entry]], object]
+Warped = list[tuple[ViewRecord, tuple[LabelArray, BoolArray]]]
+"""Variants with their labels and valid pixels."""
+Commit = Callable[[Iterable[Entry], Iterable[Entry]], object]
+"""Given the entries of embeddings and those of the labels of variants."""
 WRITERS = 4
 """Chunks of a batch that are compressed at once."""
 
@@ -52,8 +54,8 @@ class Pipeline:
 
     @cached_property
     def _labelled(self) -> set[str]:
-        """Views whose labels were stored with their embedding under any key."""
-        return {view for key in self._store.arrays.embedding_keys() for view in self._store.committed(key)}
+        """Variants whose labels were stored, under whichever key they were embedded."""
+        return set(self._store.truths.ledger.rows())
 
     def run(self, work: Sequence[Group], commit: Commit | None = None) -> Generator[str, None, None]:
         """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
@@ -74,41 +76,40 @@ class Pipeline:
         how = self._store.recipe.encoder
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
 
-            def write(todo: list[View], found: dict[str, npt.NDArray[np.float32]], truths: Truths) -> list[str]:
-                for row, truth in truths.items():
-                    self._store.arrays.write_view_truth(row, *truth)
-                entries = pool.map(lambda view: write_view(self._store, view, found[view["view"]]), todo)
-                (commit or self._store.ledger().commit)(entries)
-                return [view["view"] for view in todo]
+            def write(todo: list[ViewRecord], found: dict[str, npt.NDArray[np.float32]], warped: Warped) -> list[str]:
+                truths = [self._store.truths.write(view.view, view.row, *truth) for view, truth in warped]
+                entries = list(pool.map(lambda view: write_view(self._store, view, found[view.view]), todo))
+                (commit or self._store.commit)(entries, truths)
+                return [view.view for view in todo]
 
             ahead = reader.submit(self._read, work[0]) if work else None
             writing: Future[list[str]] | None = None
             for index, (group, todo) in enumerate(work):
                 assert ahead is not None
-                pixels, truths = ahead.result()
+                pixels, warped = ahead.result()
                 ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
                 embeddings = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled).numpy()
                 if writing is not None:
                     yield from writing.result()
-                found = {view["view"]: embedding for view, embedding in zip(group, embeddings, strict=True)}
-                writing = committer.submit(write, todo, found, truths)
+                found = {view.view: embedding for view, embedding in zip(group, embeddings, strict=True)}
+                writing = committer.submit(write, todo, found, warped)
             if writing is not None:
                 yield from writing.result()
 
-    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Truths]:
+    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Warped]:
         group, todo = part
         pixels = self._frames.stack(group)
-        varied = [view for view in todo if view["variant"] and view["view"] not in self._labelled]
-        return pixels, {view["row"]: self._frames.truth(view) for view in varied}
+        varied = [view for view in todo if view.variant and view.view not in self._labelled]
+        return pixels, [(view, self._frames.truth(view)) for view in varied]
 
 
-def write_view(store: Store, view: View, embedding: npt.NDArray[np.float32]) -> Entry:
+def write_view(store: Store, view: ViewRecord, embedding: npt.NDArray[np.float32]) -> Entry:
     """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
-    stored = store.arrays.write_embedding(store.key, view["row"], embedding)
-    back = store.arrays.embedding(store.key, view["row"])
+    stored = store.arrays.write_embedding(store.key, view.row, embedding)
+    back = store.arrays.embedding(store.key, view.row)
     if back.tobytes() != stored.tobytes():
-        raise StoreError(f"row {view['row']} of {store.key} reads back other than it was written; check the disk")
-    return Entry(view=view["view"], row=view["row"], sha256=view_digest(view["view"], back))
+        raise StoreError(f"row {view.row} of {store.key} reads back other than it was written; check the disk")
+    return Entry.of(view.view, view.row, back)
 
 
 def make_room(store: Store) -> None:

@@ -188,7 +188,7 @@ def _frame_limits(store: Store, frames: pa.Table, metadata: dict[str, str]) -> d
 
 def _measure(store: Store, frame: dict[str, Any]) -> tuple[float, float]:
     normalise = store.recipe.normalise
-    image = store.arrays.image(frame["group"], frame["row"])
+    image = store.pixels.image(frame["frame"])
     return limits(image, normalise.method, normalise.low, normalise.high, store.recipe.dataset.offset)
 
 

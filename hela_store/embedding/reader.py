@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from hela_store.sam.encoder import preprocess
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 
 from .batches import Frames
@@ -41,7 +40,7 @@ class ViewReader:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._frames: Frames | None = None
-        self._views: dict[int, dict[str, Any]] = {}
+        self._views: dict[int, ViewRecord] = {}
 
     def __call__(self, row: int) -> Tensor:
         """Return what is stored of a view, float16 or float32: (256, 64, 64), CHW, or (64, 64, C) tokens after a cut.
@@ -54,9 +53,9 @@ class ViewReader:
             A damaged array, or a frame that changed.
         """
         if self._store.recipe.encoder.cut != 0:
-            return torch.from_numpy(self._store.arrays.embedding(self._store.key, row))
+            return torch.from_numpy(self._store.embedding_at(row))
         if self._frames is None:
             self._frames = Frames(self._store)
-            self._views = {view["row"]: view for view in self._store.views_table().to_pylist()}
+            self._views = {view.row: view for view in ViewRecord.of(self._store.views_table())}
         pixels = np.ascontiguousarray(self._frames.pixels(self._views[row]))
         return preprocess(torch.from_numpy(pixels)[None])[0]

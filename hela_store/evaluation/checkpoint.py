@@ -64,7 +64,7 @@ class Checkpoint:
         """The file with the decoder's weights, or with the adapters that were learned beside ``base``."""
         if self.run is None:
             return self.store.encoder_folder() / "decoder.safetensors"
-        return self.run.weights if self.base is None else self.run.path / ADAPTER_FILE
+        return self.run.weights if self.base is None else self.run.file(ADAPTER_FILE)
 
     def load_decoder(self, device: str | torch.device = "cpu") -> SamDecoder:
         """Return the decoder on a device, adapters merged.

@@ -99,7 +99,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
             frame=frame,
             split=blocks[frame],
             shape=about[frame].shape,
-            label=store.arrays.label(about[frame].group, about[frame].row),
+            label=store.pixels.label(frame),
             cells=inside[frame],
             tiles=[Tile(view=view.view, rect=view.rect, row=committed[view.view]) for view in tiles[frame]],
         )

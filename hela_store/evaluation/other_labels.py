@@ -110,7 +110,7 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     """
     infos = [load_run(store.path, run) for run in runs]
     for info in infos:
-        if not (info.path / "predictions.parquet").exists():
+        if not info.has("predictions.parquet"):
             raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")
     shown = progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}")
     frames = {name: frame for name, frame in shown if frame is not None}
@@ -136,7 +136,7 @@ def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]
         if truth is None or not truth.any():
             yield name, None
         else:
-            stored = store.arrays.label(frames[name].group, frames[name].row)
+            stored = store.pixels.label(name)
             yield name, _frame(truth, stored, cells.get(name, {}))
 
 

@@ -79,9 +79,9 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
 
 def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_seed: int | None = None) -> RunLabels:
     """Read the stored masks of a run that was loaded before; else as :func:`run_labels`."""
-    if (info.path / "detections.parquet").exists():
+    if info.has("detections.parquet"):
         return RunLabels(store=store, info=info, prompt=None, prompt_seed=None, answers=_detected(store, info))
-    if not (info.path / "predictions.parquet").exists():
+    if not info.has("predictions.parquet"):
         raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation or baseline")
     asked = info.rows("prompts", ["prompt_id", "kind", "prompt_seed"])
     kinds = list(dict.fromkeys(row["kind"] for row in asked))
@@ -181,7 +181,7 @@ def sequence_scores(labels: RunLabels, progress: Progress = silent) -> SequenceS
     found: dict[str, dict[str, tuple[FrameMatch, bool]]] = {}
     for row, label in progress(labels, total=len(labels), what="SEG and DET"):
         if row["has_label"]:
-            truth = store.arrays.label(row["group"], row["row"])
+            truth = store.pixels.label(row["frame"])
             match = match_frame(truth, apply_field_of_interest(label, band))
             found.setdefault(row["sequence"], {})[row["frame"]] = (match, row["partial"])
     if not found:

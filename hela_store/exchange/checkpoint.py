@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import CheckpointError, RunError
 from hela_store.evaluation.checkpoint import checkpoint_of
@@ -88,7 +88,7 @@ def export_checkpoint(
     state |= checkpoint_of(store, info).load_decoder().state_dict()
     state = {name: value.detach().contiguous() for name, value in state.items()}
     if architecture == "nano":
-        data = save(state, metadata={"architecture": architecture, "run": info.id})
+        data = safetensors_bytes(state, {"architecture": architecture, "run": info.id})
     else:
         buffer = io.BytesIO()
         torch.save(state, buffer)

@@ -25,7 +25,6 @@ from segment_anything.modeling import ImageEncoderViT
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.embedding.batches import View
 from hela_store.embedding.embed import clear_leftovers
 from hela_store.embedding.ingest import ingest
 from hela_store.embedding.pipeline import make_room, write_view
@@ -39,6 +38,7 @@ from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.arrays import EMBEDDING_SHAPE
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 
 from .micro_sam_encode import encode_as_micro_sam
@@ -168,7 +168,7 @@ def import_micro_sam(
             make_room(store)
             prepare(store, sam, IMPORTED, 1)
             for number, view in progress(todo, total=len(todo), what="import"):
-                store.ledger().commit([write_view(store, view, found.read(number))])
+                store.commit([write_view(store, view, found.read(number))])
     catalog.index(store.path)
     return MicroSamImport(
         key=store.key,
@@ -235,13 +235,13 @@ def _check_features(path: Path, features: zarr.Array[Any]) -> None:
         raise StoreError(f"features of {path} are {features.dtype}, expected float32")
 
 
-def _places(plan: pa.Table, frames: list[Row]) -> dict[str, tuple[int, View]]:
+def _places(plan: pa.Table, frames: list[Row]) -> dict[str, tuple[int, ViewRecord]]:
     """Return the number of its frame, and its row of the plan, of each view; frames with the same pixels share one."""
     numbers = {row["frame"]: number for number, row in enumerate(frames)}
-    found: dict[str, tuple[int, View]] = {}
-    for view in plan.to_pylist():
-        if view["frame"] in numbers:
-            found.setdefault(view["view"], (numbers[view["frame"]], view))
+    found: dict[str, tuple[int, ViewRecord]] = {}
+    for view in ViewRecord.of(plan):
+        if view.frame in numbers:
+            found.setdefault(view.view, (numbers[view.frame], view))
     return found
 
 
@@ -288,7 +288,7 @@ def _check_frames(store: Store, what: str, frames: list[Row], found: Embeddings)
 
 
 def _image(store: Store, row: Row) -> npt.NDArray[Any]:
-    return store.arrays.image(row["group"], row["row"])
+    return store.pixels.image(row["frame"])
 
 
 def _load(store: Store, device: str, cache_dir: Path | None, progress: Progress) -> LoadedSam:

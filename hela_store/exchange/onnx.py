@@ -202,7 +202,7 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     window = check_window(int(info.config["window"]) if window is None else window)
     model = OnnxDecoder(checkpoint_of(store, info).load_decoder(), window).eval()
     data = to_onnx(model, {"run": info.id, "encoder": store.key, "window": str(window)})
-    embedding = np.asarray(store.arrays.embedding(store.key, min(rows)), np.float32)[None]
+    embedding = np.asarray(store.embedding_at(min(rows)), np.float32)[None]
     examples = _example(2, 3), _example(5, 2)
     difference = max(largest_difference(model, data, (embedding, *example)) for example in examples)
     if not difference <= TOLERANCE:

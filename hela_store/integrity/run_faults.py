@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from hela_store.base.parquet import read_parquet
-from hela_store.errors import HelaError
+from hela_store.errors import HelaError, RunError
 from hela_store.runs.folder import run_ids
-from hela_store.runs.info import RunInfo, read_info
+from hela_store.runs.info import CONFIG, LOG, MANIFEST, WAY_OUT, RunInfo, read_info
 from hela_store.sam.adapters import ADAPTER_FILE
 
 from .store_faults import Fault
 
-WAY_OUT = "restore it, or move the run's folder out of runs/ and make the run again"
 SCORED = ("prompts.parquet", "predictions.parquet")
 NEEDED = {
     **dict.fromkeys(("evaluate", "robustness", "control", "baseline"), SCORED),
@@ -29,9 +28,10 @@ BOTH = ("weights.safetensors", ADAPTER_FILE)
 
 
 def run_faults(store_path: Path) -> Iterator[Fault]:
-    """Yield the files of published runs that are lost, cut or damaged.
+    """Yield the files of published runs that are lost, changed, or not of the run.
 
-    Tables have checksums. Of weights only the form is checked: their bytes are compared with nothing.
+    Every file is compared with the run's manifest. A run that was published before there were manifests is checked for
+    what it needs: its tables have checksums, and of its weights only the form is checked.
     """
     for name in run_ids(store_path):
         folder = store_path / "runs" / name
@@ -43,12 +43,15 @@ def _wrong(folder: Path) -> Iterator[tuple[Path, str]]:
     try:
         info = read_info(folder, folder.name)
     except HelaError as error:
-        yield folder / "config.json", str(error)
+        yield folder / CONFIG, str(error)
+        return
+    if info.files is not None:
+        yield from _changed(info, info.files)
         return
     for path in _missing(info):
         yield path, f"it is missing; {WAY_OUT}"
     if info.kind == "finetune" and not info.result():
-        yield folder / "log.jsonl", f"it holds no result; {WAY_OUT}"
+        yield folder / LOG, f"it holds no result; {WAY_OUT}"
     for path in sorted(folder.glob("*.parquet")):
         try:
             read_parquet(path, way_out=WAY_OUT)
@@ -60,6 +63,15 @@ def _wrong(folder: Path) -> Iterator[tuple[Path, str]]:
                 pass
         except (SafetensorError, OSError) as error:
             yield path, f"it is damaged: {error}; {WAY_OUT}"
+
+
+def _changed(info: RunInfo, files: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    there = {path.relative_to(info.path).as_posix() for path in info.path.rglob("*") if path.is_file()}
+    for name in sorted(there.union(files) - {MANIFEST}):
+        try:
+            info.file(name)
+        except RunError as error:
+            yield info.path / name, str(error)
 
 
 def _missing(info: RunInfo) -> Iterator[Path]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hela_store.base.progress import Progress
-from hela_store.datasets.frame import frame_digest
-from hela_store.embedding.batches import Frames, View
+from hela_store.embedding.batches import Frames
 from hela_store.embedding.pipeline import coordinates
 from hela_store.embedding.plan import view_id
-from hela_store.embedding.record import RECORD_FILE, decoder_fault, read_record
+from hela_store.embedding.record import DECODER_FILE, RECORD_FILE, decoder_fault, read_record
 from hela_store.errors import StoreError
 from hela_store.store.arrays import COORDINATES
 from hela_store.store.ledger import Entry, view_digest
+from hela_store.store.records import ViewRecord
 from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
@@ -63,13 +64,13 @@ class Fault:
     row: int = -1
 
 
-def planned_views(store: Store) -> dict[str, View]:
+def planned_views(store: Store) -> dict[str, ViewRecord]:
     """Return the views of all plans by id; of one in several plans as the current one has it, else the first."""
-    found: dict[str, View] = {}
+    found: dict[str, ViewRecord] = {}
     mine = map(store.read_plan, store.plan_files(store.plan_path().stem))
     for plan in itertools.chain(mine, store.plan_parts()):
-        for view in plan.to_pylist():
-            found.setdefault(view["view"], view)
+        for view in ViewRecord.of(plan):
+            found.setdefault(view.view, view)
     return found
 
 
@@ -80,15 +81,22 @@ def file_faults(store: Store) -> Iterator[Fault]:
     if broken:
         return
     for segment in store.ledger().damaged():
-        yield _file(store, segment, "the ledger segment cannot be read")
-    for path, check in (
-        (store.encoder_folder() / RECORD_FILE, lambda: None if read_record(store) else "it is missing"),
-        (store.encoder_folder() / "decoder.safetensors", lambda: decoder_fault(store)),
-    ):
-        note = _error(check)
+        yield _file(
+            store, segment, "the ledger segment cannot be read" if segment.exists() else "the ledger segment is lost"
+        )
+    for name, check in ((RECORD_FILE, _wrong_record), (DECODER_FILE, decoder_fault)):
+        path, note = store.encoder_folder() / name, _error(partial(check, store))
         if note and store.ledger().path.exists():
             yield _file(store, path, note)
     yield from _metadata_faults(store)
+
+
+def _wrong_record(store: Store) -> str | None:
+    return None if read_record(store) else "it is missing"
+
+
+def _wrong_coordinate(store: Store, name: str, expected: list[Any]) -> str | None:
+    return None if store.arrays.coordinate(store.key, name) == expected else "not the plan's"
 
 
 def _plan_faults(store: Store) -> Iterator[Fault]:
@@ -96,7 +104,7 @@ def _plan_faults(store: Store) -> Iterator[Fault]:
     frames, broken = store.frames_table(), False
     sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
     for path in sorted((store.path / "plan").glob("*.parquet")):
-        note = _error(lambda path=path: _wrong_plan(store, path, sums))  # type: ignore[misc]
+        note = _error(partial(_wrong_plan, store, path, sums))
         if note:
             broken = True
             yield _file(store, path, note)
@@ -110,10 +118,9 @@ def _plan_faults(store: Store) -> Iterator[Fault]:
 
 
 def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
-    for view in store.read_plan(path).to_pylist():
-        rect = (view["x0"], view["y0"], view["width"], view["height"])
-        if view["view"] != view_id(sums.get(view["frame"], ""), view["lo"], view["hi"], rect, view["params"]):
-            return f"view {view['view']} is not what its row says"
+    for view in ViewRecord.of(store.read_plan(path)):
+        if view.view != view_id(sums.get(view.frame, ""), view.lo, view.hi, view.rect, view.params):
+            return f"view {view.view} is not what its row says"
     return None
 
 
@@ -123,21 +130,20 @@ def _metadata_faults(store: Store) -> Iterator[Fault]:
     for name in sorted(above - set(there)):
         yield _array_fault(name, "it is missing")
     for name in there:
-        note = _error(lambda name=name: _wrong_json(store, name))  # type: ignore[misc]
+        note = _error(partial(_wrong_json, store, name))
         if note:
             yield _array_fault(name, note)
     if not store.ledger().path.exists():
         return
     rows = coordinates(store).to_pydict()
     arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
-    note = _error(lambda: store.arrays.metadata_fault(store.key, len(rows["view"]), arrays.dtype, arrays.codec, shape))
+    count = len(rows["view"])
+    note = _error(partial(store.arrays.metadata_fault, store.key, count, arrays.dtype, arrays.codec, shape))
     folder = f"embeddings/{store.key}"
     if note:
         yield _array_fault(f"{folder}/embedding/{METADATA}", note)
     for name in COORDINATES:
-        note = _error(
-            lambda name=name: None if store.arrays.coordinate(store.key, name) == rows[name] else "not the plan's"  # type: ignore[misc]
-        )
+        note = _error(partial(_wrong_coordinate, store, name, rows[name]))
         if note:
             yield _array_fault(f"{folder}/{name}", note)
 
@@ -149,47 +155,36 @@ def _wrong_json(store: Store, name: str) -> str | None:
 
 def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     """Yield the frames whose pixels or labels are not those that were ingested."""
-    cells: dict[str, dict[int, int]] = {}
-    table = store.cells_table()
-    for frame, label, area in zip(*(table[name].to_pylist() for name in ("frame", "label", "area")), strict=True):
-        cells.setdefault(frame, {})[label] = area
-    rows = store.frames_table().to_pylist()
-    for row in progress(rows, total=len(rows), what="verify frames"):
-        note = _error(lambda row=row: _wrong_frame(store, row, cells.get(row["frame"], {})))  # type: ignore[misc]
+    records = store.frame_records()
+    for name, record in progress(records.items(), total=len(records), what="verify frames"):
+        notes = (store.pixels.fault(part, name) for part in ("image", "label", "valid"))
+        note = "; ".join(note.partition(";")[0] for note in notes if note)
         if note:
-            yield Fault(kind="damaged", path=f"{ARRAYS}frames/{row['group']}", note=note, frame=row["frame"])
-
-
-def _wrong_frame(store: Store, row: dict[str, Any], cells: dict[int, int]) -> str | None:
-    parts = store.arrays.frame_parts(row["group"], row["row"])
-    image, label, valid = (parts[name] for name in ("image", "label", "valid"))
-    if image is None or valid is None or (label is None and row["has_label"]):
-        return f"no {' and no '.join(name for name, part in parts.items() if part is None)} is there"
-    if frame_digest(image) != row["sha256"]:
-        return "the image is not the one that was ingested"
-    values, counts = np.unique(label if label is not None else 0, return_counts=True)
-    areas = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v}
-    # a cell may lie in the outer band, where objects are no cells
-    if any(areas.get(label) != area for label, area in cells.items()):
-        return "the labels are not those that were ingested"
-    return None
+            yield Fault(kind="damaged", path=f"{ARRAYS}frames/{record.group}", note=note, frame=name)
 
 
 def truth_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     """Yield the committed variants whose stored labels are not those of their frame, warped again."""
     ledger, frames = store.ledger(), Frames(store)
     entries = ledger.entries(skip=ledger.damaged())
-    varied = [view for name, view in planned_views(store).items() if view["variant"] and name in entries]
+    varied = [view for name, view in planned_views(store).items() if view.variant and name in entries]
     for view in progress(varied, total=len(varied), what="verify variants"):
-        note = _error(lambda view=view: _wrong_truth(store, frames, view))  # type: ignore[misc]
+        note = _error(partial(_wrong_truth, store, frames, view))
         if note:
-            place = {name: view[name] for name in ("frame", "tile", "variant", "row")}
-            path = f"{ARRAYS}{VIEWS}/{view['height']}x{view['width']}"
-            yield Fault(kind="damaged", path=path, note=note, **place)
+            path = f"{ARRAYS}{VIEWS}/{view.height}x{view.width}"
+            yield Fault(
+                kind="damaged",
+                path=path,
+                note=note,
+                frame=view.frame,
+                tile=view.tile,
+                variant=view.variant,
+                row=view.row,
+            )
 
 
-def _wrong_truth(store: Store, frames: Frames, view: View) -> str | None:
-    stored = store.arrays.view_truth((view["height"], view["width"]), view["row"])
+def _wrong_truth(store: Store, frames: Frames, view: ViewRecord) -> str | None:
+    stored = store.truths.read(view.view, view.shape, view.row)
     wrong = max(np.mean(there != made) for there, made in zip(stored, frames.truth(view), strict=True))
     return f"{wrong:.1%} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
 
@@ -202,7 +197,7 @@ def view_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     for entry in progress(entries.values(), total=len(entries), what="verify"):
         kind = _chunk_kind(store, entry)
         planned = views.get(entry.view)
-        if kind is None and planned is not None and planned["row"] != entry.row:
+        if kind is None and planned is not None and planned.row != entry.row:
             kind = "stale"
         if kind is not None:
             wrong.append((entry, kind))
@@ -223,12 +218,13 @@ NOTES = {
 }
 
 
-def embedding_fault(store: Store, entry: Entry, kind: str, view: View | None) -> Fault:
+def embedding_fault(store: Store, entry: Entry, kind: str, view: ViewRecord | None) -> Fault:
     """Return the fault of a committed embedding; ``view`` is its row of the plan."""
     path = f"{ARRAYS}{store.arrays.chunk_name(store.key, entry.row)}"
-    place = {name: view[name] for name in ("frame", "tile", "variant")} if view else {}
-    note = NOTES[kind] if view else f"{NOTES[kind]}, and the view is in no plan"
-    return Fault(kind=kind, path=path, note=note, view=entry.view, row=entry.row, **place)
+    fault = Fault(kind=kind, path=path, note=NOTES[kind], view=entry.view, row=entry.row)
+    if view is None:
+        return replace(fault, note=f"{NOTES[kind]}, and the view is in no plan")
+    return replace(fault, frame=view.frame, tile=view.tile, variant=view.variant)
 
 
 def _chunk_kind(store: Store, entry: Entry) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
-from hela_store.embedding.batches import Frames, Group, View, unique_views, work_of
+from hela_store.embedding.batches import Frames, Group, unique_views, work_of
 from hela_store.embedding.encoders import variant_of
 from hela_store.embedding.ingest import restore_frames
 from hela_store.embedding.pipeline import Pipeline, make_room
@@ -35,6 +35,7 @@ from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
 from hela_store.sam.encoder import encode, pick_device
 from hela_store.store.arrays import COORDINATES
+from hela_store.store.records import ViewRecord
 from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
@@ -230,7 +231,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     committed = store.committed()
     # of a segment that was lost only the chunks are left
     there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
-    chunks = {name: store.arrays.chunk_name(store.key, view["row"]) for name, view in views.items()}
+    chunks = {name: store.arrays.chunk_name(store.key, view.row) for name, view in views.items()}
     lost = {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
     bad = (bad & set(views)) | (lost - set(committed))
     if store.recipe.encoder.source:
@@ -258,11 +259,12 @@ def _repair_imported(store: Store, bad: set[str], config: VerifyConfig, progress
         )
 
 
-def _repair_truth(store: Store, rows: set[int], views: Iterable[View]) -> None:
-    frames = Frames(store)
+def _repair_truth(store: Store, rows: set[int], views: Iterable[ViewRecord]) -> None:
+    frames, entries = Frames(store), []
     for view in views:
-        if view["variant"] and view["row"] in rows:
-            store.arrays.write_view_truth(view["row"], *frames.truth(view))
+        if view.variant and view.row in rows:
+            entries.append(store.truths.write(view.view, view.row, *frames.truth(view)))
+    store.truths.ledger.commit(entries)
 
 
 def _work(store: Store, good: set[str], batch: int) -> list[Group]:
@@ -284,6 +286,8 @@ def _repair_files(store: Store, faults: list[Fault]) -> None:
     for fault in faults:
         if fault.path.startswith(ARRAYS):
             _repair_arrays(store, fault)
+        elif fault.path.startswith("ledger/"):
+            store.ledger().clear(store.path / fault.path)
         elif _can_be_made_again(store, fault):
             (store.path / fault.path).unlink(missing_ok=True)
     for fault in faults:
@@ -295,7 +299,7 @@ def _repair_files(store: Store, faults: list[Fault]) -> None:
 
 def _can_be_made_again(store: Store, fault: Fault) -> bool:
     record = (store.encoder_folder() / RECORD_FILE, store.encoder_folder() / DECODER_FILE)
-    return store.path / fault.path in record or (not fault.view and fault.path.startswith(("ledger/", "plan/")))
+    return store.path / fault.path in record or (not fault.view and fault.path.startswith("plan/"))
 
 
 def _repair_arrays(store: Store, fault: Fault) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress
 from hela_store.base.rng import generator
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.prompts.logits import LOGIT
 from hela_store.sam.clicks import corrected_prompts
@@ -141,7 +141,7 @@ class State:
         parts = {"nano": self.nano.state_dict(), "average": self.average.state_dict()}
         save_training(folder / "state.safetensors", parts, self.optimizer, about)
         half = {k: v.half().contiguous() for k, v in self.average.state_dict().items() if not k.startswith("pixel")}
-        write_atomic(folder / "nano.safetensors", save(half, metadata=about))
+        write_atomic(folder / "nano.safetensors", safetensors_bytes(half, about))
 
     def load(self, folder: Path, config: PretrainConfig) -> None:
         """Go on from ``state.safetensors``; RunError if it belongs to another configuration.

@@ -6,7 +6,6 @@ time and sorts by it: ``20261123-144501-finetune-box-3f9a``.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fcntl
 import importlib.metadata
@@ -28,7 +27,7 @@ from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, wri
 from hela_store.base.parquet import write_parquet
 from hela_store.errors import RunError, StoreError
 
-from .info import FORMAT, RunInfo, read_info, to_json
+from .info import CONFIG, FORMAT, LOG, MANIFEST, RunInfo, manifest_of, read_info, to_json
 
 __all__ = [
     "RunFolder",
@@ -82,7 +81,7 @@ class RunFolder:
         self._writable()
         with explain_os_errors(f"writing the log of run {self.id}"):
             if self._log is None:
-                self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
+                self._log = (self.path / LOG).open("a", encoding="utf-8")
             self._log.write(to_json(row) + "\n")
             self._log.flush()
         if self.tell is not None:
@@ -93,7 +92,7 @@ class RunFolder:
         self._writable()
         self._close_log()
         rows = [row for row in self.info.log() if row.get("step", 0) <= step]
-        write_atomic(self.path / "log.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
+        write_atomic(self.path / LOG, "".join(to_json(row) + "\n" for row in rows).encode())
 
     def write_table(self, name: str, table: pa.Table) -> Path:
         """Write ``<name>.parquet``, durably, replacing one of that name; return its path."""
@@ -103,7 +102,7 @@ class RunFolder:
         return path
 
     def publish(self) -> Path:
-        """Make every file durable, then rename the folder to ``runs/<id>`` and return that.
+        """Write the manifest, make every file durable, then rename the folder to ``runs/<id>`` and return that.
 
         Raises
         ------
@@ -116,10 +115,14 @@ class RunFolder:
         target = self.path.with_name(self.id)
         with explain_os_errors(f"publishing run {self.id}"):
             self._close_log()
+            # temporary files of a process that was killed while it wrote the run that this one resumed
+            for leftover in [path for path in self.path.rglob(".*") if path.is_file()]:
+                leftover.unlink()
+            write_atomic(self.path / MANIFEST, manifest_of(self.path).encode())
             fsync_tree(self.path)
             self.path.rename(target)
             fsync_path(target.parent)
-        self.path, self.info = target, dataclasses.replace(self.info, path=target)
+        self.path, self.info = target, read_info(target, self.id)
         self._release()
         return target
 
@@ -199,9 +202,9 @@ def new_run(
         identity, partial = _claim(folder, f"{created:%Y%m%d-%H%M%S}-{words}")
     lock = _lock(partial, identity)
     try:
-        raw = {"format": FORMAT, "id": identity, "kind": kind, "parent": parent, "label": label}
+        raw = {"format": FORMAT, "id": identity, "kind": kind, "parent": parent, "label": label, "manifest": True}
         raw |= {"created": created.isoformat(), "version": _version(), "torch": _torch()} | _headline(config)
-        write_atomic(partial / "config.json", (to_json(raw | {"config": config}, indent=2) + "\n").encode())
+        write_atomic(partial / CONFIG, (to_json(raw | {"config": config}, indent=2) + "\n").encode())
         return RunFolder(info=read_info(partial, identity), path=partial, _lock=lock)
     except BaseException:
         _unlock(lock)
@@ -302,7 +305,7 @@ def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:
     lock = _lock(path, name)
     try:
         info = read_info(path, name)
-        _drop_torn_line(path / "log.jsonl")
+        _drop_torn_line(path / LOG)
     except BaseException:
         _unlock(lock)
         raise

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hela_store.base.parquet import read_parquet
+from hela_store.base.files import sha256_file
+from hela_store.base.parquet import parse_parquet
 from hela_store.base.plain import plain
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 
 FORMAT = 1
+CONFIG = "config.json"
+LOG = "log.jsonl"
+MANIFEST = "manifest.json"
+"""Written when a run is published: the sha256 of each of its files."""
+WAY_OUT = "restore it, or move the run's folder out of runs/ and make the run again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,9 @@ class RunInfo:
         The full resolved configuration.
     raw : dict
         The whole of ``config.json``.
+    files : dict or None
+        The sha256 of every file of a published run by its name; None for a run that is being written, or that was
+        published before runs had a manifest.
     """
 
     id: str
@@ -64,11 +74,57 @@ class RunInfo:
     seeds: tuple[int, ...]
     config: dict[str, Any]
     raw: dict[str, Any]
+    files: Mapping[str, str] | None = None
 
     @property
     def weights(self) -> Path:
-        """``weights.safetensors`` of the run; only fine-tunings have one."""
-        return self.path / "weights.safetensors"
+        """``weights.safetensors`` of the run, as :meth:`file`; only fine-tunings have one."""
+        return self.file("weights.safetensors")
+
+    def has(self, name: str) -> bool:
+        """Return whether the run has a file of this name, by its manifest where there is one."""
+        return (self.path / name).exists() if self.files is None else name in self.files
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the run's files, after its sum was compared with the manifest.
+
+        Raises
+        ------
+        RunError
+            The file changed since the run was published, or is lost.
+        """
+        path = self.path / name
+        if self.files is not None:
+            self._compare(name, sha256_file(path) if path.is_file() else None)
+        return path
+
+    def read(self, name: str) -> bytes | None:
+        """Return what is in one of the run's files, None where the run has no such file; raises as :meth:`file`."""
+        try:
+            data = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            data = None
+        except OSError as error:
+            raise RunError(
+                f"run {self.id} is damaged: {name} cannot be read ({first_line(error)}); {WAY_OUT}"
+            ) from None
+        if self.files is not None:
+            self._compare(name, None if data is None else hashlib.sha256(data).hexdigest())
+        return data
+
+    def _compare(self, name: str, found: str | None) -> None:
+        assert self.files is not None
+        expected = self.files.get(name)
+        if found == expected:
+            return
+        what = (
+            "is not there"
+            if found is None
+            else "is not of this run"
+            if expected is None
+            else "changed since it was published"
+        )
+        raise RunError(f"run {self.id} is damaged: {self.path / name} {what}; {WAY_OUT}")
 
     def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return the rows of ``<name>.parquet``, its checksums compared.
@@ -78,20 +134,20 @@ class RunInfo:
         RunError
             It is missing or damaged.
         """
-        way_out = "restore it, or make the run again"
+        path = self.path / f"{name}.parquet"
+        data = self.read(path.name)
+        if data is None:
+            raise RunError(f"run {self.id} is damaged: {path} is not there; {WAY_OUT}")
         try:
-            rows: list[dict[str, Any]] = read_parquet(
-                self.path / f"{name}.parquet", columns, way_out=way_out
-            ).to_pylist()
+            rows: list[dict[str, Any]] = parse_parquet(path, data, columns, way_out=WAY_OUT).to_pylist()
         except StoreError as error:
             raise RunError(str(error)) from None
         return rows
 
     def log(self) -> list[dict[str, Any]]:
         """Return the rows of ``log.jsonl``, in the order they were written; a torn last line is left out."""
-        path = self.path / "log.jsonl"
         rows: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in (self.read(LOG) or b"").decode(errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -111,15 +167,10 @@ def read_info(path: Path, identity: str) -> RunInfo:
     RunError
         It is missing, damaged, of another run, or was made by a newer version.
     """
-    file = path / "config.json"
+    file = path / CONFIG
     damaged = f"run {identity} is damaged: {file}"
     way_out = "restore the folder or move it out of runs/"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{damaged} is missing; {way_out}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{damaged} cannot be read ({first_line(error)}); {way_out}") from None
+    text, raw = _read_json(file, damaged, way_out)
     if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
         raise RunError(f"{damaged} has no 'format' number; {way_out}")
     if raw["format"] > FORMAT:
@@ -128,9 +179,37 @@ def read_info(path: Path, identity: str) -> RunInfo:
     if raw.get("id") != identity:
         raise RunError(f"{damaged} says it is run {raw.get('id')!r}, a copy? {way_out}")
     try:
-        return _info(raw, path)
+        info = _info(raw, path)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{damaged} lacks or has a wrong {error}; {way_out}") from None
+    manifest = path / MANIFEST
+    if path.name != identity or not (raw.get("manifest") or manifest.exists()):
+        return info  # it is being written, or was published before there were manifests
+    damaged = f"run {identity} is damaged: {manifest}"
+    _, sums = _read_json(manifest, damaged, way_out)
+    files = sums.get("files") if isinstance(sums, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(sum_, str) for sum_ in files.values()):
+        raise RunError(f"{damaged} has no table of files; {way_out}")
+    info = dataclasses.replace(info, files=files)
+    info._compare(CONFIG, hashlib.sha256(text).hexdigest())
+    return info
+
+
+def manifest_of(folder: Path) -> str:
+    """Return the text of the manifest of a run's folder: the sha256 of every file in it, by its name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    return json.dumps({"format": FORMAT, "files": sums}, indent=2) + "\n"
+
+
+def _read_json(file: Path, damaged: str, way_out: str) -> tuple[bytes, Any]:
+    try:
+        text = file.read_bytes()
+        return text, json.loads(text)
+    except FileNotFoundError:
+        raise RunError(f"{damaged} is missing; {way_out}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise RunError(f"{damaged} cannot be read ({first_line(error)}); {way_out}") from None
 
 
 def _info(raw: dict[str, Any], path: Path) -> RunInfo:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import CheckpointError, RecipeError
 
 from .decoder import SamDecoder
@@ -130,7 +130,7 @@ def set_learned(module: nn.Module, values: dict[str, Tensor]) -> None:
 def save_adapter(path: Path, module: nn.Module, adapter: Adapter, about: dict[str, str]) -> None:
     """Write what learned in a module durably; ``about`` has ``architecture`` and ``sha256`` of the frozen weights."""
     state = {name: value.detach().cpu().contiguous() for name, value in learned(module).items()}
-    write_atomic(path, save(state, metadata=about | {"adapter": json.dumps(asdict(adapter))}))
+    write_atomic(path, safetensors_bytes(state, about | {"adapter": json.dumps(asdict(adapter))}))
 
 
 def read_adapter(path: Path) -> tuple[Adapter, dict[str, Tensor], dict[str, str]]:

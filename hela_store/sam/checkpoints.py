@@ -20,6 +20,7 @@ from hela_store.base.files import explain_os_errors, sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
+from hela_store.runs.folder import RunInfo, load_run
 
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
@@ -228,7 +229,7 @@ def load_sam_encoder(
     sam.requires_grad_(False).eval()
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     if encoder.adapter:
-        decoder = _adapt(sam.image_encoder, encoder, base / "runs" / encoder.adapter, sha256)
+        decoder = _adapt(sam.image_encoder, encoder, load_run(base, encoder.adapter), sha256)
     return LoadedSam(
         encoder=sam.image_encoder.to(device),
         decoder=decoder,
@@ -237,16 +238,16 @@ def load_sam_encoder(
     )
 
 
-def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: Path, sha256: str) -> SamDecoder:
+def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: RunInfo, sha256: str) -> SamDecoder:
     """Put a run's adapter into the encoder; return the decoder that was tuned with it."""
-    path = run / ADAPTER_FILE
+    path = run.file(ADAPTER_FILE)
     if path.exists() and sha256_file(path) != encoder.adapter_sha256:
         raise CheckpointError(
             f"{path} is not the one encoder.adapter_sha256 names ({encoder.adapter_sha256[:12]}); restore the run"
         )
     apply_adapter(module, path, encoder.architecture, sha256)
     module.eval()
-    return load_decoder(run / "weights.safetensors", of_run=True)
+    return load_decoder(run.weights, of_run=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

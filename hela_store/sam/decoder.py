@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import CheckpointError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 
@@ -264,7 +264,7 @@ def build_decoder(architecture: str) -> SamDecoder:
 def save_decoder(path: Path, decoder: SamDecoder, architecture: str) -> None:
     """Write prompt encoder and mask decoder durably as safetensors, with the architecture in the header."""
     state = {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()}
-    write_atomic(path, save(state, metadata={"architecture": architecture}))
+    write_atomic(path, safetensors_bytes(state, {"architecture": architecture}))
 
 
 def load_decoder(path: Path, device: str | torch.device = "cpu", *, of_run: bool = False) -> SamDecoder:

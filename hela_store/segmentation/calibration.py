@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hela_store.base.files import write_atomic
 from hela_store.errors import RunError
-from hela_store.runs.folder import list_runs
+from hela_store.runs.folder import RunInfo, list_runs
 from hela_store.store.store import Store
 
 from .config import DetectedConfig
@@ -68,14 +68,14 @@ class Calibration:
         write_atomic(folder / FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
 
-def load_calibration(folder: Path) -> Calibration:
-    """Read what :meth:`Calibration.save` wrote; RunError where it is missing or damaged."""
+def load_calibration(run: RunInfo) -> Calibration:
+    """Read what :meth:`Calibration.save` wrote into a run; RunError where it is missing or damaged."""
     try:
-        raw: dict[str, Any] = json.loads((folder / FILE).read_bytes())
+        raw: dict[str, Any] = json.loads(run.read(FILE) or b"")
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
         return Calibration(**plain)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / FILE} cannot be read ({error}); calibrate again") from None
+        raise RunError(f"{run.path / FILE} cannot be read ({error}); calibrate again") from None
 
 
 def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None:
@@ -86,7 +86,7 @@ def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None
     names = ("checkpoint", "detector", "form")
     for info in reversed(list_runs(store.path, KIND)):
         if all(info.config.get(name) == getattr(config, name) for name in names):
-            return load_calibration(info.path)
+            return load_calibration(info)
     return None
 
 

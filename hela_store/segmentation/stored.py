@@ -103,7 +103,7 @@ def segmented_frames(store: Store, prompts: DetectedPrompts, frames: Sequence[st
 def _frames(store: Store, frames: Sequence[str]) -> Iterator[_Frame]:
     for truth in truths(store, frames):
         rows = [tile.row for tile in truth.frame.tiles]
-        yield _Frame(truth=truth, embeddings=[store.arrays.embedding(store.key, row) for row in rows])
+        yield _Frame(truth=truth, embeddings=[store.embedding_at(row) for row in rows])
 
 
 def _kept(known: Mapping[str, Detections], frames: Iterable[_Frame]) -> Iterator[_Looked]:

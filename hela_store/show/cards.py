@@ -74,17 +74,17 @@ def draw_cards(store: Store, rows: Sequence[Row]) -> Iterator[Card]:
     Parameters
     ----------
     rows : mappings
-        ``cell``, ``label``, ``x0`` ... ``y1`` (px, frame) of the cell; ``group`` and ``row`` of its frame. Where they
+        ``cell``, ``label``, ``x0`` ... ``y1`` (px, frame) of the cell; and ``frame``, the id of its frame. Where they
         are there: ``rle``, ``rle_height``, ``rle_width`` of a prediction; ``before``, another's ``rle``; ``kind``,
         ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of the prompt.
     """
 
     @lru_cache(OPEN_FRAMES)
-    def frame(group: str, row: int) -> tuple[npt.NDArray[Any], LabelArray]:
-        return store.arrays.image(group, row), store.arrays.label(group, row)
+    def frame(name: str) -> tuple[npt.NDArray[Any], LabelArray]:
+        return store.pixels.image(name), store.pixels.label(name)
 
     for row in rows:
-        image, label = frame(row["group"], row["row"])
+        image, label = frame(row["frame"])
         yield _draw(row, image, label)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,6 @@ from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 
 from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
 from hela_store.errors import StoreError
-from hela_store.images.geometry import Rect
 from hela_store.recipe.codecs import parse_codec
 
 from .storage import METADATA, Folder, Storage
@@ -123,33 +122,21 @@ class Arrays:
             if part is not None:
                 self._write(f"frames/{group}/{name}", row, part)
 
-    def image(self, group: str, row: int, rect: Rect | None = None) -> npt.NDArray[Any]:
-        """Return a frame's image, or the part of it in ``rect`` (x0, y0, width, height px), (row, col)."""
-        return self._read_frame(group, "image", row, rect)
-
-    def label(self, group: str, row: int, rect: Rect | None = None) -> LabelArray:
-        """Return a frame's labels, int32, (row, col), as :meth:`image`."""
-        return self._read_frame(group, "label", row, rect)
-
-    def valid(self, group: str, row: int, rect: Rect | None = None) -> BoolArray:
-        """Return where a frame's labels say something, bool, (row, col), as :meth:`image`."""
-        return self._read_frame(group, "valid", row, rect)
-
     def frame_array(self, group: str, name: str) -> zarr.Array[Any]:
         """Return the Zarr array of ``"image"``, ``"label"`` or ``"valid"`` of a group, read-only."""
         return self._array(f"frames/{group}/{name}", rows=0)
 
-    def frame_parts(self, group: str, row: int) -> dict[str, npt.NDArray[Any] | None]:
-        """Return ``"image"``, ``"label"`` and ``"valid"`` of a frame; None for one that is not there and reads as 0."""
-        names = ("image", "label", "valid")
-        return {name: self._read(f"frames/{group}/{name}", row, missing=False) for name in names}
+    def frame_part(self, group: str, row: int, name: str) -> npt.NDArray[Any] | None:
+        """Return ``"image"``, ``"label"`` or ``"valid"`` of a frame, (row, col), None where it is not there.
 
-    def _read_frame(self, group: str, name: str, row: int, rect: Rect | None) -> npt.NDArray[Any]:
-        whole = self._read(f"frames/{group}/{name}", row)
-        if rect is None:
-            return whole
-        x0, y0, width, height = rect
-        return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+        Nothing is compared; readers use :class:`hela_store.store.pixels.Pixels`.
+
+        Raises
+        ------
+        StoreError
+            No such group, or a damaged chunk.
+        """
+        return self._read(f"frames/{group}/{name}", row)
 
     # labels of augmented views
 
@@ -188,24 +175,23 @@ class Arrays:
     def view_truth(self, shape_rc: tuple[int, int], row: int) -> tuple[LabelArray, BoolArray]:
         """Return what :meth:`write_view_truth` wrote.
 
+        Nothing is compared; readers use :meth:`hela_store.store.store.Store.view_truth`.
+
         Raises
         ------
         StoreError
             It was never written, or is damaged.
         """
-        return self.view_label(shape_rc, row), self._read_view(shape_rc, "valid", row)
-
-    def view_label(self, shape_rc: tuple[int, int], row: int) -> LabelArray:
-        """Return the labels alone; as :meth:`view_truth`."""
-        return self._read_view(shape_rc, "label", row)
+        return self._read_view(shape_rc, "label", row), self._read_view(shape_rc, "valid", row)
 
     def _read_view(self, shape_rc: tuple[int, int], name: str, row: int) -> npt.NDArray[Any]:
         where = f"{_view_group(shape_rc)}/{name}"
         # a chunk that is not there reads as zeros, and zeros pass for a view without cells
-        found = self._read(where, row, missing=False)
+        found = self._read(where, row)
         if found is None:
-            root = self.storage.root
-            raise StoreError(f"{where} of {root} lacks row {row}; delete ledger/ and run `hela-store embed` again")
+            raise StoreError(
+                f"{where} of {self.storage.root} lacks row {row}; `hela-store verify --repair` makes it again"
+            )
         return found
 
     # embeddings
@@ -298,12 +284,14 @@ class Arrays:
         return stored
 
     def embedding(self, key: str, row: int) -> FloatArray:
-        """Return one embedding as stored, (256, 64, 64), CHW, or tokens, (64, 64, C); NaN where it was never written.
+        """Return one embedding as stored, (256, 64, 64), CHW, or tokens, (64, 64, C).
+
+        Nothing is compared; readers use :meth:`hela_store.store.store.Store.embedding_at`.
 
         Raises
         ------
         StoreError
-            No such array or row, or a damaged chunk.
+            No such array or row, or a chunk that is lost or damaged.
         """
         array = self.embedding_array(key, row + 1)
         if not array.compressors and isinstance(self.storage, Folder):
@@ -312,7 +300,11 @@ class Arrays:
                 values = np.fromfile(self.chunk_path(key, row), array.dtype.newbyteorder("<"))
                 if values.size == np.prod(array.shape[1:]):
                     return values.reshape(array.shape[1:]).astype(array.dtype, copy=False)
-        return self._read(f"embeddings/{key}/embedding", row)
+        found = self._read(f"embeddings/{key}/embedding", row)
+        if found is None:
+            where = f"{self.storage.root}/{self.chunk_name(key, row)}"
+            raise StoreError(f"the embedding in {where} is not there; `hela-store verify --repair` encodes it again")
+        return found
 
     def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:
         """Return the Zarr array, (view, ...), of a key with at least ``rows`` rows, read-only."""
@@ -403,18 +395,12 @@ class Arrays:
             array[row] = values
         self.storage.changed(f"{name}/{_chunk_name(array, row)}")
 
-    @overload
-    def _read(self, name: str, row: int) -> npt.NDArray[Any]: ...
-
-    @overload
-    def _read(self, name: str, row: int, *, missing: bool) -> npt.NDArray[Any] | None: ...
-
-    def _read(self, name: str, row: int, *, missing: bool = True) -> npt.NDArray[Any] | None:
-        """Return one row; where its chunk is not there the fill value, or None unless ``missing``."""
+    def _read(self, name: str, row: int) -> npt.NDArray[Any] | None:
+        """Return one row; None where its chunk is not there."""
         array = self._array(name, rows=row + 1)
         data = self.storage.read(f"{name}/{_chunk_name(array, row)}")
         if data is None:
-            return np.full(array.shape[1:], array.fill_value, array.dtype) if missing else None
+            return None
         damaged = f"row {row} of {self.storage.root}/{name} is damaged"
         wrong = _wrong_length(array, data)
         if wrong:

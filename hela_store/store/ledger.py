@@ -13,6 +13,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,16 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from hela_store.base.files import fsync_path, write_atomic
+from hela_store.base.sums import array_sum
 from hela_store.errors import StoreError
 
 DIGITS = 8
 MERGED = 1024
 """So many segments become one."""
-SCHEMA = pa.schema([("view", pa.string()), ("row", pa.int64()), ("sha256", pa.string())])
+EMPTY = b"\n"
+"""A segment without entries: repair leaves one where a segment was damaged or lost, so that no number is missing."""
+SCHEMA = pa.schema([("view", pa.string()), ("row", pa.int64()), ("sha256", pa.string()), ("xxh3", pa.string())])
+REQUIRED = ("view", "row", "sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +46,30 @@ class Entry:
         Its row in the embeddings array.
     sha256 : str
         :func:`view_digest` of what is stored there.
+    xxh3 : str or None
+        :func:`hela_store.base.sums.array_sum` of it, which is compared whenever it is read; None in entries that were
+        written before there were such sums.
     """
 
     view: str
     row: int
     sha256: str
+    xxh3: str | None = None
+
+    @classmethod
+    def of(cls, view: str, row: int, *arrays: npt.NDArray[Any]) -> Self:
+        """Return the entry of a view of which these arrays are stored."""
+        return cls(view=view, row=row, sha256=view_digest(view, *arrays), xxh3=array_sum(view, *arrays))
 
 
-def view_digest(view: str, array: npt.NDArray[np.floating]) -> str:
-    """Return the sha256, hex, over a view's id (UTF-8) and its embedding's decoded bytes (C order, little-endian).
+def view_digest(view: str, *arrays: npt.NDArray[Any]) -> str:
+    """Return the sha256, hex, over a view's id (UTF-8) and the decoded bytes of arrays (C order, little-endian).
 
     The id is part of it, so that two chunks that were swapped are found.
     """
     total = hashlib.sha256(view.encode())
-    total.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+    for array in arrays:
+        total.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).view(np.uint8).data)
     return total.hexdigest()
 
 
@@ -89,7 +104,7 @@ class Ledger:
         number = self._next()
         earlier = self._segments() if number % MERGED == MERGED - 1 else []
         data = _bytes([Path(file.path) for n, file in earlier if n // MERGED == number // MERGED]) + data
-        write_atomic(self.path / f"{number:0{DIGITS}d}.jsonl", data)
+        write_atomic(self._path(number), data)
         if number == 0:
             fsync_path(self.path.parent)
             fsync_path(self.path.parent.parent)
@@ -107,7 +122,7 @@ class Ledger:
         """
         table = self.table(skip)
         columns = (table[name].to_pylist() for name in SCHEMA.names)
-        return {view: Entry(view=view, row=row, sha256=sha256) for view, row, sha256 in zip(*columns, strict=True)}
+        return {row[0]: Entry(**dict(zip(SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)}
 
     def rows(self) -> dict[str, int]:
         """Return the row of every committed view, by its id; raises as :meth:`entries`."""
@@ -129,10 +144,16 @@ class Ledger:
     def table(self, skip: Collection[Path] = ()) -> pa.Table:
         """Return all entries in the order they were written; of what an earlier call read only what is new is read.
 
-        Also those that a later one replaces. Raises as :meth:`entries`.
+        Also those that a later one replaces. Raises as :meth:`entries`, and where a segment is lost, unless some are
+        skipped.
         """
         there = {}
-        for _, file in self._segments():
+        segments = self._segments()
+        lost = [] if skip else _lost([number for number, _ in segments])
+        if lost:
+            way_out = "`hela-store verify --repair` encodes its views again"
+            raise StoreError(f"ledger segment {self._path(lost[0])} is lost, later ones are there; {way_out}")
+        for _, file in segments:
             if Path(file.path) not in skip:
                 status = file.stat()
                 there[file.name, status.st_mtime_ns, status.st_size] = Path(file.path)
@@ -145,8 +166,14 @@ class Ledger:
         return self._table
 
     def damaged(self) -> list[Path]:
-        """Return the segments that cannot be read."""
-        return [Path(file.path) for _, file in self._segments() if _unreadable(Path(file.path))]
+        """Return the segments that cannot be read, and those that are lost."""
+        segments = self._segments()
+        unreadable = [Path(file.path) for _, file in segments if _unreadable(Path(file.path))]
+        return sorted([*unreadable, *map(self._path, _lost([number for number, _ in segments]))])
+
+    def clear(self, segment: Path) -> None:
+        """Put a segment without entries in place of one that is damaged or lost; only repair does this."""
+        write_atomic(segment, EMPTY)
 
     def history(self, skip: Collection[Path] = ()) -> dict[str, set[str]]:
         """Return every sum that was ever committed for each view; without the segments in ``skip``."""
@@ -163,11 +190,11 @@ class Ledger:
             path = Path(file.path)
             entries = [Entry(**line) for line in _parse([path]).to_pylist()]
             kept = [entry for entry in entries if entry.view not in views]
-            if not kept:
-                path.unlink()
-                fsync_path(self.path)
-            elif len(kept) < len(entries):
-                write_atomic(path, segment_text(kept))
+            if len(kept) < len(entries):
+                write_atomic(path, segment_text(kept) or EMPTY)
+
+    def _path(self, number: int) -> Path:
+        return self.path / f"{number:0{DIGITS}d}.jsonl"
 
     def _next(self) -> int:
         """Return the number of the segment after the last one."""
@@ -186,6 +213,19 @@ def _number(name: str) -> int | None:
     """Return the number of a segment by the name of its file; None of other files."""
     stem, _, suffix = name.partition(".")
     return int(stem) if suffix == "jsonl" and stem.isdecimal() else None
+
+
+def _lost(numbers: Sequence[int]) -> list[int]:
+    """Return which segments are not there though later ones are, of all whose numbers are given in rising order.
+
+    Of those that a later segment says again only that one has to be there.
+    """
+    if not numbers:
+        return []
+    there, last = set(numbers), numbers[-1]
+    merged = range(MERGED - 1, last + 1, MERGED)
+    after = range(merged[-1] + 1 if merged else 0, last)
+    return [number for number in (*merged, *after) if number not in there]
 
 
 def segment_text(entries: Iterable[Entry]) -> bytes:
@@ -207,8 +247,11 @@ def _parse(segments: Sequence[Path]) -> pa.Table:
     """Return the entries of segments, all at once where none is damaged, else the error names the first that is."""
     options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="error")
     try:
-        table = pj.read_json(pa.BufferReader(_bytes(segments)), parse_options=options).select(SCHEMA.names)
-        if any(column.null_count for column in table.columns):
+        data = _bytes(segments)
+        if not data.strip():
+            return SCHEMA.empty_table()
+        table = pj.read_json(pa.BufferReader(data), parse_options=options).select(SCHEMA.names)
+        if any(table[name].null_count for name in REQUIRED):
             raise ValueError("a value is missing")
         table.validate(full=True)
     except (pa.ArrowException, ValueError) as error:

@@ -32,7 +32,9 @@ class _Record:
 class FrameRecord(_Record):
     """An ingested frame: a row of :data:`~hela_store.store.tables.FRAMES_SCHEMA`.
 
-    ``group`` and ``row`` say where its pixels are in the arrays; ``height`` and ``width`` are px.
+    ``group`` and ``row`` say where its pixels are in the arrays; ``height`` and ``width`` are px. The sums are those of
+    :func:`hela_store.base.sums.array_sum` over the frame's id and what is stored; None where an earlier version
+    ingested it.
     """
 
     frame: str
@@ -50,6 +52,9 @@ class FrameRecord(_Record):
     label_origin: str
     pixel_size_um: float | None
     is_blank: bool
+    image_xxh3: str | None
+    label_xxh3: str | None
+    valid_xxh3: str | None
 
     @property
     def shape(self) -> tuple[int, int]:

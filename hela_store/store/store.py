@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -28,8 +28,9 @@ from hela_store.errors import StoreError
 from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
 
-from .ledger import Ledger
-from .records import FrameRecord
+from .ledger import Entry, Ledger
+from .records import FrameRecord, ViewRecord
+from .tables import with_sums
 from .view_data import ViewData
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .arrays import Arrays
+    from .embeddings import Embeddings
+    from .pixels import Pixels
+    from .truths import Truths
 
 RECIPE_FILE = "store.toml"
 READERS = 8
@@ -133,6 +137,7 @@ class Store:
         self._files: dict[Path, pa.Table] = {}
         self._tables: dict[tuple[Path, ...], pa.Table] = {}
         self._derived: dict[str, tuple[pa.Table, Any]] = {}
+        self._embeddings: dict[str, Embeddings] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -202,6 +207,10 @@ class Store:
             Nothing was ingested yet, or a file is damaged.
         """
         return self._ingested("frames")
+
+    def known_frames(self) -> dict[str, FrameRecord]:
+        """Return :meth:`frame_records`, empty where nothing was ingested yet."""
+        return self.frame_records() if any((self.path / "ingest").glob("frames-*.parquet")) else {}
 
     def cells_table(self) -> pa.Table:
         """Return all labelled cells; raises as :meth:`frames_table`."""
@@ -314,9 +323,13 @@ class Store:
         if found is None:
             new = [path for path in paths if path not in self._files]
             with ThreadPoolExecutor(READERS) as pool:
-                self._files.update(zip(new, pool.map(read_parquet, new), strict=True))
+                self._files.update(zip(new, pool.map(self._read_file, new), strict=True))
             found = self._tables[tuple(paths)] = pa.concat_tables(self._files[path] for path in paths)
         return found
+
+    def _read_file(self, path: Path) -> pa.Table:
+        table = read_parquet(path)
+        return with_sums(table) if path.name.startswith("frames-") else table
 
     # embeddings
 
@@ -346,10 +359,59 @@ class Store:
             No such view, or not embedded yet.
         """
         key = key or self.key
-        row = self.ledger(key).row(str(self._find(frame, tile, variant)["view"]))
+        row = self.ledger(key).row(self._find(frame, tile, variant).view)
         if row is None:
             raise StoreError(f"{frame}, tile {tile}, variant {variant} is not embedded yet; {EMBED_FIRST}")
-        return self.arrays.embedding(key, row)
+        return self.embedding_at(row, key)
+
+    def embedding_at(self, row: int, key: str | None = None) -> FloatArray:
+        """Return the embedding in a row, as :meth:`embedding`; rows of committed views are in :meth:`committed`.
+
+        Raises
+        ------
+        StoreError
+            It is not committed, lost, or not what was committed.
+        """
+        return self.embeddings(key).read(row)
+
+    def embeddings(self, key: str | None = None) -> Embeddings:
+        """Return the reader of the committed embeddings of an encoder key (default: the recipe's)."""
+        from .embeddings import Embeddings
+
+        key = key or self.key
+        found = self._embeddings.get(key)
+        if found is None:
+            found = self._embeddings[key] = Embeddings(self.arrays, key, self.ledger(key))
+        return found
+
+    def commit(self, entries: Iterable[Entry], truths: Iterable[Entry] = ()) -> None:
+        """Write durably that embeddings of the recipe's key, and the labels of variants among them, are there.
+
+        The labels come first: an embedding counts only with the labels that belong to it.
+        """
+        self.truths.ledger.commit(truths)
+        self.ledger().commit(entries)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The reader of ingested frames: images, labels and where these say something."""
+        from .pixels import Pixels
+
+        return self._once("pixels", lambda _: Pixels(self.arrays, self.frame_records(), self._cell_areas))
+
+    def _cell_areas(self) -> dict[str, dict[int, int]]:
+        areas: dict[str, dict[int, int]] = {}
+        columns = (self.cells_table()[name].to_pylist() for name in ("frame", "label", "area"))
+        for frame, label, area in zip(*columns, strict=True):
+            areas.setdefault(frame, {})[label] = area
+        return areas
+
+    @cached_property
+    def truths(self) -> Truths:
+        """The labels that are stored with augmented variants."""
+        from .truths import Truths
+
+        return Truths(self.arrays, Ledger(self.path / "truths"))
 
     def view(self, frame: str, tile: int = 0, variant: int = 0) -> ViewData:
         """Return what a view shows; arguments and errors as :meth:`embedding`, but it need not be embedded yet.
@@ -358,40 +420,35 @@ class Store:
         anew before that.
         """
         found = self._find(frame, tile, variant)
-        frames = self.frames_table()
-        index = frames["frame"].index(frame).as_py()
-        group, row = frames["group"][index].as_py(), frames["row"][index].as_py()
-        rect = (found["x0"], found["y0"], found["width"], found["height"])
-        about = {"view": found["view"], "rect": rect, "params": json.loads(found["params"] or "{}")}
-        about["frame_shape"] = (frames["height"][index].as_py(), frames["width"][index].as_py())
+        shape, pixels = self.frame_records()[frame].shape, self.pixels
+        about: dict[str, Any] = {"view": found.view, "rect": found.rect, "frame_shape": shape}
+        about["params"] = json.loads(found.params or "{}")
         if variant == 0:
             names = ("image", "label", "valid")
-            return ViewData(**about, **{name: getattr(self.arrays, name)(group, row, rect) for name in names})
+            return ViewData(**about, **{name: getattr(pixels, name)(frame, found.rect) for name in names})
         from hela_store.augment.render import render
         from hela_store.augment.warp import warp_of
 
-        whole = self.arrays.image(group, row)
-        warp, shape = warp_of(found, about["frame_shape"]), (rect[3], rect[2])
-        if any(self.ledger(key).row(found["view"]) is not None for key in self.arrays.embedding_keys()):
-            label, valid = self.arrays.view_truth(shape, found["row"])
+        warp = warp_of(found.params, found.rect, shape)
+        if any(self.ledger(key).row(found.view) is not None for key in self.arrays.embedding_keys()):
+            label, valid = self.truths.read(found.view, found.shape, found.row)
         else:
-            truth = self.arrays.label(group, row), self.arrays.valid(group, row)
-            label, valid = warp.truth(*truth)
-        image = render(whole, [warp], (found["lo"], found["hi"]), self.recipe.dataset.offset)[0]
+            label, valid = warp.truth(pixels.label(frame), pixels.valid(frame))
+        image = render(pixels.image(frame), [warp], (found.lo, found.hi), self.recipe.dataset.offset)[0]
         return ViewData(**about, image=image, label=label, valid=valid)
 
-    def _find(self, frame: str, tile: int, variant: int) -> dict[str, Any]:
+    def _find(self, frame: str, tile: int, variant: int) -> ViewRecord:
         table = self.views_table()
-        views = table.filter(pc.equal(table["frame"], frame)).to_pylist()
+        views = list(ViewRecord.of(table.filter(pc.equal(table["frame"], frame))))
         for view in views:
-            if (view["tile"], view["variant"]) == (tile, variant):
+            if (view.tile, view.variant) == (tile, variant):
                 return view
         if not views:
             names = sorted(table["frame"].unique().to_pylist())
             near = difflib.get_close_matches(frame, names[:NAMES_COMPARED], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {names[0]!r} to {names[-1]!r}"
             raise StoreError(f"no frame {frame!r} in {self.path}{hint}")
-        have = [(view["tile"], view["variant"]) for view in views]
+        have = [(view.tile, view.variant) for view in views]
         raise StoreError(
             f"{frame} has no tile {tile}, variant {variant}; it has tiles 0 to {max(t for t, _ in have)}, "
             f"variants 0 to {max(v for _, v in have)}"
@@ -416,7 +473,9 @@ class Store:
         from .xarrays import embeddings_dataset
 
         key = key or self.key
-        return embeddings_dataset(self.path, self.arrays, key, self.committed(key), self.plan_parts())
+        return embeddings_dataset(
+            self.path, self.arrays, self.embeddings(key), key, self.committed(key), self.plan_parts()
+        )
 
     def frames(self, sequence: str, group: str | None = None) -> xr.Dataset:
         """Return images and labels of a sequence as a lazy, Dask-backed Dataset.
@@ -441,7 +500,7 @@ class Store:
         """
         from .xarrays import frames_dataset
 
-        return frames_dataset(self.path, self.arrays, self.frames_table(), sequence, group)
+        return frames_dataset(self.path, self.arrays, self.pixels, self.frame_records(), sequence, group)
 
     # catalog
 

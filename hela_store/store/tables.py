@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
-
-from hela_store.base.parquet import read_parquet
 
 FRAMES_SCHEMA = pa.schema(
     [
@@ -25,8 +21,13 @@ FRAMES_SCHEMA = pa.schema(
         ("label_origin", pa.string()),
         ("pixel_size_um", pa.float64()),
         ("is_blank", pa.bool_()),
+        ("image_xxh3", pa.string()),
+        ("label_xxh3", pa.string()),
+        ("valid_xxh3", pa.string()),
     ]
 )
+SUMS = ("image_xxh3", "label_xxh3", "valid_xxh3")
+"""Columns of frames that were added later; files of earlier versions read as if they were NULL."""
 
 
 CELLS_SCHEMA = pa.schema(
@@ -70,13 +71,9 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
-def ingested_frames(path: Path) -> pa.Table:
-    """Return the rows of ``ingest/frames-*.parquet`` of the store at ``path``, empty where there are none.
-
-    Raises
-    ------
-    StoreError
-        A file is damaged.
-    """
-    files = sorted((path / "ingest").glob("frames-*.parquet"))
-    return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
+def with_sums(frames: pa.Table) -> pa.Table:
+    """Return frames with the columns of :data:`SUMS`, NULL where an earlier version wrote none."""
+    for name in SUMS:
+        if name not in frames.column_names:
+            frames = frames.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(frames), pa.string()))
+    return frames

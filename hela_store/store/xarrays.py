@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -14,25 +16,33 @@ from hela_store.errors import StoreError
 from .arrays import embedding_dims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
-    import zarr
 
     from .arrays import Arrays
+    from .embeddings import Embeddings
+    from .pixels import Pixels
+    from .records import FrameRecord
 
 EMBED_FIRST = "run `hela-store embed`"
 
 
 def embeddings_dataset(
-    path: Path, arrays: Arrays, key: str, committed: Mapping[str, int], plans: Iterable[pa.Table]
+    path: Path,
+    arrays: Arrays,
+    embeddings: Embeddings,
+    key: str,
+    committed: Mapping[str, int],
+    plans: Iterable[pa.Table],
 ) -> xr.Dataset:
     """Return the committed embeddings of a key; see :meth:`hela_store.store.store.Store.xarray`.
 
     Parameters
     ----------
     path : folder of the store, for messages
+    embeddings : reads those of ``key``
     committed : rows by view id
     plans : all that name the frame, tile and variant of these views
     """
@@ -50,9 +60,9 @@ def embeddings_dataset(
     rows = np.array([committed[view] for view in order])
     frame, tile, variant = (np.array(column) for column in zip(*(known[view] for view in order), strict=True))
     array = arrays.embedding_array(key, int(rows.max()) + 1)
-    lazy = _from_zarr(array, rows)
+    source = _Checked((len(rows), *array.shape[1:]), array.dtype, [partial(embeddings.read, int(row)) for row in rows])
     return xr.Dataset(
-        {"embedding": (embedding_dims(array.shape[1:]), lazy)},
+        {"embedding": (embedding_dims(array.shape[1:]), source.lazy())},
         {
             "view": np.array(order),
             "frame": ("view", frame),
@@ -63,38 +73,65 @@ def embeddings_dataset(
     )
 
 
-def frames_dataset(path: Path, arrays: Arrays, frames_table: pa.Table, sequence: str, group: str | None) -> xr.Dataset:
+def frames_dataset(
+    path: Path,
+    arrays: Arrays,
+    pixels: Pixels,
+    frames: Mapping[str, FrameRecord],
+    sequence: str,
+    group: str | None,
+) -> xr.Dataset:
     """Return the frames of a sequence; see :meth:`hela_store.store.store.Store.frames`.
 
     Parameters
     ----------
     path : folder of the store, for messages
-    frames_table : all ingested frames
+    pixels : reads the frames
+    frames : all ingested frames by id
     """
-    frames = frames_table.to_pylist()
-    rows = [row for row in frames if row["sequence"] == sequence]
+    rows = [row for row in frames.values() if row.sequence == sequence]
     if not rows:
-        have = ", ".join(sorted({row["sequence"] for row in frames}))
+        have = ", ".join(sorted({row.sequence for row in frames.values()}))
         raise StoreError(f"no sequence {sequence!r} in {path}; it has {have}")
-    groups = sorted({row["group"] for row in rows})
+    groups = sorted({row.group for row in rows})
     if group is None and len(groups) > 1:
         raise StoreError(f"sequence {sequence} has frames of several sizes; name one group of {', '.join(groups)}")
     chosen = groups[0] if group is None else group
-    rows = [row for row in rows if row["group"] == chosen]
+    rows = [row for row in rows if row.group == chosen]
     if not rows:
         raise StoreError(f"sequence {sequence} has no group {chosen!r}; it has {', '.join(groups)}")
-    index = np.array([row["row"] for row in rows])
-    lazy = {name: _from_zarr(arrays.frame_array(chosen, name), index) for name in ("image", "label", "valid")}
+    lazy: dict[str, da.Array] = {}
+    for name in ("image", "label", "valid"):
+        array, read = arrays.frame_array(chosen, name), getattr(pixels, name)
+        shape = (len(rows), *array.shape[1:])
+        lazy[name] = _Checked(shape, array.dtype, [partial(read, row.frame) for row in rows]).lazy()
     return xr.Dataset(
         {name: (("frame", "row", "col"), array) for name, array in lazy.items()},
         {
-            "frame": np.array([row["frame"] for row in rows]),
-            "time": ("frame", np.array([row["time"] for row in rows])),
-            "has_label": ("frame", np.array([row["has_label"] for row in rows])),
+            "frame": np.array([row.frame for row in rows]),
+            "time": ("frame", np.array([row.time for row in rows])),
+            "has_label": ("frame", np.array([row.has_label for row in rows])),
         },
     )
 
 
-def _from_zarr(array: zarr.Array[Any], rows: npt.NDArray[np.int_]) -> da.Array:
-    # no name from content: hashing an array on disk would read it
-    return da.from_array(array, chunks=array.chunks, name=False)[rows]
+@dataclass(frozen=True)
+class _Checked:
+    """An array of which each part along the first dimension is read, and compared with its sum, by a function."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parts: Sequence[Callable[[], npt.NDArray[Any]]]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        found = [part()[index[1:]] for part in self.parts[index[0]]]
+        return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def lazy(self) -> da.Array:
+        """Return it as a Dask array, one chunk for each part."""
+        # no name from content: hashing an array on disk would read it
+        return da.from_array(self, chunks=(1, *self.shape[1:]), name=False)

@@ -28,7 +28,6 @@ from hela_store.prompts.draw import cell_context
 from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
-from hela_store.store.arrays import Arrays
 from hela_store.store.store import Store
 
 FINE = 512
@@ -69,7 +68,7 @@ class TrainingView:
     view : id
     row : in the embeddings array
     rect : ``(x0, y0, width, height)`` px, frame; of an augmented variant ``(0, 0, width, height)`` px, view
-    group, group_row : of the frame in ``frames/``
+    frame : id
     cells : rows with ``cell``, ``label`` and a box; px, frame, of a variant px, view
     variant : 0 as acquired
     """
@@ -77,22 +76,19 @@ class TrainingView:
     view: str
     row: int
     rect: Rect
-    group: str
-    group_row: int
+    frame: str
     cells: tuple[dict[str, Any], ...]
     variant: int = 0
 
-    def label(self, arrays: Arrays) -> LabelArray:
+    def label(self, store: Store) -> LabelArray:
         """Return the labels in which :attr:`rect` and the boxes lie: the frame's, or those stored with the variant."""
-        if self.variant:
-            return arrays.view_label((self.rect[3], self.rect[2]), self.row)
-        return arrays.label(self.group, self.group_row)
+        return self.truth(store)[0] if self.variant else store.pixels.label(self.frame)
 
-    def truth(self, arrays: Arrays) -> tuple[LabelArray, BoolArray]:
+    def truth(self, store: Store) -> tuple[LabelArray, BoolArray]:
         """Return the labels and where they say something; as :meth:`label`."""
         if self.variant:
-            return arrays.view_truth((self.rect[3], self.rect[2]), self.row)
-        return arrays.label(self.group, self.group_row), arrays.valid(self.group, self.group_row)
+            return store.truths.read(self.view, (self.rect[3], self.rect[2]), self.row)
+        return store.pixels.label(self.frame), store.pixels.valid(self.frame)
 
 
 def stored_variants(store: Store, split: str = "train") -> int:
@@ -138,7 +134,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
         Nothing is planned or ingested yet.
     """
     blocks, committed = store.blocks(), readable_views(store)
-    frames = {row["frame"]: row for row in store.frames_table().to_pylist() if blocks[row["frame"]] == split}
+    frames = [frame for frame in store.frame_records() if blocks[frame] == split]
     cells: dict[str, list[dict[str, Any]]] = {frame: [] for frame in frames}
     names = ["cell", "frame", "label", "x0", "y0", "x1", "y1"]
     for cell in store.cells_table().select(names).to_pylist():
@@ -146,16 +142,15 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
             cells[cell["frame"]].append(cell)
     table, found = store.views_table(), []
     for row in table.filter(pc.less_equal(table["variant"], variants)).to_pylist():
-        if row["frame"] not in frames or row["view"] not in committed:
+        if row["frame"] not in cells or row["view"] not in committed:
             continue
-        frame = frames[row["frame"]]
         if row["variant"]:
             rect, inside = _of_variant(store, row)
         else:
             rect = (row["x0"], row["y0"], row["width"], row["height"])
             inside = [c for c in cells[row["frame"]] if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
         if inside:
-            place = {"group": frame["group"], "group_row": frame["row"], "variant": row["variant"]}
+            place = {"frame": row["frame"], "variant": row["variant"]}
             found.append(
                 TrainingView(view=row["view"], row=committed[row["view"]], rect=rect, cells=tuple(inside), **place)
             )
@@ -167,7 +162,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
 def _of_variant(store: Store, row: dict[str, Any]) -> tuple[Rect, list[dict[str, Any]]]:
     """Return a variant's rectangle and cells, in its own px."""
     height, width = row["height"], row["width"]
-    cells = view_cells(store.arrays.view_label((height, width), row["row"]))
+    cells = view_cells(store.truths.read(row["view"], (height, width), row["row"])[0])
     return (0, 0, width, height), [cell | {"cell": f"{row['frame']}#{cell['label']}"} for cell in cells]
 
 
@@ -227,7 +222,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         if self._opened is None:
             store = Store(self.path, self.recipe)
             self._opened = (store, ViewReader(store))
-        label = view.label(self._opened[0].arrays)
+        label = view.label(self._opened[0])
         return TrainingStep(
             step=step,
             view=view.view,

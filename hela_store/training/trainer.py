@@ -18,11 +18,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunFolder, new_run, take_up
 
@@ -54,7 +54,7 @@ def save_training(
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}.{number}.{name}": value for name, value in values.items()}
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(plain, metadata=about))
+    write_atomic(path, safetensors_bytes(plain, about))
 
 
 def load_training(path: Path, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensors], dict[str, str]]:

@@ -73,10 +73,10 @@ def test_pixels_that_say_nothing_have_no_class_and_no_part_in_the_loss(store: St
 
 
 def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) -> None:
-    whole = seen(store.arrays.image("01", 0), store)
+    whole = seen(store.pixels.image("01/t000"), store)
     small = shrunk(whole, 0.4)
     assert small.shape == (77, 102) and abs(float(small.mean() - whole.mean())) < 0.01
-    assert shrunk_labels(store.arrays.label("01", 0), small.shape).shape == small.shape
+    assert shrunk_labels(store.pixels.label("01/t000"), small.shape).shape == small.shape
     answer = probabilities(new_network().eval(), small, whole.shape)
     assert answer.shape == (3, 192, 256) and np.allclose(answer.sum(0), 1, atol=1e-5)
 

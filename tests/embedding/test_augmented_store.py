@@ -118,7 +118,7 @@ def test_before_embedding_a_view_is_made_from_the_plan(varied: Path) -> None:
         store.embedding("01/t001", variant=3)
     row = next(r for r in store.views_table().to_pylist() if r["variant"] == 3)
     with pytest.raises(StoreError, match=r"lacks row|has 12 rows"):
-        store.arrays.view_label((192, 256), row["row"])
+        store.truths.read(row["view"], (192, 256), row["row"])
 
 
 def test_training_streams_variants_of_training_frames_only(varied: Path) -> None:

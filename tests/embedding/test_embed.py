@@ -101,7 +101,8 @@ def test_the_plan_is_durable_before_the_first_encode(store: Store):
     assert len(tiled.views_table()) == 8 * 6
     assert len(tiled.committed()) == 8  # the whole frames of before, under the same key
     assert tiled.arrays.embedding_array(tiled.key).shape[0] == 8 + 8 * 6
-    assert np.isnan(tiled.arrays.embedding(tiled.key, 8)).all()
+    with pytest.raises(StoreError, match=r"row 8 .* is not committed"):
+        tiled.embedding_at(8)
 
 
 def test_another_key_is_another_array_and_the_old_one_stays(store: Store):

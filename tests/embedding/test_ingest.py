@@ -16,7 +16,7 @@ from hela_store.datasets.frame import frame_digest
 from hela_store.embedding.ingest import cell_scale, ingest
 from hela_store.errors import DatasetError, StoreError
 from hela_store.store.store import Store, new_store
-from hela_store.store.tables import FRAMES_SCHEMA, ingested_frames
+from hela_store.store.tables import FRAMES_SCHEMA
 
 RECIPE = """format = 1
 name = "s"
@@ -79,8 +79,8 @@ def test_frames_and_cells(data: Path) -> None:
     store = store_of(data, tile=64)
     report = ingest(store, silent)
     assert (report.new, report.unchanged, report.cells, report.blank) == (4, 0, 6, ("01/t002",))
-    table = ingested_frames(store.path)
-    assert table.schema == FRAMES_SCHEMA and table.equals(store.frames_table())
+    table = store.frames_table()
+    assert table.schema == FRAMES_SCHEMA
     rows = table.to_pylist()
     assert [row["frame"] for row in rows] == ["01/t000", "01/t001", "01/t002", "01/t003"]
     assert [row["is_blank"] for row in rows] == [False, False, True, False]
@@ -89,9 +89,9 @@ def test_frames_and_cells(data: Path) -> None:
     expected = {"sequence": "01", "time": 1, "height": 96, "width": 120, "dtype": "uint16", "pixel_size_um": 0.5}
     assert {key: rows[1][key] for key in expected} == expected
     assert rows[1]["sha256"] == frame_digest(picture(1))
-    assert np.array_equal(store.arrays.image("01", 1), picture(1))
-    assert np.array_equal(store.arrays.label("01", 1), labels(1)) and store.arrays.valid("01", 1).all()
-    assert not store.arrays.label("01", 3).any() and not store.arrays.valid("01", 3).any()
+    assert np.array_equal(store.pixels.image("01/t001"), picture(1))
+    assert np.array_equal(store.pixels.label("01/t001"), labels(1)) and store.pixels.valid("01/t001").all()
+    assert not store.pixels.label("01/t003").any() and not store.pixels.valid("01/t003").any()
     cells = store.cells_table().to_pylist()
     assert [cell["cell"] for cell in cells[:2]] == ["01/t000#4", "01/t000#11"]
     assert cells[0]["area_um2"] == pytest.approx(400 * 0.25)
@@ -120,7 +120,7 @@ def test_new_frames_become_a_new_segment(data: Path) -> None:
     rows = {row["frame"]: row for row in Store.open(store.path).frames_table().to_pylist()}
     assert (rows["01/t004"]["group"], rows["01/t004"]["row"]) == ("01", 4)
     assert (rows["02/t000"]["group"], rows["02/t000"]["row"]) == ("02", 0)
-    assert np.array_equal(store.arrays.image("01", 4), picture(4))
+    assert np.array_equal(store.pixels.image("01/t004"), picture(4))
     assert sorted(p.name for p in (store.path / "ingest").iterdir()) == [
         "cells-0001.parquet", "cells-0002.parquet", "frames-0001.parquet", "frames-0002.parquet"
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def test_labels_of_an_interrupted_ingest_do_not_stay(data: Path) -> None:
         ingest(store, Stop("ingest", 2))
     store = change(store, labels='"none"')
     ingest(store, silent)
-    assert not store.arrays.label("01", 0).any()
+    assert not store.pixels.label("01/t000").any()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan", "negative"])
@@ -229,7 +229,7 @@ def test_stills_of_several_sizes_and_types(data: Path) -> None:
     write(root / "images/bb.tif", picture(3, (10, 10), "u1"))
     ingest(store, silent)
     assert places() == [*first, ("images@40x50", 2), ("images@10x10", 0)]
-    assert np.array_equal(store.arrays.image("images@40x50", 2), picture(3, (40, 50), "u1"))
+    assert np.array_equal(store.pixels.image("images/aa"), picture(3, (40, 50), "u1"))
 
 
 def test_cell_scale(data: Path) -> None:

@@ -56,7 +56,7 @@ def test_every_tile_of_every_frame_with_its_limits(store):
     assert len(set(plan["view"].to_pylist())) == 8
     rects = list(zip(*(plan[n].to_pylist() for n in ("x0", "y0", "width", "height")), strict=True))
     assert rects == [(0, 0, 64, 64), (32, 0, 64, 64), (0, 16, 64, 64), (32, 16, 64, 64)] * 2
-    lo, hi = limits(store.arrays.image("01", 1), "percentile", 0.5, 99.8)
+    lo, hi = limits(store.pixels.image("01/t001"), "percentile", 0.5, 99.8)
     assert plan.slice(4)["lo"].to_pylist() == [lo] * 4
     assert plan.slice(4)["hi"].to_pylist() == [hi] * 4
     assert plan["view"][4].as_py() == view_id(store.frames_table()["sha256"][1].as_py(), lo, hi, (0, 0, 64, 64))
@@ -175,7 +175,7 @@ def test_other_limits_are_other_views(store):
     before = set(make_plan(store)["view"].to_pylist())
     minmax = change(store, "[views]", '[normalise]\nmethod = "minmax"\n[views]')
     plan = make_plan(minmax)
-    assert plan["lo"][0].as_py() == store.arrays.image("01", 0).min()
+    assert plan["lo"][0].as_py() == store.pixels.image("01/t000").min()
     assert before.isdisjoint(plan["view"].to_pylist())
     assert plan["row"].to_pylist() == list(range(8, 16))
 
@@ -219,7 +219,7 @@ def test_a_tile_is_cut_from_the_normalised_frame(store, method):
     store = change(store, "[views]", f'[normalise]\nmethod = "{method}"\n[views]')
     frames = Frames(store)
     for view in unique_views(make_plan(store)).to_pylist():
-        image = store.arrays.image("01", int(view["frame"][-1]))
+        image = store.pixels.image(view["frame"])
         whole = apply(image, view["lo"], view["hi"], method)
         x0, y0 = view["x0"], view["y0"]
         assert np.array_equal(frames.pixels(view), whole[y0 : y0 + 64, x0 : x0 + 64])

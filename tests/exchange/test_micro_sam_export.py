@@ -52,7 +52,7 @@ def vit_b(store: Store) -> Store:
     committed = store.committed()
     store.arrays.create_embeddings(other.key, max(committed.values()) + 1, "float16", "zstd")
     for view, row in committed.items():
-        array = store.arrays.write_embedding(other.key, row, store.arrays.embedding(store.key, row))
+        array = store.arrays.write_embedding(other.key, row, store.embedding_at(row))
         other.ledger().commit([Entry(view=view, row=row, sha256=view_digest(view, array))])
     return other
 

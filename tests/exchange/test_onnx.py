@@ -88,7 +88,7 @@ def test_onnxruntime_decodes_what_torch_decodes(scored: Path, tmp_path: Path) ->
     assert {p.key: p.value for p in proto.metadata_props}.items() >= {"run": run.id, "window": "16"}.items()
     session = InferenceSession(result.path, providers=["CPUExecutionProvider"])
     decoder, row = load_decoder(run.weights), min(store.committed().values())
-    embedding = torch.from_numpy(np.asarray(store.arrays.embedding(store.key, row), np.float32))
+    embedding = torch.from_numpy(np.asarray(store.embedding_at(row), np.float32))
     for prompts in PROMPTS.values():
         logits, iou = session.run(OUTPUTS, feed(embedding, prompts))
         expected, expected_iou = whole(decoder, embedding, prompts, result.window)

@@ -145,7 +145,7 @@ def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path, mo
     result = export_ctc(store, done.run, tmp_path / "out", prompt="box-exact")
     found = tifffile.imread(tmp_path / "out/01_RES/mask007.tif")
     row = next(row for row in store.frames_table().to_pylist() if row["frame"] == "01/t007")
-    match = match_frame(store.arrays.label(row["group"], row["row"]), found)
+    match = match_frame(store.pixels.label(row["frame"]), found)
     assert found.dtype == np.uint16 and found.shape == (row["height"], row["width"])
     scores = result.to_json()["scores"]["sequences"][0]
     assert scores["SEG (oracle prompts)"] == pytest.approx(seg([match]))

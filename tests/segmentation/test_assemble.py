@@ -14,6 +14,7 @@ from PIL import Image
 
 from hela_store.detection.detect import detect
 from hela_store.errors import DatasetError, RunError, StoreError
+from hela_store.runs.folder import load_run, new_run
 from hela_store.segmentation.assemble import FoundCell, resolve
 from hela_store.segmentation.calibration import expected_error, fit, load_calibration, report
 from hela_store.segmentation.config import DetectedConfig
@@ -67,14 +68,16 @@ def test_a_block_without_failures_gives_no_certainty() -> None:
 
 @pytest.mark.parametrize("damaged", ["", "[1, 2]", '{"mean": [1, 2]}'])
 def test_a_damaged_calibration_is_named(tmp_path: Path, damaged: str) -> None:
-    (tmp_path / "calibration.json").write_text(damaged)
+    run = new_run(tmp_path, "calibration", {})
+    (run.path / "calibration.json").write_text(damaged)
+    run.publish()
     with pytest.raises(RunError, match=r"calibration.json cannot be read .*; calibrate again"):
-        load_calibration(tmp_path)
+        load_calibration(run.info)
 
 
 def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:
     run, found = calibrate(detector_store, LOW)
-    assert load_calibration(detector_store.path / "runs" / run) == found
+    assert load_calibration(load_run(detector_store.path, run)) == found
     result = evaluate_detected(detector_store, replace(LOW, split="all"))
     rows = detector_store.sql("select iou, is_empty, cell from cell_metrics where prompt = 'detected'").fetchall()
     cells = detector_store.sql("select count(*) from cells").fetchall()[0][0]
@@ -108,7 +111,7 @@ def test_recovered_cells_count_after_and_not_before(detector_store: Store) -> No
 
 def test_unseen_frames_become_label_images_and_the_rest_is_resumed(detector_store: Store, tmp_path: Path) -> None:
     calibrate(detector_store, LOW)
-    seen = detector_store.arrays.image(*_place(detector_store))
+    seen = detector_store.pixels.image(_last(detector_store))
     folder = tmp_path / "new"
     folder.mkdir()
     tifffile.imwrite(folder / "t004.tif", seen)
@@ -130,13 +133,12 @@ def test_unseen_frames_become_label_images_and_the_rest_is_resumed(detector_stor
         segment(detector_store, [folder], SegmentConfig(out=tmp_path / "out", prompts=DetectedConfig(threshold=0.9)))
 
 
-def _place(store: Store) -> tuple[str, int]:
-    row = store.frames_table().to_pylist()[-1]
-    return row["group"], row["row"]
+def _last(store: Store) -> str:
+    return list(store.frame_records())[-1]
 
 
 def test_a_stack_is_a_sequence_and_bad_input_is_named(detector_store: Store, tmp_path: Path) -> None:
-    stack = np.stack([detector_store.arrays.image(*_place(detector_store))] * 2)
+    stack = np.stack([detector_store.pixels.image(_last(detector_store))] * 2)
     tifffile.imwrite(tmp_path / "movie.tif", stack)
     config = SegmentConfig(out=tmp_path / "out", prompts=LOW, overlay=False)
     assert segment(detector_store, [tmp_path / "movie.tif"], config).frames == 2

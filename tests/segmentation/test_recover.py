@@ -56,7 +56,7 @@ def frames(detector_store: Store, tmp_path: Path) -> Path:
     folder = tmp_path / "seq"
     folder.mkdir()
     for row in detector_store.frames_table().to_pylist()[:COUNT]:
-        tifffile.imwrite(folder / f"t{row['time']:03d}.tif", detector_store.arrays.image(row["group"], row["row"]))
+        tifffile.imwrite(folder / f"t{row['time']:03d}.tif", detector_store.pixels.image(row["frame"]))
     return folder
 
 
@@ -121,7 +121,7 @@ def test_what_neighbours_show_is_found(detector_store: Store) -> None:
     cells = [c for c in detector_store.cells_table().to_pylist() if c["frame"] == row["frame"]]
     boxes = [[float(c[name]) for name in ("x0", "y0", "x1", "y1")] for c in cells]
     segmenter = load_segmenter(detector_store, resolve_prompts(detector_store, RECOVER))
-    frame, _ = segmenter.look(detector_store.arrays.image(row["group"], row["row"]))
+    frame, _ = segmenter.look(detector_store.pixels.image(row["frame"]))
     others = [from_boxes(boxes, np.ones(len(boxes)))]
     label, found = segmenter.cells(frame, no_detections(), others)
     assert len(cells) / 2 < len(found) == label.max() and all(cell.recovered for cell in found)

@@ -176,7 +176,7 @@ def test_what_learns_begins_with_the_embeddings_there_are(cached: Store, cut: in
     read, views = ViewReader(source), readable_views(source)
     assert views == cached.committed()
     row = next(iter(views.values()))
-    stored = torch.from_numpy(cached.arrays.embedding(cached.key, row).astype(np.float32))
+    stored = torch.from_numpy(cached.embedding_at(row).astype(np.float32))
     with torch.no_grad():
         found = learner.embed(read(row))
     assert ((found - stored).norm() / stored.norm()).item() < 1e-3
@@ -250,7 +250,7 @@ def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[
     set_learned(learner.encoder, load_file(run.path / "adapter.safetensors"))
     read = ViewReader(source)
     for row in mine.committed().values():
-        there = torch.from_numpy(mine.arrays.embedding(mine.key, row).astype(np.float32))
+        there = torch.from_numpy(mine.embedding_at(row).astype(np.float32))
         with torch.no_grad():
             found = learner.embed(read(row))
         assert ((found - there).norm() / there.norm()).item() < 2e-3
@@ -335,7 +335,7 @@ def test_an_adapted_encoder_is_exported_merged(adapted: tuple[Path, str], tmp_pa
     mine = variant_of(store, adapter=adapted[1])
     row = mine.views_table().slice(2, 1).to_pylist()[0]
     found = encode(sam.encoder, Frames(store).pixels(row)[None])[0].numpy()
-    there = mine.arrays.embedding(mine.key, row["row"]).astype(np.float32)
+    there = mine.embedding_at(row["row"]).astype(np.float32)
     assert np.linalg.norm(found - there) / np.linalg.norm(found) < 1e-3
     with torch.no_grad():
         stock = sam.encoder(torch.zeros(1, 3, 1024, 1024))

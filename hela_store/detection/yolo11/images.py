@@ -37,10 +37,10 @@ class Tiles:
     shape: tuple[int, int]
 
 
-def write_tiles(store: Store, frame: FrameCells, place: tuple[str, int], folder: Path) -> Tiles:
-    """Write the views of a frame, stored at ``place`` (group, row), as 8-bit PNGs, as the encoder sees them."""
+def write_tiles(store: Store, frame: FrameCells, folder: Path) -> Tiles:
+    """Write the views of a frame as 8-bit PNGs, as the encoder sees them."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = _seen(store, *place)
+    image = _seen(store, frame.frame)
     for tile in frame.tiles:
         _save(_part(image, tile.rect), folder / f"{tile.view}.png")
     names, rects = [tile.view for tile in frame.tiles], [tile.rect for tile in frame.tiles]
@@ -56,9 +56,9 @@ def write_dataset(store: Store, views: Mapping[str, Sequence[TrainingView]], fol
         for kind in ("images", "labels"):
             (folder / kind / block).mkdir(parents=True, exist_ok=True)
         for view in progress(members, total=len(members), what=f"images of {block}"):
-            image = _part(_seen(store, view.group, view.group_row), view.rect)
-            label = store.arrays.label(view.group, view.group_row)
-            valid = _part(store.arrays.valid(view.group, view.group_row), view.rect)
+            image = _part(_seen(store, view.frame), view.rect)
+            label = store.pixels.label(view.frame)
+            valid = _part(store.pixels.valid(view.frame), view.rect)
             boxes, shown = boxes_in(label, view.rect, valid)
             _save(np.where(shown, image, BLANK).astype(np.uint8), folder / "images" / block / f"{view.view}.png")
             lines = "".join(f"0 {' '.join(f'{v:.6f}' for v in box)}\n" for box in boxes)
@@ -101,8 +101,8 @@ def boxes_in(label: LabelArray, rect: Rect, valid: BoolArray) -> tuple[list[list
     return boxes, shown
 
 
-def _seen(store: Store, group: str, row: int) -> npt.NDArray[np.uint8]:
-    image, recipe = store.arrays.image(group, row), store.recipe.normalise
+def _seen(store: Store, frame: str) -> npt.NDArray[np.uint8]:
+    image, recipe = store.pixels.image(frame), store.recipe.normalise
     lo, hi = normalise.limits(image, recipe.method, recipe.low, recipe.high, store.recipe.dataset.offset)
     return normalise.apply(image, lo, hi, recipe.method).round().astype(np.uint8)
 

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow.csv as pa_csv
 from safetensors import SafetensorError, safe_open
 
-from hela_store.base.files import sha256_file
+from hela_store.base.files import sha256_file, write_atomic
 from hela_store.base.progress import Progress, silent
+from hela_store.base.tensors import in_order
 from hela_store.catalog import index as catalog
 from hela_store.detection.box_scores import FramePairs
 from hela_store.detection.detections import Detections, from_boxes, join, merge_tiles
@@ -103,6 +104,7 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         result = chosen(folder.id, pairs, best_step=_best_epoch(folder), seconds=seconds)
         folder.log(step=config.steps, result=result.to_json())
         (folder.path / STATE).unlink(missing_ok=True)
+        write_atomic(folder.path / BEST, in_order((folder.path / BEST).read_bytes()))
         shutil.rmtree(folder.path / DATA, ignore_errors=True)
         folder.publish()
     catalog.index(store.path)
@@ -184,11 +186,10 @@ def _detect(
 ) -> tuple[dict[str, Detections], float, int]:
     image_size, device, work = where
     shutil.rmtree(work, ignore_errors=True)
-    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
     tiles: dict[str, Tiles] = {}
     for truth in truths(store, frames):
         name = truth.frame.frame
-        tiles[name] = write_tiles(store, truth.frame, places[name], work / "images")
+        tiles[name] = write_tiles(store, truth.frame, work / "images")
     views = sum(len(part.names) for part in tiles.values())
     job = {"task": "predict", "images": str(work / "images"), "boxes": str(work / "boxes.csv"), "max_det": MOST}
     job |= {"weights": str(weights), "imgsz": image_size, "conf": LEAST_SCORE, "device": _device(device)}

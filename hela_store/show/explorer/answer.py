@@ -28,12 +28,11 @@ NAMES = """
     ORDER BY table_name, column_index
 """
 CARDS = """
-    SELECT k.place, c.cell, c.label, c.x0, c.y0, c.x1, c.y1, f."group", f."row", q.rle, q.rle_height, q.rle_width,
+    SELECT k.place, c.cell, c.label, c.x0, c.y0, c.x1, c.y1, c.frame, q.rle, q.rle_height, q.rle_width,
            p.kind, p.origin, p.prompt_seed, [p.x0, p.y0, p.x1, p.y1] AS box, p.points, p.point_labels
     FROM (SELECT unnest($place) AS place, unnest($cell) AS cell, unnest($run::VARCHAR[]) AS run,
                  unnest($prompt::VARCHAR[]) AS prompt, unnest($seed::BIGINT[]) AS seed) k
     JOIN cells c ON c.cell = k.cell
-    JOIN frames f ON f.frame = c.frame
     LEFT JOIN predictions q ON q.run = k.run AND q.cell = k.cell AND q.prompt = coalesce(k.prompt, q.prompt)
         AND q.prompt_seed = coalesce(k.seed, q.prompt_seed)
     LEFT JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id

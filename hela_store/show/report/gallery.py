@@ -36,12 +36,11 @@ CELLS = """,
 """
 DRAWN = """
     SELECT q.cell, c.x0, c.y0, c.x1, c.y1, p.origin, p.kind, [p.x0, p.y0, p.x1, p.y1] AS box, p.points,
-           p.point_labels, q.rle, q.rle_height, q.rle_width, old.rle AS before_rle, f."group", f."row"
+           p.point_labels, q.rle, q.rle_height, q.rle_width, old.rle AS before_rle, c.frame
     FROM (SELECT unnest($cells) AS cell, unnest($seeds) AS prompt_seed) k
     JOIN predictions q ON q.run = $after AND q.cell = k.cell AND q.prompt = $prompt AND q.prompt_seed = k.prompt_seed
     JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id
     JOIN cells c ON c.cell = q.cell
-    JOIN frames f ON f.frame = q.frame
     LEFT JOIN predictions old ON old.run = $first AND old.cell = q.cell AND old.prompt = q.prompt
         AND old.prompt_seed = q.prompt_seed
     ORDER BY q.cell

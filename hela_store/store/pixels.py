@@ -1,0 +1,105 @@
+"""Stored frames by their ids: image, labels and valid pixels, compared with the sums that ingest wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.sums import array_sum
+from hela_store.datasets.frame import frame_digest
+from hela_store.errors import StoreError
+from hela_store.images.geometry import Rect
+
+from .arrays import Arrays
+from .records import FrameRecord
+
+REPAIR = "`hela-store verify --repair` reads it again from the data set"
+Areas = Mapping[str, Mapping[int, int]]
+"""Area, px, of every cell by frame and label."""
+
+
+class Pixels:
+    """The arrays of ingested frames.
+
+    What is read is compared with the frame's sums. Frames that were ingested before there were sums are compared once
+    in a process: the image with its sha256, the labels with the areas of their cells.
+
+    Parameters
+    ----------
+    arrays : Arrays
+    records : frames by id
+    areas : called at most once, for frames without sums
+    """
+
+    def __init__(self, arrays: Arrays, records: Mapping[str, FrameRecord], areas: Callable[[], Areas]) -> None:
+        self._arrays, self._records, self._make_areas = arrays, records, areas
+        self._areas: Areas | None = None
+        self._compared: set[tuple[str, str]] = set()
+
+    def image(self, frame: str, rect: Rect | None = None) -> npt.NDArray[Any]:
+        """Return a frame's image as acquired, or the part of it in ``rect`` (x0, y0, width, height px), (row, col).
+
+        Raises
+        ------
+        StoreError
+            It is lost, damaged, or not the one that was ingested.
+        """
+        return self._read("image", frame, rect)
+
+    def label(self, frame: str, rect: Rect | None = None) -> LabelArray:
+        """Return a frame's labels, int32, (row, col), 0 is background; as :meth:`image`."""
+        return self._read("label", frame, rect)
+
+    def valid(self, frame: str, rect: Rect | None = None) -> BoolArray:
+        """Return where a frame's labels say something, bool, (row, col); as :meth:`image`."""
+        return self._read("valid", frame, rect)
+
+    def fault(self, name: str, frame: str) -> str | None:
+        """Say what is wrong with the ``"image"``, ``"label"`` or ``"valid"`` of a frame, None where nothing is."""
+        try:
+            self._read(name, frame, None)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def _read(self, name: str, frame: str, rect: Rect | None) -> npt.NDArray[Any]:
+        record = self._records[frame]
+        whole = self._arrays.frame_part(record.group, record.row, name)
+        if whole is None and name == "label" and not record.has_label:
+            whole = np.zeros(
+                record.shape, np.int32
+            )  # stores of the first versions wrote no labels where there are none
+        where = (
+            f"the {name} of frame {frame} in frames/{record.group}, row {record.row}, of {self._arrays.storage.root}"
+        )
+        if whole is None:
+            raise StoreError(f"{where} is not there; {REPAIR}")
+        if not self._is_right(name, record, whole):
+            raise StoreError(f"{where} is not the one that was ingested; {REPAIR}")
+        if rect is None:
+            return whole
+        x0, y0, width, height = rect
+        return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+
+    def _is_right(self, name: str, record: FrameRecord, whole: npt.NDArray[Any]) -> bool:
+        expected = getattr(record, f"{name}_xxh3")
+        if expected is not None:
+            return array_sum(record.frame, whole) == expected
+        if (name, record.frame) in self._compared:
+            return True
+        right = True
+        if name == "image":
+            right = frame_digest(whole) == record.sha256
+        elif name == "label":
+            if self._areas is None:
+                self._areas = self._make_areas()
+            there = dict(zip(*(part.tolist() for part in np.unique(whole, return_counts=True)), strict=True))
+            # an object in the outer band is no cell, so that there may be more labels than cells
+            right = all(there.get(label) == area for label, area in self._areas.get(record.frame, {}).items())
+        if right:
+            self._compared.add((name, record.frame))
+        return right
