@@ -155,6 +155,7 @@ def _wrong_json(store: Store, name: str) -> str | None:
 
 def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     """Yield the frames whose pixels or labels are not those that were ingested."""
+    store.cells_table()  # refuses where it is damaged
     records = store.frame_records()
     for name, record in progress(records.items(), total=len(records), what="verify frames"):
         notes = (store.pixels.fault(part, name) for part in ("image", "label", "valid"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -115,21 +114,22 @@ def frames_dataset(
     )
 
 
-@dataclass(frozen=True)
 class _Checked:
     """An array of which each part along the first dimension is read, and compared with its sum, by a function."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    parts: Sequence[Callable[[], npt.NDArray[Any]]]
+    # no dataclass: Dask would take one apart
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
+    def __init__(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Sequence[Callable[[], npt.NDArray[Any]]]
+    ) -> None:
+        self.shape, self.dtype, self.ndim, self._parts = shape, dtype, len(shape), parts
 
-    def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
-        found = [part()[index[1:]] for part in self.parts[index[0]]]
-        return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+    def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[Any]:
+        first, *rest = index
+        if not isinstance(first, slice):
+            return self._parts[first]()[tuple(rest)]
+        found = [part()[tuple(rest)] for part in self._parts[first]]
+        return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)[(slice(0), *rest)]
 
     def lazy(self) -> da.Array:
         """Return it as a Dask array, one chunk for each part."""

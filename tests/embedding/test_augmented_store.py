@@ -22,6 +22,7 @@ from hela_store.errors import RecipeError, StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.runs.folder import load_run
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps, stored_variants, training_views
@@ -56,7 +57,8 @@ def test_what_is_embedded_is_what_the_plan_says_and_its_labels_are_stored(varied
     shown = store.view("01/t002", variant=1)
     label, valid = store.arrays.view_truth((192, 256), row["row"])
     assert np.array_equal(shown.label, label) and np.array_equal(shown.valid, valid)
-    again, known = Frames(store).truth(row)
+    (record,) = (view for view in ViewRecord.of(store.views_table()) if view.view == row["view"])
+    again, known = Frames(store).truth(record)
     assert np.array_equal(again, label) and np.array_equal(known, valid)
     assert shown.image.shape == (192, 256) and shown.image.dtype == np.float32
     assert {cell["label"] for cell in shown.cells} == set(np.unique(label)[1:])
@@ -177,23 +179,22 @@ def test_detectors_learn_from_variants_and_their_own_labels(varied: Path, tmp_pa
 
 def test_variants_of_test_frames_never_train_and_are_never_scored(varied: Path) -> None:
     store = with_augment(varied, frames="all")
-    plan = unique_views(make_plan(store)).to_pylist()
+    views = list(ViewRecord.of(unique_views(make_plan(store))))
     # as if they had been embedded
     from hela_store.store.ledger import Entry
 
     shutil.copytree(varied, varied.parent / "leaky")
     leaky = Store(varied.parent / "leaky", store.recipe)
-    leaky.arrays.add_view_truth((192, 256), max(row["row"] for row in plan) + 1)
-    extra = [row for row in plan if row["view"] not in leaky.committed()]
-    assert {row["frame"] for row in extra} >= {"01/t007", "01/t005"}
-    for row in extra:
-        leaky.arrays.write_view_truth(row["row"], *Frames(leaky).truth(row))
-    leaky.ledger().commit([Entry(view=row["view"], row=row["row"], sha256="") for row in extra])
+    leaky.arrays.add_view_truth((192, 256), max(view.row for view in views) + 1)
+    extra = [view for view in views if view.view not in leaky.committed()]
+    assert {view.frame for view in extra} >= {"01/t007", "01/t005"}
+    truths = [leaky.truths.write(view.view, view.row, *Frames(leaky).truth(view)) for view in extra]
+    leaky.commit([Entry(view=view.view, row=view.row, sha256="") for view in extra], truths)
     leaky = Store(leaky.path, store.recipe)
     train = {f"01/t{i:03d}" for i in range(4)}
-    frames = {row["view"]: row["frame"] for row in plan}
+    frames = {view.view: view.frame for view in views}
     assert {frames[view.view] for view in training_views(leaky, variants=9)} == train
-    acquired = {row["view"] for row in plan if row["variant"] == 0}
+    acquired = {view.view for view in views if view.variant == 0}
     for part in frame_cells(leaky, labelled_frames(leaky, "test")):
         assert part.tiles and {tile.view for tile in part.tiles} <= acquired
 

@@ -13,6 +13,7 @@ from hela_store.errors import StoreError
 from hela_store.images.normalise import apply, limits
 from hela_store.integrity.store_faults import planned_views
 from hela_store.store.ledger import Entry
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store, new_store
 from hela_store.store.tables import PLAN_SCHEMA
 
@@ -144,7 +145,7 @@ def test_of_a_view_with_two_rows_the_current_plan_says_which(store):
     middle.write_bytes(kept)  # restored, as the message about a damaged one advises
     fresh = Store.open(store.path)
     rows = {view["view"]: view["row"] for view in fresh.views_table().to_pylist()}
-    assert {view: planned["row"] for view, planned in planned_views(fresh).items()} == rows
+    assert {view: planned.row for view, planned in planned_views(fresh).items()} == rows
     assert any(view["row"] != rows[view["view"]] for view in fresh.read_plan(middle).to_pylist())
 
 
@@ -218,19 +219,19 @@ def test_frames_with_the_same_pixels_share_their_views(tmp_path):
 def test_a_tile_is_cut_from_the_normalised_frame(store, method):
     store = change(store, "[views]", f'[normalise]\nmethod = "{method}"\n[views]')
     frames = Frames(store)
-    for view in unique_views(make_plan(store)).to_pylist():
-        image = store.pixels.image(view["frame"])
-        whole = apply(image, view["lo"], view["hi"], method)
-        x0, y0 = view["x0"], view["y0"]
+    for view in ViewRecord.of(unique_views(make_plan(store))):
+        whole = apply(store.pixels.image(view.frame), view.lo, view.hi, method)
+        x0, y0, _, _ = view.rect
         assert np.array_equal(frames.pixels(view), whole[y0 : y0 + 64, x0 : x0 + 64])
 
 
 def views(*sizes):
-    return pa.Table.from_pylist([{"view": str(i), "width": size, "height": size} for i, size in enumerate(sizes)])
+    rows = [{"view": str(i), "width": size, "height": size} for i, size in enumerate(sizes)]
+    return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
 
 
 def ids(work):
-    return [("".join(v["view"] for v in group), "".join(v["view"] for v in todo)) for group, todo in work]
+    return [("".join(v.view for v in group), "".join(v.view for v in todo)) for group, todo in work]
 
 
 def work(plan, committed, *how):

@@ -11,7 +11,7 @@ import pytest
 from hela_store.base.locks import embed_lock
 from hela_store.base.rng import generator
 from hela_store.embedding.plan import make_plan
-from hela_store.errors import CheckpointError, StoreError
+from hela_store.errors import RunError, StoreError
 from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.integrity.verify import VerifyConfig, tolerance, verify
 from hela_store.store.arrays import EMBEDDING_SHAPE, Arrays
@@ -82,7 +82,7 @@ def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None
         assert report.encoded == 0 and not report.repaired and "runs/" in report.faults[0].note
         path.write_bytes(whole)
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="restore the run's folder, or tune again"):
+    with pytest.raises(RunError, match=r"weights.safetensors changed since it was published; restore it"):
         evaluate(store, tuned.run, EvaluateConfig(split="val"))
 
 

@@ -120,7 +120,7 @@ def test_a_published_run_never_changes(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="never changes"):
             attempt()
     run.close()
-    assert sorted(os.listdir(run.path)) == ["config.json"]
+    assert sorted(os.listdir(run.path)) == ["config.json", "manifest.json"]
 
 
 def test_a_discarded_run_is_gone(tmp_path: Path) -> None:
@@ -308,11 +308,18 @@ def test_rows_are_read_back_and_a_flipped_bit_is_found(tmp_path: Path) -> None:
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
     data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(RunError, match=r"predictions.parquet is damaged: .*; restore it, or make the run again"):
+    with pytest.raises(RunError, match=r"predictions.parquet changed since it was published; restore it"):
         info.rows("predictions")
+    (info.path / "manifest.json").unlink()  # a run of before, of which only the table's own checksums are known
+    config = json.loads((info.path / "config.json").read_text())
+    (info.path / "config.json").write_text(json.dumps(config | {"manifest": False}))
+    old = load_run(tmp_path, run.id)
+    with pytest.raises(RunError, match=r"predictions.parquet is damaged: .*; restore it, or move the run's folder out"):
+        old.rows("predictions")
     path.unlink()
-    with pytest.raises(RunError, match=r"predictions.parquet is damaged"):
-        info.rows("predictions")
+    for each in (info, old):
+        with pytest.raises(RunError, match=r"predictions.parquet is not there"):
+            each.rows("predictions")
 
 
 def test_the_latest_of_the_finished_runs_is_found(tmp_path: Path) -> None:

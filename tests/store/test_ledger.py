@@ -42,10 +42,15 @@ def test_a_segment_lost_in_the_middle_does_not_bring_its_number_back(tmp_path):
     ledger = Ledger(tmp_path / "ledger" / "key")
     for i in range(3):
         ledger.commit([entry(str(i), i)])
-    (ledger.path / "00000001.jsonl").unlink()
+    lost = ledger.path / "00000001.jsonl"
+    lost.unlink()
     ledger.commit([entry("3", 3)])
-    assert list(ledger.entries()) == ["0", "2", "3"]
     assert (ledger.path / "00000003.jsonl").exists()
+    with pytest.raises(StoreError, match=r"00000001.jsonl is lost, later ones are there; `hela-store verify --repair`"):
+        ledger.entries()
+    assert ledger.damaged() == [lost]
+    ledger.clear(lost)
+    assert list(ledger.entries()) == ["0", "2", "3"] and not ledger.damaged()
 
 
 @pytest.mark.parametrize("text", ['{"view": "a", "row"', '{"view": "a"}\n', "\xff", '["a"]\n'])
