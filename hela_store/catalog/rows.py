@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from hela_store.base.manifest import Sums
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
@@ -114,7 +115,8 @@ def _add_segment(con: Connection, store: Path, source: Source) -> None:
     """Add a file of ``ingest/`` or ``plan/``; a frame or cell that is there already is not added again."""
     table, key = {"frames": ("frames", "frame"), "cells": ("cells", "cell"), "plan": ("plans", "")}[source.kind]
     try:
-        rows = _read_parquet((store / source.path).read_bytes(), table, _schema_of(con, table, {"plan"}))
+        data = Sums(store).read(store / source.path, way_out="restore it")
+        rows = _read_parquet(data, table, _schema_of(con, table, {"plan"}))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{store / source.path} cannot be read ({first_line(error)}); restore it") from None
     with _staged(con, "found", rows):

@@ -194,6 +194,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     with embed_lock(store.path):
         clear_leftovers(store.path)
         ingest(store, progress)
+        store.seal()
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)

@@ -76,7 +76,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     written = progress(new, total=len(new), what="ingest") if new else iter(())
     for segment in _segments(written, SEGMENT_FRAMES):
         frames = [_write_frame(store, reader.read(entry), places) for entry in segment]
-        _write_segment(store.path, [row for row, _ in frames], [table for _, table in frames])
+        _write_segment(store, [row for row, _ in frames], [table for _, table in frames])
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
     return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, blank=tuple(blank))
@@ -235,9 +235,11 @@ def _sums_of(record: FrameRecord, parts: Mapping[str, npt.NDArray[Any]]) -> dict
     return {name: getattr(record, name) or sum_ for name, sum_ in _sums(record.frame, parts).items()}
 
 
-def _write_segment(path: Path, rows: list[dict[str, Any]], cells: list[pa.Table]) -> None:
+def _write_segment(store: Store, rows: list[dict[str, Any]], cells: list[pa.Table]) -> None:
     """Write one segment; cells first, so that a frame with a row has its cells."""
-    folder = path / "ingest"
+    folder = store.path / "ingest"
     number = len(list(folder.glob("frames-*.parquet"))) + 1
-    write_parquet(folder / f"cells-{number:04}.parquet", pa.concat_tables([CELLS_SCHEMA.empty_table(), *cells]))
-    write_parquet(folder / f"frames-{number:04}.parquet", pa.Table.from_pylist(rows, schema=FRAMES_SCHEMA))
+    paths = [folder / f"{what}-{number:04}.parquet" for what in ("cells", "frames")]
+    write_parquet(paths[0], pa.concat_tables([CELLS_SCHEMA.empty_table(), *cells]))
+    write_parquet(paths[1], pa.Table.from_pylist(rows, schema=FRAMES_SCHEMA))
+    store.sums.add(paths)

@@ -65,6 +65,7 @@ def make_plan(store: Store, progress: Progress = silent) -> pa.Table:
             path = path.with_name(f"{path.stem}.{base}.parquet")
         write_parquet(path, _views_from(store, planned, progress))
         fsync_path(path.parent.parent)
+        store.sums.add([path])
     return store.views_table()
 
 

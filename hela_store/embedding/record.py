@@ -107,7 +107,7 @@ def read_record(store: Store) -> EncoderRecord | None:
     path = store.encoder_folder() / RECORD_FILE
     try:
         values = json.loads(path.read_bytes())
-        if values.pop("digest", None) not in (None, _digest(values)):
+        if values.pop("digest", None) != _digest(values):
             raise ValueError("its values are not those that were written")
         return EncoderRecord(**values)
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hela_store.base.manifest import FILE
 from hela_store.base.progress import Progress
 from hela_store.embedding.batches import Frames
 from hela_store.embedding.pipeline import coordinates
@@ -80,6 +81,9 @@ def file_faults(store: Store) -> Iterator[Fault]:
     yield from broken
     if broken:
         return
+    has_sums = store.frames_table()["image_xxh3"].null_count < len(store.frames_table())
+    if has_sums and not (store.path / FILE).exists():
+        yield _file(store, store.path / FILE, "it is not there, so that nothing guards ingest/ and plan/")
     for segment in store.ledger().damaged():
         yield _file(
             store, segment, "the ledger segment cannot be read" if segment.exists() else "the ledger segment is lost"

@@ -221,6 +221,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     store = Store(store.path, store.recipe)
     restore_frames(store, {fault.frame for fault in faults if fault.path.startswith(f"{ARRAYS}frames/")})
     make_plan(store)
+    store.seal()
     make_room(store)
     views, ledger = planned_views(store), store.ledger()
     _repair_truth(store, {fault.row for fault in faults if not fault.view}, views.values())

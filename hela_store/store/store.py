@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 
 from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
-from hela_store.base.parquet import read_parquet
+from hela_store.base.manifest import Sums
+from hela_store.base.parquet import parse_parquet
+from hela_store.base.text import first_line
 from hela_store.errors import StoreError
 from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
@@ -46,6 +48,7 @@ RECIPE_FILE = "store.toml"
 READERS = 8
 NAMES_COMPARED = 10_000
 EMBED_FIRST = "run `hela-store embed`"
+WAY_OUT = "restore it, or make a new store"
 T = TypeVar("T")
 
 
@@ -111,13 +114,6 @@ def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
         count += len(batch)
         names[count] = total.hexdigest()[:16]
     return names
-
-
-def _rows_of(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path} is damaged: {error}; restore it, or make a new store") from None
 
 
 class Store:
@@ -196,6 +192,18 @@ class Store:
         """Return where the decoder and the record of an encoder key are (default: the recipe's)."""
         return self.path / "encoders" / (key or self.key)
 
+    @cached_property
+    def sums(self) -> Sums:
+        """The sums of the files in ``ingest/`` and ``plan/``."""
+        return Sums(self.path)
+
+    def seal(self) -> None:
+        """Write down the sums of files in ``ingest/`` and ``plan/`` that have none: of a process that was killed.
+
+        Whoever calls holds the store's embed lock.
+        """
+        self.sums.add_missing(path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet"))
+
     # tables
 
     def frames_table(self) -> pa.Table:
@@ -248,7 +256,14 @@ class Store:
     def cell_count(self) -> int:
         """Return how many labelled cells there are, from the heads of the files; raises as :meth:`frames_table`."""
         with ThreadPoolExecutor(READERS) as pool:
-            return sum(pool.map(_rows_of, self._ingest_paths("cells")))
+            return sum(pool.map(self._rows_of, self._ingest_paths("cells")))
+
+    def _rows_of(self, path: Path) -> int:
+        data = self.sums.read(path, way_out=WAY_OUT)
+        try:
+            return int(pq.read_metadata(pa.BufferReader(data)).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{path} is damaged: {first_line(error)}; {WAY_OUT}") from None
 
     def views_table(self) -> pa.Table:
         """Return the views of the current recipe over all ingested frames, in plan order.
@@ -309,7 +324,10 @@ class Store:
         return sorted((self.path / "plan").glob("*.parquet"))
 
     def _ingested(self, what: str) -> pa.Table:
-        return self._table(self._ingest_paths(what))
+        paths = self._ingest_paths(what)
+        if tuple(paths) not in self._tables and (lost := self.sums.lost("ingest")):
+            raise StoreError(f"{lost[0]} is not there, though it was written; {WAY_OUT}")
+        return self._table(paths)
 
     def _ingest_paths(self, what: str) -> list[Path]:
         frames = sorted((self.path / "ingest").glob("frames-*.parquet"))
@@ -328,7 +346,7 @@ class Store:
         return found
 
     def _read_file(self, path: Path) -> pa.Table:
-        table = read_parquet(path)
+        table = parse_parquet(path, self.sums.read(path, way_out=WAY_OUT), way_out=WAY_OUT)
         return with_sums(table) if path.name.startswith("frames-") else table
 
     # embeddings
