@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
@@ -30,6 +29,7 @@ from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
+from hela_store.training.loading import load
 from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import (
     STATE,
@@ -154,7 +154,7 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
         series: dict[str, Any] = {"shrink": shrink, "size": config.batch, "seed": config.seed, "first": state.step}
         crops = Crops(store, train, count=config.steps - state.step, **series)
         trainer = Trainer(state=state, plan=_plan(config), task=_Task(validation=validation), folder=folder)
-        trainer.run(DataLoader(crops, batch_size=None, num_workers=config.workers), progress)
+        trainer.run(load(crops, config.workers), progress)
         _publish(state, folder, validation, progress)
     catalog.index(store.path)
     return load_run(store.path, folder.id, KIND)

@@ -16,11 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from hela_store.base.extras import needs
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
+from hela_store.embedding.record import decoder_file
 from hela_store.errors import StoreError
 from hela_store.recipe.toml import recipe_text
 from hela_store.sam.decoder import load_decoder
@@ -28,6 +28,7 @@ from hela_store.store.store import RECIPE_FILE, Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps
 from hela_store.training.finetune import resolve
+from hela_store.training.loading import load
 from hela_store.training.step import step_loss
 
 from .delay import slow_line
@@ -111,12 +112,10 @@ def _rate(store: Store, steps: int, workers: int) -> tuple[float, float]:
     """Return optimiser steps a second from the second to the last, and the seconds before and after these."""
     config = resolve(store, FinetuneConfig.of(prompt="box", workers=workers)).config
     data = TrainingSteps(store, "box", cells=config.prompts.cells, seed=0, first=0, count=steps + 1)
-    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors").train()
+    decoder = load_decoder(decoder_file(store)).train()
     optimizer = torch.optim.AdamW(decoder.mask_decoder.parameters(), lr=config.optimiser.lr)
     began = start = stop = time.perf_counter()
-    start_method = data.start_method if workers else None
-    loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(load(data, workers, data.start_method)):
         if number == 1:
             start = time.perf_counter()
         optimizer.zero_grad()

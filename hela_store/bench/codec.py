@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from hela_store.base.progress import Progress, silent
-from hela_store.embedding.record import DECODER_FILE
+from hela_store.embedding.record import decoder_file
 from hela_store.errors import StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, truth_questions
@@ -78,7 +78,7 @@ def bench_codec(
     if not questions:
         raise StoreError(f"no embedded view of split {split!r} of {store.path} has a labelled cell; embed more")
     data = {row: store.arrays.embedding(store.key, row) for row in questions}
-    decoder = load_decoder(store.encoder_folder() / DECODER_FILE)
+    decoder = load_decoder(decoder_file(store))
     before = _scores(decoder, data, questions)
     rows = []
     for codec in progress(CODECS, total=len(CODECS), what="bench codec"):

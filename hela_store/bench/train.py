@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
-from torch.utils.data import DataLoader
 
 from hela_store.base.aliases import BoolArray
 from hela_store.base.progress import Progress, silent
+from hela_store.embedding.record import decoder_file
 from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, truth_questions
 from hela_store.images.geometry import box_to_sam, resized_shape
@@ -31,6 +31,7 @@ from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import TrainingStep, TrainingSteps, loader_workers
+from hela_store.training.loading import load
 from hela_store.training.step import step_loss
 
 
@@ -127,7 +128,7 @@ class _Tuner:
     """A decoder and its optimiser, and one step of them."""
 
     def __init__(self, store: Store, device: torch.device) -> None:
-        self.decoder = load_decoder(store.encoder_folder() / "decoder.safetensors", device).train()
+        self.decoder = load_decoder(decoder_file(store), device).train()
         self.decoder.prompt_encoder.requires_grad_(False)
         self.optimizer = torch.optim.AdamW([p for p in self.decoder.parameters() if p.requires_grad], lr=1e-5)
         self.config = FinetuneConfig(prompts=PromptsConfig(window=DEFAULT_WINDOW[store.recipe.encoder.architecture]))
@@ -146,12 +147,11 @@ def _steps(store: Store, config: TrainBenchConfig, count: int) -> TrainingSteps:
 def _memory_pair(store: Store, config: TrainBenchConfig, device: torch.device) -> Pair:
     steps, tuner = _steps(store, config, config.steps), _Tuner(store, device)
     workers = loader_workers(config.workers, device, steps.start_method)
-    start_method = steps.start_method if workers else None
     held = [steps[i] for i in range(len(steps))]
     tuner.step(held[0])
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
-        loader = iter(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method))
+        loader = load(steps, workers, steps.start_method)
         tuner.step(next(loader))  # starting the workers belongs to the run, not to its steps
         rates[0].append(_rate(lambda: _each(tuner.step, loader), len(held) - 1, device))  # noqa: B023
         rates[1].append(_rate(lambda: _each(tuner.step, held[1:]), len(held) - 1, device))
@@ -179,7 +179,7 @@ def _encoder_pair(store: Store, config: TrainBenchConfig, device: torch.device) 
 
 
 def _predictor_pairs(store: Store, config: TrainBenchConfig, device: torch.device) -> list[Pair]:
-    decoder = load_decoder(store.encoder_folder() / "decoder.safetensors", device)
+    decoder = load_decoder(decoder_file(store), device)
     tiles = _tiles(store, config.predictions)
     count = sum(len(questions) for _, questions in tiles)
     architecture = store.recipe.encoder.architecture

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from hela_store.base.rng import generator
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
+from hela_store.training.loading import load
 
 from .losses import stack_targets
 from .targets import HEAD_POSITIONS, Targets, position_px, view_targets
@@ -50,16 +52,10 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         cells = view.cells if view.variant else self.cells[view.frame]
         return embedding, view_targets(label, valid, cells, view.rect)
 
-    def batches(self, steps: range, size: int, workers: int) -> DataLoader[tuple[Tensor, Targets]]:
+    def batches(self, steps: range, size: int, workers: int) -> Iterator[Batch]:
         """Return a :data:`Batch` of ``size`` views for every step, prepared ahead by so many loader processes."""
-        return DataLoader(
-            self,
-            batch_size=size,
-            sampler=range(steps.start * size, steps.stop * size),
-            num_workers=workers,
-            collate_fn=_collate,
-            multiprocessing_context=self.start_method if workers else None,
-        )
+        order = range(steps.start * size, steps.stop * size)
+        return load(self, workers, self.start_method, order=order, size=size, collate=_collate)
 
     def typical_side(self) -> float:
         """Return the median side of the training cells' boxes, positions of the head's grid."""

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -133,14 +134,28 @@ def has_decoder(store: Store) -> bool:
 
 def decoder_fault(store: Store) -> str | None:
     """Say what is wrong with the decoder of the recipe's encoder key, None where nothing is."""
-    path = store.encoder_folder() / DECODER_FILE
     try:
-        load_decoder(path)
-    except CheckpointError as error:
+        load_decoder(decoder_file(store))
+    except (CheckpointError, StoreError) as error:
         return str(error)
-    record = read_record(store)
+    return None
+
+
+def decoder_file(store: Store) -> Path:
+    """Return the file with the decoder of the recipe's encoder key, after its sum was compared.
+
+    Raises
+    ------
+    StoreError
+        It is not the one that ``embed`` wrote, or the record of the encoder is damaged.
+    """
+    path, record = store.encoder_folder() / DECODER_FILE, read_record(store)
+    if record is None and path.exists():
+        raise StoreError(f"{path.with_name(RECORD_FILE)} is missing; `hela-store verify --repair` makes it again")
     expected = record.decoder_sha256 if record else ""
-    return "it is not the file that was written" if expected and sha256_file(path) != expected else None
+    if expected and path.exists() and sha256_file(path) != expected:
+        raise StoreError(f"{path} is not the file that was written; `hela-store verify --repair` makes it again")
+    return path
 
 
 def prepare(

@@ -12,6 +12,7 @@ import torch
 
 from hela_store.base.files import sha256_file
 from hela_store.embedding.encoders import adapts, store_of
+from hela_store.embedding.record import decoder_file
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.adapters import ADAPTER_FILE, apply_adapter
 from hela_store.sam.decoder import SamDecoder, load_decoder
@@ -63,7 +64,7 @@ class Checkpoint:
     def file(self) -> Path:
         """The file with the decoder's weights, or with the adapters that were learned beside ``base``."""
         if self.run is None:
-            return self.store.encoder_folder() / "decoder.safetensors"
+            return decoder_file(self.store)
         return self.run.weights if self.base is None else self.run.file(ADAPTER_FILE)
 
     def load_decoder(self, device: str | torch.device = "cpu") -> SamDecoder:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader
 
 from hela_store.evaluation.scores import PromptScore
 from hela_store.sam.adapters import learned, set_learned
 
 from .data import TrainingStep, TrainingSteps, loader_workers
 from .learner import Learner
+from .loading import load
 from .schedule import learning_rate
 from .step import step_loss
 from .trainer import NotFinite, Training, Verdict
@@ -43,8 +43,7 @@ def view_groups(steps: TrainingSteps, config: FinetuneConfig, count: int, device
     if count == 0:
         return
     workers = loader_workers(config.data.workers, device, steps.start_method)
-    start_method = steps.start_method if workers else None
-    views = iter(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=start_method))
+    views = load(steps, workers, steps.start_method)
     for _ in range(count):
         yield [next(views) for _ in range(config.optimiser.accumulate)]
 
