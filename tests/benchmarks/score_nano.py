@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from hela_store_cli.output import bars
+from matplotlib.patches import Rectangle
 
 from hela_store.embedding.embed import embed
 from hela_store.errors import SplitError
@@ -32,10 +32,6 @@ TABLE = """
            avg(is_empty::INT) AS empty, corr(predicted_iou, iou) AS corr
     FROM prompts JOIN predictions USING (run, prompt_id) WHERE run = '{run}' GROUP BY kind
 """
-
-
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr))
 
 
 def dsb_test_part(data: Path, out: Path) -> Path:
@@ -107,7 +103,7 @@ def sheet(store: Store, path: Path) -> None:
             axis.contour(view[1][cut] == label, [0.5], colors="lime", linewidths=1)
             if whole[cut].any():
                 axis.contour(whole[cut], [0.5], colors="magenta", linewidths=1)
-            axis.add_patch(plt.Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="0.6"))
+            axis.add_patch(Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="0.6"))
             axis.set_title(f"{what} {iou:.2f}", fontsize=8)
             axis.axis("off")
     figure.tight_layout()

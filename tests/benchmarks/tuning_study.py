@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from hela_store_cli.output import bars
 
 from hela_store.base.executors import processes
 from hela_store.embedding.batches import Frames
@@ -63,12 +63,8 @@ WHERE run = '{run}' AND prompt = '{prompt}' AND NOT is_empty GROUP BY 1 ORDER BY
 """
 
 
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr, mininterval=20))
-
-
 def choices(base: FinetuneConfig) -> list[Arm]:
-    one = {
+    one: dict[str, dict[str, Any]] = {
         "lr 3e-5": {"lr": 3e-5},
         "lr 1e-4": {"lr": 1e-4},
         "lr 1e-3": {"lr": 1e-3},
@@ -146,7 +142,7 @@ def scored(store: Store, checkpoint: str | None, window: int | None, arguments: 
         robustness=robust,
         window=window,
     )
-    same = {"checkpoint": checkpoint, "split": config.split, "prompt_seeds": config.prompt_seeds}
+    same: dict[str, Any] = {"checkpoint": checkpoint, "split": config.split, "prompt_seeds": config.prompt_seeds}
     same |= {"robustness": robust, "foreign": False, "prompts": list(config.prompts)}
     same |= {} if window is None else {"window": window}
     for run in reversed(list_runs(store.path, "robustness" if robust else "evaluate")):

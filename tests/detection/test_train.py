@@ -56,7 +56,7 @@ def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInf
 
 @pytest.mark.parametrize("killed_at", [5, 6], ids=["between two validations", "before it was published"])
 def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunInfo, killed_at: int) -> None:
-    command = [sys.executable, "-c", KILLED, store.path, str(killed_at)]
+    command = [sys.executable, "-c", KILLED, str(store.path), str(killed_at)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (left,) = partial_runs(store.path)

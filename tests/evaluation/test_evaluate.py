@@ -96,6 +96,7 @@ def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None
         is result.prompts["mask"].oracle_iou
         is None
     )
+    assert result.prompts["point"].oracle_iou is not None
     assert result.prompts["point"].oracle_iou > result.prompts["point"].mean_iou
     bins = {name: part for name, part in result.subsets["mask"].items() if name.startswith("prompt IoU")}
     assert sum(part.n for part in bins.values()) == sum(0.4 <= own < 0.9 for own, _ in rows) > 0

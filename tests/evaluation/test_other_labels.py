@@ -55,7 +55,7 @@ def gold_store(tmp_path: Path) -> Store:
 
 def imitate(store: Store, split: str = "test") -> str:
     """Publish a run whose masks are the store's own labels."""
-    truth = pixels(store, "01/t005")[1]
+    truth = pixels(store, "01/t005")[1].astype(np.int32)
     run = segment_split(store, split, lambda image: truth, "imitation", silent)
     return write_run(store, {"split": split, "checkpoint": "imitation"}, run, label=split).run
 

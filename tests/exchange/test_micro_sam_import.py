@@ -107,8 +107,8 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def features(made: Path) -> Pixels:
-    found: Pixels = zarr.open_group(made / "embeddings.zarr", mode="r")["features"][:]
-    return found
+    found = zarr.open_array(made / "embeddings.zarr", path="features", mode="r")
+    return np.asarray(found[:])
 
 
 def brought(made: Path, store: Store) -> Store:
@@ -317,7 +317,7 @@ def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store) ->
     expected = brought(made, store)
     base = shutil.copytree(made / "store", tmp_path / "base")
     script = Path(__file__).parents[1] / "helpers/narrow_vit_b.py"
-    command = [sys.executable, script, base, made / "embeddings.zarr", "3"]
+    command = [sys.executable, str(script), str(base), str(made / "embeddings.zarr"), "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     committed = []

@@ -247,6 +247,7 @@ def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[
     store, run = Store.open(path), load_run(path, name)
     source, mine = store.with_encoder(cut=3), variant_of(store, adapter=name)
     learner = new_learner(source, ENCODER, CPU, init=None).eval()
+    assert learner.encoder is not None
     set_learned(learner.encoder, load_file(run.path / "adapter.safetensors"))
     read = ViewReader(source)
     for row in mine.committed().values():

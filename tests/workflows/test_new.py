@@ -91,7 +91,7 @@ def test_what_fails_leaves_nothing(
         pytest.skip("drawn as asked for")
     dataset = "synthetic" if synthetic else str(drawn)
     with pytest.raises(error, match=words):
-        new(tmp_path / "s", NewConfig.of(**({"dataset": dataset, "synthetic": SMALL} | choices)))  # type: ignore[arg-type]
+        new(tmp_path / "s", NewConfig.of(**({"dataset": dataset, "synthetic": SMALL} | choices)))
     assert not (tmp_path / "s").exists()
 
 
