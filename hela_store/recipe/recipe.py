@@ -25,6 +25,8 @@ TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 UNTRAINED = "untrained"
 """Takes the place of the checksum of nano's weights where this version ships none."""
 
+RECIPE_FILE = "store.toml"
+"""A folder that has one is a store."""
 ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
 Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
 from hela_store.base.parquet import read_parquet
-from hela_store.errors import StoreError
-from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
+from hela_store.errors import EMBED_FIRST, StoreError
+from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Ledger
@@ -38,10 +38,8 @@ if TYPE_CHECKING:
 
     from .arrays import Arrays
 
-RECIPE_FILE = "store.toml"
 READERS = 8
 NAMES_COMPARED = 10_000
-EMBED_FIRST = "run `hela-store embed`"
 T = TypeVar("T")
 
 

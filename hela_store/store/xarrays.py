@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hela_store.errors import StoreError
+from hela_store.errors import EMBED_FIRST, StoreError
 
 from .arrays import embedding_dims
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import zarr
 
     from .arrays import Arrays
-
-EMBED_FIRST = "run `hela-store embed`"
 
 
 def embeddings_dataset(

@@ -28,14 +28,16 @@ from hela_store_cli.output import bars
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.encoders import adapts_encoder, store_of
 from hela_store.evaluation.compare import compare
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import BLOCKS
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.studies.rows import study_row
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, source_of
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 PROMPT = "box"
 DECODER = "decoder"

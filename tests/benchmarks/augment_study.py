@@ -23,12 +23,14 @@ from hela_store_cli.output import bars
 
 from hela_store.augment.ranges import Amplitude, AugmentRecipe, Elastic
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import SplitRecipe
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 BLOCK = 4
 RESAMPLES = 2000

@@ -19,12 +19,14 @@ from matplotlib.patches import Rectangle
 
 from hela_store.embedding.embed import embed
 from hela_store.errors import SplitError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.images.rle import decode_crop
 from hela_store.pretrain.sources import dsb_sources
 from hela_store.runs.folder import list_runs
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig
 
 KINDS = ("box-exact", "box", "point", "point-centre", "mask")
 TABLE = """

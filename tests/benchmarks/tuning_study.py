@@ -33,7 +33,8 @@ from hela_store.base.executors import processes
 from hela_store.embedding.batches import Frames
 from hela_store.embedding.embed import embed
 from hela_store.evaluation.compare import compare
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.runs.folder import list_runs
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
@@ -43,7 +44,8 @@ from hela_store.studies.sweep import sweep
 from hela_store.training.config import FinetuneConfig, paper_preset
 from hela_store.training.data import TrainingStep, TrainingSteps
 from hela_store.training.losses.names import LOSSES
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 Arm = tuple[str, FinetuneConfig | None, int | None]
 """Name, how it is tuned (None: zero-shot), and the window it is scored with (None: the default, or as tuned)."""

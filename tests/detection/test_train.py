@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.train import PATIENCE, DetectorConfig, train_detector
+from hela_store.detection.train import PATIENCE, train_detector
 from hela_store.embedding.record import threads
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run, partial_runs

@@ -12,9 +12,10 @@ import pytest
 
 from hela_store.augment.ranges import Elastic
 from hela_store.augment.variant import parse_variant
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
 from hela_store.detection.targets import HEAD_POSITIONS, grid_positions, position_px
-from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.detection.train import train_detector
 from hela_store.embedding.batches import Frames, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.plan import damped_share, make_plan

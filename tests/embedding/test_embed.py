@@ -14,7 +14,8 @@ from hela_store.base.locks import embed_lock
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.record import EncoderRecord, read_record, write_record
 from hela_store.errors import CheckpointError, RecipeError, SplitError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.sam.decoder import load_decoder
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig

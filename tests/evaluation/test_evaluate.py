@@ -10,7 +10,8 @@ import zarr
 from scipy import ndimage
 
 from hela_store.errors import PromptError, RunError, SplitError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.images.rle import decode_crop
 from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store

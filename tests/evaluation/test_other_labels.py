@@ -19,7 +19,8 @@ from hela_store.errors import DatasetError, RunError
 from hela_store.evaluation.other_labels import score
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig
 
 SHAPE = (60, 90)
 

@@ -22,8 +22,9 @@ from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.embedding.record import threads
 from hela_store.errors import StoreError
 from hela_store.images.rle import encode
-from hela_store.segmentation.config import DetectedConfig, resolve_prompts
-from hela_store.segmentation.segment import SegmentConfig, segment
+from hela_store.segmentation.config import DetectedConfig, SegmentConfig
+from hela_store.segmentation.resolve import resolve_prompts
+from hela_store.segmentation.segment import segment
 from hela_store.segmentation.segmenter import Segmenter, load_segmenter
 from hela_store.segmentation.stored import segmented_frames
 from hela_store.store.store import Store

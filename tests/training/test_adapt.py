@@ -25,7 +25,8 @@ from hela_store.embedding.encoders import store_of, variant_of
 from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import CheckpointError, RecipeError, RunError, StoreError
 from hela_store.evaluation.checkpoint import checkpoint_of
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.recipe.recipe import parse_recipe

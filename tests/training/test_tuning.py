@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from hela_store_cli.main import main
 
 from hela_store.errors import RecipeError, RunError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.prompts.kinds import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.runs.default import best_run, default_run, paired_change
 from hela_store.runs.folder import load_run, partial_runs
