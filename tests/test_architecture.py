@@ -20,6 +20,8 @@ SETTINGS = PROJECT["tool"]
 MAP = (LIBRARY / "README.md").read_text()
 MOST_LINES = 500
 MOST_STATEMENT_LINES = 22
+MOST_FUNCTION_LINES = 60
+MOST_PARAMETERS = 7
 
 
 def trees(folder: Path) -> dict[str, ast.Module]:
@@ -43,6 +45,20 @@ def test_the_library_reads_no_environment() -> None:
 def test_modules_are_short() -> None:
     for path in [*LIBRARY.rglob("*.py"), *(ROOT / "cli").glob("*.py")]:
         assert len(path.read_text().splitlines()) <= MOST_LINES, path
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    for path, tree in (trees(LIBRARY) | trees(ROOT / "cli")).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= MOST_FUNCTION_LINES, f"{path}: {node.name} has {lines} lines"
+    for path, tree in trees(LIBRARY).items():  # click hands a command each of its options
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [part.arg for part in taken if part.arg not in ("self", "cls")]
+                assert len(names) <= MOST_PARAMETERS, f"{path}: {node.name} takes {len(names)} parameters"
 
 
 def test_command_bodies_are_short() -> None:
