@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from hela_store.workflows.preview import preview
 
 def parts(source: type | Callable[..., Any]) -> dict[str, Any]:
     """Return the defaults of a dataclass or a function by name."""
-    if inspect.isclass(source):
+    if isinstance(source, type) and is_dataclass(source):
         found = {part.name: part.default for part in fields(source)}
         return {name: value for name, value in found.items() if value is not MISSING}
     signature = inspect.signature(source).parameters.values()
