@@ -221,7 +221,7 @@ def _run_config(store: Store, config: UnetConfig) -> dict[str, Any]:
 def _check_background(store: Store, frames: Sequence[str]) -> None:
     """Refuse truth that never shows what is no cell: a network would learn that everything is one."""
     wanted = set(frames)
-    partial = [row["frame"] for row in store.frames_table().to_pylist() if row["frame"] in wanted and row["partial"]]
+    partial = [row.frame for row in store.frame_records().values() if row.frame in wanted and row.partial]
     if len(partial) == len(wanted):
         raise SplitError(
             f"all {len(wanted)} training frames have partial labels, so no pixel is known to be background; "

@@ -58,9 +58,9 @@ class Crops(Dataset[Batch]):
         self.first, self.count = first, count
         wanted = set(frames)
         self.places = [
-            Place(group=row["group"], row=row["row"], shape=(row["height"], row["width"]))
-            for row in store.frames_table().to_pylist()
-            if row["frame"] in wanted
+            Place(group=row.group, row=row.row, shape=row.shape)
+            for row in store.frame_records().values()
+            if row.frame in wanted
         ]
         self._store: Store | None = None
 

@@ -49,11 +49,11 @@ def test_frames_labels_and_predictions_come_back(scored: Path, tmp_path: Path) -
         plane = planes[run]
         answers = run_labels(store, run, "box")
         for row, label in answers:
-            numbers = [0, *(int(answer.id.split("#")[1]) for answer in answers.answers[row["frame"]])]
-            np.testing.assert_array_equal(plane[row["row"]], np.array(numbers)[label])
-            overlap = (plane[row["row"]] > 0) & (planes["truth"][row["row"]] > 0)
-            assert (plane[row["row"]] == planes["truth"][row["row"]])[overlap].mean() > 0.8
-        seen = [row["row"] for row, _ in answers]
+            numbers = [0, *(int(answer.id.split("#")[1]) for answer in answers.answers[row.frame])]
+            np.testing.assert_array_equal(plane[row.row], np.array(numbers)[label])
+            overlap = (plane[row.row] > 0) & (planes["truth"][row.row] > 0)
+            assert (plane[row.row] == planes["truth"][row.row])[overlap].mean() > 0.8
+        seen = [row.row for row, _ in answers]
         assert plane[seen].any(axis=(1, 2)).all() and not np.delete(plane, seen, 0).any()
         half = level(path, run, 1)
         assert set(np.unique(half)) <= set(np.unique(plane))

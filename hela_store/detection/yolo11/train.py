@@ -156,7 +156,7 @@ def _detect(
 ) -> tuple[dict[str, Detections], float, int]:
     image_size, device, work = where
     shutil.rmtree(work, ignore_errors=True)
-    places = {row["frame"]: (row["group"], row["row"]) for row in store.frames_table().to_pylist()}
+    places = {name: (frame.group, frame.row) for name, frame in store.frame_records().items()}
     tiles: dict[str, Tiles] = {}
     for truth in truths(store, frames):
         name = truth.frame.frame
