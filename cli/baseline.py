@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.baselines.config import ClassicalConfig, UnetConfig
+from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
-from .options import device_option, json_option, store_option
+from .options import device_option, json_option, setting_option, store_option
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
 
 if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.baselines.rows import BaselineResult
 
-KINDS = ("box", "box-exact", "point", "point-centre", "mask")
+
+UNET = vars(UnetConfig())
+"""Settings of a U-Net, with their defaults."""
 
 
 @click.group()
@@ -24,14 +28,25 @@ def baseline() -> None:
 
 
 @baseline.command()
-@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
-@click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Sets of parameters tried.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default=ClassicalConfig.split,
+    show_default=True,
+    help="Frames to score.",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=ClassicalConfig.budget,
+    show_default=True,
+    help="Sets of parameters tried.",
+)
+@click.option("--seed", type=int, default=ClassicalConfig.seed, show_default=True, help="Of the search.")
 @store_option
 @json_option
 def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -> None:
     """Logarithm, local threshold, watershed: searched on train, chosen on val, no prompts."""
-    from hela_store.baselines.classical import ClassicalConfig
     from hela_store.baselines.classical import classical as run
 
     config = ClassicalConfig(split=split, budget=budget, seed=seed)
@@ -40,16 +55,15 @@ def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -
 
 @baseline.command()
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps. [default: 800]")
-@click.option("--lr", type=float, help="Learning rate at its peak. [default: 1e-3]")
-@click.option("--seed", type=int, help="Of weights and crops. [default: 0]")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="Processes that prepare batches.")
+@setting_option(UNET, "steps", "Optimiser steps.", type=click.IntRange(1), metavar="N")
+@setting_option(UNET, "lr", "Learning rate at its peak.", type=float)
+@setting_option(UNET, "seed", "Of weights and crops.", type=int)
+@setting_option(UNET, "workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
 @device_option
 @store_option
 @json_option
 def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
     """Train MONAI's U-Net on train, choose on val, watershed; no prompts. Run it again to go on."""
-    from hela_store.baselines.unet import UnetConfig
     from hela_store.baselines.unet import unet as run
 
     given = {name: value for name, value in choices.items() if value is not None}
@@ -58,7 +72,14 @@ def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
 
 @baseline.command("image-free")
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to score.")
-@click.option("--prompt", "prompts", type=click.Choice(KINDS), multiple=True, default=KINDS, help="[default: all]")
+@click.option(
+    "--prompt",
+    "prompts",
+    type=click.Choice(IMAGE_FREE_PROMPTS),
+    multiple=True,
+    default=IMAGE_FREE_PROMPTS,
+    help="[default: all]",
+)
 @click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @store_option
 @json_option

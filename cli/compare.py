@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hela_store.evaluation.config import METRICS
+
 from .options import json_option, store_option
 from .output import bars, echo_json, echo_table, note
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.evaluation.compare import Difference
 
-METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 COLUMNS = ("prompt", "cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse", "verdict")
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.detection.config import IMPORTED, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
+from hela_store.segmentation.config import FORMS, DetectedConfig
 
-from .options import default_checkpoint, device_option, json_option, store_option
+from .options import default_checkpoint, device_option, json_option, setting_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from hela_store.detection.evaluate import DetectionReport
 
 BACKENDS = ("grid", "yolo11")
+GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
+"""Settings of each backend, with their defaults."""
 
 
 @click.group()
@@ -26,15 +30,21 @@ def detect() -> None:
 
 @detect.command()
 @store_option
-@click.option("--backend", type=click.Choice(BACKENDS), default="grid", show_default=True, help="yolo11: AGPL-3.0.")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Optimiser steps at most. [default: 800]")
-@click.option("--seed", type=int, help="Of weights and order. [default: 0]")
-@click.option("--lr", type=float, help="[grid] Learning rate at its peak. [default: 2e-3]")
-@click.option("--variants", type=click.IntRange(0), metavar="N", help="[grid] Augmented ones. [default: all stored]")
-@click.option("--workers", type=click.IntRange(0), metavar="N", help="[grid] Processes that prepare batches.")
-@click.option("--batch", type=click.IntRange(2), metavar="N", help="[yolo11] Views a step. [default: 8]")
-@click.option("--image-size", type=click.IntRange(64), metavar="PX", help="[yolo11] Side of a view. [default: 640]")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="[yolo11] safetensors to begin with.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default=DetectorConfig.backend,
+    show_default=True,
+    help="yolo11: AGPL-3.0.",
+)
+@setting_option(GRID, "steps", "Optimiser steps at most.", type=click.IntRange(1), metavar="N")
+@setting_option(GRID, "seed", "Of weights and order.", type=int)
+@setting_option(GRID, "lr", "[grid] Learning rate at its peak.", type=float)
+@setting_option(GRID, "variants", "[grid] Augmented ones. [default: all stored]", type=click.IntRange(0), metavar="N")
+@setting_option(GRID, "workers", "[grid] Processes that prepare batches.", type=click.IntRange(0), metavar="N")
+@setting_option(YOLO, "batch", "[yolo11] Views a step.", type=click.IntRange(2), metavar="N")
+@setting_option(YOLO, "image_size", "[yolo11] Side of a view.", type=click.IntRange(64), metavar="PX")
+@setting_option(YOLO, "weights", "[yolo11] safetensors to begin with.", type=click.Path(path_type=Path), metavar="FILE")
 @device_option
 @json_option
 def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
@@ -45,11 +55,11 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)
     if backend == "grid":
-        from hela_store.detection.train import DetectorConfig, train_detector
+        from hela_store.detection.train import train_detector
 
         result = train_detector(store, DetectorConfig(**given), progress=bars)
     else:
-        from hela_store.detection.yolo11.train import LICENCE, YoloConfig, train_yolo
+        from hela_store.detection.yolo11.train import LICENCE, train_yolo
 
         note(f"note: {LICENCE}")
         result = train_yolo(store, YoloConfig(**given), progress=bars)
@@ -91,7 +101,9 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 @detect.command("import")
 @store_option
 @click.argument("boxes", type=click.Path(path_type=Path), metavar="FILE.parquet|.csv|LABELS/")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score to count.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=IMPORTED, show_default=True, help="Least score to count."
+)
 @json_option
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     """Keep the boxes of another detector as a run: a table, or a folder of YOLO label files."""
@@ -106,15 +118,20 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
 )
 @click.option("--zero-shot", is_flag=True, help="The decoder the encoder came with.")
-@click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
-@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", show_default=True, help="As used.")
+@click.option(
+    "--detector",
+    default=DetectedConfig.detector,
+    show_default=True,
+    metavar="RUN",
+    help="Training run of the detector.",
+)
+@click.option("--form", type=click.Choice(FORMS), default=DetectedConfig.form, show_default=True, help="As used.")
 @device_option
 @json_option
 def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> None:
     """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
     from dataclasses import asdict
 
-    from hela_store.segmentation.config import DetectedConfig
     from hela_store.segmentation.evaluate import calibrate as fit
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from hela_store.recipe.recipe import Precision
 from hela_store.recipe.splits import BLOCKS
 
 from .options import cache_dir, device_option, json_option, store_option, variant_options
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @device_option
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(get_args(Precision)),
     help="Instead of the recipe's; makes embeddings of their own.",
 )
 @variant_options

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hela_store.prompts.kinds import HEADLINE_PROMPTS, PROMPT_KINDS
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
+from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from .options import default_checkpoint, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_untrained
@@ -31,14 +33,18 @@ if TYPE_CHECKING:
     "--prompt",
     "prompts",
     multiple=True,
-    default=HEADLINE_PROMPTS,
+    default=EvaluateConfig.prompts,
     show_default=True,
     metavar="KIND",
     help=f"Prompts made from the truth: {', '.join(PROMPT_KINDS)}; box@0.1 has a jitter of 10 %; detected: "
     "found without it, see `hela-store detect`.",
 )
 @click.option(
-    "--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell and kind."
+    "--prompt-seeds",
+    type=click.IntRange(1, 100),
+    default=EvaluateConfig.prompt_seeds,
+    show_default=True,
+    help="Draws a cell and kind.",
 )
 @click.option(
     "--prompts",
@@ -53,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
-    default="test",
+    default=EvaluateConfig.split,
     show_default=True,
     help="Frames to score.",
 )
@@ -61,8 +67,13 @@ if TYPE_CHECKING:
 @click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
 @click.option("--foreign", is_flag=True, help="Control: decode with embeddings of the frame half the split away.")
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
-@click.option("--detector", default="latest", metavar="RUN", help="With --prompt detected: a detector, or detections.")
-@click.option("--form", type=click.Choice(["box", "point", "mask"]), default="box", help="What of a detection.")
+@click.option(
+    "--detector",
+    default=DetectedConfig.detector,
+    metavar="RUN",
+    help="With --prompt detected: a detector, or detections.",
+)
+@click.option("--form", type=click.Choice(FORMS), default=DetectedConfig.form, help="What of a detection.")
 @click.option("--recover", is_flag=True, help="Ask for cells that only neighbouring frames show.")
 @device_option
 @json_option
@@ -101,7 +112,7 @@ def _evaluate_drawn(
     note_untrained(store)
     kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
     how = {name: value for name, value in choices.items() if name not in ("clicks", *FROM_DETECTOR)}
-    result = hs.evaluate(store, checkpoint(None), hs.EvaluateConfig(prompts=kinds, **how), progress=bars)
+    result = hs.evaluate(store, checkpoint(None), EvaluateConfig(prompts=kinds, **how), progress=bars)
     if as_json:
         echo_json(result.to_json())
     else:
@@ -118,7 +129,6 @@ def _given(*names: str) -> list[str]:
 def _evaluate_detected(
     store: Store, checkpoint: Checkpoint, prompts: tuple[str, ...], choices: dict[str, Any], as_json: bool
 ) -> None:
-    from hela_store.segmentation.config import DetectedConfig
     from hela_store.segmentation.evaluate import evaluate_detected
 
     if prompts != ("detected",):

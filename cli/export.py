@@ -9,11 +9,20 @@ import click
 
 from hela_store.prompts.kinds import PROMPT_KINDS
 
-from .options import cache_dir, json_option, store_option
+from .options import F, cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
+
+
+def masks_options(command: F) -> F:
+    """Give a command ``--prompt`` and ``--prompt-seed``: which of a run's masks it is about."""
+    kind = click.option(
+        "--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds."
+    )
+    draw = click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+    return kind(draw(command))
 
 
 @click.group()
@@ -40,8 +49,7 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
 @export.command()
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>_RES.")
-@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds.")
-@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@masks_options
 @store_option
 @json_option
 def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
@@ -61,8 +69,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
 @export.command()
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="JSON.")
-@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds.")
-@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@masks_options
 @store_option
 @json_option
 def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
@@ -98,8 +105,7 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
 @export.command(name="ome-zarr")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>.ome.zarr.")
-@click.option("--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where a run has several kinds.")
-@click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+@masks_options
 @store_option
 @json_option
 def ome_zarr(

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     "prompts",
     type=click.Choice(TRAINING_PROMPTS),
     multiple=True,
-    default=["box"],
-    show_default="box",
+    default=(FinetuneConfig.prompt,),
+    show_default=FinetuneConfig.prompt,
     help="What the decoder is tuned for; several times: one run each; all: one decoder for all kinds.",
 )
 @finetune_option("steps", "Number of optimiser steps.", type=click.IntRange(1), metavar="N")

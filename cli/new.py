@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+
+from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.workflows.new_config import AugmentPreset, NewArrays, NewAugment, NewConfig, NewEncoder, NewTiles
 
 from .options import STORES, json_option, new_folder
 from .output import UNTRAINED, bars, echo_facts, echo_json, note
@@ -17,7 +20,7 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option("--sequence", "sequences", multiple=True, metavar="NAME", help="Take only these. [default: all]")
 @click.option(
     "--labels",
-    type=click.Choice(["ST", "GT", "GT+ST", "masks", "none"]),
+    type=click.Choice(get_args(Labels)),
     help="Which labels. [default: the most complete there are]",
 )
 @click.option("--axis", default="", metavar="t", help="Frames lie along this axis of stacks.")
@@ -27,38 +30,44 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option("--field-of-interest", type=click.IntRange(0), metavar="PX", help="Outer band that carries no labels.")
 @click.option(
     "--encoder",
-    type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
-    default="nano",
+    type=click.Choice(get_args(Architecture)),
+    default=NewEncoder.architecture,
     show_default=True,
     help="Which SAM.",
 )
 @click.option("--checkpoint", default="", metavar="FILE", help="Its weights. [default: shipped, or fetched once]")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
+    type=click.Choice(get_args(Precision)),
+    default=NewEncoder.precision,
     show_default=True,
     help="Of the encoder.",
 )
 @click.option(
     "--normalise",
-    type=click.Choice(["percentile", "minmax", "clahe"]),
-    default="percentile",
+    type=click.Choice(get_args(NormaliseMethod)),
+    default=NewConfig.normalise,
     show_default=True,
     help="From counts to what the encoder sees.",
 )
-@click.option("--tile", default="auto", show_default=True, metavar="auto|none|PX", help="Edge length of tiles.")
+@click.option("--tile", default=NewTiles.tile, show_default=True, metavar="auto|none|PX", help="Edge length of tiles.")
 @click.option("--overlap", type=click.IntRange(0), metavar="PX", help="Of tiles. [default: from the size of the cells]")
-@click.option("--variants", type=click.IntRange(0), default=0, show_default=True, help="Augmented ones of every view.")
+@click.option(
+    "--variants",
+    type=click.IntRange(0),
+    default=NewAugment.variants,
+    show_default=True,
+    help="Augmented ones of every view.",
+)
 @click.option(
     "--augment",
-    type=click.Choice(["default", "paper"]),
-    default="default",
+    type=click.Choice(get_args(AugmentPreset)),
+    default=NewAugment.preset,
     show_default=True,
     help="paper: geometry only, the elastic formula as written.",
 )
 @click.option(
-    "--codec", default="zstd", show_default=True, metavar="NAME", help="raw, lz4, zstd or bitround:<keepbits>."
+    "--codec", default=NewArrays.codec, show_default=True, metavar="NAME", help="raw, lz4, zstd or bitround:<keepbits>."
 )
 @click.option("--data", default="", metavar="s3://BUCKET/PREFIX", help="Arrays go there. [default: beside store.toml]")
 @click.option(
@@ -76,7 +85,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     """
     import hela_store as hs
 
-    report = hs.new(new_folder(name, Path.cwd()), hs.NewConfig.of(**choices), bars)
+    report = hs.new(new_folder(name, Path.cwd()), NewConfig.of(**choices), bars)
     if as_json:
         echo_json(report.to_json())
         return

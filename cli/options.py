@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hela_store.errors import StoreError
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.training.config import FinetuneConfig
 
 from .output import note
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
-RECIPE_FILE = "store.toml"
 STORES = "stores"
 
 
@@ -110,15 +110,21 @@ def variant_options(command: F) -> F:
 
 
 def finetune_option(name: str, help_text: str, **how: Any) -> Callable[[F], F]:
-    """Return an option for one setting of a fine-tuning; it gives None where it is not set.
+    """Return an option for one setting of a fine-tuning, as :func:`setting_option`."""
+    return setting_option(FinetuneConfig().flat(), name, help_text, **how)
+
+
+def setting_option(settings: Mapping[str, Any], name: str, help_text: str, **how: Any) -> Callable[[F], F]:
+    """Return an option for one setting of a configuration; it gives None where it is not set, so the default holds.
 
     Parameters
     ----------
-    name : flat name of the setting, such as ``"evaluate_every"`` for ``--evaluate-every``
+    settings : all settings by flat name, with their defaults
+    name : of the setting, such as ``"evaluate_every"`` for ``--evaluate-every``
     help_text : ends with what the default means, where that is no value
     how : as of ``click.option``
     """
-    default = FinetuneConfig().flat()[name]
+    default = settings[name]
     if default is not None and not isinstance(default, bool):
         help_text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
     return click.option(f"--{name.replace('_', '-')}", name, default=None, help=help_text, **how)

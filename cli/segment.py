@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
+
 from .options import cache_dir, default_checkpoint, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, note_untrained
 
@@ -24,19 +26,33 @@ if TYPE_CHECKING:
     "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
 )
 @click.option("--zero-shot", is_flag=True, help="Take the decoder the encoder came with.")
-@click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
+@click.option(
+    "--detector",
+    default=DetectedConfig.detector,
+    show_default=True,
+    metavar="RUN",
+    help="Training run of the detector.",
+)
 @click.option(
     "--form",
-    type=click.Choice(["box", "point", "mask"]),
-    default="box",
+    type=click.Choice(FORMS),
+    default=DetectedConfig.form,
     show_default=True,
     help="Given to the decoder.",
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
 @click.option("--recover", is_flag=True, help="Ask for cells that only the frames before and after show.")
-@click.option("--axis", default="t", show_default=True, metavar="LETTER", help="Frames lie along this axis of stacks.")
+@click.option(
+    "--axis",
+    default=SegmentConfig.axis,
+    show_default=True,
+    metavar="LETTER",
+    help="Frames lie along this axis of stacks.",
+)
 @click.option("--channel", type=click.IntRange(0), help="Take this channel of several.")
-@click.option("--overlay/--no-overlay", default=True, show_default=True, help="Write PNGs with outlines.")
+@click.option(
+    "--overlay/--no-overlay", default=SegmentConfig.overlay, show_default=True, help="Write PNGs with outlines."
+)
 @device_option
 @json_option
 def segment(
@@ -52,11 +68,10 @@ def segment(
 ) -> None:
     """Segment frames never seen, without labels: label images, a cell table, overlays. Run it again to go on."""
     import hela_store as hs
-    from hela_store.segmentation.config import DetectedConfig
 
     note_untrained(store)
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
-    config = hs.SegmentConfig(
+    config = SegmentConfig(
         out=out,
         prompts=DetectedConfig(**choices),
         axis=axis,

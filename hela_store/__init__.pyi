@@ -9,7 +9,7 @@ from .embedding.embed import embed as embed
 from .errors import HelaError as HelaError
 from .evaluation.compare import Comparison as Comparison
 from .evaluation.compare import compare as compare
-from .evaluation.evaluate import EvaluateConfig as EvaluateConfig
+from .evaluation.config import EvaluateConfig as EvaluateConfig
 from .evaluation.evaluate import EvaluateResult as EvaluateResult
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.other_labels import TruthScore as TruthScore
@@ -19,7 +19,7 @@ from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
 from .integrity.verify import verify as verify
 from .recipe.recipe import Recipe as Recipe
-from .segmentation.segment import SegmentConfig as SegmentConfig
+from .segmentation.config import SegmentConfig as SegmentConfig
 from .segmentation.segment import SegmentReport as SegmentReport
 from .segmentation.segment import segment as segment
 from .show.explorer import explore as explore
@@ -39,7 +39,7 @@ from .workflows.demo import demo as demo
 from .workflows.doctor import doctor as doctor
 from .workflows.info import StoreInfo as StoreInfo
 from .workflows.info import info as info
-from .workflows.new import NewConfig as NewConfig
 from .workflows.new import NewReport as NewReport
-from .workflows.new import SyntheticConfig as SyntheticConfig
 from .workflows.new import new as new
+from .workflows.new_config import NewConfig as NewConfig
+from .workflows.new_config import SyntheticConfig as SyntheticConfig

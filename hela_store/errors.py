@@ -6,6 +6,9 @@ derives from the builtin a Python caller would expect, and survives pickling, be
 
 from __future__ import annotations
 
+EMBED_FIRST = "run `hela-store embed`"
+"""The way out where a store holds no embeddings yet."""
+
 
 class HelaError(Exception):
     """Base of all errors raised on purpose; its text says what was found, what was expected and the way out."""

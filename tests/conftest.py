@@ -16,11 +16,13 @@ from detectors import QUICK
 from hela_store.detection.detect import detect
 from hela_store.detection.train import train_detector
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 # the suite runs one process a core, and torch's threads would take the cores from each other
 torch.set_num_threads(1)

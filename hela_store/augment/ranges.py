@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from hela_store.base.checks import check_choice, check_range
 from hela_store.base.files import digest
 from hela_store.errors import RecipeError
 
@@ -105,15 +105,15 @@ class AugmentRecipe:
     clahe: Jitter = Jitter(probability=0.1, range=(0.005, 0.02))
 
     def __post_init__(self) -> None:
-        _within(self.variants, 0, 100_000, "augment.variants")
-        _within(self.seed, 0, 2**62, "augment.seed")
-        _within(self.keep, 0, 1, "augment.keep (share of a cell's area)")
-        _one_of(self.frames, VariantFrames, "augment.frames")
+        check_range(self.variants, 0, 100_000, "augment.variants")
+        check_range(self.seed, 0, 2**62, "augment.seed")
+        check_range(self.keep, 0, 1, "augment.keep (share of a cell's area)")
+        check_choice(self.frames, VariantFrames, "augment.frames")
         for part in fields(self):
             _check(getattr(self, part.name), f"augment.{part.name}")
         for name, low, high, what in _BOUNDS:
             for end in getattr(self, name).range:
-                _within(end, low, high, f"augment.{name}.range ({what})")
+                check_range(end, low, high, f"augment.{name}.range ({what})")
 
     @property
     def set(self) -> str:
@@ -146,23 +146,23 @@ def paper_augment(variants: int = 0) -> AugmentRecipe:
 
 def _check(part: Any, where: str) -> None:
     if isinstance(part, Jitter):
-        _within(part.probability, 0, 1, f"{where}.probability")
+        check_range(part.probability, 0, 1, f"{where}.probability")
         _ordered(part.range, f"{where}.range")
     elif isinstance(part, Flip):
-        _within(part.horizontal, 0, 1, f"{where}.horizontal (probability)")
-        _within(part.vertical, 0, 1, f"{where}.vertical (probability)")
+        check_range(part.horizontal, 0, 1, f"{where}.horizontal (probability)")
+        check_range(part.vertical, 0, 1, f"{where}.vertical (probability)")
     elif isinstance(part, Poisson):
-        _within(part.probability, 0, 1, f"{where}.probability")
-        _within(part.photons_per_count, 1e-6, 1e9, f"{where}.photons_per_count")
+        check_range(part.probability, 0, 1, f"{where}.probability")
+        check_range(part.photons_per_count, 1e-6, 1e9, f"{where}.photons_per_count")
     elif isinstance(part, Elastic):
-        _within(part.probability, 0, 1, f"{where}.probability")
-        _one_of(part.amplitude, Amplitude, f"{where}.amplitude")
-        _within(part.sigma, 0.5, 500, f"{where}.sigma (px)")
+        check_range(part.probability, 0, 1, f"{where}.probability")
+        check_choice(part.amplitude, Amplitude, f"{where}.amplitude")
+        check_range(part.sigma, 0.5, 500, f"{where}.sigma (px)")
         if part.alpha:
             _ordered(part.alpha, f"{where}.alpha")
         most = MOST_DISPLACEMENT if part.amplitude == "max" else 1e4
-        _within(part.alpha_range[0], 0, most, f"{where}.alpha under amplitude {part.amplitude!r}")
-        _within(part.alpha_range[1], 0, most, f"{where}.alpha under amplitude {part.amplitude!r}")
+        check_range(part.alpha_range[0], 0, most, f"{where}.alpha under amplitude {part.amplitude!r}")
+        check_range(part.alpha_range[1], 0, most, f"{where}.alpha under amplitude {part.amplitude!r}")
 
 
 def _ordered(ends: tuple[float, ...], where: str) -> None:
@@ -172,19 +172,6 @@ def _ordered(ends: tuple[float, ...], where: str) -> None:
         raise RecipeError(f"{where} is {list(ends)}, expected two numbers, the lowest and the highest")
     if not all(math.isfinite(end) for end in numbers) or numbers[0] > numbers[1]:
         raise RecipeError(f"{where} is {list(ends)}, expected the lowest first and the highest last, both finite")
-
-
-def _within(value: float, low: float, high: float, where: str) -> None:
-    if not low <= value <= high:
-        raise RecipeError(f"{where} is {value}, expected {low} to {high}")
-
-
-def _one_of(value: str, allowed: Any, where: str) -> None:
-    names = get_args(allowed)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"{where} is {value!r}, expected one of {', '.join(names)}{hint}")
 
 
 def _flat(values: dict[str, Any], above: str = "") -> list[tuple[str, str]]:

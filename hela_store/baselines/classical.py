@@ -17,13 +17,13 @@ from skimage import measure, segmentation
 
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
-from hela_store.errors import RecipeError
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
-from hela_store.recipe.splits import SPLITS, members
+from hela_store.recipe.splits import members
 from hela_store.store.store import Store
 
+from .config import ClassicalConfig
 from .found import Labels, segment_split, spread
 from .found import pixels as frame_pixels
 from .rows import BaselineResult, write_run
@@ -62,32 +62,6 @@ _RANGES = {
     "apart": (0.2, 0.9),
     "least": (0.05, 0.4),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassicalConfig:
-    """What is searched and scored.
-
-    Attributes
-    ----------
-    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
-    budget : sets of parameters tried on training frames
-    finalists : the best of them, compared on validation frames
-    search_frames : frames of either block that are looked at, evenly spread
-    seed : of the search
-    """
-
-    split: str = "test"
-    budget: int = 60
-    finalists: int = 5
-    search_frames: int = 6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise RecipeError(f"split is {self.split!r}, expected train, val, test or all")
-        if min(self.budget, self.finalists, self.search_frames) < 1:
-            raise RecipeError("budget, finalists and search_frames are at least 1")
 
 
 def segment(image: npt.NDArray[Any], black: float, diameter: float, parameters: ClassicalParameters) -> Labels:

@@ -12,19 +12,18 @@ from hela_store.evaluation.frames import frame_cells, labelled_frames, median_tr
 from hela_store.evaluation.questions import Question, Score, truth_questions, with_details
 from hela_store.evaluation.rows import prediction_row, prompt_row
 from hela_store.prompts.image_free import image_free_mask
+from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.sam.predict import Prediction
 from hela_store.store.store import Store
 
 from .rows import BaselineResult, BaselineRun, write_run
-
-KINDS = ("box", "box-exact", "point", "point-centre", "mask")
 
 
 def image_free(
     store: Store,
     *,
     split: str = "test",
-    prompts: Sequence[str] = KINDS,
+    prompts: Sequence[str] = IMAGE_FREE_PROMPTS,
     prompt_seeds: int = 3,
     progress: Progress = silent,
 ) -> BaselineResult:
@@ -33,7 +32,7 @@ def image_free(
     Parameters
     ----------
     split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
-    prompts : any of :data:`KINDS`
+    prompts : any of :data:`~hela_store.prompts.kinds.IMAGE_FREE_PROMPTS`
     prompt_seeds : draws a cell and kind
 
     Raises
@@ -44,8 +43,10 @@ def image_free(
         Nothing to score, not embedded yet.
     """
     for kind in prompts:
-        if kind not in KINDS:
-            raise PromptError(f"prompt {kind!r} has no image-free answer, expected one of {', '.join(KINDS)}")
+        if kind not in IMAGE_FREE_PROMPTS:
+            raise PromptError(
+                f"prompt {kind!r} has no image-free answer, expected one of {', '.join(IMAGE_FREE_PROMPTS)}"
+            )
     radius, run = median_training_radius(store), BaselineRun()
     frames = labelled_frames(store, split)
     for frame in progress(frame_cells(store, frames), total=len(frames), what=f"image-free {split}"):

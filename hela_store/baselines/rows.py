@@ -15,14 +15,10 @@ from hela_store.evaluation.subsets import SubsetScore, subset_scores
 from hela_store.images.rle import Rle
 from hela_store.metrics.cell import CellScores
 from hela_store.metrics.overlap import Overlap
+from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.runs.folder import new_run
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
-
-__all__ = ["NO_PROMPT", "BaselineResult", "BaselineRun", "found_row", "write_run"]
-
-NO_PROMPT = "none"
-"""Prompt kind of cells that were found without a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch import nn
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.errors import RecipeError, RunError, SplitError
+from hela_store.errors import RunError, SplitError
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
 from hela_store.images.labels import apply_field_of_interest
@@ -42,6 +42,7 @@ from hela_store.training.trainer import (
     same_training,
 )
 
+from .config import UnetConfig
 from .found import Labels, pixels, segment_split, spread
 from .rows import BaselineResult, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
@@ -55,37 +56,6 @@ BORDER_WEIGHT = 3.0
 VALIDATION_FRAMES = 6
 VALIDATIONS = 5
 """In a training, where nothing else is said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnetConfig:
-    """How a U-Net is trained.
-
-    Attributes
-    ----------
-    steps : optimiser steps, ``batch`` crops of 256 px each
-    batch : crops a step
-    lr : of AdamW at its peak; then a cosine to a tenth
-    seed : of weights and crops
-    evaluate_every : steps between validations; 0 for five a training
-    workers : loader processes that prepare batches ahead
-    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
-    """
-
-    steps: int = 800
-    batch: int = 4
-    lr: float = 1e-3
-    seed: int = 0
-    evaluate_every: int = 0
-    workers: int = 1
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-3")
-        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
 def unet(
@@ -251,7 +221,7 @@ def _run_config(store: Store, config: UnetConfig) -> dict[str, Any]:
 def _check_background(store: Store, frames: Sequence[str]) -> None:
     """Refuse truth that never shows what is no cell: a network would learn that everything is one."""
     wanted = set(frames)
-    partial = [row["frame"] for row in store.frames_table().to_pylist() if row["frame"] in wanted and row["partial"]]
+    partial = [row.frame for row in store.frame_records().values() if row.frame in wanted and row.partial]
     if len(partial) == len(wanted):
         raise SplitError(
             f"all {len(wanted)} training frames have partial labels, so no pixel is known to be background; "

@@ -22,9 +22,10 @@ from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.embedding.record import decoder_file
 from hela_store.errors import StoreError
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.recipe.toml import recipe_text
 from hela_store.sam.decoder import load_decoder
-from hela_store.store.store import RECIPE_FILE, Store
+from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps
 from hela_store.training.finetune import resolve

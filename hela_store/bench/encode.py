@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,16 +106,37 @@ def bench_encode(
     rates = {name: matrix_rate(where, getattr(torch, name)) for name in sorted({way.split()[1] for way in ways})}
     # the first run of each also warms up
     found = {way: run() for way, run in ways.items()}
-    times: dict[str, list[float]] = {way: [] for way in ways}
     order = [way for _ in range(rounds) for way in ways]
-    for way in progress(order, total=len(order), what=f"bench encode {architecture}"):
+    seconds = _seconds(ways, progress(order, total=len(order), what=f"bench encode {architecture}"), batch)
+    gflop = _gflop(sam)
+    return EncodeBench(
+        architecture=architecture,
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        threads=torch.get_num_threads(),
+        batch=batch,
+        rounds=rounds,
+        gflop=gflop,
+        matrix_gflops=rates,
+        rows=_rows(found, seconds, rates, gflop),
+        notes=notes,
+    )
+
+
+def _seconds(ways: Mapping[str, Callable[[], object]], order: Iterable[str], batch: int) -> dict[str, float]:
+    """Time the ways in this order and return the median of each, s a view; ours take ``batch`` views at once."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for way in order:
         start = time.perf_counter()
         ways[way]()
         times[way].append((time.perf_counter() - start) / (batch if way.startswith("ours") else 1))
-    gflop = _gflop(sam)
-    seconds = {way: float(np.median(values)) for way, values in times.items()}
+    return {way: float(np.median(values)) for way, values in times.items()}
+
+
+def _rows(
+    found: Mapping[str, torch.Tensor], seconds: Mapping[str, float], rates: Mapping[str, float], gflop: float
+) -> tuple[EncodeRow, ...]:
     stock = found["stock float32"]
-    rows = tuple(
+    return tuple(
         EncodeRow(
             way=way,
             seconds=taken,
@@ -126,17 +147,6 @@ def bench_encode(
             share=gflop / taken / rates[way.split()[1]],
         )
         for way, taken in seconds.items()
-    )
-    return EncodeBench(
-        architecture=architecture,
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
-        threads=torch.get_num_threads(),
-        batch=batch,
-        rounds=rounds,
-        gflop=gflop,
-        matrix_gflops=rates,
-        rows=rows,
-        notes=notes,
     )
 
 

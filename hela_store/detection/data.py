@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hela_store.base.rng import generator
+from hela_store.store.records import CellBox
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
 from hela_store.training.loading import load
@@ -32,9 +33,9 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         self.path, self.key, self.seed = store.path, store.key, seed
         self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
-        self.cells: dict[str, list[dict[str, Any]]] = {}
-        for cell in store.cells_table().select(["frame", "label", "x0", "y0", "x1", "y1"]).to_pylist():
-            self.cells.setdefault(cell["frame"], []).append(cell)
+        self.cells: dict[str, list[CellBox]] = {}
+        for cell in CellBox.of(store.cells_table()):
+            self.cells.setdefault(cell.frame, []).append(cell)
         self._store: Store | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
     def typical_side(self) -> float:
         """Return the median side of the training cells' boxes, positions of the head's grid."""
         seen = [(cell, position_px(view.rect)) for view in self.views[:50] for cell in view.cells]
-        sides = [max(cell["x1"] - cell["x0"], cell["y1"] - cell["y0"]) / pitch for cell, pitch in seen]
+        sides = [max(cell.x1 - cell.x0, cell.y1 - cell.y0) / pitch for cell, pitch in seen]
         return float(np.clip(np.median(sides), 1.0, HEAD_POSITIONS))
 
 

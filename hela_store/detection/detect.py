@@ -20,6 +20,7 @@ from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 
+from .config import IMPORTED
 from .detections import Detections
 from .frames import FrameTruth, split_frames, tile_embeddings, truths
 from .head import GridHead, load_head
@@ -27,9 +28,6 @@ from .import_boxes import read_boxes
 from .propose import detect_frame
 from .rows import detection_rows
 from .train import KIND
-
-IMPORTED = 0.5
-"""Score from which imported boxes count, where nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
-from hela_store.runs.folder import load_run
+from hela_store.runs.folder import RunInfo, load_run
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -84,13 +84,7 @@ def evaluate_detections(
     info = load_run(store.path, run, "detect")
     found = read_detections(info)
     split = split or info.split or "all"
-    frames = scorable_frames(store, split)
-    if info.parent is None:  # a table says nothing of frames it has no box for
-        frames = [frame for frame in frames if frame in found]
-    elif info.split not in (split, "all"):
-        raise RunError(f"run {info.id} looked at split {info.split}, not at {split}; detect there first")
-    if not frames:
-        raise RunError(f"run {info.id} has no detection in a labelled frame of split {split}; choose another split")
+    frames = _frames(store, info, split, found)
     threshold = threshold_of(info) if threshold is None else threshold
     limits = fifths(store, frames)
     boxes, masks, groups, raw, truth_boxes = [], [], [], [], []
@@ -123,6 +117,18 @@ def evaluate_detections(
         seconds_per_view=times.get("seconds_per_view"),
         **precision,
     )
+
+
+def _frames(store: Store, info: RunInfo, split: str, found: Container[str]) -> list[str]:
+    """Return the labelled frames of a split that a run looked at; RunError where there are none."""
+    frames = scorable_frames(store, split)
+    if info.parent is None:  # a table says nothing of frames it has no box for
+        frames = [frame for frame in frames if frame in found]
+    elif info.split not in (split, "all"):
+        raise RunError(f"run {info.id} looked at split {info.split}, not at {split}; detect there first")
+    if not frames:
+        raise RunError(f"run {info.id} has no detection in a labelled frame of split {split}; choose another split")
+    return frames
 
 
 def _counts(frames: Sequence[FramePairs], threshold: float) -> dict[str, dict[str, Any]]:

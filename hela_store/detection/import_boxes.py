@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from hela_store.base.checks import did_you_mean
 from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS
 
@@ -73,10 +73,7 @@ def _read_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> Rows:
     for number, row in enumerate(table.to_pylist(), 1):
         where, frame = f"{path}, row {number}", str(row["frame"])
         if frame not in frames:
-            near = difflib.get_close_matches(frame, frames, n=1)
-            raise PromptError(
-                f"{where}: there is no frame {frame!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            raise PromptError(f"{where}: there is no frame {frame!r}{did_you_mean(frame, frames)}")
         box = _checked([row[name] for name in BOX_COLUMNS], frames[frame], where)
         score = 1.0 if row.get("score") is None else row["score"]
         point = None if row.get("x") is None or row.get("y") is None else _numbers([row["x"], row["y"]], where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from scipy import ndimage
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.images.geometry import Rect, holds_whole
 from hela_store.prompts.draw import centre_point
+
+if TYPE_CHECKING:
+    from hela_store.store.records import CellBox
 
 HEAD_POSITIONS = 128
 """Positions of the head's grid along each side of SAM's input."""
@@ -69,7 +72,7 @@ def grid_positions(rect: Rect) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
     return place[place < rect[3]], place[place < rect[2]]
 
 
-def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[dict[str, Any]], rect: Rect) -> Targets:
+def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[CellBox], rect: Rect) -> Targets:
     """Make the targets of a view.
 
     Parameters
@@ -78,8 +81,7 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[dict[str, 
         The whole frame's.
     valid : bool, (row, col)
         Where labels say something; the whole frame's.
-    cells : rows of the cells table
-        Of the frame; ``label``, ``x0``, ``y0``, ``x1``, ``y1`` are read.
+    cells : of the frame
     rect : (x0, y0, width, height) px, frame
     """
     left, top, width, height = rect
@@ -90,8 +92,8 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[dict[str, 
     labels[shown] = label[top : top + height, left : left + width][inner]
     known = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool)
     known[shown] = valid[top : top + height, left : left + width][inner]
-    whole = [c for c in cells if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
-    cut = (labels > 0) & ~np.isin(labels, [c["label"] for c in whole])
+    whole = [c for c in cells if holds_whole(c.box, rect)]
+    cut = (labels > 0) & ~np.isin(labels, [c.label for c in whole])
     out = Targets(
         centre=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
         counted=known & ~ndimage.binary_dilation(cut, iterations=1),
@@ -106,11 +108,11 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[dict[str, 
     )
     pitch = position_px(rect)
     for i, cell in enumerate(whole):
-        box = np.array([cell[name] for name in ("x0", "y0", "x1", "y1")], float)
+        box = np.array(cell.box, float)
         out.boxes[i] = (box - [left, top, left, top]) / pitch
-        crop = label[cell["y0"] : cell["y1"], cell["x0"] : cell["x1"]] == cell["label"]
+        crop = label[cell.y0 : cell.y1, cell.x0 : cell.x1] == cell.label
         point = (centre_point(crop) + box[:2] - (left, top) + 0.5) / pitch
-        _paint(out, labels == cell["label"], out.boxes[i], point)
+        _paint(out, labels == cell.label, out.boxes[i], point)
     return out
 
 

@@ -17,7 +17,6 @@ import torch
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.errors import RecipeError
 from hela_store.evaluation.leaks import block_ranges, check_twins
 from hela_store.runs.folder import RunFolder
 from hela_store.sam.encoder import pick_device
@@ -27,6 +26,7 @@ from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
 
 from .box_scores import FramePairs, best_confidence, count
+from .config import DetectorConfig
 from .data import Batch, DetectionViews
 from .frames import box_pairs, scorable_frames, tile_embeddings, truths
 from .head import GridHead, save_head
@@ -39,45 +39,6 @@ PATIENCE = 4
 WARMUP = 30
 LEAST_GAIN = 1e-4
 """A validation counts as better where its score is above the best by more than this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
-    """How a detector is trained.
-
-    Attributes
-    ----------
-    backend : ``"grid"``
-    steps : optimiser steps at most, ``batch`` views each
-    batch : views a step
-    lr : of AdamW at its peak; then a cosine to a tenth
-    weight_decay : of AdamW
-    seed : of weights and order
-    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
-    evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
-    workers : loader processes that prepare batches ahead
-    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
-    """
-
-    backend: str = "grid"
-    steps: int = 800
-    batch: int = 4
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    seed: int = 0
-    variants: int | None = None
-    evaluate_every: int = 0
-    workers: int = 1
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.backend != "grid":
-            raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
-        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
-            if (getattr(self, name) or 0) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
 @dataclass(frozen=True, kw_only=True)

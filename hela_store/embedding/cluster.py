@@ -32,12 +32,12 @@ with needs("cluster"):
     from distributed.system import MEMORY_LIMIT
 
 from hela_store.base.progress import Progress
-from hela_store.recipe.recipe import Recipe
+from hela_store.recipe.recipe import RECIPE_FILE, Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.ledger import Entry
 from hela_store.store.records import ViewRecord
-from hela_store.store.store import RECIPE_FILE, Store
+from hela_store.store.store import Store
 
 from .batches import Work
 from .pipeline import Pipeline

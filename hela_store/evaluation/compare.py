@@ -22,8 +22,8 @@ from hela_store.metrics.intervals import BLOCK_FRAMES, Interval, crossed_interva
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 
-METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
-"""Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
+from .config import METRICS
+
 FEW_BLOCKS = 4
 """Of fewer the intervals say little."""
 Rows = dict[str, npt.NDArray[Any]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,16 +15,13 @@ import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.errors import PromptError, RecipeError
-from hela_store.prompts.draw import check_prompt_kind
-from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
-from hela_store.recipe.splits import SPLITS
+from hela_store.errors import PromptError
 from hela_store.runs.folder import RunFolder, new_run
 from hela_store.sam.encoder import pick_device
-from hela_store.sam.predict import check_window
 from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
+from .config import EvaluateConfig
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius, with_foreign_embeddings
 from .leaks import check_untouched
 from .own_prompts import OwnPrompts, own_questions, read_own_prompts
@@ -33,50 +29,6 @@ from .questions import Question, Score, answer, truth_questions, with_details
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .subsets import SubsetScore, subset_scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is scored.
-
-    Attributes
-    ----------
-    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
-    prompts : kinds drawn from the truth; none where own prompts are given
-    prompt_seeds : how many draws of each kind a cell gets
-    prompt_table : own boxes or points, Parquet or CSV, see :func:`hela_store.prompts.table.read_prompt_table`
-    prompt_masks : folder of own label images, matched to cells by overlap
-    foreign : a control: every prompt is decoded with the embedding of *another* frame, so that what is left of the
-        score comes from the prompt alone; the run's kind is ``"control"``
-    robustness : curves in place of ``prompts``: box jitter of 0 to 30 %, click place, the mask prompt's own IoU; the
-        run's kind is ``"robustness"``
-    window : positions along each side that a prompt reads at least; None for the encoder's default
-    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
-    """
-
-    split: str = "test"
-    prompts: tuple[str, ...] = HEADLINE_PROMPTS
-    prompt_seeds: int = 3
-    prompt_table: Path | None = None
-    prompt_masks: Path | None = None
-    foreign: bool = False
-    robustness: bool = False
-    window: int | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise RecipeError(f"split is {self.split!r}, expected one of {', '.join(SPLITS)}")
-        for kind in self.prompts:
-            check_prompt_kind(kind)
-        if self.robustness:
-            object.__setattr__(self, "prompts", ROBUSTNESS_PROMPTS)
-        if self.robustness and (self.foreign or self.prompt_table or self.prompt_masks):
-            raise PromptError("robustness curves make prompts of their own; leave out own prompts and the control")
-        if not 1 <= self.prompt_seeds <= 100:
-            raise RecipeError(f"prompt_seeds is {self.prompt_seeds}, expected 1 to 100")
-        if self.window is not None:
-            check_window(self.window)
 
 
 class HasRun(Protocol):

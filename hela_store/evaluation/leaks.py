@@ -22,9 +22,9 @@ def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> Fram
     """Return the frames of blocks as the recipe has them now."""
     of_frame = store.blocks()
     found: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in blocks}
-    for row in store.frames_table().to_pylist():
-        if (block := of_frame[row["frame"]]) in found:
-            found[block][row["sequence"]].append(row["time"])
+    for row in store.frame_records().values():
+        if (block := of_frame[row.frame]) in found:
+            found[block][row.sequence].append(row.time)
     return {name: {seq: format_ranges(times) for seq, times in part.items()} for name, part in found.items()}
 
 
@@ -32,12 +32,12 @@ def check_twins(store: Store) -> None:
     """Raise SplitError where a frame of the test block has the very pixels of one that trains or validates."""
     of_frame = store.blocks()
     owners: dict[str, tuple[str, str]] = {}
-    for row in store.frames_table().to_pylist():
-        frame, block = row["frame"], of_frame[row["frame"]]
-        if block == "gap" or row["is_blank"]:
+    for row in store.frame_records().values():
+        frame, block = row.frame, of_frame[row.frame]
+        if block == "gap" or row.is_blank:
             continue
         kind = "test" if block == "test" else "train"
-        twin, other = owners.setdefault(row["sha256"], (frame, kind))
+        twin, other = owners.setdefault(row.sha256, (frame, kind))
         if other != kind:
             raise SplitError(f"{frame} ({block}) is the same image as {twin} ({other}); put both into one block")
 
@@ -61,7 +61,7 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
     left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
     if not (used_for and left):
         return
-    asked = {(row["sequence"], row["time"]): row["frame"] for row in store.frames_table().to_pylist()}
+    asked = {(row.sequence, row.time): row.frame for row in store.frame_records().values()}
     wanted = set(frames)
     while left:
         run = left.pop()

@@ -180,8 +180,8 @@ def _score(
     labels = replace(labels, answers={name: part for name, part in labels.answers.items() if name in looked})
     band = store.recipe.dataset.field_of_interest
     matches = [
-        (match_frame(frames[row["frame"]].truth, apply_field_of_interest(label, band)), frames[row["frame"]].between)
-        for row, label in labels
+        (match_frame(frames[frame.frame].truth, apply_field_of_interest(label, band)), frames[frame.frame].between)
+        for frame, label in labels
     ]
     return TruthScore(
         run=info.id,

@@ -22,6 +22,7 @@ from hela_store.metrics.ctc import FrameMatch, det, match_frame, seg
 from hela_store.recipe.splits import members
 from hela_store.runs.folder import load_run
 from hela_store.runs.info import RunInfo
+from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
 
 ORACLE = " (oracle prompts)"
@@ -29,7 +30,7 @@ ORACLE = " (oracle prompts)"
 
 @dataclass(frozen=True, kw_only=True)
 class RunLabels:
-    """The label images a run's stored masks make; :meth:`__iter__` yields ``(frame row, int32 (row, col))``.
+    """The label images a run's stored masks make; :meth:`__iter__` yields ``(frame, int32 (row, col))``.
 
     Attributes
     ----------
@@ -50,11 +51,11 @@ class RunLabels:
         """What the names of scores end in."""
         return ORACLE if self.prompt is not None else ""
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.int32]]]:
+    def __iter__(self) -> Iterator[tuple[FrameRecord, npt.NDArray[np.int32]]]:
         """Yield the frames in order, each with its label image, objects numbered as in ``answers``."""
-        for row in self.store.frames_table().to_pylist():
-            if row["frame"] in self.answers:
-                yield row, assemble(self.answers[row["frame"]], (row["height"], row["width"]))
+        for frame in self.store.frame_records().values():
+            if frame.frame in self.answers:
+                yield frame, assemble(self.answers[frame.frame], frame.shape)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -179,11 +180,11 @@ def sequence_scores(labels: RunLabels, progress: Progress = silent) -> SequenceS
     """
     store, band = labels.store, labels.store.recipe.dataset.field_of_interest
     found: dict[str, dict[str, tuple[FrameMatch, bool]]] = {}
-    for row, label in progress(labels, total=len(labels), what="SEG and DET"):
-        if row["has_label"]:
-            truth = store.pixels.label(row["frame"])
+    for frame, label in progress(labels, total=len(labels), what="SEG and DET"):
+        if frame.has_label:
+            truth = store.pixels.label(frame.frame)
             match = match_frame(truth, apply_field_of_interest(label, band))
-            found.setdefault(row["sequence"], {})[row["frame"]] = (match, row["partial"])
+            found.setdefault(frame.sequence, {})[frame.frame] = (match, frame.partial)
     if not found:
         raise RunError(f"run {labels.info.id} has no frame with labels; there is nothing to score against")
     return SequenceScores(

@@ -75,15 +75,14 @@ def export_coco(
     """
     check_free(out)
     labels = run_labels(store, run, prompt, prompt_seed)
-    frames = [row for row in store.frames_table().to_pylist() if row["frame"] in labels.answers]
+    frames = [row for row in store.frame_records().values() if row.frame in labels.answers]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     empty = 0
     for number, row in enumerate(progress(frames, total=len(frames), what="export"), start=1):
-        shape = (row["height"], row["width"])
-        images.append({"id": number, "file_name": row["frame"], "height": shape[0], "width": shape[1]})
-        for answer in labels.answers[row["frame"]]:
-            found = _annotation(answer, shape)
+        images.append({"id": number, "file_name": row.frame, "height": row.height, "width": row.width})
+        for answer in labels.answers[row.frame]:
+            found = _annotation(answer, row.shape)
             if found is None:
                 empty += 1
             else:

@@ -81,7 +81,7 @@ def export_ctc(
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
-            name = row["sequence"]
+            name = row.sequence
             if name not in folders:
                 folders[name] = stack.enter_context(whole_folder(out / f"{name}_RES"))
             lines = tracks.setdefault(name, [])
@@ -90,13 +90,13 @@ def export_ctc(
             if first + count - 1 > MOST_OBJECTS:
                 raise RunError(f"sequence {name} has more than {MOST_OBJECTS} objects, the most a result folder holds")
             numbers = np.where(values > 0, np.cumsum(values > 0) + len(lines), 0).astype(np.uint16)
-            lines += [f"{number} {row['time']} {row['time']} 0" for number in range(first, first + count)]
-            path = folders[name] / f"mask{row['time']:03d}.tif"
+            lines += [f"{number} {row.time} {row.time} 0" for number in range(first, first + count)]
+            path = folders[name] / f"mask{row.time:03d}.tif"
             tifffile.imwrite(path, numbers[index].reshape(label.shape), compression="zlib")
             frames += 1
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
-    has_truth = any(row["has_label"] and row["frame"] in labels.answers for row in store.frames_table().to_pylist())
+    has_truth = any(row.has_label and row.frame in labels.answers for row in store.frame_records().values())
     return CtcExport(
         run=labels.info.id,
         folders={name: out / f"{name}_RES" for name in folders},

@@ -89,8 +89,7 @@ def export_micro_sam(
         known = ", ".join(ARCHITECTURES)
         raise StoreError(f"micro-sam has no {architecture}; embed with one of {known} (--encoder, --checkpoint)")
     check_free(out)
-    rows = store.frames_table().to_pylist()
-    names = [row["frame"] for row in rows if row["sequence"] == what]
+    names = [name for name, frame in store.frame_records().items() if frame.sequence == what]
     views = [store.view(name) for name in names] if names else [store.view(what, tile)]
     if names:
         _check_sequence(what, views)

@@ -38,7 +38,7 @@ from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.arrays import EMBEDDING_SHAPE
-from hela_store.store.records import ViewRecord
+from hela_store.store.records import FrameRecord, ViewRecord
 from hela_store.store.store import Store
 
 from .micro_sam_encode import encode_as_micro_sam
@@ -235,9 +235,9 @@ def _check_features(path: Path, features: zarr.Array[Any]) -> None:
         raise StoreError(f"features of {path} are {features.dtype}, expected float32")
 
 
-def _places(plan: pa.Table, frames: list[Row]) -> dict[str, tuple[int, ViewRecord]]:
+def _places(plan: pa.Table, frames: list[FrameRecord]) -> dict[str, tuple[int, ViewRecord]]:
     """Return the number of its frame, and its row of the plan, of each view; frames with the same pixels share one."""
-    numbers = {row["frame"]: number for number, row in enumerate(frames)}
+    numbers = {row.frame: number for number, row in enumerate(frames)}
     found: dict[str, tuple[int, ViewRecord]] = {}
     for view in ViewRecord.of(plan):
         if view.frame in numbers:
@@ -245,22 +245,22 @@ def _places(plan: pa.Table, frames: list[Row]) -> dict[str, tuple[int, ViewRecor
     return found
 
 
-def _frames(store: Store, what: str) -> list[Row]:
+def _frames(store: Store, what: str) -> list[FrameRecord]:
     """Return the frame of that id, or the frames of that sequence by time."""
-    rows = store.frames_table().to_pylist()
-    found = [row for row in rows if row["sequence"] == what] or [row for row in rows if row["frame"] == what]
+    rows = list(store.frame_records().values())
+    found = [row for row in rows if row.sequence == what] or [row for row in rows if row.frame == what]
     if not found:
-        sequences = ", ".join(sorted({row["sequence"] for row in rows})[:8])
+        sequences = ", ".join(sorted({row.sequence for row in rows})[:8])
         raise StoreError(
             f"no sequence and no frame {what!r} in {store.path}; it has the sequences {sequences} and frames such as "
-            f"{rows[0]['frame']}"
+            f"{rows[0].frame}"
         )
-    return sorted(found, key=lambda row: row["time"])
+    return sorted(found, key=lambda row: row.time)
 
 
-def _check_frames(store: Store, what: str, frames: list[Row], found: Embeddings) -> None:
+def _check_frames(store: Store, what: str, frames: list[FrameRecord], found: Embeddings) -> None:
     """Raise StoreError unless the embeddings are those of the very same pixels."""
-    expected = None if [row["frame"] for row in frames] == [what] else len(frames)
+    expected = None if [row.frame for row in frames] == [what] else len(frames)
     if found.frames != expected:
         holds = "a single image" if found.frames is None else f"{found.frames} frames"
         raise StoreError(
@@ -269,10 +269,10 @@ def _check_frames(store: Store, what: str, frames: list[Row], found: Embeddings)
         )
     views = store.recipe.views
     for row in frames:
-        shape = (row["height"], row["width"])
+        shape = row.shape
         if len(tile_rectangles(shape, views.tile, views.overlap)) > 1:
             raise StoreError(
-                f"views.tile is {views.tile}, {row['frame']} has {shape[0]} x {shape[1]} px, and micro-sam encoded "
+                f"views.tile is {views.tile}, {row.frame} has {shape[0]} x {shape[1]} px, and micro-sam encoded "
                 "whole frames; make a store with --tile none"
             )
     total = hashlib.sha1()
@@ -280,15 +280,15 @@ def _check_frames(store: Store, what: str, frames: list[Row], found: Embeddings)
         total.update(np.ascontiguousarray(_image(store, row)).tobytes())
     if total.hexdigest() != found.signature:
         one = frames[0]
-        size = f"{len(frames)} frames of {one['height']} x {one['width']} px, {one['dtype']}, by time"
+        size = f"{len(frames)} frames of {one.height} x {one.width} px, {one.dtype}, by time"
         raise StoreError(
             f"{found.path} is of other pixels: their sha1 is {found.signature[:12]}, that of {what} ({size}) is "
             f"{total.hexdigest()[:12]}; let micro-sam encode these files as they are, or make a store of those"
         )
 
 
-def _image(store: Store, row: Row) -> npt.NDArray[Any]:
-    return store.pixels.image(row["frame"])
+def _image(store: Store, row: FrameRecord) -> npt.NDArray[Any]:
+    return store.pixels.image(row.frame)
 
 
 def _load(store: Store, device: str, cache_dir: Path | None, progress: Progress) -> LoadedSam:
@@ -296,7 +296,9 @@ def _load(store: Store, device: str, cache_dir: Path | None, progress: Progress)
     return load_sam_encoder(own, pick_device(device), base=store.path, cache_dir=cache_dir, progress=progress)
 
 
-def _check_encoder(encoder: ImageEncoderViT, store: Store, frames: list[Row], found: Embeddings, number: int) -> None:
+def _check_encoder(
+    encoder: ImageEncoderViT, store: Store, frames: list[FrameRecord], found: Embeddings, number: int
+) -> None:
     """Raise CheckpointError where the encoder does not give what the file has of a frame."""
     now, there = encode_as_micro_sam(encoder, _image(store, frames[number])), found.read(number)
     apart = float(np.linalg.norm(now - there) / np.linalg.norm(now))

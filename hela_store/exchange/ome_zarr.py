@@ -22,6 +22,7 @@ from hela_store.base.extras import needs
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.sequences import RunLabels, run_labels
 from hela_store.images.assemble import assemble
+from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
 
 from .target import check_free, whole_folder
@@ -83,34 +84,34 @@ def export_ome_zarr(
         The extra ``ome-zarr`` is not installed.
     """
     predicted = [run_labels(store, run, prompt, prompt_seed) for run in dict.fromkeys(runs)]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in store.frames_table().to_pylist():
-        rows.setdefault(row["group"], []).append(row)
+    rows: dict[str, list[FrameRecord]] = {}
+    for row in store.frame_records().values():
+        rows.setdefault(row.group, []).append(row)
     images = {group: out / f"{group}.ome.zarr" for group in rows}
     for path in images.values():
         check_free(path)
     levels = {}
     for group in progress(list(rows), total=len(rows), what="export"):
         levels[group] = _write_image(store, rows[group], predicted, images[group])
-    has_truth = any(row["has_label"] for part in rows.values() for row in part)
+    has_truth = any(row.has_label for part in rows.values() for row in part)
     names = [TRUTH] * has_truth + [labels.info.id for labels in predicted]
     return OmeZarrExport(images=images, frames=sum(map(len, rows.values())), labels=names, levels=levels)
 
 
-def _write_image(store: Store, rows: list[dict[str, Any]], predicted: list[RunLabels], path: Path) -> int:
+def _write_image(store: Store, rows: list[FrameRecord], predicted: list[RunLabels], path: Path) -> int:
     with needs("ome-zarr"):
         from ome_zarr import OMEZarrImage, OMEZarrLabels, OMEZarrMultiscale
-    frames = store.frames(rows[0]["sequence"], rows[0]["group"])
+    frames = store.frames(rows[0].sequence, rows[0].group)
     pyramid = {"scale_factors": _factors(frames.image.shape[1:])}
     about = {"axes": AXES, **_scale(rows)}
-    planes = {TRUTH: frames.label.data} if any(row["has_label"] for row in rows) else {}
+    planes = {TRUTH: frames.label.data} if any(row.has_label for row in rows) else {}
     planes |= {found.info.id: _lazy(found, rows) for found in predicted}
     # auto_parse_labels would read every label image to give every value a colour
     labels = {
         name: OMEZarrLabels(OMEZarrImage(plane, **about), auto_parse_labels=False, **pyramid)
         for name, plane in planes.items()
     }
-    image = OMEZarrImage(frames.image.data, name=rows[0]["group"], **about)
+    image = OMEZarrImage(frames.image.data, name=rows[0].group, **about)
     whole = OMEZarrMultiscale(image, method="local_mean", labels=labels, **pyramid)
     with whole_folder(path) as partial:
         # a folder that is there, though empty, it would only add labels to
@@ -118,10 +119,10 @@ def _write_image(store: Store, rows: list[dict[str, Any]], predicted: list[RunLa
     return len(pyramid["scale_factors"]) + 1
 
 
-def _lazy(labels: RunLabels, rows: list[dict[str, Any]]) -> da.Array:
+def _lazy(labels: RunLabels, rows: list[FrameRecord]) -> da.Array:
     """Return a run's label images, int32, (frame, row, col), each made when it is written."""
-    shape = (rows[0]["height"], rows[0]["width"])
-    planes = [delayed(_numbered)(labels, row["frame"], shape) for row in rows]
+    shape = rows[0].shape
+    planes = [delayed(_numbered)(labels, row.frame, shape) for row in rows]
     return da.stack([da.from_delayed(plane, shape, dtype=np.int32) for plane in planes])
 
 
@@ -142,8 +143,8 @@ def _factors(shape: tuple[int, int]) -> list[int]:
     return factors
 
 
-def _scale(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    size = rows[0]["pixel_size_um"]
+def _scale(rows: list[FrameRecord]) -> dict[str, Any]:
+    size = rows[0].pixel_size_um
     if size is None:
         return {"scale": dict.fromkeys(AXES, 1.0)}
     return {"scale": {"t": 1.0, "y": size, "x": size}, "axes_units": {"y": "micrometer", "x": "micrometer"}}

@@ -151,12 +151,31 @@ class _Drawn:
     truth: npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Crop:
+    """One crop of a batch.
+
+    Attributes
+    ----------
+    label : int32, (size / 2, size / 2)
+    image : which of the batch
+    place : of its first embedding position in the view, (x, y)
+    windows : that a prompt may read, smallest first
+    """
+
+    label: npt.NDArray[np.int32]
+    image: int
+    place: npt.NDArray[np.int64]
+    windows: Sequence[int]
+
+
 def draw_prompts(
     rng: np.random.Generator, label: npt.NDArray[np.int32], image: int, most: int, windows: Sequence[int]
 ) -> Iterator[_Drawn]:
     """Yield up to ``most`` prompts for the cells of one crop."""
     positions = label.shape[0] * FINE // POSITION
     place = rng.integers(0, EMBEDDING_POSITIONS - positions + 1, 2)
+    crop = _Crop(label=label, image=image, place=place, windows=windows)
     boxes = ndimage.find_objects(label)
     ids = [i + 1 for i, box in enumerate(boxes) if box is not None]
     rng.shuffle(ids)
@@ -170,18 +189,12 @@ def draw_prompts(
     kinds = [str(kind) for kind in rng.permutation(KINDS)]
     for kind in kinds:
         for cell in wanted[:most]:
-            yield _draw_prompt(rng, label, cell, boxes[cell - 1], (image, kind, place, windows))
+            yield _draw_prompt(rng, crop, kind, cell, boxes[cell - 1])
         most -= len(wanted[:most])
 
 
-def _draw_prompt(
-    rng: np.random.Generator,
-    label: npt.NDArray[np.int32],
-    cell: int,
-    slices: tuple[slice, slice],
-    how: tuple[int, str, npt.NDArray[np.int64], Sequence[int]],
-) -> _Drawn:
-    image, kind, place, windows = how
+def _draw_prompt(rng: np.random.Generator, crop: _Crop, kind: str, cell: int, slices: tuple[slice, slice]) -> _Drawn:
+    label, place = crop.label, crop.place
     rows, columns = slices
     truth = label == cell
     exact = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32) * FINE
@@ -196,7 +209,7 @@ def _draw_prompt(
     mask = _degraded(rng, label, cell, slices) if kind == "mask" else np.zeros_like(truth)
     extent = float(sides.max()) / POSITION
     positions = label.shape[0] * FINE // POSITION
-    fits = [w for w in windows if w <= positions and extent <= w - 2] or [min(positions, max(windows))]
+    fits = [w for w in crop.windows if w <= positions and extent <= w - 2] or [min(positions, max(crop.windows))]
     window = fits[0]
     centre = point if kind == "point" else (box[:2] + box[2:]) / 2
     local = np.clip(np.round(centre / POSITION - window / 2), 0, positions - window).astype(np.int64)
@@ -205,7 +218,7 @@ def _draw_prompt(
     return _Drawn(
         kind=kind,
         window=window,
-        image=image,
+        image=crop.image,
         local=local,
         origin=local + place,
         box=(box + np.tile(shift, 2) - 0.5).astype(np.float32),

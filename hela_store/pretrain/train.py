@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,37 +35,12 @@ from hela_store.training.losses.decoder import decoder_loss
 from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import load_training, save_training
 
+from .config import PretrainConfig
 from .crops import PromptGroup, TrainingBatch, draw_batch
 from .muon import MuonAdamW
 from .sources import Source, dsb_sources, synthetic_sources
 
 SAVE_SECONDS = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """How ``nano`` is trained.
-
-    Attributes
-    ----------
-    steps : optimiser steps; stages follow from the share of steps done, see :func:`crop_sizes`
-    lr, weight_decay, warmup : of Muon and AdamW; cosine to a hundredth of ``lr``
-    seed : of weights, scenes and batches
-    scenes : drawn scenes in the pool
-    most : prompts a crop
-    ema : decay of the weight average
-    precision : of the encoder (torch's autocast) and of Muon's iteration; "float32" for CPUs without bfloat16 products
-    """
-
-    steps: int = 7000
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: int = 200
-    seed: int = 0
-    scenes: int = 1600
-    most: int = 12
-    ema: float = 0.998
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
 def crop_sizes(share: float, step: int) -> tuple[int, int]:

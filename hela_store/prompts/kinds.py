@@ -19,6 +19,14 @@ HEADLINE_PROMPTS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "mask")
 MIXED_PROMPTS: tuple[PromptKind, ...] = ("box", "point", "mask", "box+mask", "point+mask")
 
 
+IMAGE_FREE_PROMPTS: tuple[PromptKind, ...] = ("box", "box-exact", "point", "point-centre", "mask")
+"""Those that an answer without the image is made for."""
+
+
+NO_PROMPT = "none"
+"""Prompt kind of cells that were found without a prompt."""
+
+
 TRAINING_PROMPTS = (*MIXED_PROMPTS, "all")
 """What a decoder is tuned for; ``"all"``: one for all of them."""
 

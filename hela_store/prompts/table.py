@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from scipy import ndimage
 
 from hela_store.base.aliases import LabelArray
+from hela_store.base.checks import did_you_mean
 from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS, match_boxes
 from hela_store.images.labels import shared_pixels
@@ -77,8 +77,7 @@ def read_prompt_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> list
     names = table.column_names
     for name in names:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, COLUMNS)
             raise PromptError(f"{path}: unknown column {name!r}, expected {', '.join(COLUMNS)}{hint}")
     has_box, has_point = set(BOX_COLUMNS) <= set(names), {"x", "y"} <= set(names)
     if "frame" not in names or not (has_box or has_point):
@@ -120,8 +119,7 @@ class _Row:
 def _read_row(values: Mapping[str, Any], number: int, frames: Mapping[str, tuple[int, int]], where: str) -> _Row:
     frame = str(values["frame"])
     if frame not in frames:
-        near = difflib.get_close_matches(frame, frames, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(frame, frames)
         raise PromptError(f"{where}: there is no frame {frame!r}{hint}")
     sides = _numbers(values, BOX_COLUMNS, where)
     point = _numbers(values, ("x", "y"), where)
@@ -221,8 +219,7 @@ def match_prompts(
     for prompt in prompts:
         if prompt.cell is not None:
             if prompt.cell not in cells:
-                near = difflib.get_close_matches(prompt.cell, cells, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(prompt.cell, cells)
                 raise PromptError(f"row {prompt.row}: there is no cell {prompt.cell!r} in frame {prompt.frame}{hint}")
             matched[prompt.cell] = prompt
     free = {label: cell for cell, label in cells.items() if cell not in matched}

@@ -6,14 +6,14 @@ says what to do, never what was found: what was found (limits, cells, views) is 
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from hela_store.augment.ranges import AugmentRecipe
+from hela_store.base.checks import check_choice, check_range, did_you_mean
 from hela_store.base.files import digest
 from hela_store.errors import RecipeError, StoreError
 
@@ -25,6 +25,8 @@ TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 UNTRAINED = "untrained"
 """Takes the place of the checksum of nano's weights where this version ships none."""
 
+RECIPE_FILE = "store.toml"
+"""A folder that has one is a store."""
 ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
 Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
@@ -36,19 +38,6 @@ SplitMode = Literal["frames", "sequence", "folds"]
 
 # no user or key before the bucket, no query behind: credentials have no place in a recipe
 _S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()-]+)*")
-
-
-def _choice(value: str, allowed: Any, what: str) -> None:
-    names = get_args(allowed)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"{what} is {value!r}, expected one of {', '.join(names)}{hint}")
-
-
-def _range(value: float, low: float, high: float, what: str) -> None:
-    if not low <= value <= high:
-        raise RecipeError(f"{what} is {value}, expected {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +55,9 @@ class DatasetRecipe:
     channel: int | None = None
 
     def __post_init__(self) -> None:
-        _choice(self.reader, ReaderName, "dataset.reader")
-        _choice(self.labels, Labels, "dataset.labels")
-        _range(self.field_of_interest, 0, 10_000, "dataset.field_of_interest (px)")
+        check_choice(self.reader, ReaderName, "dataset.reader")
+        check_choice(self.labels, Labels, "dataset.labels")
+        check_range(self.field_of_interest, 0, 10_000, "dataset.field_of_interest (px)")
         if self.pixel_size_um is not None and not self.pixel_size_um > 0:
             raise RecipeError(f"dataset.pixel_size_um is {self.pixel_size_um}, expected a positive number")
 
@@ -98,15 +87,15 @@ class EncoderRecipe:
     cut: int | None = None
 
     def __post_init__(self) -> None:
-        _choice(self.architecture, Architecture, "encoder.architecture")
-        _choice(self.precision, Precision, "encoder.precision")
-        _choice(self.source, EmbeddingSource, "encoder.source")
+        check_choice(self.architecture, Architecture, "encoder.architecture")
+        check_choice(self.precision, Precision, "encoder.precision")
+        check_choice(self.source, EmbeddingSource, "encoder.source")
         if bool(self.adapter) != bool(self.adapter_sha256):
             raise RecipeError(
                 "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter` prints both"
             )
         if self.cut is not None:
-            _range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
+            check_range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
             if self.adapter:
                 raise RecipeError("tokens are cached of the encoder as it came; take encoder.adapter out of store.toml")
         if self.source:
@@ -147,9 +136,9 @@ class NormaliseRecipe:
     high: float = 99.8
 
     def __post_init__(self) -> None:
-        _choice(self.method, NormaliseMethod, "normalise.method")
-        _range(self.low, 0, 100, "normalise.low (percent)")
-        _range(self.high, 0, 100, "normalise.high (percent)")
+        check_choice(self.method, NormaliseMethod, "normalise.method")
+        check_range(self.low, 0, 100, "normalise.low (percent)")
+        check_range(self.high, 0, 100, "normalise.high (percent)")
         if self.low >= self.high:
             raise RecipeError(f"normalise.low ({self.low}) must be below normalise.high ({self.high})")
 
@@ -163,8 +152,8 @@ class ViewsRecipe:
 
     def __post_init__(self) -> None:
         if self.tile != 0:
-            _range(self.tile, 64, 4096, "views.tile (px; 0 for whole frames)")
-            _range(self.overlap, 0, self.tile - 1, "views.overlap (px)")
+            check_range(self.tile, 64, 4096, "views.tile (px; 0 for whole frames)")
+            check_range(self.overlap, 0, self.tile - 1, "views.overlap (px)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +169,8 @@ class ArraysRecipe:
     cache_mib: int = 0
 
     def __post_init__(self) -> None:
-        _choice(self.dtype, Literal["float16", "float32"], "arrays.dtype")
-        _range(self.cache_mib, 0, 1 << 30, "arrays.cache_mib")
+        check_choice(self.dtype, Literal["float16", "float32"], "arrays.dtype")
+        check_range(self.cache_mib, 0, 1 << 30, "arrays.cache_mib")
         if self.data and not _S3_URL.fullmatch(self.data):
             raise RecipeError(f'arrays.data is {self.data!r}, expected "s3://bucket/prefix", or "" for arrays.zarr')
 
@@ -207,11 +196,11 @@ class SplitRecipe:
     fold: int = 0
 
     def __post_init__(self) -> None:
-        _choice(self.mode, SplitMode, "split.mode")
-        _range(self.folds, 2, 1000, "split.folds")
-        _range(self.fold, 0, self.folds - 1, f"split.fold (of {self.folds})")
-        _range(self.val_share, 0, 0.5, "split.val_share")
-        _range(self.gap, 0, 10_000, "split.gap (frames)")
+        check_choice(self.mode, SplitMode, "split.mode")
+        check_range(self.folds, 2, 1000, "split.folds")
+        check_range(self.fold, 0, self.folds - 1, f"split.fold (of {self.folds})")
+        check_range(self.val_share, 0, 0.5, "split.val_share")
+        check_range(self.gap, 0, 10_000, "split.gap (frames)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +240,7 @@ def from_mapping(cls: type, values: dict[str, Any], where: str) -> Any:
     known = {f.name: f for f in fields(cls)}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            hint = did_you_mean(key, known) or f"; known: {', '.join(known)}"
             raise RecipeError(f"unknown key {key!r} in {where}{hint}")
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for key, default in _tables(cls).items():

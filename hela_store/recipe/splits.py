@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
+from hela_store.base.checks import did_you_mean
 from hela_store.base.files import digest
 from hela_store.errors import SplitError
 
@@ -185,8 +185,7 @@ def _sequences(text: str, known: Mapping[str, list[int]], what: str) -> set[str]
     names = {name.strip() for name in text.split(",") if name.strip()}
     for name in sorted(names):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, known)
             raise SplitError(f"{what} names sequence {name!r}, found {', '.join(sorted(known)) or 'none'}{hint}")
     return names
 

@@ -17,7 +17,7 @@ from hela_store.metrics.intervals import Interval, crossed_interval
 from .folder import RunInfo, list_runs
 
 
-def paired_change(before: Sequence[float], after: Sequence[float], frames: Sequence[str]) -> Interval:
+def paired_change(before: npt.ArrayLike, after: npt.ArrayLike, frames: Sequence[str]) -> Interval:
     """Compare two decoders on the same cells and prompts of the validation block.
 
     Cells of one frame are not independent, so whole frames are drawn again; a validation block is too short for blocks

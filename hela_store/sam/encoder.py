@@ -93,7 +93,7 @@ def encode(
         A single view does not fit; ``torch.compile`` does not work here.
     """
     try:
-        return _encode(encoder, views, (precision, cut, compiled))
+        return _encode(encoder, views, precision, cut, compiled=compiled)
     except torch.cuda.OutOfMemoryError as error:
         if len(views) == 1:
             raise RecipeError(
@@ -123,9 +123,13 @@ def _compiled_forward() -> Callable[[ImageEncoderViT, Tensor, int | None], Tenso
 
 @torch.inference_mode()
 def _encode(
-    encoder: ImageEncoderViT, views: Tensor | npt.NDArray[np.float32], how: tuple[str, int | None, bool]
+    encoder: ImageEncoderViT,
+    views: Tensor | npt.NDArray[np.float32],
+    precision: str,
+    cut: int | None,
+    *,
+    compiled: bool,
 ) -> Tensor:
-    precision, cut, compiled = how
     forward = _compiled_forward() if compiled else _forward
     device = next(encoder.parameters()).device
     x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))

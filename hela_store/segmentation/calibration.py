@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from hela_store.base.files import write_atomic
 from hela_store.errors import RunError
-from hela_store.runs.folder import RunInfo, list_runs
+from hela_store.runs.finished import find_finished
+from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
 
 from .config import DetectedConfig
@@ -81,13 +82,15 @@ def load_calibration(run: RunInfo) -> Calibration:
 def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None:
     """Return the latest calibration of these runs and this form, None where there is none.
 
-    ``config`` has the whole ids of the runs: see :func:`hela_store.segmentation.config.resolve_prompts`.
+    ``config`` has the whole ids of the runs: see :func:`hela_store.segmentation.resolve.resolve_prompts`.
     """
     names = ("checkpoint", "detector", "form")
-    for info in reversed(list_runs(store.path, KIND)):
-        if all(info.config.get(name) == getattr(config, name) for name in names):
-            return load_calibration(info)
-    return None
+
+    def same(info: RunInfo) -> bool:
+        return all(info.config.get(name) == getattr(config, name) for name in names)
+
+    info = find_finished(store.path, KIND, same)
+    return None if info is None else load_calibration(info)
 
 
 def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:

@@ -1,15 +1,12 @@
-"""Settings of a segmentation that is scored, and the runs that they name."""
+"""Settings of segmentations; the command line reads them too, so nothing heavy is imported here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
-from hela_store.detection.detect import threshold_of
-from hela_store.errors import RunError
-from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
-from hela_store.runs.folder import RunInfo, load_run
-from hela_store.sam.predict import check_window
-from hela_store.store.store import Store
+FORMS = ("box", "point", "mask")
+"""What of a detection the decoder can be given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,47 +36,23 @@ class DetectedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectedPrompts:
-    """Settings with every choice made, and the runs that they name.
+class SegmentConfig:
+    """How frames are segmented.
 
     Attributes
     ----------
-    config : the settings, with whole ids, a threshold and a window
-    checkpoint : the decoder that answers
-    detector : run of kind ``"detector"``, or of kind ``"detect"``
-    trained : the training run of the detector; None for imported detections
-    threshold : score from which a detection counts
-    window : positions along each side that a prompt reads at least
+    out : folder for the results
+    prompts : which detector, decoder, form of prompt, threshold, window and device, and whether cells that only the
+        frames before and after show are asked for; its split says nothing here
+    axis : letter of the axis of a stack whose positions are frames
+    channel : which channel, where there are several
+    overlay : whether a PNG with the outlines is written beside each label image
+    cache_dir : where official checkpoints are fetched to
     """
 
-    config: DetectedConfig
-    checkpoint: Checkpoint
-    detector: RunInfo
-    trained: RunInfo | None
-    threshold: float
-    window: int
-
-
-def resolve_prompts(store: Store, config: DetectedConfig) -> DetectedPrompts:
-    """Make every choice that the settings leave open; RunError where a run does not fit."""
-    checkpoint = resolve_checkpoint(store, config.checkpoint)
-    if checkpoint.key != store.key:
-        raise RunError(
-            f"run {checkpoint.name} adapted the encoder; to detect with it, set encoder.adapter in store.toml"
-        )
-    detector = load_run(store.path, config.detector, "detector" if config.detector == "latest" else None)
-    if detector.kind not in ("detector", "detect"):
-        raise RunError(f"run {detector.id} is of kind {detector.kind}, expected detector or detect")
-    trained: RunInfo | None = detector
-    if detector.kind == "detect":
-        if detector.parent is not None and detector.split not in (config.split, "all"):
-            raise RunError(
-                f"run {detector.id} looked at split {detector.split}, not at {config.split}; detect there first"
-            )
-        trained = None if detector.parent is None else load_run(store.path, detector.parent)
-    window = check_window(config.window or checkpoint.window)
-    threshold = threshold_of(detector) if config.threshold is None else config.threshold
-    chosen = replace(config, checkpoint=checkpoint.id, detector=detector.id, window=window, threshold=threshold)
-    return DetectedPrompts(
-        config=chosen, checkpoint=checkpoint, detector=detector, trained=trained, threshold=threshold, window=window
-    )
+    out: Path
+    prompts: DetectedConfig = DetectedConfig()
+    axis: str = "t"
+    channel: int | None = None
+    overlay: bool = True
+    cache_dir: Path | None = None

@@ -19,7 +19,8 @@ from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
 
 from .calibration import FAILURE, KIND, Calibration, find_calibration, fit
-from .config import DetectedConfig, DetectedPrompts, resolve_prompts
+from .config import DetectedConfig
+from .resolve import DetectedPrompts, resolve_prompts
 from .scores import DetectedResult, ScoredFrame, detected_result, judged_detections, score_frame, write_tables
 from .stored import segmented_frames
 

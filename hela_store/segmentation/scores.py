@@ -30,7 +30,7 @@ from hela_store.store.records import CellRecord
 
 from .assemble import FoundCell, prompt_of
 from .calibration import FAILURE, Calibration, report
-from .config import DetectedPrompts
+from .resolve import DetectedPrompts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,9 @@ from hela_store.images.rle import bbox
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
-from .config import DetectedConfig, resolve_prompts
+from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
+from .resolve import resolve_prompts
 from .segmenter import EncodedFrame, Segmenter, load_segmenter
 
 SETTINGS = "segment.json"
@@ -55,29 +56,6 @@ CELLS_SCHEMA = pa.schema(
         ("recovered", pa.bool_()),
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
-    """How frames are segmented.
-
-    Attributes
-    ----------
-    out : folder for the results
-    prompts : which detector, decoder, form of prompt, threshold, window and device, and whether cells that only the
-        frames before and after show are asked for; its split says nothing here
-    axis : letter of the axis of a stack whose positions are frames
-    channel : which channel, where there are several
-    overlay : whether a PNG with the outlines is written beside each label image
-    cache_dir : where official checkpoints are fetched to
-    """
-
-    out: Path
-    prompts: DetectedConfig = DetectedConfig()
-    axis: str = "t"
-    channel: int | None = None
-    overlay: bool = True
-    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

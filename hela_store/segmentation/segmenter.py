@@ -30,8 +30,8 @@ from hela_store.store.store import Store
 
 from .assemble import FoundCell, decode_detections, resolve
 from .calibration import Calibration, find_calibration
-from .config import DetectedPrompts
 from .recover import with_recovered
+from .resolve import DetectedPrompts
 
 
 @dataclass(frozen=True, kw_only=True)

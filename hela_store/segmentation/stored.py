@@ -27,8 +27,8 @@ from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 
 from .assemble import decode_detections, resolve
-from .config import DetectedPrompts
 from .recover import neighbours, with_recovered
+from .resolve import DetectedPrompts
 from .scores import SegmentedFrame
 
 

@@ -91,6 +91,24 @@ class CellRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class CellBox(_Record):
+    """Where a labelled cell is: what training reads of :class:`CellRecord`; px, frame, or of a variant px, view."""
+
+    cell: str
+    frame: str
+    label: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """``(x0, y0, x1, y1)`` px; x1 and y1 exclusive."""
+        return self.x0, self.y0, self.x1, self.y1
+
+
+@dataclass(frozen=True, slots=True)
 class ViewRecord(_Record):
     """A planned view: a row of :data:`~hela_store.store.tables.PLAN_SCHEMA`.
 

@@ -26,8 +26,8 @@ from hela_store.base.files import explain_os_errors, framed, fsync_path, write_a
 from hela_store.base.manifest import Sums
 from hela_store.base.parquet import parse_parquet
 from hela_store.base.text import first_line
-from hela_store.errors import StoreError
-from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
+from hela_store.errors import EMBED_FIRST, StoreError
+from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Entry, Ledger
@@ -44,10 +44,8 @@ if TYPE_CHECKING:
     from .pixels import Pixels
     from .truths import Truths
 
-RECIPE_FILE = "store.toml"
 READERS = 8
 NAMES_COMPARED = 10_000
-EMBED_FIRST = "run `hela-store embed`"
 WAY_OUT = "restore it, or make a new store"
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hela_store.errors import StoreError
+from hela_store.errors import EMBED_FIRST, StoreError
 
 from .arrays import embedding_dims
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings
     from .pixels import Pixels
     from .records import FrameRecord
-
-EMBED_FIRST = "run `hela-store embed`"
 
 
 def embeddings_dataset(

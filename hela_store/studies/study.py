@@ -16,18 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.base.progress import Progress, silent
-from hela_store.baselines.classical import ClassicalConfig, classical
-from hela_store.baselines.image_free import KINDS as IMAGE_FREE_KINDS
+from hela_store.baselines.classical import classical
+from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.baselines.image_free import image_free
-from hela_store.baselines.rows import NO_PROMPT
-from hela_store.baselines.unet import UnetConfig, score_unet, train_unet
+from hela_store.baselines.unet import score_unet, train_unet
 from hela_store.catalog import index as catalog
 from hela_store.errors import PromptError, RecipeError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
-from hela_store.prompts.kinds import MIXED_PROMPTS
+from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS, MIXED_PROMPTS, NO_PROMPT
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
@@ -146,7 +146,7 @@ def study(
     lines: list[tuple[str, str, Sequence[str], str | None]] = []
     for kind in config.prompts:
         for scored in SCORED_ON.get(kind, (kind,)):
-            lines += [("image-free", scored, [free], zero)] if scored in IMAGE_FREE_KINDS and free else []
+            lines += [("image-free", scored, [free], zero)] if scored in IMAGE_FREE_PROMPTS and free else []
             lines += [("zero-shot", scored, [zero], None)]
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
@@ -196,7 +196,7 @@ def _evaluated(
 
 
 def _image_free(store: Store, config: StudyConfig, progress: Progress) -> str | None:
-    prompts = tuple(kind for kind in config.scored if kind in IMAGE_FREE_KINDS)
+    prompts = tuple(kind for kind in config.scored if kind in IMAGE_FREE_PROMPTS)
     if not prompts:
         return None
     same = {"checkpoint": "image-free", "split": config.split, "prompt_seeds": config.prompt_seeds}

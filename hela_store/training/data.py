@@ -28,6 +28,7 @@ from hela_store.prompts.draw import cell_context
 from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
+from hela_store.store.records import CellBox, ViewRecord
 from hela_store.store.store import Store
 
 FINE = 512
@@ -69,7 +70,7 @@ class TrainingView:
     row : in the embeddings array
     rect : ``(x0, y0, width, height)`` px, frame; of an augmented variant ``(0, 0, width, height)`` px, view
     frame : id
-    cells : rows with ``cell``, ``label`` and a box; px, frame, of a variant px, view
+    cells : px, frame, of a variant px, view
     variant : 0 as acquired
     """
 
@@ -77,7 +78,7 @@ class TrainingView:
     row: int
     rect: Rect
     frame: str
-    cells: tuple[dict[str, Any], ...]
+    cells: tuple[CellBox, ...]
     variant: int = 0
 
     def label(self, store: Store) -> LabelArray:
@@ -135,35 +136,40 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
     """
     blocks, committed = store.blocks(), readable_views(store)
     frames = [frame for frame in store.frame_records() if blocks[frame] == split]
-    cells: dict[str, list[dict[str, Any]]] = {frame: [] for frame in frames}
-    names = ["cell", "frame", "label", "x0", "y0", "x1", "y1"]
-    for cell in store.cells_table().select(names).to_pylist():
-        if cell["frame"] in cells:
-            cells[cell["frame"]].append(cell)
+    cells: dict[str, list[CellBox]] = {frame: [] for frame in frames}
+    for cell in CellBox.of(store.cells_table()):
+        if cell.frame in cells:
+            cells[cell.frame].append(cell)
     table, found = store.views_table(), []
-    for row in table.filter(pc.less_equal(table["variant"], variants)).to_pylist():
-        if row["frame"] not in cells or row["view"] not in committed:
+    for view in ViewRecord.of(table.filter(pc.less_equal(table["variant"], variants))):
+        if view.frame not in cells or view.view not in committed:
             continue
-        if row["variant"]:
-            rect, inside = _of_variant(store, row)
+        if view.variant:
+            rect, inside = _of_variant(store, view)
         else:
-            rect = (row["x0"], row["y0"], row["width"], row["height"])
-            inside = [c for c in cells[row["frame"]] if holds_whole((c["x0"], c["y0"], c["x1"], c["y1"]), rect)]
+            rect, inside = view.rect, [cell for cell in cells[view.frame] if holds_whole(cell.box, view.rect)]
         if inside:
-            place = {"frame": row["frame"], "variant": row["variant"]}
             found.append(
-                TrainingView(view=row["view"], row=committed[row["view"]], rect=rect, cells=tuple(inside), **place)
+                TrainingView(
+                    view=view.view,
+                    row=committed[view.view],
+                    rect=rect,
+                    cells=tuple(inside),
+                    frame=view.frame,
+                    variant=view.variant,
+                )
             )
     if not found:
         raise SplitError(f"split {split!r} of {store.path} has no embedded view with a whole labelled cell; embed more")
     return found
 
 
-def _of_variant(store: Store, row: dict[str, Any]) -> tuple[Rect, list[dict[str, Any]]]:
+def _of_variant(store: Store, view: ViewRecord) -> tuple[Rect, list[CellBox]]:
     """Return a variant's rectangle and cells, in its own px."""
-    height, width = row["height"], row["width"]
-    cells = view_cells(store.truths.read(row["view"], (height, width), row["row"])[0])
-    return (0, 0, width, height), [cell | {"cell": f"{row['frame']}#{cell['label']}"} for cell in cells]
+    cells = view_cells(store.truths.read(view.view, view.shape, view.row)[0])
+    places = [{name: cell[name] for name in ("label", "x0", "y0", "x1", "y1")} for cell in cells]
+    found = [CellBox(cell=f"{view.frame}#{place['label']}", frame=view.frame, **place) for place in places]
+    return (0, 0, view.width, view.height), found
 
 
 def loader_workers(asked: int | None, device: torch.device, start_method: str | None) -> int:
@@ -228,19 +234,19 @@ class TrainingSteps(Dataset[TrainingStep]):
             view=view.view,
             embedding=self._opened[1](view.row),
             prompts=self._prompts(label, cells, view.rect, (self.seed, epoch, step)),
-            cells=tuple(cell["cell"] for cell in cells),
-            labels=torch.tensor([cell["label"] for cell in cells]),
+            cells=tuple(cell.cell for cell in cells),
+            labels=torch.tensor([cell.label for cell in cells]),
             truth=torch.from_numpy(fine_labels(label, view.rect)),
         )
 
     def _prompts(
-        self, label: LabelArray, cells: Sequence[dict[str, Any]], rect: Rect, key: tuple[int, int, int]
+        self, label: LabelArray, cells: Sequence[CellBox], rect: Rect, key: tuple[int, int, int]
     ) -> SamPrompts:
         kind = kind_of_step(self.prompt, generator("kind", *key))
         drawn = []
         for cell in cells:
-            context = cell_context(label, cell["label"], cell["cell"], (cell["x0"], cell["y0"], cell["x1"], cell["y1"]))
-            drawn.append(draw_training_prompt(generator("train", *key, cell["cell"]), kind, context))
+            context = cell_context(label, cell.label, cell.cell, cell.box)
+            drawn.append(draw_training_prompt(generator("train", *key, cell.cell), kind, context))
         return sam_prompts(drawn, rect)
 
 

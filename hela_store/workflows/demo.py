@@ -10,13 +10,16 @@ from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.runs.folder import RunInfo, list_runs
-from hela_store.store.store import RECIPE_FILE, Store
+from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-from .new import DATA_FOLDER, SYNTHETIC, NewConfig, SyntheticConfig, new
+from .new import DATA_FOLDER, new
+from .new_config import SYNTHETIC, NewConfig, SyntheticConfig
 
 SEQUENCE = SyntheticConfig(frames=24, shape=(512, 512), cells=32)
 PROMPTS = ("box", "point", "mask")

@@ -142,7 +142,8 @@ def test_outlines_are_smoother_than_with_the_nearest_label() -> None:
     def disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return ((x - 100) / 14) ** 2 + ((y - 90) / 10) ** 2 <= 1
 
-    ours, nearest = [], []
+    ours: list[float] = []
+    nearest: list[float] = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         variant = Variant(rotate=rng.uniform(10, 40), shift_x=rng.uniform(-3, 3), shift_y=rng.uniform(-3, 3))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hela_store.baselines.classical import ClassicalConfig, ClassicalParameters, classical, segment
+from hela_store.baselines.classical import ClassicalParameters, classical, segment
+from hela_store.baselines.config import ClassicalConfig
 from hela_store.baselines.image_free import image_free
 from hela_store.errors import PromptError, RecipeError
 from hela_store.evaluation.compare import compare

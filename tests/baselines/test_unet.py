@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from hela_store.baselines.unet import UnetConfig, result_of, trained, unet
+from hela_store.baselines.config import UnetConfig
+from hela_store.baselines.unet import result_of, trained, unet
 from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
 from hela_store.baselines.unet_labels import BACKGROUND, BORDER, IGNORED, NUCLEUS, TRIED, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities

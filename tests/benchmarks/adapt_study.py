@@ -16,32 +16,31 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tqdm import tqdm
+from hela_store_cli.output import bars
 
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.encoders import adapts_encoder, store_of
 from hela_store.evaluation.compare import compare
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import BLOCKS
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.studies.rows import study_row
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, source_of
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 PROMPT = "box"
 DECODER = "decoder"
-
-
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr, mininterval=20))
 
 
 def arms(blocks: int, rank: int) -> dict[str, dict[str, Any]]:
@@ -111,7 +110,7 @@ def score(store: Store, run: str | None, arguments: argparse.Namespace) -> dict[
     mine, seconds = store_of(store, info), 0.0
     if info is not None and adapts_encoder(info):
         report = embed(store, EmbedConfig(splits=("test",), adapter=run, device=arguments.device), progress=bars)
-        seconds = report.seconds / report.done_now if report.done_now else float("nan")
+        seconds = report.seconds / report.done_now if report.seconds and report.done_now else float("nan")
     config = EvaluateConfig(
         split="test", prompts=(PROMPT,), prompt_seeds=arguments.prompt_seeds, device=arguments.device
     )
@@ -128,9 +127,11 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, make, **about):  # type: ignore[no-untyped-def]
+    def get(self, make: Callable[[], dict[str, Any]], **about: Any) -> dict[str, Any]:
         """Return the row about this, made now if there is none."""
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        rows: list[dict[str, Any]] = (
+            [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        )
         for row in rows:
             if all(row.get(name) == value for name, value in about.items()):
                 return row
@@ -153,7 +154,7 @@ def run_arm(
     rows = []
     for seed in range(arguments.seeds):
         row = tuned(seed, lr)
-        rows.append(row | log.get(lambda row=row: score(store, row["run"], arguments), what="score", of=row["run"]))
+        rows.append(row | log.get(partial(score, store, row["run"], arguments), what="score", of=row["run"]))
     return rows
 
 

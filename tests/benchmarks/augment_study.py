@@ -19,24 +19,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from hela_store_cli.output import bars
 
-from hela_store.augment.ranges import AugmentRecipe, Elastic
+from hela_store.augment.ranges import Amplitude, AugmentRecipe, Elastic
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import SplitRecipe
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 BLOCK = 4
 RESAMPLES = 2000
 CELLS = "SELECT frame, cell, avg(iou) AS iou, avg(dice) AS dice FROM cell_metrics WHERE run = '{run}' GROUP BY ALL"
-
-
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr, mininterval=20))
 
 
 def make_store(out: Path, arguments: argparse.Namespace) -> Store:
@@ -51,7 +49,7 @@ def make_store(out: Path, arguments: argparse.Namespace) -> Store:
     return Store.open(path)
 
 
-def arm_store(store: Store, amplitude: str, most: int, few: str) -> Store:
+def arm_store(store: Store, amplitude: Amplitude, most: int, few: str) -> Store:
     """Return the store with an amplitude's variants and, where ``few`` is not "all", only so many training frames."""
     augment = AugmentRecipe(variants=most, frames="train", elastic=Elastic(amplitude=amplitude))
     recipe = replace(store.recipe, augment=augment)

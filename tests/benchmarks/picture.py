@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from score_nano import frame_pixels
 
 from hela_store.images.rle import decode_crop, paste
@@ -100,7 +101,7 @@ def draw_crop(axis: Axes, image: np.ndarray, label: np.ndarray, row: dict[str, A
         axis.plot(row["points"][0] - left, row["points"][1] - top, "+", color="yellow", ms=9)
     elif row["box"][0] is not None:
         x0, y0, x1, y1 = row["box"]
-        axis.add_patch(plt.Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow"))
+        axis.add_patch(Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow"))
     axis.set_title(f"{'zero-shot' if when == 'before' else 'tuned'} {row[when]:.2f}", fontsize=9)
 
 
@@ -125,15 +126,14 @@ def mended(store: Store, prompt: str) -> Figure:
     image, label = frame_pixels(store, frame)
     figure = plt.figure(figsize=(13, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, SHOWN + 2)
-    shown = [(figure.add_subplot(grid[:, :2]), None, "")]
+    whole = figure.add_subplot(grid[:, :2])
+    draw_frame(whole, image, label, [row for row in rows if row["frame"] == frame])
+    whole.axis("off")
     for k, row in enumerate(rows[:SHOWN]):
-        shown += [(figure.add_subplot(grid[i, 2 + k]), row, when) for i, when in enumerate(("before", "after"))]
-    for axis, row, when in shown:
-        if row is None:
-            draw_frame(axis, image, label, [r for r in rows if r["frame"] == frame])
-        else:
+        for i, when in enumerate(("before", "after")):
+            axis = figure.add_subplot(grid[i, 2 + k])
             draw_crop(axis, *frame_pixels(store, row["frame"]), row, when)
-        axis.axis("off")
+            axis.axis("off")
     return figure
 
 

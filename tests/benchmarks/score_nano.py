@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from hela_store_cli.output import bars
+from matplotlib.patches import Rectangle
 
 from hela_store.embedding.embed import embed
 from hela_store.errors import SplitError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.images.rle import decode_crop
 from hela_store.pretrain.sources import dsb_sources
 from hela_store.runs.folder import list_runs
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig
 
 KINDS = ("box-exact", "box", "point", "point-centre", "mask")
 TABLE = """
@@ -32,10 +34,6 @@ TABLE = """
            avg(is_empty::INT) AS empty, corr(predicted_iou, iou) AS corr
     FROM prompts JOIN predictions USING (run, prompt_id) WHERE run = '{run}' GROUP BY kind
 """
-
-
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr))
 
 
 def dsb_test_part(data: Path, out: Path) -> Path:
@@ -107,7 +105,7 @@ def sheet(store: Store, path: Path) -> None:
             axis.contour(view[1][cut] == label, [0.5], colors="lime", linewidths=1)
             if whole[cut].any():
                 axis.contour(whole[cut], [0.5], colors="magenta", linewidths=1)
-            axis.add_patch(plt.Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="0.6"))
+            axis.add_patch(Rectangle((x0 - left - 0.5, y0 - top - 0.5), x1 - x0, y1 - y0, fill=False, color="0.6"))
             axis.set_title(f"{what} {iou:.2f}", fontsize=8)
             axis.axis("off")
     figure.tight_layout()
@@ -115,8 +113,7 @@ def sheet(store: Store, path: Path) -> None:
 
 
 def frame_pixels(store: Store, frame: str) -> tuple[np.ndarray, np.ndarray]:
-    row = next(r for r in store.frames_table().to_pylist() if r["frame"] == frame)
-    return store.arrays.image(row["group"], row["row"]), store.arrays.label(row["group"], row["row"])
+    return store.pixels.image(frame), store.pixels.label(frame)
 
 
 def main() -> None:

@@ -27,13 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from hela_store_cli.output import bars
 
 from hela_store.base.executors import processes
 from hela_store.embedding.batches import Frames
 from hela_store.embedding.embed import embed
 from hela_store.evaluation.compare import compare
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.runs.folder import list_runs
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
@@ -43,7 +44,8 @@ from hela_store.studies.sweep import sweep
 from hela_store.training.config import FinetuneConfig, paper_preset
 from hela_store.training.data import TrainingStep, TrainingSteps
 from hela_store.training.losses.names import LOSSES
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 Arm = tuple[str, FinetuneConfig | None, int | None]
 """Name, how it is tuned (None: zero-shot), and the window it is scored with (None: the default, or as tuned)."""
@@ -63,12 +65,8 @@ WHERE run = '{run}' AND prompt = '{prompt}' AND NOT is_empty GROUP BY 1 ORDER BY
 """
 
 
-def bars(iterable, *, total, what):  # type: ignore[no-untyped-def]
-    return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr, mininterval=20))
-
-
 def choices(base: FinetuneConfig) -> list[Arm]:
-    one = {
+    one: dict[str, dict[str, Any]] = {
         "lr 3e-5": {"lr": 3e-5},
         "lr 1e-4": {"lr": 1e-4},
         "lr 1e-3": {"lr": 1e-3},
@@ -146,7 +144,7 @@ def scored(store: Store, checkpoint: str | None, window: int | None, arguments: 
         robustness=robust,
         window=window,
     )
-    same = {"checkpoint": checkpoint, "split": config.split, "prompt_seeds": config.prompt_seeds}
+    same: dict[str, Any] = {"checkpoint": checkpoint, "split": config.split, "prompt_seeds": config.prompt_seeds}
     same |= {"robustness": robust, "foreign": False, "prompts": list(config.prompts)}
     same |= {} if window is None else {"window": window}
     for run in reversed(list_runs(store.path, "robustness" if robust else "evaluate")):

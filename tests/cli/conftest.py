@@ -17,7 +17,7 @@ def finished(
 ) -> subprocess.CompletedProcess[str]:
     assert code in (None, found), f"{arguments}\n{out}\n{err}"
     assert "Traceback" not in err
-    return subprocess.CompletedProcess(arguments, found, out, err)
+    return subprocess.CompletedProcess(list(map(str, arguments)), found, out, err)
 
 
 @pytest.fixture
@@ -27,10 +27,9 @@ def run(tmp_path: Path) -> Run:
     def run(
         *arguments: object, folder: Path = tmp_path, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
+        settings: dict[str, str | None] = {"HELA_STORE": None, **extra}
         with contextlib.chdir(folder):
-            done = CliRunner().invoke(
-                main, [*map(str, arguments)], prog_name="hela-store", env={"HELA_STORE": None} | extra
-            )
+            done = CliRunner().invoke(main, [*map(str, arguments)], prog_name="hela-store", env=settings)
         return finished(arguments, done.exit_code, code, done.stdout, done.stderr)
 
     return run
@@ -43,7 +42,7 @@ def start(tmp_path: Path) -> Run:
     def start(
         *arguments: object, folder: Path = tmp_path, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        command = [COMMAND, *map(str, arguments)]
+        command = [str(COMMAND), *map(str, arguments)]
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=folder, env=environment(**extra), check=False, timeout=570
         )

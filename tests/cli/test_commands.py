@@ -84,8 +84,8 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
     assert "leave --clicks out" in run("evaluate", "--robustness", "--clicks", 3, folder=store.path, code=2).stderr
     mixed = ("--prompt", "detected", "--foreign")
     assert "not for --prompt detected" in run("evaluate", "--zero-shot", *mixed, folder=store.path, code=2).stderr
-    mixed = ("--prompt", "detected", "--prompts", "own.csv")
-    assert "--prompts is not for --prompt detected" in run("evaluate", *mixed, folder=store.path, code=2).stderr
+    own = ("--prompt", "detected", "--prompts", "own.csv")
+    assert "--prompts is not for --prompt detected" in run("evaluate", *own, folder=store.path, code=2).stderr
     before = len(list((store.path / "runs").iterdir()))
     wrong = ("--prompt", "point", "--prompt", "box", "--clicks", 2)
     assert "has no points" in run("finetune", *wrong, folder=store.path, code=1).stderr

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(root: Path, name: str, array: np.ndarray, **options: object) -> Path:
+def write(root: Path, name: str, array: np.ndarray, **options: Any) -> Path:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, array, **options)

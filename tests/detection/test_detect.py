@@ -11,10 +11,11 @@ import pyarrow.csv as pa_csv
 import pytest
 from detectors import QUICK
 
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.detect import detect, import_boxes, load_grid_head
 from hela_store.detection.evaluate import describe_boxes, evaluate_detections
 from hela_store.detection.rows import read_detections
-from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.detection.train import train_detector
 from hela_store.errors import PromptError, RecipeError, RunError, SplitError
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.runs.folder import latest

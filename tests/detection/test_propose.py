@@ -18,17 +18,18 @@ from hela_store.detection.targets import HEAD_POSITIONS, Targets, position_px, v
 from hela_store.images.boxes import box_iou
 from hela_store.images.geometry import tile_rectangles
 from hela_store.images.rle import decode
+from hela_store.store.records import CellBox
 
 SHAPE = (300, 420)
 
 
-def drawn(cells: list[tuple[int, int, int, int]]) -> tuple[np.ndarray, list[dict[str, int]]]:
+def drawn(cells: list[tuple[int, int, int, int]]) -> tuple[np.ndarray, list[CellBox]]:
     label, rows = np.zeros(SHAPE, np.int32), []
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for number, (x0, y0, x1, y1) in enumerate(cells, 1):
         inside = ((x - (x0 + x1 - 1) / 2) / (x1 - x0) * 2) ** 2 + ((y - (y0 + y1 - 1) / 2) / (y1 - y0) * 2) ** 2 <= 1
         label[inside] = number
-        rows.append({"label": number, "x0": x0, "y0": y0, "x1": x1, "y1": y1})
+        rows.append(CellBox(cell=f"f#{number}", frame="f", label=number, x0=x0, y0=y0, x1=x1, y1=y1))
     return label, rows
 
 

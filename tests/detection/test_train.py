@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.train import PATIENCE, DetectorConfig, train_detector
+from hela_store.detection.train import PATIENCE, train_detector
 from hela_store.embedding.record import threads
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run, partial_runs
@@ -56,7 +57,7 @@ def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInf
 
 @pytest.mark.parametrize("killed_at", [5, 6], ids=["between two validations", "before it was published"])
 def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunInfo, killed_at: int) -> None:
-    command = [sys.executable, "-c", KILLED, store.path, str(killed_at)]
+    command = [sys.executable, "-c", KILLED, str(store.path), str(killed_at)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (left,) = partial_runs(store.path)

@@ -12,9 +12,10 @@ import pytest
 
 from hela_store.augment.ranges import Elastic
 from hela_store.augment.variant import parse_variant
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
 from hela_store.detection.targets import HEAD_POSITIONS, grid_positions, position_px
-from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.detection.train import train_detector
 from hela_store.embedding.batches import Frames, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.plan import damped_share, make_plan
@@ -138,6 +139,7 @@ def test_training_streams_variants_of_training_frames_only(varied: Path) -> None
         frame, variant = frames[step.view]
         for i, label in enumerate(step.labels.tolist()):
             rows, columns = np.nonzero(step.truth.numpy() == label)
+            assert step.prompts.boxes is not None
             x0, _y0, _x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
             wide, high = columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
             assert abs(x0 - columns.min()) < 0.35 * wide and abs(y1 - rows.max() - 1) < 0.35 * high

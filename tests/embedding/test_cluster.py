@@ -153,7 +153,14 @@ def test_workers_here_or_there():
 def test_the_parent_is_killed_and_the_bytes_stay_the_same(store: Store, workers: int):
     before, entries = chunks(store), store.ledger().entries()
     forget(store, 6)
-    command = [Path(sys.executable).with_name("hela-store"), "embed", "-s", store.path, "--workers", str(workers)]
+    command = [
+        str(Path(sys.executable).with_name("hela-store")),
+        "embed",
+        "-s",
+        str(store.path),
+        "--workers",
+        str(workers),
+    ]
     job = subprocess.Popen(command, stderr=subprocess.PIPE)
     children = []
     while len(store.committed()) < 4 and job.poll() is None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from hela_store.errors import RecipeError, RunError
 from hela_store.evaluation.compare import compare
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.metrics.intervals import Interval, crossed_interval, frame_blocks, per_frame_weights
 from hela_store.runs.folder import load_run, new_run
 from hela_store.store.store import Store

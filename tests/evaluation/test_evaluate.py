@@ -10,7 +10,8 @@ import zarr
 from scipy import ndimage
 
 from hela_store.errors import PromptError, RunError, SplitError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.images.rle import decode_crop
 from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store
@@ -96,6 +97,7 @@ def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None
         is result.prompts["mask"].oracle_iou
         is None
     )
+    assert result.prompts["point"].oracle_iou is not None
     assert result.prompts["point"].oracle_iou > result.prompts["point"].mean_iou
     bins = {name: part for name, part in result.subsets["mask"].items() if name.startswith("prompt IoU")}
     assert sum(part.n for part in bins.values()) == sum(0.4 <= own < 0.9 for own, _ in rows) > 0

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hela_store.errors import RunError, SplitError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store

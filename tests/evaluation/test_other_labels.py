@@ -19,7 +19,8 @@ from hela_store.errors import DatasetError, RunError
 from hela_store.evaluation.other_labels import score
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig
 
 SHAPE = (60, 90)
 
@@ -55,7 +56,7 @@ def gold_store(tmp_path: Path) -> Store:
 
 def imitate(store: Store, split: str = "test") -> str:
     """Publish a run whose masks are the store's own labels."""
-    truth = pixels(store, "01/t005")[1]
+    truth = pixels(store, "01/t005")[1].astype(np.int32)
     run = segment_split(store, split, lambda image: truth, "imitation", silent)
     return write_run(store, {"split": split, "checkpoint": "imitation"}, run, label=split).run
 

@@ -7,7 +7,7 @@ from segment_anything import sam_model_registry
 
 from hela_store.errors import RunError
 from hela_store.exchange.checkpoint import export_checkpoint
-from hela_store.recipe.recipe import EncoderRecipe, encoder_key
+from hela_store.recipe.recipe import Architecture, EncoderRecipe, encoder_key
 from hela_store.runs.folder import new_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder, SamPrompts, build_decoder, load_decoder, save_decoder
@@ -43,7 +43,7 @@ def test_nano_becomes_a_file_that_a_new_store_takes(store: Store, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["vit_b"])
-def test_a_registry_loads_what_was_tuned(store: Store, tmp_path: Path, architecture: str) -> None:
+def test_a_registry_loads_what_was_tuned(store: Store, tmp_path: Path, architecture: Architecture) -> None:
     torch.manual_seed(1)
     stock = sam_model_registry[architecture]()
     torch.save(stock.state_dict(), tmp_path / "stock.pth")

@@ -27,17 +27,20 @@ from segment_anything import SamPredictor, sam_model_registry
 
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import CheckpointError, HelaError, RecipeError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import MicroSamImport, import_micro_sam
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.recipe.recipe import EncoderRecipe
-from hela_store.segmentation.segment import SegmentConfig, segment
+from hela_store.segmentation.config import SegmentConfig
+from hela_store.segmentation.segment import segment
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 FRAMES = 3
 Pixels = npt.NDArray[Any]
@@ -107,8 +110,8 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def features(made: Path) -> Pixels:
-    found: Pixels = zarr.open_group(made / "embeddings.zarr", mode="r")["features"][:]
-    return found
+    found = zarr.open_array(made / "embeddings.zarr", path="features", mode="r")
+    return np.asarray(found[:])
 
 
 def brought(made: Path, store: Store) -> Store:
@@ -317,7 +320,7 @@ def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store) ->
     expected = brought(made, store)
     base = shutil.copytree(made / "store", tmp_path / "base")
     script = Path(__file__).parents[1] / "helpers/narrow_vit_b.py"
-    command = [sys.executable, script, base, made / "embeddings.zarr", "3"]
+    command = [sys.executable, str(script), str(base), str(made / "embeddings.zarr"), "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     committed = []

@@ -1,6 +1,7 @@
 """The ome-zarr library opens what is written, and its models validate it against the specification."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,11 @@ from hela_store.store.store import Store
 
 def level(path: Path, name: str, number: int) -> np.ndarray:
     group = zarr.open_group(path / "labels" / name, mode="r")
-    return np.asarray(group[group.attrs["ome"]["multiscales"][0]["datasets"][number]["path"]])
+    return np.asarray(group[ome(group)["multiscales"][0]["datasets"][number]["path"]])
+
+
+def ome(group: zarr.Group) -> Any:
+    return group.attrs["ome"]
 
 
 def test_frames_labels_and_predictions_come_back(scored: Path, tmp_path: Path) -> None:
@@ -44,11 +49,11 @@ def test_frames_labels_and_predictions_come_back(scored: Path, tmp_path: Path) -
         plane = planes[run]
         answers = run_labels(store, run, "box")
         for row, label in answers:
-            numbers = [0, *(int(answer.id.split("#")[1]) for answer in answers.answers[row["frame"]])]
-            np.testing.assert_array_equal(plane[row["row"]], np.array(numbers)[label])
-            overlap = (plane[row["row"]] > 0) & (planes["truth"][row["row"]] > 0)
-            assert (plane[row["row"]] == planes["truth"][row["row"]])[overlap].mean() > 0.8
-        seen = [row["row"] for row, _ in answers]
+            numbers = [0, *(int(answer.id.split("#")[1]) for answer in answers.answers[row.frame])]
+            np.testing.assert_array_equal(plane[row.row], np.array(numbers)[label])
+            overlap = (plane[row.row] > 0) & (planes["truth"][row.row] > 0)
+            assert (plane[row.row] == planes["truth"][row.row])[overlap].mean() > 0.8
+        seen = [row.row for row, _ in answers]
         assert plane[seen].any(axis=(1, 2)).all() and not np.delete(plane, seen, 0).any()
         half = level(path, run, 1)
         assert set(np.unique(half)) <= set(np.unique(plane))
@@ -58,8 +63,9 @@ def test_the_metadata_is_what_the_specification_asks(scored: Path, tmp_path: Pat
     run = list_runs(scored, "evaluate")[0].id
     path = export_ome_zarr(Store.open(scored), [run], tmp_path, prompt="point").images["01"]
     group = zarr.open_group(path, mode="r")
-    assert group.metadata.zarr_format == 3 and group.attrs["ome"]["version"] == "0.5"
+    assert group.metadata.zarr_format == 3 and ome(group)["version"] == "0.5"
     image = Image.from_zarr(group)
+    assert image.labels is not None
     assert sorted(image.labels.ome_attributes.labels) == sorted(["truth", run])
     for name in ("truth", run):
         label = ImageLabel.from_zarr(zarr.open_group(path / "labels" / name, mode="r"))

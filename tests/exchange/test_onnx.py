@@ -38,7 +38,7 @@ def feed(embedding: torch.Tensor, prompts: SamPrompts) -> dict[str, Any]:
     """Write prompts the way segment-anything's own ONNX export wants them."""
     count = len(prompts)
     coords, labels = [torch.zeros(count, 0, 2)], [torch.zeros(count, 0)]
-    if prompts.points is not None:
+    if prompts.points is not None and prompts.point_labels is not None:
         coords, labels = [*coords, prompts.points], [*labels, prompts.point_labels]
         if prompts.boxes is None:
             coords, labels = [*coords, torch.zeros(count, 1, 2)], [*labels, torch.full((count, 1), -1.0)]

@@ -40,7 +40,8 @@ from hela_store.errors import HelaError
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.sam import decoder, nano
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 DONE, FAULTS, REFUSED, BUG = 0, 1, 3, 4
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hela_store.detection.train import DetectorConfig
+from hela_store.detection.config import DetectorConfig
 
 QUICK = DetectorConfig(steps=60, batch=2, workers=0, evaluate_every=30, device="cpu")

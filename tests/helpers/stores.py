@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from hela_store.store.store import Store
 
@@ -24,5 +25,5 @@ def forget(store: Store, views: int, chunks_too: bool = True) -> list[int]:
     return rows
 
 
-def changed(store: Store, **parts) -> Store:
+def changed(store: Store, **parts: Any) -> Store:
     return Store(store.path, replace(store.recipe, **parts))

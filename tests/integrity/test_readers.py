@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 
 from hela_store.base.files import write_atomic
-from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.detection.config import DetectorConfig
+from hela_store.detection.train import train_detector
 from hela_store.embedding.plan import make_plan
 from hela_store.errors import HelaError, RunError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.runs.folder import load_run
 from hela_store.runs.info import MANIFEST

@@ -12,7 +12,8 @@ from hela_store.base.locks import embed_lock
 from hela_store.base.rng import generator
 from hela_store.embedding.plan import make_plan
 from hela_store.errors import RunError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.integrity.verify import VerifyConfig, tolerance, verify
 from hela_store.store.arrays import EMBEDDING_SHAPE, Arrays
 from hela_store.store.ledger import Entry, view_digest

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hela_store.errors import DatasetError, RunError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.sequences import run_labels, sequence_scores
 from hela_store.exchange.ctc import export_ctc
 from hela_store.images.assemble import Answer, assemble

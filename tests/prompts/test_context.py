@@ -63,7 +63,7 @@ def test_the_distance_is_that_to_the_nearest_pixel_of_the_other_kind(mask: np.nd
     found = signed_distance(mask)
     assert np.array_equal(found > 0, mask)
     if mask.any() and not mask.all():
-        rows, columns = np.indices(mask.shape)
+        rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
         for row, column in np.ndindex(mask.shape):
             other = mask != mask[row, column]
             nearest = np.hypot(rows[other] - row, columns[other] - column).min() - 0.5

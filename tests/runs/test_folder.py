@@ -92,7 +92,7 @@ def test_configurations_of_all_kinds_become_json(tmp_path: Path) -> None:
         lr: float
         betas: tuple[float, ...]
 
-    config = {"optimiser": Optimiser(1e-3, (0.9, float("inf"))), "path": tmp_path}
+    config: dict[Any, object] = {"optimiser": Optimiser(1e-3, (0.9, float("inf"))), "path": tmp_path}
     config |= {"n": np.int64(3), "w": np.arange(2), 7: None}
     run = new_run(tmp_path, "evaluate", config)
     expected = {"optimiser": {"lr": 1e-3, "betas": [0.9, None]}, "path": str(tmp_path)}

@@ -8,9 +8,10 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
-from hela_store.sam import nano
+from hela_store.sam.decoder import build_decoder
 from hela_store.sam.encoder import encode, pick_device, preprocess
 from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD
+from hela_store.sam.nano import load_nano
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def views(*shape):
 
 
 def test_preprocess_is_what_sams_predictor_does(tiny):
-    decoder = nano.build_decoder("nano")
+    decoder = build_decoder("nano")
     sam = Sam(tiny, decoder.prompt_encoder, decoder.mask_decoder, list(PIXEL_MEAN), list(PIXEL_STD))
     grey = views(70, 110).astype(np.uint8)
     big = ResizeLongestSide(1024).apply_image(np.repeat(grey[..., None], 3, axis=2))
@@ -110,7 +111,7 @@ def test_cuda_agrees_with_the_cpu(tiny):
         pytest.skip("no CUDA device")
     grey = views(2, 48, 64)
     exact = encode(tiny, grey)
-    there = encode(nano.load_nano().image_encoder.to("cuda"), grey)
-    assert torch.allclose(there, encode(nano.load_nano().image_encoder, grey), atol=1e-3)
+    there = encode(load_nano().image_encoder.to("cuda"), grey)
+    assert torch.allclose(there, encode(load_nano().image_encoder, grey), atol=1e-3)
     assert torch.allclose(encode(tiny.to("cuda"), grey), exact, atol=1e-3)
     tiny.to("cpu")

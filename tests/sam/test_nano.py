@@ -11,12 +11,14 @@ import torch
 from hela_store.base.rng import generator
 from hela_store.embedding.embed import embed
 from hela_store.errors import CheckpointError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.sam import nano
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.encoder import encode
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig
 
 # of the view below; made with torch 2.14 on x86-64
 REFERENCE = (0.616, 0.563, 0.486, 0.674, -0.451, -0.299, -0.359, -0.441) + (

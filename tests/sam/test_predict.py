@@ -87,9 +87,11 @@ def test_logits_of_a_first_pass_come_back_where_they_were() -> None:
 def test_prompts_reach_sams_input_pixel_by_pixel() -> None:
     rect = (100, 50, 512, 512)
     prompt = Prompt(kind="box", box=np.array([100.0, 50.0, 612.0, 562.0]))
-    assert sam_prompts([prompt], rect).boxes.tolist() == [[-0.5, -0.5, 1023.5, 1023.5]]
+    boxes = sam_prompts([prompt], rect).boxes
+    assert boxes is not None and boxes.tolist() == [[-0.5, -0.5, 1023.5, 1023.5]]
     point = Prompt(kind="point", points=np.array([[100.0, 51.0]]), point_labels=np.array([1]))
-    assert sam_prompts([point], rect).points.tolist() == [[[0.5, 2.5]]]
+    points = sam_prompts([point], rect).points
+    assert points is not None and points.tolist() == [[[0.5, 2.5]]]
 
 
 def test_a_cell_is_one_piece_the_one_that_was_asked_for() -> None:

@@ -17,9 +17,9 @@ from hela_store.errors import DatasetError, RunError, StoreError
 from hela_store.runs.folder import load_run, new_run
 from hela_store.segmentation.assemble import FoundCell, resolve
 from hela_store.segmentation.calibration import expected_error, fit, load_calibration, report
-from hela_store.segmentation.config import DetectedConfig
+from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 from hela_store.segmentation.evaluate import calibrate, evaluate_detected
-from hela_store.segmentation.segment import SegmentConfig, segment
+from hela_store.segmentation.segment import segment
 from hela_store.store.store import Store
 
 LOW = DetectedConfig(threshold=0.2, device="cpu")

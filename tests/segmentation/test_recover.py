@@ -22,8 +22,9 @@ from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.embedding.record import threads
 from hela_store.errors import StoreError
 from hela_store.images.rle import encode
-from hela_store.segmentation.config import DetectedConfig, resolve_prompts
-from hela_store.segmentation.segment import SegmentConfig, segment
+from hela_store.segmentation.config import DetectedConfig, SegmentConfig
+from hela_store.segmentation.resolve import resolve_prompts
+from hela_store.segmentation.segment import segment
 from hela_store.segmentation.segmenter import Segmenter, load_segmenter
 from hela_store.segmentation.stored import segmented_frames
 from hela_store.store.store import Store
@@ -78,7 +79,7 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     monkeypatch.setattr(Segmenter, "look", counted)
     straight = segment(detector_store, [frames], SegmentConfig(out=tmp_path / "straight", prompts=RECOVER))
     assert len(looks) == straight.frames == COUNT  # each is encoded once
-    command = [sys.executable, "-c", KILLED, detector_store.path, frames, tmp_path / "killed"]
+    command = [sys.executable, "-c", KILLED, str(detector_store.path), str(frames), str(tmp_path / "killed")]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     again = segment(detector_store, [frames], SegmentConfig(out=tmp_path / "killed", prompts=RECOVER))
@@ -133,7 +134,7 @@ def test_what_neighbours_show_is_found(detector_store: Store) -> None:
 def test_detections_are_read_back_to_the_bit() -> None:
     boxes = np.array([[1 / 3, 2.5, 7.1, 9], [4, 4, 8, 8]])
     mask = encode(np.ones((3, 4), bool), (2, 5), (20, 30))
-    found = replace(from_boxes(boxes, [0.7, 1 / 7], [[1 / 9, 3], [5, 5]]), masks=(mask, None))
+    found = replace(from_boxes(boxes, [0.7, 1 / 7], [[1 / 9, 3.0], [5.0, 5.0]]), masks=(mask, None))
     back = from_rows(pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA).to_pylist())
     assert all(np.array_equal(getattr(found, name), getattr(back, name)) for name in ("boxes", "scores", "points"))
     assert back.masks == found.masks and len(from_rows([])) == 0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hela_store.detection.detect import detect
-from hela_store.segmentation.config import DetectedConfig, resolve_prompts
+from hela_store.segmentation.config import DetectedConfig
+from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.segmentation.scores import SegmentedFrame
 from hela_store.segmentation.stored import segmented_frames
 from hela_store.store.arrays import Arrays

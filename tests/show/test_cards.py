@@ -69,8 +69,6 @@ def test_cards_show_truth_prompt_and_prediction(scored: Path) -> None:
         assert 0 < middle[0] < card.width and 0 < middle[1] < card.height
         if row["kind"] == "point":
             (x, y, kind), *_ = card.points
-            crop = crop_around(
-                (row["x0"], row["y0"], row["x1"], row["y1"]), store.arrays.image(row["group"], row["row"]).shape
-            )
-            label = store.arrays.label(row["group"], row["row"], crop)
+            crop = crop_around((row["x0"], row["y0"], row["x1"], row["y1"]), store.pixels.image(row["frame"]).shape)
+            label = store.pixels.label(row["frame"], crop)
             assert kind == 1 and label[int(y), int(x)] == row["label"]

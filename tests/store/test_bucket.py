@@ -140,7 +140,7 @@ def test_killed_and_started_again(remote: Store, line: SlowLine):
     before, entries = objects(remote), remote.ledger().entries()
     forget(remote, 5)
     line.delay = 0.02
-    command = [Path(sys.executable).with_name("hela-store"), "embed", "-s", remote.path]
+    command = [str(Path(sys.executable).with_name("hela-store")), "embed", "-s", str(remote.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         while len(remote.committed()) < 5 and job.poll() is None:
             pass
@@ -189,7 +189,7 @@ def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, mon
 def test_damage_is_found_and_repaired(remote: Store, client):
     before = objects(remote)
     names = [f"fluo/{remote.arrays.chunk_name(remote.key, row)}" for row in range(5)]
-    data = [before[name.rpartition("/")[2]] for name in names]
+    data = [before[name.rpartition("/")[2]] or b"" for name in names]
     client.delete_object(Bucket="cells", Key=names[0])
     client.put_object(Bucket="cells", Key=names[1], Body=data[1][: len(data[1]) // 2])
     client.put_object(Bucket="cells", Key=names[2], Body=data[2][:5000] + bytes([data[2][5000] ^ 1]) + data[2][5001:])
@@ -243,7 +243,7 @@ def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.Mo
         store = Store.open(remote.path)
         with pytest.raises(StoreError, match=rf"refused \({code}; renew the credentials") as caught:
             store.arrays.storage.read("zarr.json")
-        command = [Path(sys.executable).with_name("hela-store"), "--traceback", "embed", "-s", remote.path]
+        command = [str(Path(sys.executable).with_name("hela-store")), "--traceback", "embed", "-s", str(remote.path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         server.shutdown()
     assert done.returncode == 1

@@ -52,6 +52,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
         for run in (load_run(store.path, r).checkpoint or "" for r in tuned.runs)
     ] == [0, 1]
     zero = first.rows[1]
+    assert zero.free_iou is not None
     assert tuned.gain is not None and tuned.gain.per_cell.mean == pytest.approx(tuned.iou - zero.iou)
     assert zero.gain is None and first.rows[0].over_free == pytest.approx(0) and first.rows[0].skill == pytest.approx(0)
     assert zero.free_iou == pytest.approx(first.rows[0].iou) and zero.skill == pytest.approx(

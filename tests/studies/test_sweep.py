@@ -20,7 +20,7 @@ from hela_store.errors import ClusterError, PromptError, RecipeError
 from hela_store.runs.folder import load_run, partial_runs, run_ids
 from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
-from hela_store.studies.sweep import finished, grid, sweep
+from hela_store.studies.sweep import SweepRow, finished, grid, sweep
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding
@@ -70,7 +70,7 @@ def test_a_killed_sweep_goes_on_and_loses_no_row(store: Store) -> None:
             time.sleep(0.02)
     assert victim.returncode == -signal.SIGKILL, "it finished before it could be killed"
     (done,) = run_ids(store.path)
-    told = []
+    told: list[SweepRow] = []
     rows = sweep(store, BASE, {"lr": [1e-3], "seed": [0, 1]}, report=told.append)
     assert rows == told and [row.choices for row in rows] == [{"lr": 1e-3, "seed": s} for s in (0, 1)]
     assert rows[0].run == done and sorted(row.run for row in rows) == run_ids(store.path)
@@ -98,6 +98,7 @@ def test_side_by_side_killed_and_gone_on_with_every_point_runs_once(store: Store
     """SIGKILL of the parent ends its processes too; the same grid then does what is left, and nothing twice."""
     (tmp_path / "jobs.py").write_text(JOBS)
     command = [sys.executable, str(tmp_path / "jobs.py"), str(store.path)]
+    helpers: list[psutil.Process] = []
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:

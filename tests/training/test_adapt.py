@@ -25,7 +25,8 @@ from hela_store.embedding.encoders import store_of, variant_of
 from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import CheckpointError, RecipeError, RunError, StoreError
 from hela_store.evaluation.checkpoint import checkpoint_of
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.recipe.recipe import parse_recipe
@@ -247,6 +248,7 @@ def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[
     store, run = Store.open(path), load_run(path, name)
     source, mine = store.with_encoder(cut=3), variant_of(store, adapter=name)
     learner = new_learner(source, ENCODER, CPU, init=None).eval()
+    assert learner.encoder is not None
     set_learned(learner.encoder, load_file(run.path / "adapter.safetensors"))
     read = ViewReader(source)
     for row in mine.committed().values():

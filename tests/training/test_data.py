@@ -14,6 +14,7 @@ def steps(store: Store, first: int = 0, seed: int = 0, prompt: str = "box") -> T
 
 
 def same(a: TrainingStep, b: TrainingStep) -> bool:
+    assert a.prompts.boxes is not None and b.prompts.boxes is not None
     return a.view == b.view and a.cells == b.cells and torch.equal(a.prompts.boxes, b.prompts.boxes)
 
 
@@ -41,16 +42,18 @@ def test_every_view_of_the_block_comes_once_an_epoch_and_no_other(embedded) -> N
 def test_truth_lies_where_the_prompt_points(embedded, prompt: str) -> None:
     store = Store.open(embedded)
     step = steps(store, prompt=prompt)[0]
+    assert getattr(step.prompts, {"box": "boxes", "point": "points", "mask": "masks"}[prompt]) is not None
     for i, label in enumerate(step.labels.tolist()):
         rows, columns = np.nonzero(step.truth.numpy() == label)
-        if prompt == "point":
+        if step.prompts.points is not None:
             x, y = (step.prompts.points[i, 0].numpy() + 0.5) / 2
             assert step.truth[int(y), int(x)] == label
-        elif prompt == "box":
+        elif step.prompts.boxes is not None:
             x0, _y0, _x1, y1 = (step.prompts.boxes[i].numpy() + 0.5) / 2
             wide, high = columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
             assert abs(x0 - columns.min()) < 0.3 * wide and abs(y1 - rows.max() - 1) < 0.3 * high
         else:
+            assert step.prompts.masks is not None
             mask = step.prompts.masks[i, 0].numpy().repeat(2, 0).repeat(2, 1) > 0
             truth = step.truth.numpy() == label
             assert (mask & truth).sum() / (mask | truth).sum() > 0.3

@@ -105,8 +105,8 @@ def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_
     other, calls = Store.open(tmp_path / "other"), []
     adam, score = torch.optim.AdamW.step, importlib.import_module("hela_store.training.finetune").answer
 
-    def interrupted(real, at):  # type: ignore[no-untyped-def]
-        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def interrupted(real, at):
+        def call(*args, **kwargs):
             result = real(*args, **kwargs)
             calls.append(real)
             if calls.count(real) == at:
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
 ) -> None:
     real = module.step_loss
 
-    def poisoned(decoder, batch, config):  # type: ignore[no-untyped-def]
+    def poisoned(decoder, batch, config):
         loss, iou = real(decoder, batch, config)
         return (loss * float("nan") if batch.step == 3 else loss), iou
 

@@ -118,7 +118,7 @@ def test_focal_loss_is_cross_entropy_at_one_half_and_less_where_sure() -> None:
 
 
 @pytest.mark.parametrize("loss", [*EXTRA.values(), dice_loss, focal_loss, cross_entropy], ids=lambda f: f.__name__)
-def test_gradients(loss) -> None:  # type: ignore[no-untyped-def]
+def test_gradients(loss) -> None:
     logits, target = example(3)
     part = logits[:, :1, 2:11, 3:12].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, target[:, :1, 2:11, 3:12]), part, atol=1e-5, fast_mode=True)

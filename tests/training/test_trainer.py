@@ -135,6 +135,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_at_the_last_good_weights(tm
     state, folder = new_training(), opened(tmp_path)
     state.resume(folder)
     assert state.step == 2 and all(torch.isfinite(value).all() for value in state.weights().values())
+    assert isinstance(state.network.weight, torch.nn.Parameter)
     state.network.weight.register_hook(lambda grad: grad * float("inf"))
     trainer = Trainer(state=state, plan=PLAN, task=Task(scores=[]), folder=folder)
     with pytest.raises(RunError, match=r"the gradient became .* at step 2 \(batch 2\)"):

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from hela_store_cli.main import main
 
 from hela_store.errors import RecipeError, RunError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.prompts.kinds import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.runs.default import best_run, default_run, paired_change
 from hela_store.runs.folder import load_run, partial_runs
@@ -40,6 +41,7 @@ def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
     given = SamPrompts(boxes=torch.zeros(2, 4))
     for _ in range(30):
         again = corrected_prompts(given, logits, truth, origins, rng)
+        assert again.points is not None and again.point_labels is not None and again.masks is not None
         assert again.boxes is given.boxes and again.masks.shape == (2, 1, 32, 32) and again.masks.max() <= 12
         assert again.point_labels[0, 0] == -1, "nothing was wrong with the first"
         x, y = ((again.points[1, 0] + 0.5) / 2 - 8 * origins[1]).tolist()
@@ -48,7 +50,8 @@ def test_a_second_pass_clicks_where_the_first_was_wrong() -> None:
         elif again.point_labels[1, 0] == 0:
             assert 40 <= x < 48 and 20 <= y < 40
     points = SamPrompts(points=torch.ones(2, 1, 2), point_labels=torch.ones(2, 1))
-    assert corrected_prompts(points, logits, truth, origins, rng).points.shape == (2, 2, 2)
+    more = corrected_prompts(points, logits, truth, origins, rng).points
+    assert more is not None and more.shape == (2, 2, 2)
 
 
 @pytest.mark.parametrize("prompt", TRAINING_PROMPTS)
@@ -260,8 +263,8 @@ def test_a_run_knows_which_is_higher_on_the_same_validation_cells(store: Store) 
     assert best_run(store.path, load_run(store.path, point.run))[0].id == point.run, "judged on other prompts"
     how = ["--steps", "4", "--lr", "1e-4", "--cells", "2", "--evaluate-every", "2", "--validation-cells", "3"]
     how += ["--window", "8", "--workers", "0"]
-    result = CliRunner().invoke(main, ["finetune", "-s", str(store.path), *how])
-    assert result.exit_code == 0 and f"though {highest.run} is higher" in result.output
+    done = CliRunner().invoke(main, ["finetune", "-s", str(store.path), *how])
+    assert done.exit_code == 0 and f"though {highest.run} is higher" in done.output
 
 
 def test_clicks_feed_back_and_the_curves_are_a_kind_of_their_own(store: Store) -> None:

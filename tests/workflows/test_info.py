@@ -12,7 +12,8 @@ from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
 from hela_store.workflows.info import info
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 
 def test_before_the_first_embed(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hela_store.errors import CheckpointError, DatasetError, RecipeError, SplitE
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, NormaliseRecipe, Recipe, SplitRecipe, parse_recipe
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.store import Store
-from hela_store.workflows.new import NewConfig, NewEncoder, NewSplit, NewTiles, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, NewEncoder, NewSplit, NewTiles, SyntheticConfig
 
 SMALL = SyntheticConfig(frames=12, shape=(96, 128), cells=6)
 
@@ -91,7 +92,7 @@ def test_what_fails_leaves_nothing(
         pytest.skip("drawn as asked for")
     dataset = "synthetic" if synthetic else str(drawn)
     with pytest.raises(error, match=words):
-        new(tmp_path / "s", NewConfig.of(**({"dataset": dataset, "synthetic": SMALL} | choices)))  # type: ignore[arg-type]
+        new(tmp_path / "s", NewConfig.of(**({"dataset": dataset, "synthetic": SMALL} | choices)))
     assert not (tmp_path / "s").exists()
 
 

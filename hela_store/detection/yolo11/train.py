@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from hela_store.base.progress import Progress, silent
 from hela_store.base.tensors import in_order
 from hela_store.catalog import index as catalog
 from hela_store.detection.box_scores import FramePairs
+from hela_store.detection.config import YoloConfig
 from hela_store.detection.detections import Detections, from_boxes, join, merge_tiles
 from hela_store.detection.frames import box_pairs, scorable_frames, truths
 from hela_store.detection.propose import LEAST_SCORE, MOST
 from hela_store.detection.train import KIND, DetectorResult, chosen
-from hela_store.errors import ExtraError, RecipeError, RunError
+from hela_store.errors import ExtraError, RunError
 from hela_store.evaluation.leaks import block_ranges, check_twins
 from hela_store.runs.folder import RunFolder, RunInfo
 from hela_store.sam.encoder import pick_device
@@ -47,35 +48,6 @@ BEST, LOG = "weights.safetensors", "yolo11.log"
 DATA = "data"
 # it neither fetches nor installs anything, and keeps its settings out of the user's home
 SETTINGS = ("YOLO_OFFLINE=true", "YOLO_AUTOINSTALL=false")
-
-
-@dataclass(frozen=True, kw_only=True)
-class YoloConfig:
-    """How a YOLO11s is trained; what is not here is ultralytics' default.
-
-    Attributes
-    ----------
-    steps : batches, rounded up to whole epochs
-    batch : views a step
-    seed : of weights and order
-    image_size : long side that views are brought to, px
-    weights : safetensors with the names of YOLO11s to begin with; None for random ones
-    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
-    """
-
-    steps: int = 800
-    batch: int = 8
-    seed: int = 0
-    image_size: int = 640
-    weights: Path | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 2), ("image_size", 64)):
-            if getattr(self, name) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
-        if self.image_size % 32:
-            raise RecipeError(f"image_size is {self.image_size}, expected a multiple of 32, such as 640")
 
 
 def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent) -> DetectorResult:

@@ -11,15 +11,13 @@ from typing import Any
 import duckdb
 
 from hela_store.catalog import index as catalog
-from hela_store.prompts.kinds import HEADLINE_PROMPTS, PROMPT_KINDS
+from hela_store.prompts.kinds import HEADLINE_PROMPTS, NO_PROMPT, PROMPT_KINDS
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.store.store import Store
 
 SPLITS = ("test", "val", "train", "gap")
 ZERO_SHOT = "zero-shot"
 FREE = "image-free"
-NO_PROMPT = "none"
-"""Prompt kind of cells that were found without a prompt; such lines stand beside those of every prompt."""
 PLACES = {kind: place for place, kind in enumerate(dict.fromkeys((*HEADLINE_PROMPTS, *PROMPT_KINDS)))}
 """Order in which prompts are shown; others follow by name."""
 ROLES = {FREE: 0, "classical": 1, "control": 3}

@@ -13,10 +13,8 @@ from hela_store.errors import HelaError
 from hela_store.runs.folder import RunInfo
 
 from .choice import Choice
-from .page import AFTER, BEFORE, PALETTE, Chart, Section, Table, number, to_spec, values
+from .page import AFTER, BEFORE, HEIGHT, MOST_RUNS, PALETTE, Chart, Section, Table, number, to_spec, values
 
-HEIGHT = 220
-MOST_RUNS = len(PALETTE)
 CURVES = {"f1": "F1", "recall": "recall", "precision": "precision"}
 HOW = (
     "One detection for one cell. Objects that lie mostly on pixels that say nothing count neither way; there is no "

@@ -10,10 +10,9 @@ import altair as alt
 from hela_store.runs.folder import RunInfo
 
 from .choice import Choice
-from .page import PALETTE, Chart, Section, to_spec, values
+from .page import MOST_RUNS, Chart, Section, to_spec, values
 
 MOST_POINTS = 500
-MOST_RUNS = len(PALETTE)
 SHOWN = {"val.mean_iou": "IoU on validation cells", "loss": "training loss", "lr": "learning rate"}
 FORMATS = {"IoU on validation cells": ".3f", "training loss": "~g", "learning rate": "~e"}
 """Numbers of a log line that are drawn, in this order, and their titles."""

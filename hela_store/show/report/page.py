@@ -15,6 +15,10 @@ import vl_convert
 
 PALETTE = ("#3b82c4", "#e07b39", "#3a9d5d", "#b3589a", "#b8921f", "#6b6fd1", "#d0504f", "#3d9c9e")
 """Legible on white and on near-black, so that a chart is the same in light, dark and print."""
+MOST_RUNS = len(PALETTE)
+"""In one chart: each has a colour."""
+HEIGHT = 220
+"""Of a chart, px."""
 BEFORE, AFTER = "#8a93a0", "#3b82c4"
 _INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
 _CONFIG: dict[str, Any] = {

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from hela_store.base.sizes import folder_bytes, mebibytes
 from hela_store.embedding.record import read_record
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.runs.folder import RunInfo
 from hela_store.runs.info import to_json
-from hela_store.store.store import RECIPE_FILE
 
 from .choice import Choice
 from .page import Section, Table

@@ -12,11 +12,9 @@ from hela_store.prompts.kinds import ROBUSTNESS_PROMPTS
 
 from .choice import FREE, Choice, Row
 from .ladder import interval
-from .page import BEFORE, PALETTE, Chart, Section, to_spec, values
+from .page import BEFORE, HEIGHT, MOST_RUNS, PALETTE, Chart, Section, to_spec, values
 
-HEIGHT = 220
 LEGEND = alt.Legend(orient="top", direction="vertical", symbolOpacity=1)
-MOST_RUNS = len(PALETTE)
 SETTINGS = {
     "box": "box jitter, share of the side",
     "point": "click, 0 the cell's edge, 1 its innermost pixel",

@@ -8,11 +8,10 @@ from typing import Any, Literal
 import altair as alt
 
 from .choice import Choice, Line, Pair, Row
-from .page import AFTER, BEFORE, PALETTE, Chart, Section, Table, number, to_spec, values
+from .page import AFTER, BEFORE, HEIGHT, PALETTE, Chart, Section, Table, number, to_spec, values
 
 POINTS = 1500
 """Dots in a scatter; above that a sample is shown, the curves are over all cells."""
-HEIGHT = 220
 FRAMES = alt.Scale(zero=False, nice=False)
 BRUSH = "Drag in a chart to filter the gallery where it says so; click beside the selection to undo it."
 STEPS = {"iou": 0.02, "dice": 0.02, "change": 0.02}

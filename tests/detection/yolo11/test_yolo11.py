@@ -18,10 +18,11 @@ from PIL import Image
 
 from hela_store.base.files import sha256_file
 from hela_store.base.progress import silent
+from hela_store.detection.config import YoloConfig
 from hela_store.detection.detect import detect, load_grid_head
 from hela_store.detection.evaluate import evaluate_detections
 from hela_store.detection.yolo11.images import BLANK, Tiles, boxes_in, write_dataset
-from hela_store.detection.yolo11.train import PROCESS, YoloConfig, _in_frame, _run, train_yolo
+from hela_store.detection.yolo11.train import PROCESS, _in_frame, _run, train_yolo
 from hela_store.errors import ExtraError, RecipeError, RunError
 from hela_store.runs.folder import load_run, partial_runs
 from hela_store.store.store import Store

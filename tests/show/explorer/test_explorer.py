@@ -156,7 +156,7 @@ def test_wrong_questions(scored: Path) -> None:
         ask(store, "SELECT 1 AS a", Page(order="x"), Running())
     for page in ({"limit": 0}, {"limit": 10**6}, {"offset": -1}, {"offset": "0"}):
         with pytest.raises(QueryError, match="a page begins"):
-            Page(**page)  # type: ignore[arg-type]
+            Page(**page)
     with pytest.raises(QueryError, match="up to 60 rows"):
         cards(store, [{"cell": "x"}] * 61)
     assert cards(store, []) == [] and names(store)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -12,14 +13,17 @@ import pytest
 
 from hela_store.base.extras import needs
 from hela_store.base.progress import silent
-from hela_store.baselines.classical import ClassicalConfig, classical
+from hela_store.baselines.classical import classical
+from hela_store.baselines.config import ClassicalConfig
 from hela_store.baselines.image_free import image_free
 from hela_store.catalog import index as catalog
+from hela_store.detection.config import DetectorConfig
 from hela_store.detection.detect import detect
 from hela_store.detection.evaluate import evaluate_detections
-from hela_store.detection.train import DetectorConfig, train_detector
+from hela_store.detection.train import train_detector
 from hela_store.errors import ExtraError, RunError, StoreError
-from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.runs.folder import list_runs, new_run
 from hela_store.show.report import ReportResult, report
@@ -34,7 +38,8 @@ from hela_store.show.report.scores import POINTS
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 SCORED = {"ladder", "distributions", "change", "against", "gallery", "calibration", "learning", "cells", "provenance"}
 
@@ -275,4 +280,4 @@ def test_panels_of_a_view() -> None:
 
 def test_a_missing_extra_is_named() -> None:
     with pytest.raises(ExtraError, match=r"pip install 'hela-store\[report\]'"), needs("report"):
-        import nothing_of_this_name  # noqa: F401
+        importlib.import_module("nothing_of_this_name")

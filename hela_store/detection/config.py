@@ -1,0 +1,80 @@
+"""Settings of detectors; the command line reads them too, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hela_store.errors import RecipeError
+
+IMPORTED = 0.5
+"""Score from which a box of another tool counts, where nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """How a detector is trained.
+
+    Attributes
+    ----------
+    backend : ``"grid"``
+    steps : optimiser steps at most, ``batch`` views each
+    batch : views a step
+    lr : of AdamW at its peak; then a cosine to a tenth
+    weight_decay : of AdamW
+    seed : of weights and order
+    variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
+    evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
+    workers : loader processes that prepare batches ahead
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    backend: str = "grid"
+    steps: int = 800
+    batch: int = 4
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    variants: int | None = None
+    evaluate_every: int = 0
+    workers: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.backend != "grid":
+            raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
+        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
+            if (getattr(self, name) or 0) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloConfig:
+    """How a YOLO11s is trained; what is not here is ultralytics' default.
+
+    Attributes
+    ----------
+    steps : batches, rounded up to whole epochs
+    batch : views a step
+    seed : of weights and order
+    image_size : long side that views are brought to, px
+    weights : safetensors with the names of YOLO11s to begin with; None for random ones
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    steps: int = 800
+    batch: int = 8
+    seed: int = 0
+    image_size: int = 640
+    weights: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 2), ("image_size", 64)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if self.image_size % 32:
+            raise RecipeError(f"image_size is {self.image_size}, expected a multiple of 32, such as 640")

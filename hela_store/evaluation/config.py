@@ -1,0 +1,61 @@
+"""Settings of evaluations and comparisons; the command line reads them too, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hela_store.errors import PromptError, RecipeError
+from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
+from hela_store.recipe.splits import SPLITS
+
+METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
+"""Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is scored.
+
+    Attributes
+    ----------
+    split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
+    prompts : kinds drawn from the truth; none where own prompts are given
+    prompt_seeds : how many draws of each kind a cell gets
+    prompt_table : own boxes or points, Parquet or CSV, see :func:`hela_store.prompts.table.read_prompt_table`
+    prompt_masks : folder of own label images, matched to cells by overlap
+    foreign : a control: every prompt is decoded with the embedding of *another* frame, so that what is left of the
+        score comes from the prompt alone; the run's kind is ``"control"``
+    robustness : curves in place of ``prompts``: box jitter of 0 to 30 %, click place, the mask prompt's own IoU; the
+        run's kind is ``"robustness"``
+    window : positions along each side that a prompt reads at least; None for the encoder's default
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    split: str = "test"
+    prompts: tuple[str, ...] = HEADLINE_PROMPTS
+    prompt_seeds: int = 3
+    prompt_table: Path | None = None
+    prompt_masks: Path | None = None
+    foreign: bool = False
+    robustness: bool = False
+    window: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise RecipeError(f"split is {self.split!r}, expected one of {', '.join(SPLITS)}")
+        from hela_store.prompts.draw import check_prompt_kind  # loads NumPy, which the help of commands does without
+
+        for kind in self.prompts:
+            check_prompt_kind(kind)
+        if self.robustness:
+            object.__setattr__(self, "prompts", ROBUSTNESS_PROMPTS)
+        if self.robustness and (self.foreign or self.prompt_table or self.prompt_masks):
+            raise PromptError("robustness curves make prompts of their own; leave out own prompts and the control")
+        if not 1 <= self.prompt_seeds <= 100:
+            raise RecipeError(f"prompt_seeds is {self.prompt_seeds}, expected 1 to 100")
+        if self.window is not None:
+            from hela_store.sam.predict import check_window  # loads torch
+
+            check_window(self.window)

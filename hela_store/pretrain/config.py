@@ -1,0 +1,32 @@
+"""Settings of pretraining; the command line reads them too, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How ``nano`` is trained.
+
+    Attributes
+    ----------
+    steps : optimiser steps; stages follow from the share of steps done, see :func:`crop_sizes`
+    lr, weight_decay, warmup : of Muon and AdamW; cosine to a hundredth of ``lr``
+    seed : of weights, scenes and batches
+    scenes : drawn scenes in the pool
+    most : prompts a crop
+    ema : decay of the weight average
+    precision : of the encoder (torch's autocast) and of Muon's iteration; "float32" for CPUs without bfloat16 products
+    """
+
+    steps: int = 7000
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 200
+    seed: int = 0
+    scenes: int = 1600
+    most: int = 12
+    ema: float = 0.998
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
