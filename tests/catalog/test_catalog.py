@@ -23,7 +23,7 @@ import hela_store
 from hela_store.catalog import index as catalog
 from hela_store.errors import HelaError, QueryError, RunError, StoreError
 from hela_store.runs.folder import RunFolder, new_run
-from hela_store.runs.info import MANIFEST, manifest_of
+from stores import reseal
 
 CELL_METRICS = (
     "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
@@ -535,7 +535,7 @@ def a_prompt_id_twice(run: Path) -> None:
 def test_a_bad_run_is_named_and_holds_up_no_other(store: Path, harm: Any, says: str) -> None:
     bad = add_run(store)
     harm(store / "runs" / bad)
-    (store / "runs" / bad / MANIFEST).write_text(manifest_of(store / "runs" / bad))  # as if it had been made like this
+    reseal(store / "runs" / bad)
     good = add_run(store)
     with pytest.raises(RunError) as caught:
         catalog.query(store, "FROM runs")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from hela_store.runs.info import MANIFEST, manifest_of
 from hela_store.store.store import Store
 
 
@@ -23,6 +25,11 @@ def forget(store: Store, views: int, chunks_too: bool = True) -> list[int]:
             store.arrays.chunk_path(store.key, row).unlink()
         rows.append(row)
     return rows
+
+
+def reseal(run: Path) -> None:
+    """Write the manifest of a published run again, as if it had been made with the files that are there now."""
+    (run / MANIFEST).write_text(manifest_of(run))
 
 
 def changed(store: Store, **parts: Any) -> Store:

@@ -12,6 +12,7 @@ from hela_store.store.store import Store
 from hela_store.studies.study import REFERENCE, StudyConfig, study
 from hela_store.studies.text import COLUMNS, markdown, table
 from hela_store.training.config import FinetuneConfig
+from stores import reseal
 
 TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
 CONFIG = StudyConfig(prompts=("box", "mask"), seeds=2, prompt_seeds=2, tuning=TUNING)
@@ -75,6 +76,7 @@ def test_what_does_not_cover_the_cells_is_not_taken_for_done(store: Store) -> No
     for run in list_runs(store.path, "evaluate"):
         path = run.path / "predictions.parquet"
         pq.write_table(pq.read_table(path).slice(1), path)
+        reseal(run.path)
     (store.path / "catalog.duckdb").unlink()
     before = len(run_ids(store.path))
     study(Store.open(store.path), config)

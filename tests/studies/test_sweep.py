@@ -24,6 +24,7 @@ from hela_store.studies.sweep import SweepRow, finished, grid, sweep
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.trainer import deciding
+from stores import reseal
 
 BASE = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
 CODE = """
@@ -56,6 +57,7 @@ def test_a_run_that_did_not_keep_its_schedule_is_not_taken_for_done(store: Store
     assert finished(store, config) is not None
     rows = [row | {"lr": config.optimiser.lr} if "lr" in row else row for row in run.log()]
     (run.path / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    reseal(run.path)
     assert finished(store, config) is None
 
 

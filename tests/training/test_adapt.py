@@ -37,11 +37,12 @@ from hela_store.sam.adapters import learned, set_learned
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
 from hela_store.sam.fast_encoder import tail_embedding
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, resolve, run_config
 from hela_store.training.learner import new_learner, save_learner
-from stores import chunks, forget
+from stores import chunks, forget, reseal
 
 QUICK = FinetuneConfig.of(
     steps=3, evaluate_every=1, cells=2, validation_cells=3, workers=0, lr=3e-3, window=8, warmup=1
@@ -123,6 +124,7 @@ def test_decoder_adapters_begin_with_a_tuned_decoder_and_tuning_with_theirs(stor
     weights = load_run(store.path, first.run).weights
     data = load_file(weights)
     save_file({name: value + 1 for name, value in data.items()}, weights, {"architecture": "nano"})
+    reseal(weights.parent)
     with pytest.raises(CheckpointError, match="does not fit: its weights is"):
         checkpoint_of(store, load_run(store.path, second.run)).load_decoder()
 
@@ -160,7 +162,7 @@ def test_tokens_are_stored_with_every_promise_of_the_store(cached: Store) -> Non
 
 def test_every_cut_and_its_tail_give_the_embedding_of_the_whole_encoder(store: Store) -> None:
     sam = load_sam_encoder(store.recipe.encoder)
-    pixels = Frames(store).pixels(store.views_table().slice(2, 1).to_pylist()[0])[None]
+    pixels = Frames(store).pixels(next(ViewRecord.of(store.views_table().slice(2, 1))))[None]
     expected = encode(sam.encoder, pixels)
     for cut in range(1, 4):
         tokens = encode(sam.encoder, pixels, cut=cut)
@@ -335,9 +337,9 @@ def test_an_adapted_encoder_is_exported_merged(adapted: tuple[Path, str], tmp_pa
     out = export_checkpoint(store, adapted[1], tmp_path / "out.safetensors").path
     sam = load_sam_encoder(replace(store.recipe.encoder, checkpoint=str(out), sha256=""))
     mine = variant_of(store, adapter=adapted[1])
-    row = mine.views_table().slice(2, 1).to_pylist()[0]
-    found = encode(sam.encoder, Frames(store).pixels(row)[None])[0].numpy()
-    there = mine.embedding_at(row["row"]).astype(np.float32)
+    view = next(ViewRecord.of(mine.views_table().slice(2, 1)))
+    found = encode(sam.encoder, Frames(store).pixels(view)[None])[0].numpy()
+    there = mine.embedding_at(view.row).astype(np.float32)
     assert np.linalg.norm(found - there) / np.linalg.norm(found) < 1e-3
     with torch.no_grad():
         stock = sam.encoder(torch.zeros(1, 3, 1024, 1024))
@@ -359,6 +361,9 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+    with pytest.raises(RunError, match=r"adapter.safetensors changed since it was published"):
+        verify(mine, VerifyConfig(deep=True, sample=1))
+    reseal(path.parent)
     assert sha256_file(path) != mine.recipe.encoder.adapter_sha256
     with pytest.raises(CheckpointError, match=r"is not the one encoder.adapter_sha256 names"):
         verify(mine, VerifyConfig(deep=True, sample=1))

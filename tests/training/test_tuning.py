@@ -27,6 +27,7 @@ from hela_store.training.finetune import finetune, resolve, source_of
 from hela_store.training.learner import new_learner
 from hela_store.training.step import step_loss, training_windows
 from hela_store.training.tuning import new_tuning
+from stores import reseal
 
 QUICK = FinetuneConfig.of(steps=4, evaluate_every=2, cells=2, validation_cells=3, workers=0, lr=1e-3, window=8)
 
@@ -189,6 +190,7 @@ def test_patience_accumulation_and_init(store: Store) -> None:
     folder = load_run(store.path, result.run).path / "config.json"
     text = json.loads(folder.read_text())
     folder.write_text(json.dumps(text | {"encoder": "nano-000000000000"}))
+    reseal(folder.parent)
     with pytest.raises(RunError, match="nano-000000000000"):
         finetune(store, QUICK.with_choices(init=result.run))
     with pytest.raises(RunError, match="no run"):
@@ -237,6 +239,7 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     assert found is not None and found.id == second.run
     log = load_run(store.path, second.run).path / "log.jsonl"
     log.write_text(log.read_text().replace(f'"verdict": "{second.verdict}"', '"verdict": "worse"'))
+    reseal(log.parent)
     found = default_run(store.path, store.key)
     assert found is not None and found.id == first.run
     assert default_run(store.path, "nano-000000000000") is None

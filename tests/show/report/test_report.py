@@ -40,6 +40,7 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
+from stores import reseal
 
 SCORED = {"ladder", "distributions", "change", "against", "gallery", "calibration", "learning", "cells", "provenance"}
 
@@ -212,6 +213,7 @@ def test_a_run_whose_predictions_are_gone_is_named(scored: Path, tmp_path: Path)
     store = Store.open(tmp_path / "s")
     first, last = (run.id for run in list_runs(store.path, "evaluate"))
     (store.path / "runs" / last / "predictions.parquet").unlink()
+    reseal(store.path / "runs" / last)
     catalog.rebuild(store.path)
     made = report(store, out=tmp_path / "r.html")
     assert any(last in note and "no predictions" in note for note in made.notes)
