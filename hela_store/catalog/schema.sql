@@ -260,3 +260,9 @@ COMMENT ON COLUMN indexed.bytes IS 'Size when it was indexed; 0 for a run, whose
 
 CREATE TABLE catalog_schema (digest VARCHAR);
 COMMENT ON TABLE catalog_schema IS 'Digest of the schema this catalog was made with.';
+
+CREATE TABLE table_sums (name VARCHAR, "rows" BIGINT, sum VARCHAR);
+COMMENT ON TABLE table_sums IS 'What was written into each table, so that rows that were altered are noticed.';
+COMMENT ON COLUMN table_sums.name IS 'Name of the table.';
+COMMENT ON COLUMN table_sums."rows" IS 'Number of its rows.';
+COMMENT ON COLUMN table_sums.sum IS 'Sum of DuckDB''s hash over its rows.';

@@ -24,7 +24,7 @@ MOST_CARDS = 60
 
 NAMES = """
     SELECT table_name AS "table", column_name AS "column", data_type AS type, comment FROM duckdb_columns()
-    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema')
+    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema', 'table_sums')
     ORDER BY table_name, column_index
 """
 CARDS = """
