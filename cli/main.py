@@ -13,6 +13,8 @@ import click
 
 from hela_store.errors import HelaError
 
+from .output import guard_terminal
+
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
     *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
@@ -47,6 +49,11 @@ class Commands(click.Group):
         module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command: click.Command = getattr(import_module(f".{module}", __package__), module)
         return command
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command from the shell, with streams on which no name or value is obeyed by the terminal."""
+        guard_terminal()
+        return super().main(*arguments, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become one line on stderr and an exit code."""

@@ -14,21 +14,24 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import filelock
 import pyarrow as pa
 
 from hela_store.base.files import explain_os_errors, fsync_path
+from hela_store.base.names import refuse_link
 from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
 from . import trust
+from .printed import printed_rows
 from .rows import Connection, Source, fill, listing, schema_text
 
+T = TypeVar("T")
 FILE = "catalog.duckdb"
 LOCK_SECONDS = 300.0
 """How long a writer waits for the others; adding to an index of ten million predictions takes seconds."""
@@ -100,16 +103,29 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
-    try:
-        return _ask(store_path, sql, parameters)
-    except _Damaged:  # further in than opening it could see
-        rebuild(store_path)
-        return _ask(store_path, sql, parameters)
+    return _asked(store_path, sql, parameters, lambda found: found.to_arrow_table())
 
 
-def _ask(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
-    with opened(store_path) as con:
-        return select(con, sql, parameters).to_arrow_table()
+def query_rows(store_path: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one SELECT and return names of columns and rows that can be printed; raises as :func:`query`."""
+    return _asked(store_path, sql, None, lambda found: (list(found.columns), printed_rows(found)))
+
+
+def _asked(
+    store_path: Path | str,
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    take: Callable[[duckdb.DuckDBPyRelation], T],
+) -> T:
+    for again in (True, False):
+        try:
+            with opened(store_path) as con:
+                return take(select(con, sql, parameters))
+        except _Damaged:  # further in than opening it could see
+            if not again:
+                raise
+            rebuild(store_path)
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -354,6 +370,7 @@ def _refuse(refused: list[RunError]) -> None:
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[None]:
+    refuse_link(store / "catalog.lock")
     lock = filelock.FileLock(store / "catalog.lock", timeout=LOCK_SECONDS)
     try:
         with explain_os_errors(f"bringing {store / FILE} up to date"):

@@ -17,7 +17,7 @@ from hela_store.base.files import digest
 
 from .rows import Connection, schema_text
 
-CLOSED = {
+CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,

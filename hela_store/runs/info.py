@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hela_store.base.names import check_name
 from hela_store.base.parquet import read_parquet
 from hela_store.base.plain import plain
 from hela_store.base.text import first_line
@@ -111,6 +112,9 @@ def read_info(path: Path, identity: str) -> RunInfo:
     RunError
         It is missing, damaged, of another run, or was made by a newer version.
     """
+    for each in (path, path / "config.json"):
+        if each.is_symlink():
+            raise RunError(f"{each} is a symbolic link, which is not followed; put what it leads to in its place")
     file = path / "config.json"
     damaged = f"run {identity} is damaged: {file}"
     way_out = "restore the folder or move it out of runs/"
@@ -140,6 +144,9 @@ def _info(raw: dict[str, Any], path: Path) -> RunInfo:
         return raw[name]
 
     none = type(None)
+    for name in ("encoder", "checkpoint", "parent"):
+        if isinstance(raw.get(name), str) and raw[name]:
+            check_name(raw[name], f"run {raw['id']} is damaged: {name}", RunError)
     return RunInfo(
         id=raw["id"],
         path=path,

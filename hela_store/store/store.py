@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
+from hela_store.base.names import inside, refuse_links
 from hela_store.base.parquet import read_parquet
 from hela_store.errors import StoreError
 from hela_store.recipe.recipe import UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
@@ -30,6 +31,7 @@ from hela_store.recipe.splits import Block, assign
 
 from .ledger import Ledger
 from .records import FrameRecord
+from .tables import read_frames
 from .view_data import ViewData
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from .arrays import Arrays
 
 RECIPE_FILE = "store.toml"
+LINKLESS = {"arrays.zarr": 3, "runs": 2, "encoders": 2, "ledger": 1, "ingest": 1, "plan": 1, "cache": 0, "data.json": 0}
+"""What of a store must not be a symbolic link, and down to which depth, so that nothing is written beyond the store."""
 READERS = 8
 NAMES_COMPARED = 10_000
 EMBED_FIRST = "run `hela-store embed`"
@@ -109,6 +113,10 @@ def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
     return names
 
 
+def _read(path: Path) -> pa.Table:
+    return read_frames(path) if path.parent.name == "ingest" and path.name.startswith("frames-") else read_parquet(path)
+
+
 def _rows_of(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
@@ -141,13 +149,15 @@ class Store:
         Raises
         ------
         StoreError
-            No store there, a damaged ``store.toml``, or one of a newer version.
+            No store there, a damaged ``store.toml``, one of a newer version, or a symbolic link in the store.
         RecipeError
             A key or value in it is wrong.
         """
         folder = Path(path).absolute()
         if folder.name == RECIPE_FILE:
             folder = folder.parent
+        for name, depth in LINKLESS.items():
+            refuse_links(folder / name, depth)
         return cls(folder, load_recipe(folder / RECIPE_FILE))
 
     def __repr__(self) -> str:
@@ -185,11 +195,11 @@ class Store:
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""
         key = key or self.key
-        return self._ledgers.setdefault(key, Ledger(self.path / "ledger" / key))
+        return self._ledgers.setdefault(key, Ledger(inside(self.path / "ledger", key, what="the encoder key")))
 
     def encoder_folder(self, key: str | None = None) -> Path:
         """Return where the decoder and the record of an encoder key are (default: the recipe's)."""
-        return self.path / "encoders" / (key or self.key)
+        return inside(self.path / "encoders", key or self.key, what="the encoder key")
 
     # tables
 
@@ -314,7 +324,7 @@ class Store:
         if found is None:
             new = [path for path in paths if path not in self._files]
             with ThreadPoolExecutor(READERS) as pool:
-                self._files.update(zip(new, pool.map(read_parquet, new), strict=True))
+                self._files.update(zip(new, pool.map(_read, new), strict=True))
             found = self._tables[tuple(paths)] = pa.concat_tables(self._files[path] for path in paths)
         return found
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from hela_store.base.names import check_name
 from hela_store.base.parquet import read_parquet
+from hela_store.errors import StoreError
+
+LONGEST_SIDE = 1 << 16
+"""Most rows or columns of a frame, px."""
 
 FRAMES_SCHEMA = pa.schema(
     [
@@ -76,7 +82,30 @@ def ingested_frames(path: Path) -> pa.Table:
     Raises
     ------
     StoreError
-        A file is damaged.
+        As :func:`read_frames`.
     """
     files = sorted((path / "ingest").glob("frames-*.parquet"))
-    return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
+    return pa.concat_tables([read_frames(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
+
+
+def read_frames(path: Path) -> pa.Table:
+    """Return the rows of one ``ingest/frames-*.parquet``, its names checked: they become paths.
+
+    Raises
+    ------
+    StoreError
+        It is damaged, a name in it cannot be that of a file, or a frame has no size, or one that no frame has.
+    """
+    table = read_parquet(path)
+    for column in ("sequence", "group", "name"):
+        for name in pc.unique(table[column]).to_pylist():
+            check_name(name, f"{path} is damaged: {column}")
+    named = pc.binary_join_element_wise(table["sequence"], table["name"], "/")
+    if table.num_rows and not pc.all(pc.equal(named, table["frame"])).as_py():
+        raise StoreError(f"{path} is damaged: a frame is not called <sequence>/<name>; restore it, or make a new store")
+    for column in ("height", "width"):
+        for side in pc.unique(table[column]).to_pylist():
+            if side is None or not 0 < side <= LONGEST_SIDE:
+                found = f"{path} is damaged: a frame has a {column} of {side} px"
+                raise StoreError(f"{found}, expected 1 to {LONGEST_SIDE}; restore it, or make a new store")
+    return table

@@ -45,7 +45,7 @@ def test_the_code_is_that_of_pycocotools_and_comes_back(
 
 
 def test_what_lies_beyond_the_frame_is_dropped() -> None:
-    back, place = decode(encode(np.ones((5, 5), bool), (-2, 7), (10, 10)))
+    back, place = decode(encode(np.ones((5, 5), bool), (-2, 7), (10, 10)), (10, 10))
     assert place == (0, 7)
     assert back.shape == (3, 3)
     assert back.all()
@@ -53,7 +53,7 @@ def test_what_lies_beyond_the_frame_is_dropped() -> None:
 
 @pytest.mark.parametrize("origin", [(20, 20), (-9, 0), (0, -9)])
 def test_a_mask_wholly_beyond_the_frame_is_empty(origin: tuple[int, int]) -> None:
-    back, _ = decode(encode(np.ones((5, 5), bool), origin, (10, 10)))
+    back, _ = decode(encode(np.ones((5, 5), bool), origin, (10, 10)), (10, 10))
     assert back.shape == (0, 0)
 
 
