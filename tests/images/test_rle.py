@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,3 +100,43 @@ def test_the_largest_piece_or_the_one_asked_for() -> None:
 @given(mask=hnp.arrays(bool, (7, 9)))
 def test_filling_holes_is_what_scipy_does(mask: np.ndarray) -> None:
     assert np.array_equal(filled(mask), ndimage.binary_fill_holes(mask, structure=np.ones((3, 3))))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        encode(np.ones((1, 1), bool), (99_999, 99_999), (100_000, 100_000)).counts,
+        "o" * 1_000_000,
+        "o" * 100_000 + "0",
+        "0" * 1_000_000,
+        "P" * 100,
+        "1o",
+        "\x00\x7fé~",
+        "",
+    ],
+    ids=["wide", "endless", "huge", "many", "negative", "cut", "other", "none"],
+)
+def test_absurd_codes_are_refused_without_asking_for_memory(counts: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RunError, match="does not fit a frame of 64 x 96 px"):
+            decode_crop(counts, 64, 96)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_size_beside_a_code_is_no_bound() -> None:
+    """A mask of one row in a frame of 100,000 x 100,000 px would be decoded into columns of 9 GiB."""
+    absurd = encode(np.ones((1, 3), bool), (0, 0), (100_000, 100_000))
+    with pytest.raises(RunError, match="of a frame of 100000 x 100000 px, expected 64 x 96"):
+        decode(absurd, (64, 96))
+
+
+@given(st.text(max_size=40), st.integers(0, 40), st.integers(0, 40))
+def test_any_text_is_a_mask_of_the_frame_or_refused(counts: str, height: int, width: int) -> None:
+    try:
+        mask, (x, y) = decode_crop(counts, height, width)
+    except RunError:
+        return
+    assert x >= 0 and y >= 0 and x + mask.shape[1] <= width and y + mask.shape[0] <= height
