@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from hela_store.base.text import visible
 from hela_store.errors import HelaError
 
 from .output import guard_terminal
@@ -88,7 +89,7 @@ def _fail(ctx: click.Context, error: BaseException, text: str) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    click.echo(" ".join(text.split()), err=True)
+    click.echo(visible(" ".join(text.split())), err=True)
     sys.exit(code)
 
 

@@ -72,7 +72,7 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
 
 def note(text: str) -> None:
     """Say something beside the result."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def note_untrained(store: Store) -> None:
