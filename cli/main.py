@@ -11,7 +11,10 @@ from typing import Any, NoReturn
 
 import click
 
+from hela_store.base.text import visible
 from hela_store.errors import HelaError
+
+from .output import guard_terminal
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
@@ -48,6 +51,11 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f".{module}", __package__), module)
         return command
 
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command from the shell, with streams on which no name or value is obeyed by the terminal."""
+        guard_terminal()
+        return super().main(*arguments, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become one line on stderr and an exit code."""
         try:
@@ -81,7 +89,7 @@ def _fail(ctx: click.Context, error: BaseException, text: str) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    click.echo(" ".join(text.split()), err=True)
+    click.echo(visible(" ".join(text.split())), err=True)
     sys.exit(code)
 
 

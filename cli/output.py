@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hela_store.base.plain import plain
+from hela_store.base.text import UNSEEN, visible
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -29,21 +31,48 @@ UNTRAINED = (
 )
 
 
+class _Terminal(io.TextIOWrapper):
+    """A stream on which characters that a terminal would obey are made visible."""
+
+    def write(self, text: str) -> int:
+        """Write text, made visible."""
+        super().write(visible(text))
+        return len(text)
+
+
+def guard_terminal() -> None:
+    """Keep what names and values hold from being obeyed by the terminal, whoever prints it, and from failing.
+
+    Results that go into a file or a pipe are left as they are; errors and notes are for people wherever they go.
+    """
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, _Terminal):
+            stream.reconfigure(errors="backslashreplace")
+            if name == "stderr" or stream.isatty():
+                about = {"encoding": stream.encoding, "errors": "backslashreplace"}
+                setattr(sys, name, _Terminal(stream.buffer, **about, line_buffering=True, write_through=True))
+
+
 def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
-    # a log file gets a line now and then, not ten a second
+    # a log file gets a line now and then, not ten a second; a bar moves the cursor, which sys.stderr would make visible
     shown = tqdm(
-        iterable, total=total, desc=what, file=sys.stderr, mininterval=0.2 if terminal else 10, dynamic_ncols=terminal
+        iterable,
+        total=total,
+        desc=visible(what),
+        file=sys.__stderr__ if isinstance(sys.stderr, _Terminal) else sys.stderr,
+        mininterval=0.2 if terminal else 10,
+        dynamic_ncols=terminal,
     )
     yield from shown
 
 
 def note(text: str) -> None:
     """Say something beside the result."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def note_untrained(store: Store) -> None:
@@ -54,13 +83,13 @@ def note_untrained(store: Store) -> None:
 
 def echo_json(value: Any) -> None:
     """Print a result as JSON."""
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(_json(value, indent=2))
 
 
 def echo_row(row: Mapping[str, Any], as_json: bool = False) -> None:
     """Print one line of a log at once: as JSON, or its numbers by name, those of its parts too."""
     if as_json:
-        click.echo(json.dumps(plain(row), ensure_ascii=False))
+        click.echo(_json(row))
         return
     parts = []
     for name, value in row.items():
@@ -73,16 +102,19 @@ def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print lines of (what, value), the values aligned."""
     width = max(len(what) for what, _ in facts)
     for what, value in facts:
-        click.echo(f"{what:<{width}}  {value}")
+        click.echo(f"{what:<{width}}  {visible(value)}")
 
 
 def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: drawn on a terminal (the first 500 rows), plain and aligned elsewhere."""
+    names = [visible(name) for name in columns]
     numeric = [all(isinstance(row[i], int | float | Decimal | None) for row in rows) for i in range(len(columns))]
     if not sys.stdout.isatty():
-        _echo_plain(columns, [[_text(value) for value in row] for row in rows], numeric)
+        _echo_plain(names, [[_text(value) for value in row] for row in rows], numeric)
         return
-    _echo_drawn(columns, [[_text(value) for value in row] for row in rows[:TERMINAL_ROWS]], numeric)
+    _echo_drawn(
+        [visible(name) for name in columns], [[_text(value) for value in row] for row in rows[:TERMINAL_ROWS]], numeric
+    )
     if len(rows) > TERMINAL_ROWS:
         note(f"{len(rows) - TERMINAL_ROWS} more rows; --csv, --json or --parquet has them all")
 
@@ -128,8 +160,14 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.5g}"
     if isinstance(value, list | tuple | Mapping):
-        return json.dumps(plain(value), ensure_ascii=False)
-    return str(value)
+        return _json(value)
+    return visible(str(value))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Return JSON text; what a terminal would obey is escaped as JSON does it, so that it stays the same value."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:

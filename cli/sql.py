@@ -32,18 +32,19 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     """
     from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query
+    from hela_store.catalog.index import query_rows
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise click.UsageError("--json, --csv and --parquet exclude each other")
-    found = run_query(store.path, query)
     if parquet is not None:
+        found = run_query(store.path, query)
         write_parquet(parquet.absolute(), found)
         note(f"{found.num_rows} rows in {parquet}")
-    elif as_json:
-        echo_json(found.to_pylist())
+        return
+    columns, rows = query_rows(store.path, query)
+    if as_json:
+        echo_json([dict(zip(columns, row, strict=True)) for row in rows])
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
-        rows = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
-        if as_csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows([found.column_names, *rows])
-        else:
-            echo_table(found.column_names, rows)
+        echo_table(columns, rows)

@@ -50,8 +50,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises
     ------
     StoreError
-        No space left, or no permission.
+        No space left, no permission, or a symbolic link in its place.
     """
+    if path.is_symlink():
+        raise StoreError(f"{path} is a symbolic link, which is not written to; remove it, or choose another place")
     with explain_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

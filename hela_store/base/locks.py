@@ -19,6 +19,7 @@ import filelock
 from hela_store.errors import StoreError
 
 from .files import explain_os_errors
+from .names import refuse_link
 
 LOCK_FILE = ".embed.lock"
 HOLDER_FILE = ".embed.holder.json"
@@ -31,8 +32,10 @@ def embed_lock(store_path: Path) -> Iterator[None]:
     Raises
     ------
     StoreError
-        Another process holds it (its id and host are named); no permission.
+        Another process holds it (its id and host are named); no permission; a symbolic link in its place.
     """
+    for name in (LOCK_FILE, HOLDER_FILE):
+        refuse_link(store_path / name)
     lock = filelock.FileLock(store_path / LOCK_FILE, timeout=0)
     try:
         with explain_os_errors(f"locking {store_path}"):
@@ -56,6 +59,7 @@ def claim(folder: Path, name: str, wait: bool) -> Iterator[bool]:
 
     The lock's file goes when the work is over: whoever comes later has to look first whether it is done.
     """
+    refuse_link(folder / f".{name}.lock")
     lock = filelock.FileLock(folder / f".{name}.lock", timeout=-1 if wait else 0)
     ours = True
     with explain_os_errors(f"locking {folder}"):

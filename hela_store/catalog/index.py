@@ -3,7 +3,8 @@
 It is an index and never the only copy of anything (tables: ``schema.sql``). Nobody writes into the file readers see:
 under a file lock a writer copies it, adds what is missing and renames the copy over it. So readers and writers never
 wait for each other, a killed writer leaves the old catalog whole, and a catalog that is damaged, or was made with
-another schema, is made anew without asking.
+another schema, is made anew without asking. So is one that holds more than tables of ours, or altered rows
+(:mod:`hela_store.catalog.trust`).
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import filelock
 import pyarrow as pa
 
-from hela_store.base.files import digest, explain_os_errors, fsync_path
+from hela_store.base.files import explain_os_errors, fsync_path
+from hela_store.base.names import refuse_link
 from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
+from . import trust
+from .printed import printed_rows
 from .rows import Connection, Source, fill, listing, schema_text
 
+T = TypeVar("T")
 FILE = "catalog.duckdb"
 LOCK_SECONDS = 300.0
 """How long a writer waits for the others; adding to an index of ten million predictions takes seconds."""
@@ -34,13 +39,6 @@ FOREIGN_SECONDS = 10.0
 """How long a reader waits for a program of the user's that holds the catalog open for writing."""
 
 _NEW = f".{FILE}.new"
-_CLOSED = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "allow_persistent_secrets": False,
-    "python_enable_replacements": False,
-}
 _ALLOWED = "SELECT (also WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT)"
 _QUERY_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|from|pivot|pivot_wider)\b", re.I | re.S)
 
@@ -50,7 +48,15 @@ class _Damaged(StoreError):
 
 
 class _Stale(Exception):
-    """The catalog file is missing, damaged, or of another schema: make it anew."""
+    """The catalog file is missing, damaged, not wholly ours, or of another schema: make it anew."""
+
+
+class _Old(_Stale):
+    """The catalog file is missing, or another version made it: nothing is wrong."""
+
+
+_believed: dict[Path, tuple[int, ...]] = {}
+"""Which catalog files this process has checked, by inode, size and time of change."""
 
 
 def index(store_path: Path | str) -> None:
@@ -62,7 +68,8 @@ def index(store_path: Path | str) -> None:
     Raises
     ------
     RunError
-        A run folder is damaged, made by a newer version, or not unique in (prompt, prompt_seed, cell).
+        A run folder is damaged, made by a newer version, not unique in (prompt, prompt_seed, cell), or not the one
+        that was indexed.
     StoreError
         An ingest, plan or ledger file is damaged; no space, no permission, or the lock is held for too long.
     """
@@ -97,16 +104,29 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
-    try:
-        return _ask(store_path, sql, parameters)
-    except _Damaged:  # further in than opening it could see
-        rebuild(store_path)
-        return _ask(store_path, sql, parameters)
+    return _asked(store_path, sql, parameters, lambda found: found.to_arrow_table())
 
 
-def _ask(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
-    with opened(store_path) as con:
-        return select(con, sql, parameters).to_arrow_table()
+def query_rows(store_path: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one SELECT and return names of columns and rows that can be printed; raises as :func:`query`."""
+    return _asked(store_path, sql, None, lambda found: (list(found.columns), printed_rows(found)))
+
+
+def _asked(
+    store_path: Path | str,
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    take: Callable[[duckdb.DuckDBPyRelation], T],
+) -> T:
+    for again in (True, False):
+        try:
+            with opened(store_path) as con:
+                return take(select(con, sql, parameters))
+        except _Damaged:  # further in than opening it could see
+            if not again:
+                raise
+            rebuild(store_path)
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -142,38 +162,86 @@ def select(
     return con.sql(sql, params=parameters)
 
 
+def fault(store_path: Path | str) -> str:
+    """Return what the catalog file says that the files of the store do not; empty if there is nothing.
+
+    The tables are made again beside it, of just the files and runs that it has, and compared. A catalog that is not
+    there, lags behind, or was made by another version is not at fault: whoever reads next brings it up to date.
+
+    Raises
+    ------
+    RunError, StoreError
+        As :func:`index`.
+    """
+    store = _folder(store_path)
+    try:
+        with _reading(store) as con:
+            have, found = _indexed(con), trust.table_sums(con)
+    except _Old:
+        return ""
+    except _Stale as reason:
+        return str(reason)
+    there = listing(store)
+    if any(there.get(path) != source for path, source in have.items()):
+        return ""
+    with tempfile.TemporaryDirectory(prefix="hela-store-") as folder:
+        again = Path(folder) / FILE
+        _refuse(_write_file(again, store, [each for path, each in there.items() if path in have], empty=True))
+        with _reading(again.parent) as con:
+            right = trust.table_sums(con)
+        _believed.pop(again, None)
+    tables = sorted(name for name in right if found.get(name) != right[name])
+    return f"rows of {', '.join(tables)} are not those of the store's files" if tables else ""
+
+
 # ---- reading
 
 
 @contextlib.contextmanager
 def _reading(store: Path) -> Iterator[Connection]:
-    """Open the catalog the one way every reader does: read-only, closed to files, configuration locked.
+    """Open the catalog the one way every reader does: closed to files and locked, then read-only tables of ours.
 
     A read-only connection alone would still let SQL read and write other files. It is attached to a database in memory
     because DuckDB gives two openings of one path in a process the same instance, and so yesterday's file.
     """
     with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
-            _attach(con, store / FILE)
-            con.execute("USE catalog")
+        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": spill})) as con:
+            version = _attach(con, store / FILE)
+            trust.close_access(con)
             try:
-                (made_with,) = con.execute("SELECT digest FROM catalog_schema").fetchall()[0]
-            except (duckdb.Error, IndexError) as error:
+                _believe(con, store / FILE, version)
+            except duckdb.Error as error:
                 raise _Stale(first_line(error)) from None
-            if made_with != digest(schema_text()):
-                raise _Stale("made with another schema")
-            con.execute("SET enable_external_access = false")
-            con.execute("SET lock_configuration = true")
             yield con
 
 
-def _attach(con: Connection, path: Path) -> None:
+def _believe(con: Connection, path: Path, version: tuple[int, ...]) -> None:
+    """Use the attached catalog if it is ours alone and its rows are those that were written; else raise ``_Stale``."""
+    if _believed.get(path) != version:
+        found = trust.objects(con)
+        if trust.is_of_another_version(con, found):
+            raise _Old("made with another schema")
+        if reason := trust.foreign(found):
+            raise _Stale(reason)
+    con.execute("USE catalog")
+    if _believed.get(path) != version and (tables := trust.altered(con)):
+        raise _Stale(f"rows of {', '.join(tables)} were altered")
+    _believed[path] = version
+
+
+def _attach(con: Connection, path: Path) -> tuple[int, ...]:
+    """Attach the file read-only; return what tells this version of it from others."""
+    if not path.exists():
+        raise _Old("it is not there")
+    if path.is_symlink():
+        raise _Stale("it is a symbolic link")
     deadline = time.monotonic() + FOREIGN_SECONDS
     wait = 0.02
     while True:
         try:
+            about = path.stat()
             con.execute(f"ATTACH '{_quoted(path)}' AS catalog (READ_ONLY)")
-            return
+            return about.st_ino, about.st_size, about.st_mtime_ns
         except duckdb.Error as error:
             line = first_line(error)
         if "set lock" not in line:
@@ -186,7 +254,7 @@ def _attach(con: Connection, path: Path) -> None:
 
 def _indexed(con: Connection) -> dict[str, Source]:
     try:
-        rows = con.execute("SELECT path, kind, bytes FROM indexed").fetchall()
+        rows = con.execute("SELECT path, kind, bytes, sum FROM indexed").fetchall()
     except duckdb.Error as error:
         raise _Stale(first_line(error)) from None
     return {row[0]: Source(*row) for row in rows}
@@ -241,11 +309,24 @@ def _bring_up_to_date(store: Path) -> None:
                 have = _indexed(con)
             if have == there:
                 return
+            _refuse_changed(have, there)
             if all(there.get(path) == source for path, source in have.items()):
                 refused = _write(store, [each for path, each in there.items() if path not in have], copy=True)
         if refused is None:
             refused = _write(store, list(there.values()), copy=False)
         _refuse(refused)
+
+
+def _refuse_changed(have: Mapping[str, Source], there: Mapping[str, Source]) -> None:
+    """Raise where a run is another than when it was indexed: a published run never changes."""
+    for path, source in have.items():
+        now = there.get(path)
+        if source.kind == "run" and now is not None and now.sum != source.sum:
+            found = "changed" if now.sum else "is not there any more"
+            raise RunError(
+                f"run {Path(path).name} is not the one that was indexed: its manifest.json {found}; restore the "
+                "folder, or take the run as it is now with `hela-store catalog rebuild`"
+            )
 
 
 def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
@@ -279,14 +360,16 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
 
 def _write_file(new: Path, store: Path, sources: list[Source], *, empty: bool) -> list[RunError]:
     with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
+        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": spill})) as con:
             con.execute(f"ATTACH '{_quoted(new)}' AS catalog")
+            trust.close_access(con)
             con.execute("USE catalog")
             con.execute("BEGIN")
             if empty:
                 con.execute(schema_text())
-                con.execute("INSERT INTO catalog_schema VALUES (?)", [digest(schema_text())])
+                con.execute("INSERT INTO catalog_schema VALUES (?)", [trust.schema_digest()])
             refused = fill(con, store, sources)
+            trust.record_sums(con)
             con.execute("COMMIT")
             con.execute("USE memory")
             con.execute("DETACH catalog")
@@ -301,6 +384,7 @@ def _refuse(refused: list[RunError]) -> None:
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[None]:
+    refuse_link(store / "catalog.lock")
     lock = filelock.FileLock(store / "catalog.lock", timeout=LOCK_SECONDS)
     try:
         with explain_os_errors(f"bringing {store / FILE} up to date"):

@@ -20,7 +20,7 @@ from hela_store.base.manifest import Sums
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
-from hela_store.runs.info import RunInfo, to_json
+from hela_store.runs.info import RunInfo, manifest_sum, to_json
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -41,21 +41,23 @@ _REQUIRED = {
 class Source:
     """A file, or a run's folder, that belongs into the catalog.
 
-    ``path`` is relative to the store; ``kind`` is frames, cells, plan, ledger or run; ``bytes`` is 0 for runs.
+    ``path`` is relative to the store; ``kind`` is frames, cells, plan, ledger or run; ``bytes`` is 0 for runs,
+    and ``sum`` is the sha256 of a run's manifest: empty for other files, and for runs that were published without one.
     """
 
     path: str
     kind: str
     bytes: int
+    sum: str = ""
 
 
 def listing(store: Path) -> dict[str, Source]:
-    """Return what belongs into the catalog by path, in the order it is indexed. Reads names and sizes only."""
+    """Return what belongs into the catalog by path, in the order it is indexed, by names, sizes and manifests alone."""
     found = [*_files(store, "ingest", "frames", ".parquet"), *_files(store, "ingest", "cells", ".parquet")]
     found += _files(store, "plan", "plan", ".parquet", prefix="")
     for encoder in sorted(os.listdir(store / "ledger")) if (store / "ledger").is_dir() else []:
         found += _files(store, f"ledger/{encoder}", "ledger", ".jsonl", prefix="")
-    found += [Source(f"runs/{name}", "run", 0) for name in run_ids(store)]
+    found += [Source(f"runs/{name}", "run", 0, manifest_sum(store / "runs" / name)) for name in run_ids(store)]
     return {source.path: source for source in found}
 
 
@@ -91,7 +93,12 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
             _add_segment(con, store, source)
         done.append(source)
     _add_ledger(con, store, [source for source in sources if source.kind == "ledger"])
-    columns = {"path": [s.path for s in done], "kind": [s.kind for s in done], "bytes": [s.bytes for s in done]}
+    columns: dict[str, list[str | int]] = {
+        "path": [s.path for s in done],
+        "kind": [s.kind for s in done],
+        "bytes": [s.bytes for s in done],
+    }
+    columns["sum"] = [s.sum for s in done]
     with _staged(con, "found", pa.table(columns, _schema_of(con, "indexed"))):
         con.execute("INSERT INTO indexed FROM found")
     return refused

@@ -252,11 +252,18 @@ COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with 
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
 COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
 
-CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT);
+CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT, sum VARCHAR);
 COMMENT ON TABLE indexed IS 'What of the store is in this catalog; used to find what is missing.';
 COMMENT ON COLUMN indexed.path IS 'Relative to the store.';
 COMMENT ON COLUMN indexed.kind IS 'frames, cells, plan, ledger or run.';
 COMMENT ON COLUMN indexed.bytes IS 'Size when it was indexed; 0 for a run, whose folder never changes.';
+COMMENT ON COLUMN indexed.sum IS 'Of a run the sha256 of its manifest.json, so that a run that changed is refused; else empty.';
 
 CREATE TABLE catalog_schema (digest VARCHAR);
 COMMENT ON TABLE catalog_schema IS 'Digest of the schema this catalog was made with.';
+
+CREATE TABLE table_sums (name VARCHAR, "rows" BIGINT, sum VARCHAR);
+COMMENT ON TABLE table_sums IS 'What was written into each table, so that rows that were altered are noticed.';
+COMMENT ON COLUMN table_sums.name IS 'Name of the table.';
+COMMENT ON COLUMN table_sums."rows" IS 'Number of its rows.';
+COMMENT ON COLUMN table_sums.sum IS 'Sum of DuckDB''s hash over its rows.';

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hela_store.base.names import check_name
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
 from hela_store.base.sums import array_sum
@@ -23,7 +24,7 @@ from hela_store.datasets import CtcReader, FolderReader, open_dataset
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame, frame_digest
 from hela_store.datasets.pixels import stored_dtype
-from hela_store.errors import StoreError
+from hela_store.errors import DatasetError, StoreError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.store.records import FrameRecord
 from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
@@ -107,6 +108,8 @@ def _check(
     """Read every frame, compare those ingested before, return the others."""
     new = []
     for entry in progress(reader.entries, total=len(reader), what="check frames"):
+        check_name(entry.sequence, "the sequence", DatasetError)
+        check_name(entry.name, f"{entry.sequence}: the frame", DatasetError)
         frame = reader.read(entry)
         if frame.id in known:
             _compare(store, frame, known[frame.id], entry.image.path)

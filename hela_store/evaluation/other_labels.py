@@ -159,7 +159,7 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
 
 def _answers(info: RunInfo) -> list[dict[str, Any]]:
     kinds = {row["prompt_id"]: row["kind"] for row in info.rows("prompts", ["prompt_id", "kind"])}
-    columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle", "rle_height", "rle_width"]
+    columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle"]
     return [row | {"kind": kinds[row["prompt_id"]]} for row in info.rows("predictions", columns)]
 
 
@@ -171,7 +171,7 @@ def _score(
     for row in rows:
         nucleus = frames[row["frame"]].nuclei.get(row["cell"]) if row["frame"] in looked else None
         if nucleus is not None:
-            mask, origin = decode_crop(row["rle"], row["rle_height"], row["rle_width"])
+            mask, origin = decode_crop(row["rle"], *frames[row["frame"]].truth.shape)
             scored.append((overlap(mask, nucleus.mask, origin, nucleus.origin), nucleus.between))
             kept.append(row)
     if not kept:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
 from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
@@ -83,7 +84,7 @@ def export_ctc(
         for row, label in progress(labels, total=len(labels), what="export"):
             name = row.sequence
             if name not in folders:
-                folders[name] = stack.enter_context(whole_folder(out / f"{name}_RES"))
+                folders[name] = stack.enter_context(whole_folder(_folder(out, name)))
             lines = tracks.setdefault(name, [])
             values, index = np.unique(label, return_inverse=True)
             first, count = len(lines) + 1, np.count_nonzero(values)
@@ -99,8 +100,12 @@ def export_ctc(
     has_truth = any(row.has_label and row.frame in labels.answers for row in store.frame_records().values())
     return CtcExport(
         run=labels.info.id,
-        folders={name: out / f"{name}_RES" for name in folders},
+        folders={name: _folder(out, name) for name in folders},
         frames=frames,
         objects=sum(map(len, tracks.values())),
         scores=sequence_scores(labels, progress) if has_truth else None,
     )
+
+
+def _folder(out: Path, sequence: str) -> Path:
+    return inside(out, sequence, suffix="_RES", what="the sequence")

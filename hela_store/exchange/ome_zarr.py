@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dask.delayed import delayed
 
 from hela_store.base.extras import needs
+from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.sequences import RunLabels, run_labels
 from hela_store.images.assemble import assemble
@@ -87,7 +88,7 @@ def export_ome_zarr(
     rows: dict[str, list[FrameRecord]] = {}
     for row in store.frame_records().values():
         rows.setdefault(row.group, []).append(row)
-    images = {group: out / f"{group}.ome.zarr" for group in rows}
+    images = {group: inside(out, group, suffix=".ome.zarr", what="the group of frames") for group in rows}
     for path in images.values():
         check_free(path)
     levels = {}

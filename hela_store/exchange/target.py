@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree
+from hela_store.base.names import refuse_link
 from hela_store.errors import RunError
 
 
 def check_free(path: Path) -> None:
-    """Raise RunError where a file or folder is there already."""
-    if path.exists():
+    """Raise RunError where a file or folder is there already, or a link, wherever it leads."""
+    if path.exists() or path.is_symlink():
         raise RunError(f"{path} is there already; nothing is overwritten, choose another --out")
 
 
@@ -26,10 +27,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     RunError
         ``path`` is there already.
     StoreError
-        No space, no permission.
+        No space, no permission, or a symbolic link in the place of the temporary folder.
     """
     check_free(path)
     partial = path.with_name(f".{path.name}.partial")
+    refuse_link(partial)
     with explain_os_errors(f"writing {path}"):
         shutil.rmtree(partial, ignore_errors=True)
         try:

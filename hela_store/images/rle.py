@@ -11,6 +11,9 @@ from scipy import ndimage
 from hela_store.base.aliases import BoolArray
 from hela_store.errors import RunError
 
+MOST_SHIFT = 60
+"""Bits of the largest run that is read; of more, Python would make numbers of any length."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rle:
@@ -66,7 +69,7 @@ def decode_crop(counts: str, height: int, width: int) -> tuple[BoolArray, tuple[
     counts : str
         As in :class:`Rle`.
     height, width : int
-        Size of the frame, px.
+        Size of the frame, px: that of its image, never what stands beside the code, which bounds nothing.
 
     Returns
     -------
@@ -80,11 +83,12 @@ def decode_crop(counts: str, height: int, width: int) -> tuple[BoolArray, tuple[
     RunError
         The counts are no such code, or belong to a frame of another size.
     """
-    runs = np.asarray(_runs(counts), np.int64)
-    if runs.sum() != height * width or (runs < 0).any():
+    found = _runs(counts, height * width)
+    if found is None or sum(found) != height * width:
         raise RunError(
             f"run-length code {counts[:20]!r}... does not fit a frame of {height} x {width} px; is it damaged?"
         )
+    runs = np.asarray(found, np.int64)
     edges = np.cumsum(runs)
     starts, stops = edges[0 : len(edges) - 1 : 2], edges[1::2]
     if not len(starts):
@@ -96,8 +100,10 @@ def decode_crop(counts: str, height: int, width: int) -> tuple[BoolArray, tuple[
     return trim(columns.T, (x0, 0))
 
 
-def _runs(counts: str) -> list[int]:
+def _runs(counts: str, most: int) -> list[int] | None:
     """Read COCO's counts (``rleFrString``): 5 bits a character, least first; the fourth run on are differences.
+
+    None if a run is negative or longer than ``most`` pixels, if there are more runs than that, or the code is cut.
 
     Here and not by pycocotools, whose decoder only gives whole frames and warns under NumPy 2.
     """
@@ -105,19 +111,27 @@ def _runs(counts: str) -> list[int]:
     value = shift = 0
     for character in counts.encode("ascii", "replace"):
         bits = character - 48
+        if not 0 <= bits < 64 or shift > MOST_SHIFT:
+            return None
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
             continue
         if bits & 0x10:
             value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value += runs[-2] if len(runs) > 2 else 0
+        if not 0 <= value <= most or len(runs) > most:
+            return None
+        runs.append(value)
         value = shift = 0
-    return runs
+    return None if shift else runs
 
 
-def decode(rle: Rle) -> tuple[BoolArray, tuple[int, int]]:
-    """Decode; result and errors as :func:`decode_crop`."""
+def decode(rle: Rle, frame_shape: tuple[int, ...]) -> tuple[BoolArray, tuple[int, int]]:
+    """Decode a mask of a frame of ``(rows, cols)`` px; result and errors as :func:`decode_crop`."""
+    if (rle.height, rle.width) != tuple(frame_shape):
+        size, found = f"{frame_shape[0]} x {frame_shape[1]}", f"{rle.height} x {rle.width}"
+        raise RunError(f"a mask is of a frame of {found} px, expected {size}; is it damaged, or another frame's?")
     return decode_crop(rle.counts, rle.height, rle.width)
 
 

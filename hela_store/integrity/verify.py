@@ -39,6 +39,7 @@ from hela_store.store.records import ViewRecord
 from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
+from .catalog_faults import catalog_faults
 from .run_faults import run_faults
 from .store_faults import (
     ARRAYS,
@@ -100,7 +101,7 @@ class VerifyReport:
     committed, left : int
         Views that count as done, and planned ones that do not.
     faults : tuple of Fault
-        All that is wrong now; in runs, too, which no repair makes again.
+        All that is wrong now; also in runs, which no repair makes again, and in the catalog.
     repaired : tuple of Fault
         What was wrong before.
     encoded : int
@@ -172,7 +173,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         key=store.key,
         committed=len(committed),
         left=len(planned - set(committed)),
-        faults=(*found, *run_faults(store.path)),
+        faults=(*found, *run_faults(store.path), *catalog_faults(store.path)),
         repaired=tuple(fault for fault in before if fault not in found),
         encoded=encoded,
         compared=tuple(errors),

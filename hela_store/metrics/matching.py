@@ -104,7 +104,7 @@ def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[i
     for i, rle in enumerate(masks):
         if rle is None:
             continue
-        mask, (x, y) = decode(rle)
+        mask, (x, y) = decode(rle, label.shape)
         size = int(mask.sum())
         under, shared = np.unique(label[y : y + mask.shape[0], x : x + mask.shape[1]][mask], return_counts=True)
         for value, pixels in zip(under.tolist(), shared.tolist(), strict=True):

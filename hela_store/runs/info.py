@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hela_store.base.files import sha256_file
+from hela_store.base.names import check_name
 from hela_store.base.parquet import parse_parquet
 from hela_store.base.plain import plain
 from hela_store.base.text import first_line
@@ -167,6 +168,9 @@ def read_info(path: Path, identity: str) -> RunInfo:
     RunError
         It is missing, damaged, of another run, or was made by a newer version.
     """
+    for each in (path, path / CONFIG):
+        if each.is_symlink():
+            raise RunError(f"{each} is a symbolic link, which is not followed; put what it leads to in its place")
     file = path / CONFIG
     damaged = f"run {identity} is damaged: {file}"
     way_out = "restore the folder or move it out of runs/"
@@ -190,6 +194,8 @@ def read_info(path: Path, identity: str) -> RunInfo:
     files = sums.get("files") if isinstance(sums, dict) else None
     if not isinstance(files, dict) or not all(isinstance(sum_, str) for sum_ in files.values()):
         raise RunError(f"{damaged} has no table of files; {way_out}")
+    for part in {part for name in files for part in name.split("/")}:
+        check_name(part, f"{damaged} names a file", RunError)
     info = dataclasses.replace(info, files=files)
     info._compare(CONFIG, hashlib.sha256(text).hexdigest())
     return info
@@ -200,6 +206,14 @@ def manifest_of(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
     return json.dumps({"format": FORMAT, "files": sums}, indent=2) + "\n"
+
+
+def manifest_sum(folder: Path) -> str:
+    """Return the sha256 of the manifest in a run's folder, empty where there is none."""
+    try:
+        return sha256_file(folder / MANIFEST)
+    except OSError:
+        return ""
 
 
 def _read_json(file: Path, damaged: str, way_out: str) -> tuple[bytes, Any]:
@@ -219,6 +233,9 @@ def _info(raw: dict[str, Any], path: Path) -> RunInfo:
         return raw[name]
 
     none = type(None)
+    for name in ("encoder", "checkpoint", "parent"):
+        if isinstance(raw.get(name), str) and raw[name]:
+            check_name(raw[name], f"run {raw['id']} is damaged: {name}", RunError)
     return RunInfo(
         id=raw["id"],
         path=path,

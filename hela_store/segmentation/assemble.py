@@ -63,13 +63,17 @@ class FoundCell:
         return [self.predicted_iou, self.score, self.box_agreement, self.mask_agreement]
 
 
-def prompt_of(found: Detections, i: int, form: str) -> Prompt:
+def prompt_of(found: Detections, i: int, form: str, shape: tuple[int, int]) -> Prompt:
     """Return the prompt a detection becomes; a box where a mask is asked for and there is none.
+
+    ``shape`` is that of its frame, (rows, cols) px.
 
     Raises
     ------
     PromptError
         The form is unknown.
+    RunError
+        The mask is damaged, or another frame's.
     """
     if form not in FORMS:
         raise PromptError(f"prompt form {form!r} is unknown, expected one of {', '.join(FORMS)}")
@@ -77,7 +81,7 @@ def prompt_of(found: Detections, i: int, form: str) -> Prompt:
     if form == "point":
         return Prompt(kind="detected", points=found.points[i : i + 1], point_labels=np.ones(1, np.int64))
     if form == "mask" and rle is not None:
-        mask, origin = decode(rle)
+        mask, origin = decode(rle, shape)
         return Prompt(kind="detected", mask=mask, mask_origin=origin)
     return Prompt(kind="detected", box=found.boxes[i])
 
@@ -109,7 +113,7 @@ def decode_detections(
     cells: list[FoundCell] = []
     for tile in np.unique(home):
         members = np.flatnonzero(home == tile)
-        prompts = [prompt_of(found, int(i), form) for i in members]
+        prompts = [prompt_of(found, int(i), form, shape) for i in members]
         answers = predict_view(decoder, embedding(int(tile)).to(device), tiles[tile], prompts, window=window)
         for i, answer in zip(members, answers, strict=True):
             if answer.is_empty:
@@ -119,7 +123,7 @@ def decode_detections(
             rle = found.masks[i]
             coarse = box
             if rle is not None:
-                other, corner = decode(rle)
+                other, corner = decode(rle, shape)
                 coarse = overlap(mask, other, origin, corner).iou
             cells.append(
                 FoundCell(

@@ -86,7 +86,7 @@ def _moved(found: Detections, shift: Floats, shape: tuple[int, int]) -> Detectio
         if rle is None:
             masks.append(None)
         else:
-            mask, (x, y) = decode(rle)
+            mask, (x, y) = decode(rle, shape)
             masks.append(encode(mask, (x + int(dx), y + int(dy)), shape))
     points = (found.points + shift).clip(0, limit - 1)
     tiles = np.full(len(found), -1, np.int64)

@@ -208,7 +208,7 @@ def _missed() -> _Answer:
 
 def _answer(frame: SegmentedFrame, cell: CellRecord, i: int, form: str, radius: float) -> _Answer:
     part, made = frame.truth.frame, frame.cells[i]
-    prompt, context = prompt_of(frame.found, made.number, form), context_of(part, cell)
+    prompt, context = prompt_of(frame.found, made.number, form, part.shape), context_of(part, cell)
     shared = overlap(made.mask, context.mask, made.origin, context.origin)
     free = image_free_score(prompt, context.mask, context.origin, radius, part.shape)
     row: dict[str, Any] = {"free_iou": free.iou, "free_dice": free.dice}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 import tifffile
 
 from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
+from hela_store.base.names import check_name, inside, refuse_link
 from hela_store.base.parquet import read_parquet, write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets.folder import find_images
@@ -155,7 +157,7 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
         for file in find_images(path).values():
             planes = probe(file, config.axis, config.channel)
             if len(planes) == 1:
-                folder = (path if path.is_dir() else path.absolute().parent).name
+                folder = Path(os.path.normpath((path if path.is_dir() else path.parent).absolute())).name
                 found.setdefault(folder, []).append((file.stem, planes[0]))
             else:
                 named = [(f"t{number:03d}", plane) for number, plane in enumerate(planes)]
@@ -163,6 +165,7 @@ def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
     if not found:
         raise DatasetError("no frames found; expected TIFF or PNG files, stacks, or folders of them")
     for sequence, members in found.items():
+        check_name(sequence, "the folder or stack", DatasetError)
         if len({name for name, _ in members}) < len(members):
             raise DatasetError(f"two frames of sequence {sequence} have the same name; segment them into two folders")
         numbers = [re.fullmatch(r".*?(\d+)", name) for name, _ in members]
@@ -197,15 +200,20 @@ def _claim(store: Store, config: SegmentConfig, prompts: DetectedConfig) -> None
 
 def _is_done(out: Path, item: _Item, near: Near) -> bool:
     part = _part(out, item)
-    return (out / item.target).is_file() and part.is_file() and _made_with(part) == _names(near, item)
+    return _target(out, item).is_file() and part.is_file() and _made_with(part) == _names(near, item)
+
+
+def _target(out: Path, item: _Item) -> Path:
+    return inside(inside(out, item.sequence, suffix="_RES", what="the sequence"), item.file, what="the label image")
 
 
 def _part(out: Path, item: _Item) -> Path:
-    return out / PARTS / item.sequence / f"{item.file}.parquet"
+    refuse_link(out / PARTS)
+    return inside(out / PARTS, item.sequence, f"{item.file}.parquet", what="the sequence")
 
 
 def _detections(out: Path, item: _Item) -> Path:
-    return out / PARTS / item.sequence / f"{item.file}.detections.parquet"
+    return _part(out, item).with_suffix(".detections.parquet")
 
 
 def _read(part: Path) -> pa.Table:
@@ -254,7 +262,7 @@ def _look(segmenter: Segmenter, config: SegmentConfig, item: _Item) -> tuple[Enc
 def _write(
     config: SegmentConfig, item: _Item, frame: EncodedFrame, label: npt.NDArray[np.uint16], cells: pa.Table
 ) -> None:
-    target = config.out / item.target
+    target = _target(config.out, item)
     with explain_os_errors(f"writing the results of {item.name} into {config.out}"):
         if target.exists():  # made with other neighbours: it must not vouch for what is written now
             target.unlink()

@@ -75,7 +75,7 @@ def draw_cards(store: Store, rows: Sequence[Row]) -> Iterator[Card]:
     ----------
     rows : mappings
         ``cell``, ``label``, ``x0`` ... ``y1`` (px, frame) of the cell; and ``frame``, the id of its frame. Where they
-        are there: ``rle``, ``rle_height``, ``rle_width`` of a prediction; ``before``, another's ``rle``; ``kind``,
+        are there: ``rle`` of a prediction; ``before``, another's ``rle``; ``kind``,
         ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of the prompt.
     """
 
@@ -100,8 +100,8 @@ def _draw(row: Row, image: npt.NDArray[Any], label: LabelArray) -> Card:
         height=height,
         truth=outline(label[rows, columns] == row["label"]),
         prompt=prompt,
-        prediction=_rle_outline(row, "rle", (x0, y0)),
-        before=_rle_outline(row, "before", (x0, y0)),
+        prediction=_rle_outline(row.get("rle"), label.shape, (x0, y0)),
+        before=_rle_outline(row.get("before"), label.shape, (x0, y0)),
         points=points,
     )
 
@@ -152,11 +152,11 @@ def outline(mask: BoolArray, origin: tuple[float, float] = (0, 0)) -> str:
     return "".join(parts)
 
 
-def _rle_outline(row: Row, name: str, corner: tuple[int, int]) -> str:
-    if not row.get(name):
+def _rle_outline(counts: str | None, shape: tuple[int, ...], corner: tuple[int, int]) -> str:
+    if not counts:
         return ""
     try:
-        mask, origin = decode_crop(row[name], row["rle_height"], row["rle_width"])
+        mask, origin = decode_crop(counts, shape[0], shape[1])
     except RunError:
         return ""
     return outline(mask, (origin[0] - corner[0], origin[1] - corner[1]))

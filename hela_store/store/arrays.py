@@ -28,6 +28,7 @@ from zarr.codecs import BloscCodec
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 
 from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
+from hela_store.base.names import check_name
 from hela_store.errors import StoreError
 from hela_store.recipe.codecs import parse_codec
 
@@ -354,7 +355,7 @@ class Arrays:
     def _array(self, name: str, *, rows: int, mode: str = "r") -> zarr.Array[Any]:
         array = self._open.get((name, mode))
         if array is None or array.shape[0] < rows:
-            root = self.storage.root
+            root, name = self.storage.root, _checked(name)
             if self.storage.size(f"{name}/{METADATA}") is None:
                 raise StoreError(f"no array {name} in {root}; run `hela-store embed` first")
             try:
@@ -373,7 +374,7 @@ class Arrays:
 
     def _create(self, name: str, *, shape: tuple[int, ...], **options: Any) -> None:
         with self.storage.explain(f"writing {self.storage.root}/{name}"):
-            if ((name, "r+") not in self._open) and self.storage.size(f"{name}/{METADATA}") is None:
+            if ((_checked(name), "r+") not in self._open) and self.storage.size(f"{name}/{METADATA}") is None:
                 root = zarr.open_group(self.storage.zarr(read_only=False), mode="a", use_consolidated=False)
                 root.create_array(name, shape=shape, chunk_key_encoding=SEPARATOR, overwrite=False, **options)
                 self.storage.created(name)
@@ -415,6 +416,11 @@ class Arrays:
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{damaged}: {error}") from error
         return values.astype(array.dtype, copy=False)
+
+
+def _checked(name: str) -> str:
+    """Return the name of an array; StoreError where a group or encoder key in it would lead out of the arrays."""
+    return "/".join(check_name(part, "the group of an array") for part in name.split("/"))
 
 
 def _chunk_name(array: zarr.Array[Any], row: int) -> str:

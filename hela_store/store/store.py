@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from hela_store.base.aliases import FloatArray
 from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
 from hela_store.base.manifest import Sums
+from hela_store.base.names import inside, refuse_links
 from hela_store.base.parquet import parse_parquet
 from hela_store.base.text import first_line
 from hela_store.errors import EMBED_FIRST, StoreError
@@ -32,7 +33,7 @@ from hela_store.recipe.splits import Block, assign
 
 from .ledger import Entry, Ledger
 from .records import FrameRecord, ViewRecord
-from .tables import with_sums
+from .tables import checked_frames
 from .view_data import ViewData
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ if TYPE_CHECKING:
     from .pixels import Pixels
     from .truths import Truths
 
+LINKLESS = {
+    "arrays.zarr": 3,
+    "runs": 2,
+    "encoders": 2,
+    "ledger": 1,
+    "truths": 1,
+    "ingest": 1,
+    "plan": 1,
+    "cache": 0,
+    "data.json": 0,
+    "sums.json": 0,
+}
+"""What of a store must not be a symbolic link, and down to which depth, so that nothing is written beyond the store."""
 READERS = 8
 NAMES_COMPARED = 10_000
 WAY_OUT = "restore it, or make a new store"
@@ -140,13 +154,15 @@ class Store:
         Raises
         ------
         StoreError
-            No store there, a damaged ``store.toml``, or one of a newer version.
+            No store there, a damaged ``store.toml``, one of a newer version, or a symbolic link in the store.
         RecipeError
             A key or value in it is wrong.
         """
         folder = Path(path).absolute()
         if folder.name == RECIPE_FILE:
             folder = folder.parent
+        for name, depth in LINKLESS.items():
+            refuse_links(folder / name, depth)
         return cls(folder, load_recipe(folder / RECIPE_FILE))
 
     def __repr__(self) -> str:
@@ -184,11 +200,11 @@ class Store:
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""
         key = key or self.key
-        return self._ledgers.setdefault(key, Ledger(self.path / "ledger" / key))
+        return self._ledgers.setdefault(key, Ledger(inside(self.path / "ledger", key, what="the encoder key")))
 
     def encoder_folder(self, key: str | None = None) -> Path:
         """Return where the decoder and the record of an encoder key are (default: the recipe's)."""
-        return self.path / "encoders" / (key or self.key)
+        return inside(self.path / "encoders", key or self.key, what="the encoder key")
 
     @cached_property
     def sums(self) -> Sums:
@@ -345,7 +361,7 @@ class Store:
 
     def _read_file(self, path: Path) -> pa.Table:
         table = parse_parquet(path, self.sums.read(path, way_out=WAY_OUT), way_out=WAY_OUT)
-        return with_sums(table) if path.name.startswith("frames-") else table
+        return checked_frames(path, table) if path.name.startswith("frames-") else table
 
     # embeddings
 

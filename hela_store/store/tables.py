@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from hela_store.base.names import check_name
+from hela_store.errors import StoreError
+
+LONGEST_SIDE = 1 << 16
+"""Most rows or columns of a frame, px."""
 
 FRAMES_SCHEMA = pa.schema(
     [
@@ -71,9 +80,28 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
-def with_sums(frames: pa.Table) -> pa.Table:
-    """Return frames with the columns of :data:`SUMS`, NULL where an earlier version wrote none."""
+def checked_frames(path: Path, table: pa.Table) -> pa.Table:
+    """Return the rows of one ``ingest/frames-*.parquet``, its names checked: they become paths.
+
+    Columns of :data:`SUMS` are NULL where an earlier version wrote none.
+
+    Raises
+    ------
+    StoreError
+        A name in it cannot be that of a file, or a frame has no size, or one that no frame has.
+    """
+    for column in ("sequence", "group", "name"):
+        for name in pc.unique(table[column]).to_pylist():
+            check_name(name, f"{path} is damaged: {column}")
+    named = pc.binary_join_element_wise(table["sequence"], table["name"], "/")
+    if table.num_rows and not pc.all(pc.equal(named, table["frame"])).as_py():
+        raise StoreError(f"{path} is damaged: a frame is not called <sequence>/<name>; restore it, or make a new store")
+    for column in ("height", "width"):
+        for side in pc.unique(table[column]).to_pylist():
+            if side is None or not 0 < side <= LONGEST_SIDE:
+                found = f"{path} is damaged: a frame has a {column} of {side} px"
+                raise StoreError(f"{found}, expected 1 to {LONGEST_SIDE}; restore it, or make a new store")
     for name in SUMS:
-        if name not in frames.column_names:
-            frames = frames.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(frames), pa.string()))
-    return frames
+        if name not in table.column_names:
+            table = table.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(table), pa.string()))
+    return table

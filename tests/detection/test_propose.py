@@ -77,7 +77,7 @@ def test_a_perfect_head_finds_every_cell_once_and_exactly(tile: int) -> None:
         assert label[y, x] == cell + 1
         rle = found.masks[i]
         assert rle is not None
-        mask, (left, top) = decode(rle)
+        mask, (left, top) = decode(rle, (rle.height, rle.width))
         truth = label[top : top + mask.shape[0], left : left + mask.shape[1]] == cell + 1
         assert (mask & truth).sum() / ((label == cell + 1).sum() + mask.sum() - (mask & truth).sum()) > 0.6
 

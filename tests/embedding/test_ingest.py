@@ -269,3 +269,15 @@ def test_real_gold_frames(tmp_path: Path) -> None:
     assert scale is not None and 23 < scale.diameter < 27
     assert 0.93 < scale.round_trip_whole < scale.round_trip_tiled < 1
     assert scale.positions_whole == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\\b", "C:x", "x" * 220, "\u2025", "a\udcff"])
+def test_a_name_that_cannot_become_a_path_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    for file in (name, "fine"):
+        write(tmp_path / f"data/images/{file}.tif", picture(1))
+        write(tmp_path / f"data/masks/{file}.tif", labels())
+    store = store_of(tmp_path / "data", 'reader = "folder"\nlabels = "masks"')
+    with pytest.raises(DatasetError, match=r"the frame .* cannot be the name of a file") as caught:
+        ingest(store, silent)
+    assert str(caught.value).isprintable() and not (store.path / "ingest").exists()
+    assert not (store.path / "arrays.zarr").exists()

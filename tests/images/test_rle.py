@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from pycocotools import mask as coco
 from scipy import ndimage
 
 from hela_store.errors import RunError
-from hela_store.images.rle import bbox, decode, decode_crop, encode, filled, largest_piece, trim
+from hela_store.images.rle import Rle, bbox, decode, decode_crop, encode, filled, largest_piece, trim
 
 
 @st.composite
@@ -45,7 +47,7 @@ def test_the_code_is_that_of_pycocotools_and_comes_back(
 
 
 def test_what_lies_beyond_the_frame_is_dropped() -> None:
-    back, place = decode(encode(np.ones((5, 5), bool), (-2, 7), (10, 10)))
+    back, place = decode(encode(np.ones((5, 5), bool), (-2, 7), (10, 10)), (10, 10))
     assert place == (0, 7)
     assert back.shape == (3, 3)
     assert back.all()
@@ -53,7 +55,7 @@ def test_what_lies_beyond_the_frame_is_dropped() -> None:
 
 @pytest.mark.parametrize("origin", [(20, 20), (-9, 0), (0, -9)])
 def test_a_mask_wholly_beyond_the_frame_is_empty(origin: tuple[int, int]) -> None:
-    back, _ = decode(encode(np.ones((5, 5), bool), origin, (10, 10)))
+    back, _ = decode(encode(np.ones((5, 5), bool), origin, (10, 10)), (10, 10))
     assert back.shape == (0, 0)
 
 
@@ -98,3 +100,56 @@ def test_the_largest_piece_or_the_one_asked_for() -> None:
 @given(mask=hnp.arrays(bool, (7, 9)))
 def test_filling_holes_is_what_scipy_does(mask: np.ndarray) -> None:
     assert np.array_equal(filled(mask), ndimage.binary_fill_holes(mask, structure=np.ones((3, 3))))
+
+
+def packed(*runs: int) -> str:
+    """Return up to three runs as COCO writes them; pycocotools itself has no runs above 32 bits."""
+    text = ""
+    for run in runs:
+        more = True
+        while more:
+            bits, run = run & 0x1F, run >> 5
+            more = bool(run or bits & 0x10)
+            text += chr((bits | 0x20 * more) + 48)
+    return text
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        packed(9_999_999_999, 1),
+        packed(10, 9_999_999_990),
+        "o" * 1_000_000,
+        "o" * 100_000 + "0",
+        "0" * 1_000_000,
+        "P" * 100,
+        "1o",
+        "\x00\x7fé~",
+        "",
+    ],
+    ids=["wide", "full", "endless", "huge", "many", "negative", "cut", "other", "none"],
+)
+def test_absurd_codes_are_refused_without_asking_for_memory(counts: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RunError, match="does not fit a frame of 64 x 96 px"):
+            decode_crop(counts, 64, 96)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_size_beside_a_code_is_no_bound() -> None:
+    """A mask of one row in a frame of 100,000 x 100,000 px would be decoded into columns of 9 GiB."""
+    absurd = Rle(counts=packed(1, 9_999_999_999), height=100_000, width=100_000)
+    with pytest.raises(RunError, match="of a frame of 100000 x 100000 px, expected 64 x 96"):
+        decode(absurd, (64, 96))
+
+
+@given(st.text(max_size=40), st.integers(0, 40), st.integers(0, 40))
+def test_any_text_is_a_mask_of_the_frame_or_refused(counts: str, height: int, width: int) -> None:
+    try:
+        mask, (x, y) = decode_crop(counts, height, width)
+    except RunError:
+        return
+    assert x >= 0 and y >= 0 and x + mask.shape[1] <= width and y + mask.shape[0] <= height

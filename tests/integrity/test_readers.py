@@ -22,6 +22,7 @@ from hela_store.runs.info import MANIFEST
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
+from stores import reseal
 
 TINY = FinetuneConfig.of(steps=4, cells=2, validation_cells=2, workers=0, window=8)
 QUICK = EvaluateConfig(split="test", prompts=("box",), prompt_seeds=1, window=8)
@@ -201,3 +202,18 @@ def test_equal_tensors_are_equal_files_in_every_process(tmp_path: Path) -> None:
     from safetensors.torch import load
 
     assert load(made.pop())["b"].tolist() == [1, 1, 1]
+
+
+def test_a_run_that_was_made_again_is_not_the_one_that_was_indexed(store: Store) -> None:
+    run = evaluate(store, None, QUICK).run
+    before = store.sql("SELECT avg(iou) FROM cell_metrics").fetchall()
+    folder = store.path / "runs" / run
+    manifest = (folder / MANIFEST).read_bytes()
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(config.replace(b'"split": "test"', b'"split": "val"', 1))
+    reseal(folder)
+    with pytest.raises(RunError, match=rf"run {run} is not the one that was indexed: its manifest.json changed"):
+        store.sql("SELECT avg(iou) FROM cell_metrics")
+    (folder / MANIFEST).write_bytes(manifest)
+    (folder / "config.json").write_bytes(config)
+    assert store.sql("SELECT avg(iou) FROM cell_metrics").fetchall() == before

@@ -27,7 +27,10 @@ def test_a_lost_cell_is_asked_for_where_its_neighbours_went() -> None:
     here = from_boxes(BOXES[[0, 2, 3]] + [4, 2, 4, 2], np.ones(3))
     asked = proposals(here, [before], SHAPE)
     assert asked.boxes.tolist() == [[44, 12, 64, 32]]
-    assert asked.masks[0] is not None and decode(asked.masks[0])[1] == (44, 12)
+    assert asked.masks[0] is not None and decode(asked.masks[0], (asked.masks[0].height, asked.masks[0].width))[1] == (
+        44,
+        12,
+    )
     assert asked.points.tolist() == [[53.5, 21.5]]
     # both neighbours have it: it is asked for once
     assert len(proposals(here, [before, before], SHAPE)) == 1

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.names import inside
 from hela_store.base.progress import Progress
 from hela_store.evaluation.frames import FrameCells
 from hela_store.images import normalise
@@ -42,7 +43,7 @@ def write_tiles(store: Store, frame: FrameCells, folder: Path) -> Tiles:
     folder.mkdir(parents=True, exist_ok=True)
     image = _seen(store, frame.frame)
     for tile in frame.tiles:
-        _save(_part(image, tile.rect), folder / f"{tile.view}.png")
+        _save(_part(image, tile.rect), inside(folder, tile.view, suffix=".png", what="the view"))
     names, rects = [tile.view for tile in frame.tiles], [tile.rect for tile in frame.tiles]
     return Tiles(names=names, rects=rects, shape=frame.shape)
 
@@ -60,9 +61,10 @@ def write_dataset(store: Store, views: Mapping[str, Sequence[TrainingView]], fol
             label = store.pixels.label(view.frame)
             valid = _part(store.pixels.valid(view.frame), view.rect)
             boxes, shown = boxes_in(label, view.rect, valid)
-            _save(np.where(shown, image, BLANK).astype(np.uint8), folder / "images" / block / f"{view.view}.png")
+            path = inside(folder / "images" / block, view.view, suffix=".png", what="the view")
+            _save(np.where(shown, image, BLANK).astype(np.uint8), path)
             lines = "".join(f"0 {' '.join(f'{v:.6f}' for v in box)}\n" for box in boxes)
-            (folder / "labels" / block / f"{view.view}.txt").write_text(lines)
+            inside(folder / "labels" / block, view.view, suffix=".txt", what="the view").write_text(lines)
     yaml = folder / "data.yaml"
     # every JSON text is YAML, too
     paths = {block: f"images/{block}" for block in views}

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from hela_store.catalog import index as catalog
+from hela_store.catalog.printed import printed_rows
 from hela_store.errors import QueryError
 from hela_store.show.cards import draw_cards
 from hela_store.store.store import Store
@@ -24,7 +25,7 @@ MOST_CARDS = 60
 
 NAMES = """
     SELECT table_name AS "table", column_name AS "column", data_type AS type, comment FROM duckdb_columns()
-    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema')
+    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema', 'table_sums')
     ORDER BY table_name, column_index
 """
 CARDS = """
@@ -64,7 +65,7 @@ class Page:
 
     def __post_init__(self) -> None:
         numbers = type(self.offset) is int and type(self.limit) is int
-        if not numbers or self.offset < 0 or not 1 <= self.limit <= MOST_ROWS:
+        if not numbers or not 0 <= self.offset < 2**63 or not 1 <= self.limit <= MOST_ROWS:
             raise QueryError(f"a page begins at row 0 or later and has 1 to {MOST_ROWS} rows")
 
 
@@ -146,7 +147,7 @@ def _page(result: duckdb.DuckDBPyRelation | None, page: Page) -> Answer:
             raise QueryError(f"the result has no column {page.order!r}; it has {', '.join(columns)}")
         quoted = '"' + page.order.replace('"', '""') + '"'
         result = result.order(f"{quoted} {'DESC' if page.descending else 'ASC'} NULLS LAST")
-    rows = result.limit(page.limit, page.offset).fetchall()
+    rows = printed_rows(result.limit(page.limit, page.offset))
     total = result.aggregate("count(*)").fetchall()[0][0] if page.count else None
     shown = [[_shown(value) for value in row] for row in rows]
     return Answer(columns=columns, types=[str(kind) for kind in result.types], rows=shown, total=total)

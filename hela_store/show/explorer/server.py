@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hela_store.base.text import first_line, visible
 from hela_store.errors import HelaError, QueryError, StoreError
 from hela_store.store.store import Store
 
@@ -94,6 +95,9 @@ def application(store: Store, token: str, port: int) -> ASGIApp:
     """Return the application; whatever does not come from its own page is refused."""
     running: dict[str, Running] = {}
 
+    async def refused(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": visible(" ".join(str(error).split()))}, 400)
+
     async def page(request: Request) -> Response:
         return Response(_file("explorer/explore.html"), media_type="text/html")
 
@@ -134,7 +138,8 @@ def application(store: Store, token: str, port: int) -> ASGIApp:
         Route("/stop", stop, methods=["POST"]),
         Route("/cards", draw, methods=["POST"]),
     ]
-    return _Guard(Starlette(routes=[Mount(f"/{token}", routes=routes)]), token, port)
+    inner = Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers={HelaError: refused})
+    return _Guard(inner, token, port)
 
 
 class _Guard:
@@ -181,27 +186,35 @@ def _file(name: str) -> bytes:
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
-    """Return a request's JSON object; an empty one for anything else, which every question refuses in its own words."""
+    """Return a request's JSON object; an empty one for another kind, which every question refuses in its own words.
+
+    Raises
+    ------
+    QueryError
+        It is too long, no JSON, nested too deeply, or holds text that is no Unicode.
+    """
     if request.headers.get("content-type") != "application/json":
         return {}
     data = b""
     async for part in request.stream():
         data += part
         if len(data) > MOST_BYTES:
-            return {}
+            raise QueryError(f"the request has more than {MOST_BYTES} bytes")
     try:
         found = json.loads(data)
-    except ValueError:
-        return {}
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise QueryError("the request is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise QueryError("the request holds half a character (a lone surrogate)") from None
+    except ValueError as error:
+        raise QueryError(f"the request is no JSON: {first_line(error)}") from None
     return found if isinstance(found, dict) else {}
 
 
 async def _answer(work: Callable[[], Mapping[str, Any]]) -> Response:
-    """Do work in a thread, so that a long query holds up nobody; errors become one line."""
-    try:
-        return JSONResponse(await run_in_threadpool(work))
-    except HelaError as error:
-        return JSONResponse({"error": " ".join(str(error).split())}, 400)
+    """Do work in a thread, so that a long query holds up nobody."""
+    return JSONResponse(await run_in_threadpool(work))
 
 
 def _page_of(asked: Mapping[str, Any]) -> Page:

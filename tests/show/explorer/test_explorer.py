@@ -172,3 +172,48 @@ def test_a_port_in_use_is_an_error(scored: Path) -> None:
         taken.listen()
         with pytest.raises(StoreError, match="in use; choose another with --port"):
             explore(Store.open(scored), port=taken.getsockname()[1])
+
+
+def post(url: str, data: bytes) -> tuple[int, Any]:
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+@pytest.mark.parametrize("where", ["query", "stop", "cards"])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b'{"sql": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"id": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
+        (b'{"sql": "SELECT \'\\ud800\'"}', "lone surrogate"),
+        (b'{"rows": [{"cell": "\\udfff"}]}', "lone surrogate"),
+        (b'{"\\ud800": 1}', "lone surrogate"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (b"{", "no JSON"),
+        (b'{"id": ' + b"9" * 10_000 + b"}", "no JSON"),
+        (b'{"id": "' + b"x" * (1 << 21) + b'"}', "more than"),
+    ],
+    ids=["deep", "deep-tables", "surrogate", "surrogate-row", "surrogate-key", "bytes", "cut", "number", "long"],
+)
+def test_what_is_no_request_is_answered_with_one_line(address: str, where: str, data: bytes, why: str) -> None:
+    status, found = post(address + where, data)
+    assert status == 400 and why in found["error"] and "\n" not in found["error"]
+
+
+def test_numbers_beyond_any_are_refused(address: str) -> None:
+    for asked in ({"offset": 10**30}, {"limit": 10**30}, {"offset": 1e400}):
+        assert get(address + "query", {"sql": "SELECT 1"} | asked)[0] == 400
+    assert get(address + "cards", {"rows": [{"cell": "x", "prompt_seed": 10**30}]})[0] == 400
+
+
+def test_values_that_python_has_not_are_shown_as_duckdb_shows_them(address: str) -> None:
+    status, found = get(address + "query", {"sql": "FROM test_all_types()"})
+    assert status == 200
+    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    assert row["date"] == "5877642-06-25 (BC)" and row["timestamp"] == "290309-12-22 (BC) 00:00:00"
+    assert get(address + "query", {"sql": 'SELECT * FROM "\x1b[31m"'})[1]["error"].isprintable()
