@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from hela_store.base.parquet import read_parquet
@@ -80,3 +81,13 @@ def ingested_frames(path: Path) -> pa.Table:
     """
     files = sorted((path / "ingest").glob("frames-*.parquet"))
     return pa.concat_tables([read_parquet(file) for file in files]) if files else FRAMES_SCHEMA.empty_table()
+
+
+def in_time_order(frames: pa.Table) -> pa.Table:
+    """Return rows of frames sequence by sequence, each in the order of time; sequences in the order of their first row.
+
+    Frames that were ingested later may lie before or between earlier ones.
+    """
+    sequences = frames["sequence"].combine_chunks().dictionary_encode().indices
+    order = np.lexsort((frames["time"].to_numpy(), sequences.to_numpy()))
+    return frames if (order == np.arange(len(order))).all() else frames.take(order)
