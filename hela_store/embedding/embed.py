@@ -332,9 +332,9 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
     reader = open_dataset(store.recipe.dataset, store.path)
     known = ingested_frames(store.path).select(["frame", "sequence", "time"]).to_pylist()
     keys = {row["frame"]: (row["frame"], row["sequence"], row["time"]) for row in known}
-    new = in_free_times((e for e in reader.entries if e.id not in keys), known, store.recipe.dataset.stills)
-    entries = {entry.id: entry for entry in new}
-    keys |= {entry.id: (entry.id, entry.sequence, entry.time) for entry in new}
+    later = in_free_times((e for e in reader.entries if e.id not in keys), known, store.recipe.dataset.stills)
+    entries = {entry.id: entry for entry in later}
+    keys |= {entry.id: (entry.id, entry.sequence, entry.time) for entry in later}
     views = plan = PLAN_SCHEMA.empty_table()
     notes: tuple[str, ...] = ()
     if known:

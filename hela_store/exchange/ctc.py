@@ -125,6 +125,7 @@ def _files(labels: RunLabels) -> dict[str, tuple[str, str]]:
             if other != record.frame:
                 raise RunError(
                     f"{other} and {record.frame} have one time, {record.time}, and would be one file, "
-                    f"{'/'.join(file)}; make a new store of these frames with `hela-store new`, or use `hela-store export coco`"
+                    f"{'/'.join(file)}; make a new store of these frames with `hela-store new`, or use "
+                    "`hela-store export coco`"
                 )
     return files
