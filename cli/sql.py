@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,18 +31,18 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     """
     from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query
+    from hela_store.catalog.values import csv_lines, finite, for_parquet, named_once, plain_rows
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise click.UsageError("--json, --csv and --parquet exclude each other")
-    found = run_query(store.path, query)
+    found = named_once(run_query(store.path, query))
+    names = found.column_names
     if parquet is not None:
-        write_parquet(parquet.absolute(), found)
+        write_parquet(parquet.absolute(), for_parquet(found))
         note(f"{found.num_rows} rows in {parquet}")
     elif as_json:
-        echo_json(found.to_pylist())
+        echo_json([dict(zip(names, map(finite, row), strict=True)) for row in plain_rows(found)])
+    elif as_csv:
+        sys.stdout.writelines(csv_lines(names, plain_rows(found)))
     else:
-        rows = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
-        if as_csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows([found.column_names, *rows])
-        else:
-            echo_table(found.column_names, rows)
+        echo_table(names, [[str(v).lower() if isinstance(v, bool) else v for v in row] for row in plain_rows(found)])

@@ -26,6 +26,7 @@ from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
 from .rows import Connection, Source, fill, listing, schema_text
+from .values import to_arrow
 
 FILE = "catalog.duckdb"
 LOCK_SECONDS = 300.0
@@ -106,7 +107,7 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
 
 def _ask(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> pa.Table:
     with opened(store_path) as con:
-        return select(con, sql, parameters).to_arrow_table()
+        return to_arrow(select(con, sql, parameters))
 
 
 @contextlib.contextmanager
