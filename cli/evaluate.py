@@ -15,7 +15,17 @@ from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from .options import default_checkpoint, device_option, json_option, store_option
-from .output import bars, echo_facts, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_untrained
+from .output import (
+    bars,
+    echo_facts,
+    echo_json,
+    echo_scores,
+    echo_sequences,
+    echo_subsets,
+    echo_table,
+    note,
+    note_untrained,
+)
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
@@ -113,6 +123,8 @@ def _evaluate_drawn(
     kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
     how = {name: value for name, value in choices.items() if name not in ("clicks", *FROM_DETECTOR)}
     result = hs.evaluate(store, checkpoint(None), EvaluateConfig(prompts=kinds, **how), progress=bars)
+    for line in result.own_prompts.notes() if result.own_prompts else ():
+        note(line)
     if as_json:
         echo_json(result.to_json())
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,19 +31,18 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     """
     from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query
-    from hela_store.catalog.index import query_rows
+    from hela_store.catalog.values import csv_lines, finite, for_parquet, named_once, plain_rows
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise click.UsageError("--json, --csv and --parquet exclude each other")
+    found = named_once(run_query(store.path, query))
+    names = found.column_names
     if parquet is not None:
-        found = run_query(store.path, query)
-        write_parquet(parquet.absolute(), found)
+        write_parquet(parquet.absolute(), for_parquet(found))
         note(f"{found.num_rows} rows in {parquet}")
-        return
-    columns, rows = query_rows(store.path, query)
-    if as_json:
-        echo_json([dict(zip(columns, row, strict=True)) for row in rows])
+    elif as_json:
+        echo_json([dict(zip(names, map(finite, row), strict=True)) for row in plain_rows(found)])
     elif as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+        sys.stdout.writelines(csv_lines(names, plain_rows(found)))
     else:
-        echo_table(columns, rows)
+        echo_table(names, [[str(v).lower() if isinstance(v, bool) else v for v in row] for row in plain_rows(found)])

@@ -1,4 +1,4 @@
-"""Text for people: messages of other packages, as short as ours, and characters that a terminal would obey."""
+"""Text for people: messages of other packages, characters that a terminal would obey, and the order of names."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def visible(text: str) -> str:
     Line feeds and tabs stay.
     """
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as people do: ``t2`` before ``t10``."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+
+
+def numbered(name: str) -> tuple[str, str] | None:
+    """Split a name into what comes before and the digits it ends in; None where it ends in none."""
+    match = re.fullmatch(r"(.*?)(\d+)", name, flags=re.DOTALL | re.ASCII)
+    return None if match is None else (match[1], match[2])

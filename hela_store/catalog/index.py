@@ -28,8 +28,8 @@ from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
 from . import trust
-from .printed import printed_rows
 from .rows import Connection, Source, fill, listing, schema_text
+from .values import to_arrow
 
 T = TypeVar("T")
 FILE = "catalog.duckdb"
@@ -104,12 +104,7 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
-    return _asked(store_path, sql, parameters, lambda found: found.to_arrow_table())
-
-
-def query_rows(store_path: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run one SELECT and return names of columns and rows that can be printed; raises as :func:`query`."""
-    return _asked(store_path, sql, None, lambda found: (list(found.columns), printed_rows(found)))
+    return _asked(store_path, sql, parameters, to_arrow)
 
 
 def _asked(

@@ -20,6 +20,11 @@ class Entry:
     image: Plane
     labels: dict[str, Plane]
 
+    @property
+    def id(self) -> str:
+        """``"<sequence>/<name>"``, as :attr:`hela_store.datasets.frame.Frame.id`."""
+        return f"{self.sequence}/{self.name}"
+
 
 def list_folder(path: Path) -> list[Path]:
     """Return a folder's content, sorted by name; hidden files are left out.

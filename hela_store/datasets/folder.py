@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from hela_store.base.text import natural
 from hela_store.errors import DatasetError
 from hela_store.images.labels import apply_field_of_interest, valid_pixels
 from hela_store.recipe.recipe import DatasetRecipe
@@ -145,12 +145,7 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
             if stem in found:
                 raise DatasetError(f"{path} and {found[stem].name} have the same stem; remove one of them")
             found[stem] = path
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", text)
-    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
 
 
 def _entry(sequence: str, name: str, time: int, image: Plane, mask: Plane | None) -> Entry:

@@ -148,7 +148,7 @@ def inspect(
     )
     reader = CtcReader(config, path) if kind == "ctc" else FolderReader(config, path)
     size, size_from = _pixel_size(reader.entries, pixel_size_um, name)
-    images = [(_id(entry), read_image(entry.image)) for entry in _spread(reader.entries, IMAGES_SAMPLED)]
+    images = [(entry.id, read_image(entry.image)) for entry in _spread(reader.entries, IMAGES_SAMPLED)]
     config = replace(config, offset=estimate_offset([image for _, image in images]), pixel_size_um=size)
     return _summary(reader, config, found, size_from, images)
 
@@ -270,7 +270,3 @@ def _pixel_size(entries: Sequence[Entry], given: float | None, name: str) -> tup
     if name in PIXEL_SIZE_UM:
         return PIXEL_SIZE_UM[name], "data set name"
     return None, ""
-
-
-def _id(entry: Entry) -> str:
-    return f"{entry.sequence}/{entry.name}"

@@ -13,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from hela_store.base.checks import did_you_mean
+from hela_store.datasets.frame_files import files_of_frames
 from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS
 
@@ -27,8 +28,9 @@ def read_boxes(path: Path, frames: Mapping[str, tuple[int, int]]) -> dict[str, D
 
     A table (``.parquet``, ``.csv``) has the columns ``frame, x0, y0, x1, y1`` (px, frame, x1 and y1 exclusive), and may
     have ``score`` (0 to 1, else 1) and a click point ``x, y``. A folder has a file ``<frame name>.txt`` for each frame,
-    also in a folder of the sequence's name, with lines ``class cx cy w h [score]``, all but the class in units of the
-    frame's width and height (the format of YOLO's labels).
+    with lines ``class cx cy w h [score]``, all but the class in units of the frame's width and height (the format of
+    YOLO's labels). It may lie in a folder of the sequence's name, and has to where two sequences have a frame of its
+    name.
 
     Parameters
     ----------
@@ -83,13 +85,9 @@ def _read_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> Rows:
 
 def _read_folder(path: Path, frames: Mapping[str, tuple[int, int]]) -> Rows:
     out: Rows = {}
-    seen = 0
-    for frame, (height, width) in frames.items():
-        sequence, _, name = frame.rpartition("/")
-        file = next((f for f in (path / sequence / f"{name}.txt", path / f"{name}.txt") if f.is_file()), None)
-        if file is None:
-            continue
-        seen += 1
+    files = files_of_frames(path, frames, (".txt",), lambda name: [name])
+    for frame, file in files.found.items():
+        height, width = frames[frame]
         for number, line in enumerate(file.read_text().splitlines(), 1):
             words, where = line.split(), f"{file}, line {number}"
             if not words:
@@ -104,7 +102,7 @@ def _read_folder(path: Path, frames: Mapping[str, tuple[int, int]]) -> Rows:
             box = [min(max(v, 0.0), m) if -0.01 <= v <= m + 0.01 else v for v, m in zip(box, limits, strict=True)]
             box = _checked(box, (height, width), where)
             out.setdefault(frame, []).append((box, _score(values[4] if len(values) > 4 else 1.0, where), None))
-    if not seen:
+    if not files.found:
         raise PromptError(f"no file in {path} has the name of a frame; expected e.g. {next(iter(frames), 't000')}.txt")
     return out
 

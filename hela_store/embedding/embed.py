@@ -52,6 +52,8 @@ LEFTOVERS = (
     "plan/.*.parquet.*",
     "ingest/.*.parquet.*",
     "ledger/*/.*.jsonl.*",
+    "truths/.*.jsonl.*",
+    ".sums.json.*",
 )
 """Temporary files of a process that was killed while writing."""
 
@@ -327,27 +329,28 @@ def clear_leftovers(path: Path) -> None:
 def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedReport:
     from hela_store.datasets import open_dataset
 
+    from .ingest import in_free_times
     from .record import read_record
 
-    entries = {f"{e.sequence}/{e.name}": e for e in open_dataset(store.recipe.dataset, store.path).entries}
-    keys = {frame: (frame, entry.sequence, entry.time) for frame, entry in entries.items()}
+    reader = open_dataset(store.recipe.dataset, store.path)
+    known = store.known_frames()
+    keys = {record.frame: (record.frame, record.sequence, record.time) for record in known.values()}
+    later = in_free_times((e for e in reader.entries if e.id not in keys), known.values(), store.recipe.dataset.stills)
+    entries = {entry.id: entry for entry in later}
+    keys |= {entry.id: (entry.id, entry.sequence, entry.time) for entry in later}
     views = plan = PLAN_SCHEMA.empty_table()
-    ingested: set[str] = set()
     notes: tuple[str, ...] = ()
-    if any((store.path / "ingest").glob("frames-*.parquet")):
+    if known:
         planned = store.plan_path().exists()
         plan = store.views_table() if planned else build_plan(store, progress)
         views, notes = unique_views(plan), _damping_note(plan)
-        rows = store.frames_table().select(["frame", "sequence", "time"]).to_pylist()
-        ingested = {row["frame"] for row in rows}
-        keys |= {row["frame"]: (row["frame"], row["sequence"], row["time"]) for row in rows}
     frames = None
     if config.splits:
         frames = _frames_of(assign(store.recipe.split, [*keys.values()], store.recipe.dataset.stills), config.splits)
     views = views.filter(_asked(plan, views, frames))
     tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
     varied = varied_frames(store.recipe, [*keys.values()])
-    fresh = {f: e for f, e in entries.items() if f not in ingested and (frames is None or f in frames)}
+    fresh = {frame: entry for frame, entry in entries.items() if frames is None or frame in frames}
     tiles = {frame: len(tile_rectangles(entry.image.shape, tile, overlap)) for frame, entry in fresh.items()}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)
     new = sum(tiles.values()) + more
@@ -364,7 +367,7 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
         seconds=None if each is None else each * left,
         bytes_left=_bytes_each(store) * left,
         variants=_variants(views) + more,
-        blank=_blank(store, frames) if ingested else (),
+        blank=_blank(store, frames) if known else (),
         adapter=store.recipe.encoder.adapter,
         adapter_sha256=store.recipe.encoder.adapter_sha256,
         notes=notes,

@@ -2,13 +2,14 @@
 
 Append-only. All files are read and checked before the first byte is written; then, in segments, the arrays come first
 and the rows that name them last, so that a frame with a row is wholly there. A frame that was ingested before is
-compared and skipped; one that changed is an error, because embeddings of the old one may exist.
+compared and skipped; one that changed is an error, because embeddings of the old one may exist. A frame is its id and
+its pixels: files that come later move no other frame in time, and a renamed file is not taken for a new frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     DatasetError
         The data set cannot be used as it is; nothing was written.
     StoreError
-        A frame, its labels or its pixel size changed since they were ingested, no space left, or no permission.
+        A frame, its labels or its pixel size changed since they were ingested, a file was renamed, two frames of a
+        sequence have one time, no space left, or no permission.
     """
     reader = open_dataset(store.recipe.dataset, store.path)
     known = store.known_frames()
@@ -95,7 +97,7 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
         return
     reader = open_dataset(store.recipe.dataset, store.path)
     for entry in reader.entries:
-        if f"{entry.sequence}/{entry.name}" in frames:
+        if entry.id in frames:
             frame = reader.read(entry)
             record, parts = records[frame.id], _parts(frame)
             if frame_digest(frame.image) == record.sha256 and _sums(frame.id, parts) == _sums_of(record, parts):
@@ -105,17 +107,63 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 def _check(
     store: Store, reader: CtcReader | FolderReader, known: Mapping[str, FrameRecord], progress: Progress
 ) -> list[Entry]:
-    """Read every frame, compare those ingested before, return the others."""
+    """Read every frame, compare those ingested before, return the others with their times."""
     new = []
+    gone = known.keys() - {entry.id for entry in reader.entries}
+    renamed = {known[frame].sha256: frame for frame in sorted(gone) if not known[frame].is_blank}
     for entry in progress(reader.entries, total=len(reader), what="check frames"):
         check_name(entry.sequence, "the sequence", DatasetError)
         check_name(entry.name, f"{entry.sequence}: the frame", DatasetError)
         frame = reader.read(entry)
         if frame.id in known:
             _compare(store, frame, known[frame.id], entry.image.path)
-        else:
-            new.append(entry)
-    return new
+            continue
+        if renamed and (before := renamed.get(frame_digest(frame.image))):
+            raise StoreError(
+                f"{entry.image.path} has the pixels of frame {before}, which was ingested before and is no longer in "
+                "the data set; give the file its old name again, or make a new store with `hela-store new`"
+            )
+        new.append(entry)
+    return in_free_times(new, known.values(), store.recipe.dataset.stills)
+
+
+def in_free_times(entries: Iterable[Entry], known: Iterable[FrameRecord], stills: bool) -> list[Entry]:
+    """Return new frames with times that no other frame of their sequence has.
+
+    The time of a still is a running number: those that come later are counted on from the largest there is, because
+    the times of ingested frames never change. The time of any other frame is in its name.
+
+    Parameters
+    ----------
+    entries : frames that are not ingested yet, in their order
+    known : those that are
+    stills : whether the frames are single images, not a sequence in time
+
+    Raises
+    ------
+    StoreError
+        A frame of a time-lapse has the time of another.
+    """
+    taken = {(record.sequence, record.time): record.frame for record in known}
+    free: dict[str, int] = {}
+    for sequence, time in taken:
+        free[sequence] = max(free.get(sequence, 0), time + 1)
+    found = []
+    for entry in entries:
+        if stills:
+            time = free.setdefault(entry.sequence, 0)
+            free[entry.sequence] += 1
+            found.append(replace(entry, time=time))
+            continue
+        other = taken.setdefault((entry.sequence, entry.time), entry.id)
+        if other != entry.id:
+            raise StoreError(
+                f"{entry.image.path}: frame {entry.id} is number {entry.time} of sequence {entry.sequence}, and so is "
+                f"{other}, which was ingested before; give the file its old name again, or make a new store with "
+                "`hela-store new`"
+            )
+        found.append(entry)
+    return found
 
 
 def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None:
@@ -163,7 +211,7 @@ def _places(entries: Iterable[Entry], new: list[Entry], known: Mapping[str, Fram
         if group is None:
             group = _group_name(entry.sequence, shape, dtype, kinds[entry.sequence], set(groups.values()))
             groups[entry.sequence, shape, dtype] = group
-        chosen[f"{entry.sequence}/{entry.name}"] = (group, rows.get(group, 0))
+        chosen[entry.id] = (group, rows.get(group, 0))
         rows[group] = rows.get(group, 0) + 1
     return {frame: _Place(group, row, rows[group]) for frame, (group, row) in chosen.items()}
 
@@ -241,7 +289,9 @@ def _sums_of(record: FrameRecord, parts: Mapping[str, npt.NDArray[Any]]) -> dict
 def _write_segment(store: Store, rows: list[dict[str, Any]], cells: list[pa.Table]) -> None:
     """Write one segment; cells first, so that a frame with a row has its cells."""
     folder = store.path / "ingest"
-    number = len(list(folder.glob("frames-*.parquet"))) + 1
+    # not their count: where a segment was lost, the next one must not take the place of the last
+    names = [path.stem.removeprefix("frames-") for path in folder.glob("frames-*.parquet")]
+    number = max((int(name) for name in names if name.isdecimal()), default=0) + 1
     paths = [folder / f"{what}-{number:04}.parquet" for what in ("cells", "frames")]
     write_parquet(paths[0], pa.concat_tables([CELLS_SCHEMA.empty_table(), *cells]))
     write_parquet(paths[1], pa.Table.from_pylist(rows, schema=FRAMES_SCHEMA))

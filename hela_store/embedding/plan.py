@@ -90,7 +90,7 @@ def _plan_to_add_to(store: Store) -> tuple[str, int]:
 def _views_from(store: Store, first: int, progress: Progress) -> pa.Table:
     """Return the views of all frames from the ``first``; those in no plan get the rows after the largest there is."""
     recipe, metadata = store.recipe, plan_metadata(store.recipe)
-    frames = store.frames_table().slice(first)
+    frames = store.frames_as_ingested().slice(first)
     known, drawn = _frame_limits(store, frames, metadata), _drawn_before(store)
     every = store.frames_table()
     keys = (every[name].to_pylist() for name in ("frame", "sequence", "time")) if recipe.augment.variants else ()

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
-from hela_store.errors import PromptError
 from hela_store.runs.folder import RunFolder, new_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
@@ -24,7 +23,7 @@ from .checkpoint import Checkpoint, resolve_checkpoint
 from .config import EvaluateConfig
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius, with_foreign_embeddings
 from .leaks import check_untouched
-from .own_prompts import OwnPrompts, own_questions, read_own_prompts
+from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import Question, Score, answer, truth_questions, with_details
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
@@ -52,6 +51,7 @@ class EvaluateResult:
     prompts : scores by prompt kind
     subsets : scores of touching, dim, and bright and small cells, and of mask prompts by their own IoU, by prompt kind
     test_scorings : how often this store's test block has been scored so far, this time included
+    own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     """
 
     run: str
@@ -60,11 +60,13 @@ class EvaluateResult:
     prompts: dict[str, PromptScore]
     subsets: dict[str, dict[str, SubsetScore]]
     test_scorings: int
+    own_prompts: OwnPromptsFit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
         prompts = {kind: score.to_json() for kind, score in self.prompts.items()}
-        return asdict(self) | {"prompts": prompts}
+        own = None if self.own_prompts is None else self.own_prompts.to_json()
+        return asdict(self) | {"prompts": prompts, "own_prompts": own}
 
 
 def evaluate(
@@ -105,12 +107,15 @@ def evaluate(
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
-    folder = _start(checkpoint, config, own)
+    fitted = None
+    if own is not None:
+        fitted = fit_prompts(store, own, progress(frame_cells(store, frames), total=len(frames), what="match prompts"))
+    folder = _start(checkpoint, config, fitted)
     with folder.tidied():
         parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
         shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
         scores = _score_frames(
-            shown, _asker(store, config, own), partial(answer, store, decoder, window=window), folder
+            shown, _asker(store, config, fitted), partial(answer, store, decoder, window=window), folder
         )
         folder.publish()
     return EvaluateResult(
@@ -120,22 +125,27 @@ def evaluate(
         prompts=summarise(scores),
         subsets=subset_scores(store, folder.id),
         test_scorings=_test_scorings(store),
+        own_prompts=None if fitted is None else fitted.fit,
     )
 
 
-def _start(checkpoint: Checkpoint, config: EvaluateConfig, own: OwnPrompts | None) -> RunFolder:
+def _start(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> RunFolder:
     about = asdict(config) | {"encoder": checkpoint.key, "checkpoint": checkpoint.id}
     about |= {"seeds": list(range(config.prompt_seeds))}
-    about |= {"prompts": list(config.prompts) if own is None else own.kinds}
+    about |= {"prompts": list(config.prompts) if fitted is None else fitted.own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
+    if fitted is not None:
+        about |= {"own_prompts": {"given": fitted.fit.given, "scored": fitted.fit.scored}}
     kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
     return new_run(checkpoint.store.path, kind, about, parent=checkpoint.id, label=config.split)
 
 
-def _asker(store: Store, config: EvaluateConfig, own: OwnPrompts | None) -> Callable[[FrameCells], Sequence[Question]]:
+def _asker(
+    store: Store, config: EvaluateConfig, fitted: FittedPrompts | None
+) -> Callable[[FrameCells], Sequence[Question]]:
     radius = median_training_radius(store)
-    if own is not None:
-        return lambda frame: own_questions(own, frame, radius)
+    if fitted is not None:
+        return lambda frame: own_questions(fitted, frame, radius)
     return lambda frame: truth_questions(frame, config.prompts, range(config.prompt_seeds), radius)
 
 
@@ -153,8 +163,6 @@ def _score_frames(
             prompts.append(prompt_row(score, number, frame.split))
             predictions.append(prediction_row(score, number, frame.shape))
             scores.append(_light(score))
-    if not scores:
-        raise PromptError("none of the given prompts fits a labelled cell of this split")
     folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
     folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
     return scores

@@ -12,20 +12,40 @@ from collections.abc import Iterable, Sequence
 from hela_store.errors import RunError, SplitError
 from hela_store.recipe.splits import format_ranges, parse_ranges
 from hela_store.runs.folder import RunInfo, load_run
+from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
 
-FrameRanges = dict[str, dict[str, str]]
-"""Frame numbers by block and sequence: ``{"train": {"01": "0-54"}, "val": {"01": "58-66"}}``."""
+FrameRanges = dict[str, dict[str, str | list[str]]]
+"""Frames by block and sequence: ranges of the numbers in their names, ``{"train": {"01": "0-54"}}``.
+
+Stills have no number of their own and are kept by name: ``{"train": {"images": ["cell_a", "cell_b"]}}``. Older runs
+kept their running numbers.
+"""
 
 
 def block_ranges(store: Store, blocks: Iterable[str] = ("train", "val")) -> FrameRanges:
     """Return the frames of blocks as the recipe has them now."""
-    of_frame = store.blocks()
-    found: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in blocks}
-    for row in store.frame_records().values():
-        if (block := of_frame[row.frame]) in found:
-            found[block][row.sequence].append(row.time)
-    return {name: {seq: format_ranges(times) for seq, times in part.items()} for name, part in found.items()}
+    of_frame, stills = store.blocks(), store.recipe.dataset.stills
+    found: dict[str, dict[str, list[FrameRecord]]] = {name: defaultdict(list) for name in blocks}
+    for record in store.frame_records().values():
+        if (block := of_frame[record.frame]) in found:
+            found[block][record.sequence].append(record)
+    return {
+        name: {
+            sequence: sorted(r.name for r in records) if stills else format_ranges(r.time for r in records)
+            for sequence, records in part.items()
+        }
+        for name, part in found.items()
+    }
+
+
+def _kept(frames: str | list[str], records: Iterable[FrameRecord]) -> set[str]:
+    """Return the ids of those frames of a sequence that a run kept."""
+    if isinstance(frames, list):
+        names = set(frames)
+        return {record.frame for record in records if record.name in names}
+    ranges = parse_ranges(frames)
+    return {record.frame for record in records if any(first <= record.time <= last for first, last in ranges)}
 
 
 def check_twins(store: Store) -> None:
@@ -61,20 +81,16 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
     left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
     if not (used_for and left):
         return
-    asked = {(row.sequence, row.time): row.frame for row in store.frame_records().values()}
-    wanted = set(frames)
+    wanted: dict[str, list[FrameRecord]] = defaultdict(list)
+    for record in map(store.frame_records().__getitem__, frames):
+        wanted[record.sequence].append(record)
     while left:
         run = left.pop()
         for block in used_for:
-            used = {
-                frame
-                for sequence, text in run.config.get("frames", {}).get(block, {}).items()
-                for first, last in parse_ranges(text)
-                for time in range(first, last + 1)
-                if (frame := asked.get((sequence, time))) in wanted
-            }
+            kept = run.config.get("frames", {}).get(block, {})
+            used = {frame for name, part in kept.items() for frame in _kept(part, wanted[name])}
             if used:
                 verb = "trained" if block == "train" else "was chosen"
-                few = f"{len(used)} of the {len(wanted)} frames to score, such as {min(map(str, used))}"
+                few = f"{len(used)} of the {len(frames)} frames to score, such as {min(used)}"
                 raise RunError(f"run {run.id} {verb} on {few}: the split has changed since; tune again on this one")
         left += [] if run.parent is None else [load_run(store.path, run.parent, "finetune")]

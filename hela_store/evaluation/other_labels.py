@@ -16,6 +16,8 @@ import numpy as np
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets import open_dataset
+from hela_store.datasets.frame import frame_digest
+from hela_store.datasets.pixels import read_image
 from hela_store.errors import DatasetError, RunError
 from hela_store.images.labels import apply_field_of_interest, shared_pixels
 from hela_store.images.rle import bbox, decode_crop
@@ -104,7 +106,7 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     Raises
     ------
     DatasetError
-        The data set is gone, has no such labels, or labels of another size than the frames.
+        The data set is gone, has no such labels, labels of another size than the frames, or other frames.
     RunError
         A run has no predictions, or none for a nucleus of these labels.
     """
@@ -131,11 +133,16 @@ def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]
         cells.setdefault(cell.frame, {})[cell.label] = cell.cell
     frames = store.frame_records()
     for entry in reader.entries:
-        name = f"{entry.sequence}/{entry.name}"
+        name = entry.id
         truth = reader.label(entry) if name in frames else None
         if truth is None or not truth.any():
             yield name, None
         else:
+            if frame_digest(read_image(entry.image)) != frames[name].sha256:
+                raise DatasetError(
+                    f"{entry.image.path} is not the image that was ingested as {name}, so its {labels} labels may be "
+                    "of another one; restore the file, or set dataset.path in store.toml"
+                )
             stored = store.pixels.label(name)
             yield name, _frame(truth, stored, cells.get(name, {}))
 

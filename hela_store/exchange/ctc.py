@@ -18,7 +18,7 @@ import tifffile
 from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
-from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
+from hela_store.evaluation.sequences import RunLabels, SequenceScores, run_labels, sequence_scores
 from hela_store.store.store import Store
 
 from .target import whole_folder
@@ -34,13 +34,14 @@ class CtcExport:
     ----------
     run : str
     folders : dict of sequence to its result folder
-    frames, objects : how many were written
+    masks : label image of each frame, by its id
+    objects : how many were written
     scores : SEG and DET of these images; None where no frame has labels
     """
 
     run: str
     folders: dict[str, Path]
-    frames: int
+    masks: dict[str, Path]
     objects: int
     scores: SequenceScores | None
 
@@ -48,7 +49,14 @@ class CtcExport:
         """Return what ``hela-store export ctc --json`` prints."""
         folders = {name: str(path) for name, path in self.folders.items()}
         scores = None if self.scores is None else self.scores.to_json()
-        return {"run": self.run, "folders": folders, "frames": self.frames, "objects": self.objects, "scores": scores}
+        masks = {frame: str(path) for frame, path in self.masks.items()}
+        about = {"run": self.run, "folders": folders, "frames": self.frames, "masks": masks}
+        return about | {"objects": self.objects, "scores": scores}
+
+    @property
+    def frames(self) -> int:
+        """How many frames were written."""
+        return len(self.masks)
 
 
 def export_ctc(
@@ -72,13 +80,14 @@ def export_ctc(
     Raises
     ------
     RunError
-        Nothing to export, the folder is there, or a sequence has more than 65,535 objects.
+        Nothing to export, the folder is there, two frames would be one file, or a sequence has more than 65,535
+        objects.
     StoreError
         No space, no permission.
     """
     labels = run_labels(store, run, prompt, prompt_seed)
+    files = _files(labels)
     tracks: dict[str, list[str]] = {}
-    frames = 0
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
@@ -92,16 +101,15 @@ def export_ctc(
                 raise RunError(f"sequence {name} has more than {MOST_OBJECTS} objects, the most a result folder holds")
             numbers = np.where(values > 0, np.cumsum(values > 0) + len(lines), 0).astype(np.uint16)
             lines += [f"{number} {row.time} {row.time} 0" for number in range(first, first + count)]
-            path = folders[name] / f"mask{row.time:03d}.tif"
+            path = folders[name] / files[row.frame][1]
             tifffile.imwrite(path, numbers[index].reshape(label.shape), compression="zlib")
-            frames += 1
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
     has_truth = any(row.has_label and row.frame in labels.answers for row in store.frame_records().values())
     return CtcExport(
         run=labels.info.id,
         folders={name: _folder(out, name) for name in folders},
-        frames=frames,
+        masks={frame: out.joinpath(*parts) for frame, parts in files.items()},
         objects=sum(map(len, tracks.values())),
         scores=sequence_scores(labels, progress) if has_truth else None,
     )
@@ -109,3 +117,20 @@ def export_ctc(
 
 def _folder(out: Path, sequence: str) -> Path:
     return inside(out, sequence, suffix="_RES", what="the sequence")
+
+
+def _files(labels: RunLabels) -> dict[str, tuple[str, str]]:
+    """Return folder and file of each frame, named by its time, as the challenge asks."""
+    files: dict[str, tuple[str, str]] = {}
+    owners: dict[tuple[str, str], str] = {}
+    for record in labels.store.frame_records().values():
+        if record.frame in labels.answers:
+            file = files[record.frame] = (f"{record.sequence}_RES", f"mask{record.time:03d}.tif")
+            other = owners.setdefault(file, record.frame)
+            if other != record.frame:
+                raise RunError(
+                    f"{other} and {record.frame} have one time, {record.time}, and would be one file, "
+                    f"{'/'.join(file)}; make a new store of these frames with `hela-store new`, or use "
+                    "`hela-store export coco`"
+                )
+    return files

@@ -2,8 +2,9 @@
 
 Predicted labels are in it under the name of their run, so several runs can be looked at side by side. Levels are halved
 until the long side is at most 128 px, images by area-averaging, labels by the nearest pixel. The answer for a cell has
-the number that cell has in ``truth``. Where a frame has no labels, or a run did not look, labels are 0. An image is
-written under a temporary name and renamed: it is whole or not there.
+the number that cell has in ``truth``. The t axis is the order of time; the attribute ``hela-store`` of the image has
+the ids and times of its frames. Where a frame has no labels, or a run did not look, labels are 0. An image is written
+under a temporary name and renamed: it is whole or not there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+import zarr
 from dask.delayed import delayed
 
 from hela_store.base.extras import needs
@@ -117,6 +119,8 @@ def _write_image(store: Store, rows: list[FrameRecord], predicted: list[RunLabel
     with whole_folder(path) as partial:
         # a folder that is there, though empty, it would only add labels to
         whole.to_ome_zarr(str(partial), version="0.5", overwrite=True)
+        named = {"frames": [row.frame for row in rows], "times": [row.time for row in rows]}
+        zarr.open_group(str(partial), mode="r+", use_consolidated=False).attrs["hela-store"] = named
     return len(pyramid["scale_factors"]) + 1
 
 

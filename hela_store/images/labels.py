@@ -51,6 +51,12 @@ class SharedPixels:
         result: npt.NDArray[np.float64] = self.shared / union
         return result
 
+    def table(self) -> npt.NDArray[np.float64]:
+        """Return the IoU of every first object with every second one, float64, (first, second)."""
+        table = np.zeros((len(self.first_labels), len(self.second_labels)))
+        table[self.first, self.second] = self.ious
+        return table
+
     def take(self, kept: BoolArray | npt.NDArray[np.int64]) -> SharedPixels:
         """Return the same objects with some of the pairs, by mask or index."""
         return replace(self, first=self.first[kept], second=self.second[kept], shared=self.shared[kept])

@@ -1,8 +1,8 @@
 """Which object is which: every rule by which results and truth become pairs.
 
-One to one, from a table of IoUs: :func:`most_pairs` (detections and cells) and :func:`best_total` (baselines). From the
-pixels that two label images share: :func:`majority` (the Cell Tracking Challenge) and :func:`best_of_each` (masks that
-a user gave as prompts). Boxes of a user's table are matched by :func:`hela_store.images.boxes.match_boxes`.
+One to one, from a table of IoUs: :func:`most_pairs` (detections and cells) and :func:`best_total` (baselines, and boxes
+and masks that a user gave as prompts). From the pixels that two label images share: :func:`majority` (the Cell Tracking
+Challenge).
 """
 
 from __future__ import annotations
@@ -50,14 +50,16 @@ def most_pairs(ious: Floats, least: float = 0.0) -> Matched:
     return _assigned(ious, allowed, np.where(allowed, ious + min(ious.shape), 0.0))
 
 
-def best_total(ious: Floats) -> Matched:
+def best_total(ious: Floats, least: float = 0.0) -> Matched:
     """Match one to one: the assignment with the greatest total IoU (Kuhn 1955), even where another has more pairs.
 
     Parameters
     ----------
     ious : float64, (rows, columns)
+    least : only an IoU of this or more, and above 0, makes a pair
     """
-    return _assigned(ious, ious > 0, ious)
+    allowed = (ious >= least) & (ious > 0)
+    return _assigned(ious, allowed, np.where(allowed, ious, 0.0))
 
 
 def _assigned(ious: Floats, allowed: BoolArray, weights: Floats) -> Matched:
@@ -75,15 +77,6 @@ def majority(pairs: SharedPixels) -> SharedPixels:
     A second object may be matched by several first ones; a first one never has two.
     """
     return pairs.take(2 * pairs.shared > pairs.first_areas[pairs.first])
-
-
-def best_of_each(pairs: SharedPixels) -> SharedPixels:
-    """Match each first object with the second one of greatest IoU, of equals with that of the smaller label.
-
-    Not one to one: several first objects may be given the same second one.
-    """
-    order = np.lexsort((pairs.second, -pairs.ious, pairs.first))
-    return pairs.take(order[np.unique(pairs.first[order], return_index=True)[1]])
 
 
 def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[int]) -> Floats:

@@ -17,14 +17,16 @@ from scipy import ndimage
 from hela_store.base.aliases import LabelArray
 from hela_store.base.checks import did_you_mean
 from hela_store.errors import PromptError
-from hela_store.images.boxes import BOX_COLUMNS, match_boxes
+from hela_store.images.boxes import BOX_COLUMNS, box_iou
 from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox
-from hela_store.metrics.matching import best_of_each
+from hela_store.metrics.matching import best_total
 
 from .prompt import Prompt
 
 COLUMNS = ("frame", "cell", *BOX_COLUMNS, "x", "y", "label")
+LEAST_OVERLAP = 0.3
+"""Least IoU of a box or a mask with the cell it is a prompt for; neighbours overlap less than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +195,10 @@ def match_prompts(
 ) -> tuple[dict[str, UserPrompt], list[UserPrompt]]:
     """Give the prompts of one frame to its cells.
 
-    A prompt that names its cell goes there. Of the others, one with a box goes to the cell with the greatest box IoU
-    (:func:`match_boxes`), one with points only to the cell under its first point with label 1. A cell takes one prompt:
-    one that names it before one that does not, else the first.
+    A prompt that names its cell goes there. The others with a box go to the cells with the greatest total of box IoUs
+    (:func:`hela_store.metrics.matching.best_total`), of which each is at least :data:`LEAST_OVERLAP`; those with points
+    only go to the cell under their first point with label 1. A cell takes one prompt: one that names it before one
+    with a box, and that before one with points only.
 
     Parameters
     ----------
@@ -230,30 +233,32 @@ def match_prompts(
         found = [(cell, place) for cell, place in found if place is not None]
         cell_boxes = [(columns.start, rows.start, columns.stop, rows.stop) for _, (rows, columns) in found]
         boxes = [prompt.prompt.box for prompt in boxed if prompt.prompt.box is not None]
-        for prompt, index in zip(boxed, match_boxes(boxes, cell_boxes), strict=True):
+        for prompt, index in zip(boxed, best_total(box_iou(boxes, cell_boxes), LEAST_OVERLAP).partner, strict=True):
             if index >= 0:
                 matched[found[int(index)][0]] = prompt
     for prompt in prompts:
         if prompt.cell is None and prompt.prompt.box is None:
-            cell = free.get(_label_under(prompt.prompt, labels))
+            cell = free.get(label_under(prompt.prompt, labels))
             if cell is not None:
                 matched.setdefault(cell, prompt)
     used = {id(prompt) for prompt in matched.values()}
     return matched, [prompt for prompt in prompts if id(prompt) not in used]
 
 
-def _label_under(prompt: Prompt, labels: LabelArray) -> int:
+def label_under(prompt: Prompt, labels: LabelArray) -> int:
+    """Return the label under the first point of a cell, 0 where there is no such point or it leaves the frame."""
     if prompt.points is None or prompt.point_labels is None:
         return 0
-    x, y = prompt.points[int(np.argmax(prompt.point_labels == 1))]
-    return int(labels[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))])
+    x, y = np.floor(prompt.points[int(np.argmax(prompt.point_labels == 1))] + 0.5).astype(int)
+    inside = 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1]
+    return int(labels[y, x]) if inside else 0
 
 
 def match_masks(user_labels: LabelArray, truth_labels: LabelArray) -> dict[int, int]:
-    """Give each true cell the user's label of greatest IoU with it (:func:`best_of_each`).
+    """Give true cells the user's labels, one to one, with the greatest total of IoUs.
 
-    Where the user merged two cells, both get the same label as their prompt, which is what a user would correct. Cells
-    that no label touches are missing from the result.
+    Each IoU is at least :data:`LEAST_OVERLAP`. Of two cells that the user merged, the one that fits better gets the
+    label.
 
     Parameters
     ----------
@@ -275,9 +280,10 @@ def match_masks(user_labels: LabelArray, truth_labels: LabelArray) -> dict[int, 
         )
     if user_labels.dtype.kind not in "uib":
         raise PromptError(f"prompt masks are {user_labels.dtype}, expected whole numbers, one per cell and 0 outside")
-    pairs = best_of_each(shared_pixels(truth_labels, user_labels))
-    truths, users = pairs.first_labels[pairs.first], pairs.second_labels[pairs.second]
-    return dict(zip(truths.tolist(), users.tolist(), strict=True))
+    pairs = shared_pixels(truth_labels, user_labels)
+    partner = best_total(pairs.table(), LEAST_OVERLAP).partner
+    matched = partner >= 0
+    return dict(zip(pairs.first_labels[matched].tolist(), pairs.second_labels[partner[matched]].tolist(), strict=True))
 
 
 def mask_prompt(user_labels: LabelArray, label: int) -> Prompt:

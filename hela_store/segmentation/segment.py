@@ -1,17 +1,15 @@
 """``segment``: frames never seen, without labels, to label images: tiles, encoder, detector, decoder.
 
-One frame is in memory at a time; two where misses are recovered, as the next one has to be looked at before. A frame is
-done when its label image is there, which is written last; the same command again goes on with the next one. What was
-detected in a frame is kept where its neighbours need it, so that what they get from it does not depend on where a job
-was interrupted.
+One frame is in memory at a time; two where misses are recovered, as the next one has to be looked at before. Every
+result belongs to a frame by its name and its pixels (:mod:`hela_store.segmentation.results`), so that frames that come
+later change nothing of earlier ones; the same command again goes on with the next one. What was detected in a frame is
+kept where its neighbours need it, so that what they get from it does not depend on where a job was interrupted.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,20 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import tifffile
 
 from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
-from hela_store.base.names import check_name, inside, refuse_link
-from hela_store.base.parquet import read_parquet, write_parquet
+from hela_store.base.names import check_name
+from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import natural, numbered
 from hela_store.datasets.folder import find_images
 from hela_store.datasets.frame import frame_digest
 from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
-from hela_store.errors import DatasetError, RunError, StoreError
+from hela_store.errors import DatasetError, RunError
 from hela_store.images.rle import bbox
 from hela_store.store.store import Store
 
@@ -41,23 +39,8 @@ from .assemble import FoundCell
 from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
 from .resolve import resolve_prompts
+from .results import Item, Results, read_part
 from .segmenter import EncodedFrame, Segmenter, load_segmenter
-
-SETTINGS = "segment.json"
-PARTS = ".cells"
-NEIGHBOURS = b"neighbours"
-"""In the metadata of a frame's cell table: names of the frames it was segmented with."""
-CELLS_SCHEMA = pa.schema(
-    [
-        *[(name, pa.string()) for name in ("sequence", "frame", "file", "sha256")],
-        ("label", pa.int64()),
-        ("area", pa.int64()),
-        *[(name, pa.int64()) for name in ("x0", "y0", "x1", "y1")],
-        *[(name, pa.float64()) for name in ("cx", "cy", "mean_intensity", "score", "predicted_iou", "probability")],
-        ("flagged", pa.bool_()),
-        ("recovered", pa.bool_()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +49,10 @@ class SegmentReport:
 
     Attributes
     ----------
-    out : folder with ``<sequence>_RES/mask000.tif``, ``cells.parquet`` and ``cells.csv``
-    frames, done_before : how many there are; how many of them were done already
-    cells, flagged : in all frames; flagged for review, None without a calibration
+    out : folder with ``<sequence>_RES/mask000.tif``, or ``mask_<name>.tif`` of a frame without a number of its own,
+        ``cells.parquet`` and ``cells.csv``, which have the cells of every frame in the folder
+    frames, done_before : how many were given; how many of them were done already
+    cells, flagged : in these frames; flagged for review, None without a calibration
     recovered : cells that only neighbouring frames led to; None where they were not asked for
     empty : frames in which nothing was found
     """
@@ -86,21 +70,8 @@ class SegmentReport:
         return asdict(self) | {"out": str(self.out)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Item:
-    sequence: str
-    name: str
-    file: str
-    time: int
-    plane: Plane
-
-    @property
-    def target(self) -> str:
-        return f"{self.sequence}_RES/{self.file}"
-
-
-Near = dict[str, list[_Item]]
-"""By target, the frames before and after one; empty where nothing is recovered."""
+Near = dict[str, list[Item]]
+"""By id, the frames before and after one; empty where nothing is recovered."""
 
 
 def segment(
@@ -117,26 +88,33 @@ def segment(
     Raises
     ------
     DatasetError
-        Not an image, several channels and none chosen, 3-D data, two frames of one name.
+        Not an image, several channels and none chosen, 3-D data, two frames or folders of one name; cells that only
+        neighbours show are asked for, and no name has a number.
     RunError
         No detector, or one of another encoder.
     RecipeError
         The store's embeddings are another tool's.
     StoreError
-        ``out`` holds results of other settings; no space, no permission.
+        ``out`` holds results of other settings, or of other pixels of these frames; no space, no permission.
     """
     store.recipe.encoder.check_encodes()
-    items = list(_items(frames, config))
+    planes = _planes(frames, config)
     prompts = resolve_prompts(store, config.prompts)
     if prompts.detector.kind != "detector":
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
-    _claim(store, config, prompts.config)
+    items = list(_items(planes, progress))
     near = _near(items) if config.prompts.recover else {}
-    todo = [item for item in items if not _is_done(config.out, item, near)]
+    results = Results(config.out)
+    results.claim(_settings(store, prompts.config))
+    targets = results.targets(items)
+    todo = [item for item in items if not results.is_done(item, _names(near, item))]
     if todo:
         segmenter = load_segmenter(store, prompts, cache_dir=config.cache_dir, progress=progress)
-        _segment(segmenter, config, todo, near, progress)
-    table = _collect(config.out, items)
+        job = _Job(segmenter=segmenter, config=config, results=results, targets=targets, near=near)
+        _segment(job, todo, progress)
+    table = results.collect()
+    # the folder may hold other frames, of earlier calls
+    table = table.filter(pc.is_in(table["file"], pa.array(list(targets.values()), pa.string())))
     flagged = table["flagged"]
     return SegmentReport(
         out=config.out,
@@ -149,138 +127,128 @@ def segment(
     )
 
 
-def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
+def _planes(frames: Sequence[Path], config: SegmentConfig) -> list[tuple[str, str, Plane]]:
+    """Return sequence, name and plane of each frame: a stack is a sequence, and so are the images of a folder."""
     found: dict[str, list[tuple[str, Plane]]] = {}
+    sources: dict[str, Path] = {}
     for path in frames:
         if not path.exists():
             raise DatasetError(f"{path}: no such file or folder")
-        for file in find_images(path).values():
+        for stem, file in find_images(path).items():
             planes = probe(file, config.axis, config.channel)
             if len(planes) == 1:
-                folder = Path(os.path.normpath((path if path.is_dir() else path.parent).absolute())).name
-                found.setdefault(folder, []).append((file.stem, planes[0]))
+                # the folder itself, wherever a link in its place leads
+                source = Path(os.path.normpath((path if path.is_dir() else path.parent).absolute()))
+                sequence, named = source.name, [stem]
             else:
-                named = [(f"t{number:03d}", plane) for number, plane in enumerate(planes)]
-                found.setdefault(file.stem, []).extend(named)
+                source, sequence = file.absolute(), stem
+                named = [f"t{number:03d}" for number in range(len(planes))]
+            other = sources.setdefault(sequence, source)
+            if other != source:
+                raise DatasetError(
+                    f"{other} and {source} would both be sequence {sequence}; segment them one by one, each with an "
+                    "--out of its own"
+                )
+            found.setdefault(sequence, []).extend(zip(named, planes, strict=True))
     if not found:
         raise DatasetError("no frames found; expected TIFF or PNG files, stacks, or folders of them")
     for sequence, members in found.items():
         check_name(sequence, "the folder or stack", DatasetError)
         if len({name for name, _ in members}) < len(members):
             raise DatasetError(f"two frames of sequence {sequence} have the same name; segment them into two folders")
-        numbers = [re.fullmatch(r".*?(\d+)", name) for name, _ in members]
-        own = [match[1] for match in numbers if match]
-        counted = len({int(text) for text in own}) == len(members)
-        for i, (name, plane) in enumerate(members):
-            number = own[i] if counted else f"{i:03d}"
-            target = f"mask{number.zfill(3)}.tif"
-            yield _Item(sequence=sequence, name=name, file=target, time=int(number), plane=plane)
+    return [(sequence, name, plane) for sequence, members in found.items() for name, plane in members]
 
 
-def _near(items: list[_Item]) -> Near:
-    of_target = {item.target: item for item in items}
-    # what moves from frame to frame keeps its scale: frames of another size are no neighbours
-    places = [(item.target, f"{item.sequence} {item.plane.shape}", item.time) for item in items]
-    return {target: [of_target[other] for other in others] for target, others in neighbours(places).items()}
+def _items(planes: list[tuple[str, str, Plane]], progress: Progress) -> Iterator[Item]:
+    for sequence, name, plane in progress(planes, total=len(planes), what="read frames"):
+        yield Item(sequence=sequence, name=name, sha256=frame_digest(read_image(plane)), plane=plane)
 
 
-def _claim(store: Store, config: SegmentConfig, prompts: DetectedConfig) -> None:
-    """Say which settings made the results, or refuse to mix them with others."""
+def _near(items: list[Item]) -> Near:
+    """Return the neighbours of each frame: those whose names say the same but for the number one below or above."""
+    of_id = {item.id: item for item in items}
+    places = []
+    for item in items:
+        if number := numbered(item.name):
+            # what moves from frame to frame keeps its scale: frames of another size are no neighbours
+            places.append((item.id, f"{item.sequence}/{number[0]} {item.plane.shape}", int(number[1])))
+    if without := sorted({item.sequence for item in items} - {of_id[frame].sequence for frame, _, _ in places}):
+        raise DatasetError(
+            f"no frame of {without[0]} has a number in its name, so none is before or after another; leave out "
+            "--recover, or number the files"
+        )
+    return {frame: [of_id[other] for other in others] for frame, others in neighbours(places).items()}
+
+
+def _settings(store: Store, prompts: DetectedConfig) -> dict[str, Any]:
     about = {"encoder": store.key, "tile": store.recipe.views.tile, "overlap": store.recipe.views.overlap}
-    about |= {name: value for name, value in asdict(prompts).items() if name not in ("split", "device")}
-    path = config.out / SETTINGS
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = sorted(name for name in about if before.get(name) != about[name])
-        if changed:
-            raise StoreError(f"{config.out} holds results of another {', '.join(changed)}; choose another --out")
-        return
-    write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())
+    return about | {name: value for name, value in asdict(prompts).items() if name not in ("split", "device")}
 
 
-def _is_done(out: Path, item: _Item, near: Near) -> bool:
-    part = _part(out, item)
-    return _target(out, item).is_file() and part.is_file() and _made_with(part) == _names(near, item)
+def _names(near: Near, item: Item) -> list[str]:
+    return [other.name for other in near.get(item.id, [])]
 
 
-def _target(out: Path, item: _Item) -> Path:
-    return inside(inside(out, item.sequence, suffix="_RES", what="the sequence"), item.file, what="the label image")
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every frame is segmented with, and where its results go."""
+
+    segmenter: Segmenter
+    config: SegmentConfig
+    results: Results
+    targets: dict[str, str]
+    near: Near
 
 
-def _part(out: Path, item: _Item) -> Path:
-    refuse_link(out / PARTS)
-    return inside(out / PARTS, item.sequence, f"{item.file}.parquet", what="the sequence")
-
-
-def _detections(out: Path, item: _Item) -> Path:
-    return _part(out, item).with_suffix(".detections.parquet")
-
-
-def _read(part: Path) -> pa.Table:
-    return read_parquet(part, way_out="delete it and give the same command again")
-
-
-def _names(near: Near, item: _Item) -> list[str]:
-    return [other.name for other in near.get(item.target, [])]
-
-
-def _made_with(part: Path) -> list[str]:
-    """Return the names of the frames that a frame was segmented with, beside itself."""
-    names: list[str] = json.loads((pq.read_schema(part).metadata or {}).get(NEIGHBOURS, b"[]"))
-    return names
-
-
-def _segment(segmenter: Segmenter, config: SegmentConfig, todo: list[_Item], near: Near, progress: Progress) -> None:
+def _segment(job: _Job, todo: list[Item], progress: Progress) -> None:
     """Segment frames in the order of time, so that each is encoded once."""
     held: dict[str, tuple[EncodedFrame, Detections]] = {}
-    ordered = sorted(todo, key=lambda item: (item.sequence, item.time))
+    ordered = sorted(todo, key=lambda item: (item.sequence, natural(item.name)))
     for item in progress(ordered, total=len(ordered), what="segment"):
-        held = {item.target: held.get(item.target) or _look(segmenter, config, item)}
-        frame, found = held[item.target]
+        held = {item.id: held.get(item.id) or _look(job, item)}
+        frame, found = held[item.id]
         others = []
-        for other in near.get(item.target, []):
-            path = _detections(config.out, other)
+        for other in job.near.get(item.id, []):
+            path = job.results.detections(other)
             if not path.is_file():
-                held[other.target] = _look(segmenter, config, other)
-            others.append(from_rows(_read(path).to_pylist()))
-        label, cells = segmenter.cells(frame, found, others)
-        rows = _rows(segmenter, item, frame.image, cells)
-        table = pa.Table.from_pylist(rows, CELLS_SCHEMA)
-        _write(config, item, frame, label, table.replace_schema_metadata({NEIGHBOURS: json.dumps(_names(near, item))}))
+                held[other.id] = _look(job, other)
+            others.append(from_rows(read_part(path).to_pylist()))
+        label, cells = job.segmenter.cells(frame, found, others)
+        _write(job, item, frame, label, _rows(job, item, frame.image, cells))
 
 
-def _look(segmenter: Segmenter, config: SegmentConfig, item: _Item) -> tuple[EncodedFrame, Detections]:
-    frame, found = segmenter.look(read_image(item.plane))
-    if segmenter.prompts.config.recover:
-        path = _detections(config.out, item)
+def _look(job: _Job, item: Item) -> tuple[EncodedFrame, Detections]:
+    frame, found = job.segmenter.look(read_image(item.plane))
+    if job.config.prompts.recover:
+        path = job.results.detections(item)
         if not path.is_file():
             write_parquet(path, pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA))
-        found = from_rows(_read(path).to_pylist())
+        found = from_rows(read_part(path).to_pylist())
     return frame, found
 
 
 def _write(
-    config: SegmentConfig, item: _Item, frame: EncodedFrame, label: npt.NDArray[np.uint16], cells: pa.Table
+    job: _Job, item: Item, frame: EncodedFrame, label: npt.NDArray[np.uint16], rows: list[dict[str, Any]]
 ) -> None:
-    target = _target(config.out, item)
-    with explain_os_errors(f"writing the results of {item.name} into {config.out}"):
+    target = job.results.target(job.targets[item.id])
+    with explain_os_errors(f"writing the results of {item.name} into {job.config.out}"):
         if target.exists():  # made with other neighbours: it must not vouch for what is written now
             target.unlink()
             fsync_path(target.parent)
-        write_parquet(_part(config.out, item), cells)
-        if config.overlay:
+        cells = job.results.write_part(item, job.targets[item.id], _names(job.near, item), rows)
+        if job.config.overlay:
             write_atomic(target.with_suffix(".png"), _overlay(frame.seen, label, cells))
         data = io.BytesIO()
         tifffile.imwrite(data, label, compression="zlib")
         write_atomic(target, data.getvalue())
 
 
-def _rows(segmenter: Segmenter, item: _Item, image: npt.NDArray[Any], cells: list[FoundCell]) -> list[dict[str, Any]]:
+def _rows(job: _Job, item: Item, image: npt.NDArray[Any], cells: list[FoundCell]) -> list[dict[str, Any]]:
     sure: list[float | None] = [None] * len(cells)
-    calibration = segmenter.calibration
+    calibration, offset = job.segmenter.calibration, job.segmenter.recipe.dataset.offset
     if calibration is not None and cells:
         sure = calibration.probability([cell.signs for cell in cells]).tolist()
-    shared = {"sequence": item.sequence, "frame": item.name, "file": item.target, "sha256": frame_digest(image)}
+    shared = {"sequence": item.sequence, "frame": item.name, "file": job.targets[item.id], "sha256": item.sha256}
     rows = []
     for label, (cell, probability) in enumerate(zip(cells, sure, strict=True), 1):
         x, y = cell.origin
@@ -293,7 +261,7 @@ def _rows(segmenter: Segmenter, item: _Item, image: npt.NDArray[Any], cells: lis
             | {"label": label, "area": int(cell.mask.sum())}
             | dict(zip(("x0", "y0", "x1", "y1"), bbox(cell.mask, cell.origin), strict=True))
             | {"cx": float(width.mean()) + x, "cy": float(height.mean()) + y}
-            | {"mean_intensity": float(part[cell.mask].mean()) - segmenter.recipe.dataset.offset}
+            | {"mean_intensity": float(part[cell.mask].mean()) - offset}
             | {"score": cell.score, "predicted_iou": cell.predicted_iou, "recovered": cell.recovered}
             | doubt
         )
@@ -315,13 +283,3 @@ def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], cells
     data = io.BytesIO()
     Image.fromarray(colour).save(data, "PNG")
     return data.getvalue()
-
-
-def _collect(out: Path, items: list[_Item]) -> pa.Table:
-    """Join the tables of all frames into ``cells.parquet`` and ``cells.csv``."""
-    table = pa.concat_tables([CELLS_SCHEMA.empty_table(), *(_read(_part(out, item)) for item in items)])
-    write_parquet(out / "cells.parquet", table)
-    data = io.BytesIO()
-    pa_csv.write_csv(table, data)
-    write_atomic(out / "cells.csv", data.getvalue())
-    return table

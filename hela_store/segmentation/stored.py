@@ -17,11 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hela_store.base.text import numbered
 from hela_store.detection.detect import load_grid_head
 from hela_store.detection.detections import Detections, no_detections
 from hela_store.detection.frames import FrameTruth, truths
 from hela_store.detection.propose import detect_frame
 from hela_store.detection.rows import read_detections
+from hela_store.errors import RunError
 from hela_store.images.geometry import Rect
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
@@ -149,4 +151,15 @@ def with_neighbours(
 
 
 def _neighbours(store: Store) -> dict[str, list[str]]:
-    return neighbours([(record.frame, record.sequence, record.time) for record in store.frame_records().values()])
+    records = store.frame_records().values()
+    if not store.recipe.dataset.stills:
+        return neighbours([(record.frame, record.sequence, record.time) for record in records])
+    # the time of a still is a running number, which says nothing; a number in its name does
+    named = [(record, numbered(record.name)) for record in records]
+    places = [(r.frame, f"{r.sequence}/{part[0]}", int(part[1])) for r, part in named if part is not None]
+    if not places:
+        raise RunError(
+            "the frames are stills without numbers in their names, so none is before or after another; leave out "
+            "--recover"
+        )
+    return neighbours(places)

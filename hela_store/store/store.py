@@ -33,7 +33,7 @@ from hela_store.recipe.splits import Block, assign
 
 from .ledger import Entry, Ledger
 from .records import FrameRecord, ViewRecord
-from .tables import checked_frames
+from .tables import checked_frames, in_time_order
 from .view_data import ViewData
 
 if TYPE_CHECKING:
@@ -221,13 +221,17 @@ class Store:
     # tables
 
     def frames_table(self) -> pa.Table:
-        """Return all ingested frames; columns as in ``stores/README.md``.
+        """Return all ingested frames, each sequence in the order of time; columns as in ``stores/README.md``.
 
         Raises
         ------
         StoreError
             Nothing was ingested yet, or a file is damaged.
         """
+        return self._once("frames_table", in_time_order)
+
+    def frames_as_ingested(self) -> pa.Table:
+        """Return the same rows in the order of their ingest, which plans keep; raises as :meth:`frames_table`."""
         return self._ingested("frames")
 
     def known_frames(self) -> dict[str, FrameRecord]:
@@ -239,8 +243,12 @@ class Store:
         return self._ingested("cells")
 
     def frame_records(self) -> dict[str, FrameRecord]:
-        """Return all ingested frames by id, in the order of their table; raises as :meth:`frames_table`."""
-        return self._once("frame_records", lambda frames: {record.frame: record for record in FrameRecord.of(frames)})
+        """Return all ingested frames by id, in the order of :meth:`frames_table`, which raises the same errors."""
+
+        def by_id(frames: pa.Table) -> dict[str, FrameRecord]:
+            return {record.frame: record for record in FrameRecord.of(in_time_order(frames))}
+
+        return self._once("frame_records", by_id)
 
     def blocks(self) -> dict[str, Block]:
         """Return the block of every ingested frame by id.
@@ -254,14 +262,15 @@ class Store:
         """
 
         def assigned(frames: pa.Table) -> dict[str, Block]:
+            frames = in_time_order(frames)
             columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
             return assign(self.recipe.split, list(zip(*columns, strict=True)), self.recipe.dataset.stills)
 
         return self._once("blocks", assigned)
 
     def _once(self, name: str, make: Callable[[pa.Table], T]) -> T:
-        """Return what is made of the table of frames; made again only when frames were added."""
-        frames = self.frames_table()
+        """Return what is made of the frames as they were ingested; made again only when frames were added."""
+        frames = self.frames_as_ingested()
         found = self._derived.get(name)
         if found is None or found[0] is not frames:
             found = self._derived[name] = (frames, make(frames))

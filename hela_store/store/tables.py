@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -105,3 +106,13 @@ def checked_frames(path: Path, table: pa.Table) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(table), pa.string()))
     return table
+
+
+def in_time_order(frames: pa.Table) -> pa.Table:
+    """Return rows of frames sequence by sequence, each in the order of time; sequences in the order of their first row.
+
+    Frames that were ingested later may lie before or between earlier ones.
+    """
+    sequences = frames["sequence"].combine_chunks().dictionary_encode().indices
+    order = np.lexsort((frames["time"].to_numpy(), sequences.to_numpy()))
+    return frames if (order == np.arange(len(order))).all() else frames.take(order)

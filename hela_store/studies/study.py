@@ -264,7 +264,10 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     origins = store.frames_table().filter(pc.is_in(store.frames_table()["frame"], value_set=asked))["label_origin"]
     cells = pc.sum(pc.is_in(store.cells_table()["frame"], value_set=asked)).as_py()
     blocks = {
-        name: ", ".join(f"{sequence}/{numbers}" for sequence, numbers in part.items())
+        name: ", ".join(
+            f"{sequence}/{frames if isinstance(frames, str) else f'{len(frames)} stills'}"
+            for sequence, frames in part.items()
+        )
         for name, part in block_ranges(store, ("train", "val", "test")).items()
     }
     same = set(_sequences(blocks["train"])) & set(_sequences(blocks[config.split]))

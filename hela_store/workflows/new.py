@@ -156,9 +156,7 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         dataset = replace(dataset, field_of_interest=config.data.field_of_interest)
     stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
-    frames: list[FrameKey] = [
-        (f"{e.sequence}/{e.name}", e.sequence, e.time) for e in open_dataset(dataset, path).entries
-    ]
+    frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in open_dataset(dataset, path).entries]
     blocks = Counter(assign(split, frames, stills).values())
     encoder, trained = _encoder(config, path)
     recipe = Recipe(

@@ -114,7 +114,7 @@ def preview(store: Store, out: Path, *, frame: str | None = None, tile: int = 0,
 
 def _read_frame(store: Store, name: str | None) -> Frame:
     reader = open_dataset(store.recipe.dataset, store.path)
-    names = [f"{entry.sequence}/{entry.name}" for entry in reader.entries]
+    names = [entry.id for entry in reader.entries]
     if name is not None and name not in names:
         raise StoreError(f"no frame {name!r} in {store.recipe.dataset.path}; it has {names[0]!r} to {names[-1]!r}")
     return reader.read(reader.entries[len(names) // 2 if name is None else names.index(name)])

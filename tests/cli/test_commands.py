@@ -96,6 +96,27 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
     assert "no run 'x'" in run("evaluate", "--run", "x", folder=store.path, code=1).stderr
 
 
+def test_every_form_of_sql_says_the_same(run: Run, embedded: Path) -> None:
+    query = (
+        "SELECT [1, 2, NULL] AS list, {'a': 'x'} AS object, 'nan'::DOUBLE AS nan, NULL AS nothing, '' AS empty, "
+        "true AS yes, TIMESTAMP '2026-01-02 03:04:05' AS moment, '\\xFF'::BLOB AS bytes, 1 AS n, 2 AS n"
+    )
+    (row,) = json.loads(run("sql", "-s", embedded, query, "--json").stdout)
+    assert row == {
+        "list": [1, 2, None], "object": {"a": "x"}, "nan": "nan", "nothing": None, "empty": "", "yes": True,
+        "moment": "2026-01-02 03:04:05", "bytes": "\\xFF", "n": 1, "n_1": 2,
+    }  # fmt: skip
+    names, fields = csv.reader(io.StringIO(run("sql", "-s", embedded, query, "--csv").stdout))
+    assert names == list(row)
+    assert fields == ["[1, 2, null]", '{"a": "x"}', "nan", "", "", "true", row["moment"], "\\xFF", "1", "2"]
+    words = run("sql", "-s", embedded, query).stdout.split()
+    assert words[: len(row)] == names and words[len(row) :] == " ".join(field for field in fields if field).split()
+    for form in ([], ["--csv"], ["--json"]):
+        assert "294247-01-10" in run("sql", "-s", embedded, "FROM test_all_types()", *form).stdout
+    done = run("sql", "-s", embedded, "SELECT INTERVAL 1 DAY AS day", "--parquet", "day.parquet", code=1)
+    assert "column day is of type" in done.stderr and "cast it to VARCHAR" in done.stderr
+
+
 def test_sql_neither_writes_nor_reaches_files(run: Run, embedded: Path) -> None:
     bad = (
         "COPY frames TO 'x.csv'",

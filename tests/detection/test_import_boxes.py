@@ -68,3 +68,13 @@ def test_what_is_no_box_table(tmp_path: Path) -> None:
     (tmp_path / "labels" / "t000.txt").write_text("0 0.5 0.5\n")
     with pytest.raises(PromptError, match="line 1: 3 values"):
         read_boxes(tmp_path / "labels", FRAMES)
+
+
+def test_a_file_by_a_bare_name_is_not_used_for_two_sequences(tmp_path: Path) -> None:
+    frames = {"01/t000": (100, 200), "02/t000": (100, 200)}
+    (tmp_path / "t000.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(PromptError, match=r"t000\.txt fits frame 01/t000 and frame 02/t000.*01/t000\.txt"):
+        read_boxes(tmp_path, frames)
+    (tmp_path / "02").mkdir()
+    (tmp_path / "t000.txt").rename(tmp_path / "02/t000.txt")
+    assert list(read_boxes(tmp_path, frames)) == ["02/t000"]

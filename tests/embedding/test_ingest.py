@@ -13,7 +13,9 @@ import tifffile
 
 from hela_store.base.progress import silent
 from hela_store.datasets.frame import frame_digest
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.ingest import cell_scale, ingest
+from hela_store.embedding.plan import make_plan
 from hela_store.errors import DatasetError, StoreError
 from hela_store.store.store import Store, new_store
 from hela_store.store.tables import FRAMES_SCHEMA
@@ -230,6 +232,84 @@ def test_stills_of_several_sizes_and_types(data: Path) -> None:
     ingest(store, silent)
     assert places() == [*first, ("images@40x50", 2), ("images@10x10", 0)]
     assert np.array_equal(store.pixels.image("images/aa"), picture(3, (40, 50), "u1"))
+
+
+def stills(data: Path, names: str) -> Store:
+    for name in names:
+        write(data.parent / f"stills/images/{name}.tif", picture(ord(name)))
+    recipe = RECIPE.format(dataset='reader = "folder"\nlabels = "none"', tile=0).replace("../data", "../stills")
+    return new_store(data.parent / "folder", recipe)
+
+
+def test_stills_that_come_later_get_times_of_their_own(data: Path) -> None:
+    store = stills(data, "bdf")
+    ingest(store, silent)
+    for name in "ace":
+        write(data.parent / f"stills/images/{name}.tif", picture(ord(name)))
+    assert embed(store, EmbedConfig(dry_run=True)).planned == 6
+    ingest(store, silent)
+    rows = Store.open(store.path).frames_table().to_pylist()
+    assert {row["name"]: row["time"] for row in rows} == {"b": 0, "d": 1, "f": 2, "a": 3, "c": 4, "e": 5}
+    assert all(np.array_equal(store.pixels.image(row["frame"]), picture(ord(row["name"]))) for row in rows)
+
+
+def test_frames_that_come_later_are_sorted_in_time(data: Path) -> None:
+    (data / "01/t001.tif").rename(data / "t001.tif")
+    (data / "01_ST/SEG/man_seg001.tif").rename(data / "man_seg001.tif")
+    write(data / "02/t005.tif", picture(5))
+    store = store_of(data)
+    ingest(store, silent)
+    make_plan(store)
+    (data / "t001.tif").rename(data / "01/t001.tif")
+    (data / "man_seg001.tif").rename(data / "01_ST/SEG/man_seg001.tif")
+    ingest(store, silent)
+    make_plan(store)
+    store = Store.open(store.path)
+    ordered = ["01/t000", "01/t001", "01/t002", "01/t003", "02/t005"]
+    assert store.frames_table()["frame"].to_pylist() == [*store.frame_records()] == [*store.blocks()] == ordered
+    assert store.frames_as_ingested()["frame"].to_pylist() == [ordered[i] for i in (0, 2, 3, 4, 1)]
+    assert store.views_table()["frame"].to_pylist() == [ordered[i] for i in (0, 2, 3, 4, 1)], "rows stay as planned"
+    frames = store.frames("01")
+    assert frames.time.values.tolist() == [0, 1, 2, 3]
+    assert np.array_equal(frames.image.sel(frame="01/t001"), picture(1))
+
+
+def test_a_renamed_file_is_no_new_frame(data: Path) -> None:
+    store = stills(data, "abc")
+    ingest(store, silent)
+    before = files(store)
+    images = data.parent / "stills/images"
+    (images / "b.tif").rename(images / "d.tif")
+    with pytest.raises(
+        StoreError, match=r"d\.tif has the pixels of frame images/b.*no longer in the data set.*old name"
+    ):
+        ingest(store, silent)
+    shutil.copy(images / "d.tif", images / "b.tif")
+    assert files(store) == before
+    assert ingest(store, silent).new == 1, "a copy beside it is a frame"
+
+
+def test_two_frames_of_a_sequence_never_share_a_time(data: Path) -> None:
+    store = store_of(data)
+    ingest(store, silent)
+    before = files(store)
+    (data / "01/t003.tif").unlink()
+    write(data / "01/t0003.tif", picture(99))
+    with pytest.raises(StoreError, match="frame 01/t0003 is number 3 of sequence 01, and so is 01/t003"):
+        ingest(store, silent)
+    assert files(store) == before
+
+
+def test_a_new_segment_never_takes_the_place_of_another(data: Path) -> None:
+    store = store_of(data)
+    for number in (4, 5):
+        ingest(store, silent)
+        write(data / f"01/t{number:03}.tif", picture(number))
+    lost, kept = (store.path / f"ingest/frames-000{number}.parquet" for number in (1, 2))
+    rows = kept.read_bytes()
+    lost.unlink()
+    ingest(Store.open(store.path), silent)
+    assert kept.read_bytes() == rows and (store.path / "ingest/frames-0003.parquet").exists()
 
 
 def test_cell_scale(data: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -65,3 +66,24 @@ def test_the_same_image_does_not_train_and_test(store: Store) -> None:
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
     with pytest.raises(SplitError, match=r"01/t007 \(test\) is the same image as 01/t002 \(train\)"):
         finetune(Store.open(store.path), TINY)
+
+
+def test_stills_that_trained_are_known_by_name(store: Store) -> None:
+    """Their numbers are running ones, which another ingest of more files would give to other frames."""
+    first = finetune(store, TINY)
+    frames = store.path / "ingest/frames-0001.parquet"
+    rows = pq.read_table(frames)
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace('reader = "ctc"', 'reader = "folder"').replace('"ST"', '"masks"'))
+    stills = Store.open(store.path)
+    assert block_ranges(stills) == {"train": {"01": ["t000", "t001", "t002", "t003"]}, "val": {"01": ["t005"]}}
+    config = store.path / "runs" / first.run / "config.json"
+    about = json.loads(config.read_text())
+    about["config"]["frames"] = block_ranges(stills)
+    config.write_text(json.dumps(about))
+    turned = rows.set_column(rows.column_names.index("time"), "time", pa.array(range(7, -1, -1)))
+    pq.write_table(turned, frames)
+    moved = Store.open(store.path)
+    assert block_ranges(moved, ["test"]) == {"test": {"01": ["t000"]}}
+    with pytest.raises(RunError, match=r"trained on 1 of the 1 frames to score, such as 01/t000"):
+        evaluate(moved, first.run, TEST)

@@ -103,3 +103,11 @@ def test_gold_of_another_size_or_none_is_an_error(gold_store: Store) -> None:
     (folder / "SEG").rmdir()
     with pytest.raises(DatasetError, match="no GT labels"):
         score(gold_store, [run])
+
+
+def test_labels_of_another_image_of_the_same_name_are_not_used(gold_store: Store) -> None:
+    run = imitate(gold_store)
+    image = gold_store.path.parent / "data/01/t005.tif"
+    tifffile.imwrite(image, tifffile.imread(image) + 1)
+    with pytest.raises(DatasetError, match=r"t005\.tif is not the image that was ingested as 01/t005"):
+        score(gold_store, [run])

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 from hypothesis import given
@@ -162,3 +164,17 @@ def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path, mo
     assert list((tmp_path / "full").iterdir()) == []  # whole or not there
     other = sequence_scores(run_labels(store, done.run, "box", 1))
     assert other.suffix == " (oracle prompts)" and other.prompt_seed == 1
+
+
+def test_every_frame_is_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
+    done = evaluate(store, None, EvaluateConfig(split="all", prompts=("box-exact",), prompt_seeds=1, window=8))
+    result = export_ctc(store, done.run, tmp_path / "out")
+    assert result.masks == {f"01/t{n:03}": tmp_path / f"out/01_RES/mask{n:03}.tif" for n in range(8)}
+    assert all(path.is_file() for path in result.masks.values()) and result.to_json()["frames"] == 8
+    frames = store.path / "ingest/frames-0001.parquet"
+    rows = pq.read_table(frames)
+    shared = pa.array([0, 1, 2, 3, 4, 5, 6, 1])  # as stills that came later had it in earlier versions
+    pq.write_table(rows.set_column(rows.column_names.index("time"), "time", shared), frames)
+    with pytest.raises(RunError, match=r"01/t001 and 01/t007 have one time, 1, .* one file, 01_RES/mask001\.tif"):
+        export_ctc(Store.open(store.path), done.run, tmp_path / "clash")
+    assert not (tmp_path / "clash").exists()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hela_store.images.boxes import match_boxes
 from hela_store.images.labels import shared_pixels
-from hela_store.metrics.matching import best_of_each, best_total, majority, most_pairs
+from hela_store.metrics.matching import best_total, majority, most_pairs
 
 
 def strip(*parts: tuple[int, int]) -> np.ndarray:
@@ -21,6 +20,7 @@ def test_shared_pixels_of_any_label_values() -> None:
     assert pairs.second_labels.tolist() == [3, 9] and pairs.second_areas.tolist() == [6, 3]
     assert list(zip(pairs.first, pairs.second, pairs.shared, strict=True)) == [(0, 0, 4), (1, 0, 1), (1, 1, 3)]
     assert pairs.ious.tolist() == [4 / 6, 1 / 9, 3 / 4]
+    assert pairs.table().tolist() == [[4 / 6, 0], [1 / 9, 3 / 4]]
     nothing = shared_pixels(strip((0, 3)), strip((1, 3)))
     assert (len(nothing.first_labels), len(nothing.second_labels), len(nothing.shared)) == (0, 1, 0)
 
@@ -32,6 +32,8 @@ def test_two_small_pairs_against_one_large_one() -> None:
     assert best_total(ious).partner.tolist() == [0, -1] and best_total(ious).iou.tolist() == [0.9, 0]
     assert most_pairs(ious, 0.4).partner.tolist() == [0, -1], "0.3 makes no pair any more, and 0.9 is more than 0.4"
     assert most_pairs(ious, 0.95).partner.tolist() == [-1, -1]
+    assert best_total(ious, 0.35).partner.tolist() == [0, -1] and best_total(ious, 0.95).partner.tolist() == [-1, -1]
+    assert best_total(ious - 0.35, 0.04).partner.tolist() == [0, -1]
 
 
 def test_equal_numbers_of_pairs_are_told_apart_by_their_total() -> None:
@@ -58,21 +60,3 @@ def test_the_majority_is_more_than_half_of_the_first() -> None:
     ]
     assert pairs.shared.tolist() == [4, 3]
     assert len(pairs.first_labels) == 3, "objects without a match are still counted"
-
-
-def test_each_takes_its_best_though_another_has_it_and_of_equals_the_smaller_label() -> None:
-    truth = strip((1, 4), (2, 4), (3, 4), (4, 4))
-    found = strip((9, 8), (6, 2), (5, 2), (0, 4))
-    pairs = best_of_each(shared_pixels(truth, found))
-    given = {
-        int(pairs.first_labels[i]): int(pairs.second_labels[j]) for i, j in zip(pairs.first, pairs.second, strict=True)
-    }
-    assert given == {1: 9, 2: 9, 3: 5}
-
-
-def test_boxes_are_matched_greedily() -> None:
-    """The same table of IoUs as above, from boxes: the best pair is taken first, whatever that costs the others."""
-    cells = [[0, 0, 10, 10], [4, 0, 14, 10]]
-    boxes = [[1, 0, 11, 10], [-4, 0, 6, 10]]  # IoU 9/11 and 7/13 with the cells; 6/14 and 2/18
-    assert match_boxes(boxes, cells).tolist() == [0, 1]
-    assert match_boxes(boxes[:1], cells).tolist() == [0]

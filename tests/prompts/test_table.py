@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hela_store.errors import PromptError
-from hela_store.images.boxes import box_iou, match_boxes
+from hela_store.images.boxes import box_iou
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
-from hela_store.prompts.table import UserPrompt, mask_prompt, match_masks, match_prompts, read_prompt_table
+from hela_store.prompts.table import (
+    LEAST_OVERLAP,
+    UserPrompt,
+    mask_prompt,
+    match_masks,
+    match_prompts,
+    read_prompt_table,
+)
 
 FRAMES = {"01/t000": (100, 200), "01/t001": (100, 200)}
 
@@ -100,14 +108,6 @@ def test_box_iou() -> None:
     assert found[0] == pytest.approx([1, 1 / 3, 0, 0.04])
 
 
-def test_boxes_go_to_the_cell_of_greatest_iou_one_to_one() -> None:
-    cells = [[0, 0, 10, 10], [8, 0, 18, 10], [50, 50, 60, 60]]
-    assert match_boxes([[0, 0, 10, 10], [9, 0, 18, 10], [30, 30, 35, 35]], cells).tolist() == [0, 1, -1]
-    assert match_boxes([[1, 0, 11, 10], [0, 0, 10, 10]], cells).tolist() == [1, 0]
-    assert match_boxes([[0, 0, 1, 1]], []).tolist() == [-1]
-    assert match_boxes([], cells).tolist() == []
-
-
 def given_for(kind: str, cell: str | None = None, row: int = 1, **values: list[float]) -> UserPrompt:
     prompt = Prompt(
         kind=kind,
@@ -135,12 +135,29 @@ def test_prompts_are_given_to_the_cells_of_a_frame() -> None:
     assert match_prompts([boxed], {}, labels) == ({}, [boxed])
 
 
-def test_masks_go_by_greatest_iou() -> None:
+def test_boxes_are_matched_one_to_one_with_a_least_overlap() -> None:
+    """The total counts: the best pair, 9/11, would leave the second box with 2/18, which is no pair."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[0, 4:14] = labels[0:10, 4] = 1
+    labels[9, 8:18] = labels[0:10, 17] = 2
+    labels[20:30, 10:20] = 3
+    cells = {"c1": 1, "c2": 2, "c3": 3}
+    one, two = given_for("box", row=1, box=[5.0, 0, 15, 10]), given_for("box", row=2, box=[0.0, 0, 10, 10])
+    assert match_prompts([one], cells, labels) == ({"c1": one}, [])
+    assert match_prompts([one, two], cells, labels) == ({"c2": one, "c1": two}, [])
+    far = given_for("box", row=3, box=[15.0, 20, 25, 30])  # IoU 1/3
+    farther = given_for("box", row=4, box=[16.0, 20, 26, 30])  # IoU 1/4
+    assert match_prompts([far], cells, labels) == ({"c3": far}, [])
+    assert match_prompts([farther], cells, labels) == ({}, [farther])
+    assert match_prompts([farther, far], cells, labels) == ({"c3": far}, [farther])
+
+
+def test_masks_are_matched_one_to_one_with_a_least_overlap() -> None:
     truth, user = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.uint16)
     truth[2:10, 2:10], truth[2:10, 12:20], truth[2:10, 30:38], truth[15:18, 2:5] = 1, 2, 3, 4
-    user[2:10, 2:20] = 9  # covers two
-    user[2:6, 30:38], user[6:10, 30:34], user[12:14, 30:38] = 4, 5, 6
-    assert match_masks(user, truth) == {1: 9, 2: 9, 3: 4}
+    user[2:10, 3:20] = 9  # covers two, the second better
+    user[2:6, 30:38], user[6:10, 30:34], user[12:14, 30:38], user[15, 2] = 4, 5, 6, 7
+    assert match_masks(user, truth) == {2: 9, 3: 4}
     prompt = mask_prompt(user, 5)
     assert prompt.mask is not None
     assert (prompt.mask.shape, prompt.mask_origin) == ((4, 4), (30, 6))
@@ -156,18 +173,21 @@ def test_masks_go_by_greatest_iou() -> None:
 @given(
     hnp.arrays(np.int32, (6, 7), elements=st.integers(0, 3)), hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 3))
 )
-def test_no_other_label_fits_better(truth: np.ndarray, user: np.ndarray) -> None:
+def test_no_other_assignment_fits_better(truth: np.ndarray, user: np.ndarray) -> None:
     found = match_masks(user, truth)
 
     def score(cell: int, label: int) -> float:
-        return float(((truth == cell) & (user == label)).sum() / ((truth == cell) | (user == label)).sum())
+        iou = float(((truth == cell) & (user == label)).sum() / ((truth == cell) | (user == label)).sum())
+        return iou if iou >= LEAST_OVERLAP else 0.0
 
-    for cell in set(np.unique(truth).tolist()) - {0}:
-        scores = {label: score(cell, label) for label in set(np.unique(user).tolist()) - {0}}
-        if cell in found:
-            assert scores[found[cell]] == max(scores.values()) > 0
-        else:
-            assert not any(scores.values())
+    cells, labels = ([*(set(np.unique(image).tolist()) - {0})] for image in (truth, user))
+    slots = [*labels, *[None] * len(cells)]
+    totals = [
+        sum(score(cell, label) for cell, label in zip(cells, chosen, strict=True) if label is not None)
+        for chosen in itertools.permutations(slots, len(cells))
+    ]
+    assert len(set(found.values())) == len(found) and all(score(*pair) > 0 for pair in found.items())
+    assert sum(score(*pair) for pair in found.items()) == pytest.approx(max(totals))
 
 
 def test_the_rectangle_of_a_prompt() -> None:

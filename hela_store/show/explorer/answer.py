@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from hela_store.catalog import index as catalog
-from hela_store.catalog.printed import printed_rows
+from hela_store.catalog.values import cell_text, plain_rows, to_arrow
 from hela_store.errors import QueryError
 from hela_store.show.cards import draw_cards
 from hela_store.store.store import Store
@@ -147,7 +147,7 @@ def _page(result: duckdb.DuckDBPyRelation | None, page: Page) -> Answer:
             raise QueryError(f"the result has no column {page.order!r}; it has {', '.join(columns)}")
         quoted = '"' + page.order.replace('"', '""') + '"'
         result = result.order(f"{quoted} {'DESC' if page.descending else 'ASC'} NULLS LAST")
-    rows = printed_rows(result.limit(page.limit, page.offset))
+    rows = plain_rows(to_arrow(result.limit(page.limit, page.offset)))
     total = result.aggregate("count(*)").fetchall()[0][0] if page.count else None
     shown = [[_shown(value) for value in row] for row in rows]
     return Answer(columns=columns, types=[str(kind) for kind in result.types], rows=shown, total=total)
@@ -161,7 +161,7 @@ def _shown(value: Any) -> Any:
         return value if abs(value) < 2**53 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    text = str(value)
+    text = cell_text(value)
     return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "…"
 
 

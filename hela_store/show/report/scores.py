@@ -57,8 +57,8 @@ CHANGE_SUM = (
 """
 )
 TIME = """
-    SELECT run, sequence, time, quantile_cont(iou, 0.1) AS low, avg(iou) AS middle, quantile_cont(iou, 0.9) AS high,
-           count(*) AS n
+    SELECT run, sequence, time, frame, quantile_cont(iou, 0.1) AS low, avg(iou) AS middle,
+           quantile_cont(iou, 0.9) AS high, count(*) AS n
     FROM scored WHERE prompt = $prompt GROUP BY ALL ORDER BY ALL
 """
 CALIBRATION = """
@@ -259,7 +259,7 @@ def over_time(choice: Choice) -> Section | None:
                 y=alt.Y("low:Q", title="IoU, mean and 10 to 90 %", scale=alt.Scale(zero=False)), y2="high:Q"
             )
             line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)).encode(
-                y="middle:Q", tooltip=["name:N", "time:Q", "low:Q", "middle:Q", "high:Q", "n:Q"]
+                y="middle:Q", tooltip=["name:N", "frame:N", "time:Q", "low:Q", "middle:Q", "high:Q", "n:Q"]
             )
             charts.append(_chart(f"sequence {sequence}, {pair.prompt}", band + line, pair))
     return _section("time", "Frames over time", "", charts)
