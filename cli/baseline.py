@@ -9,7 +9,7 @@ import click
 from hela_store.recipe.splits import SPLITS
 
 from .options import device_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
+from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, note_pending
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -70,6 +70,8 @@ def image_free(store: Store, split: str, prompts: tuple[str, ...], prompt_seeds:
 
 
 def _echo(result: BaselineResult, as_json: bool) -> None:
+    if result.pending:
+        note_pending(result.run, result.pending)
     if as_json:
         echo_json(result.to_json())
         return

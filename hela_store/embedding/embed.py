@@ -163,7 +163,7 @@ class EmbedReport:
 
 
 def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = silent) -> EmbedReport:
-    """Ingest new frames, plan their views, encode and commit what is missing, and bring the catalog up to date.
+    """Ingest new frames, plan their views, encode and commit what is missing.
 
     Running it again does what is left. A keyboard interrupt is raised again once the batch being written is committed;
     a batch still being encoded is abandoned.
@@ -185,8 +185,6 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     parse_codec(store.recipe.arrays.codec, store.recipe.arrays.dtype)
     if config.dry_run:
         return _dry_run(store, config, progress)
-    from hela_store.catalog import index as catalog
-
     from .ingest import ingest
     from .pipeline import make_room
 
@@ -197,9 +195,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)
-        report = _embed_views(store, plan, frames, config, progress)
-    catalog.index(store.path)
-    return report
+        return _embed_views(store, plan, frames, config, progress)
 
 
 def _check_variants(store: Store, config: EmbedConfig) -> None:

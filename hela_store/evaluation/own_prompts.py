@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hela_store.base.files import digest, sha256_file
 from hela_store.datasets.entries import probe_label
 from hela_store.datasets.pixels import read_label
 from hela_store.errors import PromptError
@@ -31,9 +32,12 @@ class OwnPrompts:
         Name of the file or folder; it is in the rows.
     table : prompts by frame, of a table
     masks : label image by frame, of a folder
+    digest : str
+        Of the bytes of all that was given.
     """
 
     origin: str
+    digest: str
     table: dict[str, list[UserPrompt]]
     masks: dict[str, Path]
 
@@ -59,7 +63,7 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
         by_frame: dict[str, list[UserPrompt]] = {}
         for prompt in read_prompt_table(table, {name: frame.shape for name, frame in frames.items()}):
             by_frame.setdefault(prompt.frame, []).append(prompt)
-        return OwnPrompts(origin=table.name, table=by_frame, masks={})
+        return OwnPrompts(origin=table.name, digest=sha256_file(table), table=by_frame, masks={})
     if masks is None:
         return None
     if not masks.is_dir():
@@ -70,7 +74,8 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
             f"no label image in {masks} has the name of a frame; expected e.g. {next(iter(frames.values())).name}.tif "
             f"or mask012.tif for t012"
         )
-    return OwnPrompts(origin=masks.name, table={}, masks=found)
+    sums = [part for name in sorted(found) for part in (name, sha256_file(found[name]))]
+    return OwnPrompts(origin=masks.name, digest=digest(*sums), table={}, masks=found)
 
 
 def _mask_file(folder: Path, sequence: str, name: str) -> Path | None:

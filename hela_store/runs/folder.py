@@ -200,7 +200,7 @@ def new_run(
     lock = _lock(partial, identity)
     try:
         raw = {"format": FORMAT, "id": identity, "kind": kind, "parent": parent, "label": label}
-        raw |= {"created": created.isoformat(), "version": _version(), "torch": _torch()} | _headline(config)
+        raw |= {"created": created.isoformat(), "version": package_version(), "torch": _torch()} | _headline(config)
         write_atomic(partial / "config.json", (to_json(raw | {"config": config}, indent=2) + "\n").encode())
         return RunFolder(info=read_info(partial, identity), path=partial, _lock=lock)
     except BaseException:
@@ -426,7 +426,8 @@ def _drop_torn_line(path: Path) -> None:
             os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Return the version of this package; empty where it is not installed."""
     try:
         return importlib.metadata.version("hela-store")
     except importlib.metadata.PackageNotFoundError:

@@ -26,6 +26,8 @@ from hela_store.base.progress import Progress
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunFolder, new_run, take_up
 
+from .settings import same_training
+
 Tensors = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module, contravariant=True)
@@ -96,16 +98,6 @@ def _restore(path: Path, optimizer: torch.optim.Optimizer, parts: dict[str, Tens
 
 def _damaged(path: Path, error: Exception) -> RunError:
     return RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again")
-
-
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a run's configuration that decides its weights: all but the number of loader processes."""
-    return {name: value for name, value in config.items() if name != "workers"}
-
-
-def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two configurations give the same weights."""
-    return deciding(one) == deciding(other)
 
 
 def open_run(
