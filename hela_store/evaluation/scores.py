@@ -65,7 +65,8 @@ class PromptScore:
     @classmethod
     def of(cls, logged: Mapping[str, Any]) -> PromptScore:
         """Return the score that a log holds, where a number that is none is null."""
-        return cls(**{name: math.nan if value is None else value for name, value in logged.items()})
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in logged.items()}
+        return cls(**values)
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:
