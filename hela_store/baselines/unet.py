@@ -28,7 +28,7 @@ from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
-from hela_store.training.schedule import learning_rate
+from hela_store.training.schedule import check_rate, learning_rate
 from hela_store.training.settings import same_training, training_config
 from hela_store.training.trainer import (
     STATE,
@@ -79,8 +79,7 @@ class UnetConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-3")
+        check_rate(self.lr, "1e-3")
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")

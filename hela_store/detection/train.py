@@ -21,7 +21,7 @@ from hela_store.runs.folder import RunFolder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_variants
-from hela_store.training.schedule import learning_rate
+from hela_store.training.schedule import check_rate, learning_rate
 from hela_store.training.settings import training_config
 from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
 
@@ -72,8 +72,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.backend != "grid":
             raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
+        check_rate(self.lr, "2e-3")
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
             if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from hela_store.base.aliases import LabelArray
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
 from hela_store.datasets import CtcReader, FolderReader, open_dataset
@@ -125,9 +126,27 @@ def _compare(store: Store, frame: Frame, row: dict[str, Any], path: Path) -> Non
             f"{frame.pixel_size_um} um; {wayout}"
         )
     where = (row["group"], row["row"])
-    same = frame.label is None or np.array_equal(frame.label, store.arrays.label(*where))
-    if not same or not np.array_equal(frame.valid, store.arrays.valid(*where)):
-        raise StoreError(f"the labels of frame {frame.id} or its field of interest changed since ingest; {wayout}")
+    same = np.array_equal(frame.valid, store.arrays.valid(*where))
+    if not (same or frame.partial):  # of partial labels it follows from them
+        raise StoreError(f"dataset.field_of_interest changed since frame {frame.id} was ingested; {wayout}")
+    if frame.label is not None and not (same and np.array_equal(frame.label, store.arrays.label(*where))):
+        raise StoreError(_changed_labels(frame.id, store.arrays.label(*where), frame.label))
+
+
+def _changed_labels(frame: str, before: LabelArray, now: LabelArray) -> str:
+    """Say what of a frame's labels differs, what of the store that leaves valid, and the ways out."""
+    differs = before != now
+    old, new = ({*np.unique(label[label > 0]).tolist()} for label in (before, now))
+    moved = {*np.unique(before[differs]).tolist(), *np.unique(now[differs]).tolist()} & old & new
+    counts = [(len(moved), "changed"), (len(new - old), "new"), (len(old - new), "gone")]
+    cells = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return (
+        f"the labels of frame {frame} are not those that were ingested: {differs.sum()} px differ (cells: {cells}). "
+        "A store keeps the labels it was made with, so nothing was changed: its embeddings, which do not depend on "
+        "labels, stay valid, and so do its runs, as scores against the labels of then; evaluate, finetune and detect "
+        "go on with those. To embed further frames here put the labels of before back; to score against the corrected "
+        "ones make a store of them with `hela-store new` under another name, and embed it"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 from dataclasses import replace
 
-from stores import changed
-
 from hela_store.evaluation.reads import data_digest
 from hela_store.store.store import Store
+from stores import changed
 
 
 def test_other_views_and_other_blocks_are_other_data_and_other_frames_are_not(store: Store) -> None:
