@@ -6,11 +6,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from hela_store.errors import StoreError
+
+_TEMPORARY = re.compile(r"\..+\.(?:csv|json|jsonl|parquet|png|safetensors|tif|toml)\.[a-z0-9_]{8}")
+"""Names that :func:`write_atomic` writes under."""
 
 
 @contextlib.contextmanager
@@ -67,6 +71,18 @@ def write_atomic(path: Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         fsync_path(path.parent)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what killed processes left of :func:`write_atomic` in a folder, at any depth; the caller owns the folder.
+
+    What cannot be removed stays: it stops no work.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (Path(place) / name).unlink()
 
 
 def sha256_file(path: Path) -> str:

@@ -83,6 +83,17 @@ def claim(folder: Path, name: str, wait: bool, progress: Progress = silent) -> I
             lock.release()
 
 
+def clear_claims(folder: Path) -> None:
+    """Remove the files of claims whose processes were killed."""
+    for path in folder.glob(".*.holder.json"):
+        lock = filelock.FileLock(path.with_name(path.name.replace(".holder.json", ".lock")))
+        with contextlib.suppress(filelock.Timeout, OSError):
+            lock.acquire(timeout=0)
+            path.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
 def _released(lock: filelock.BaseFileLock) -> Iterator[None]:
     lock.acquire(timeout=-1)
     yield

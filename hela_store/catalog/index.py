@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import filelock
 import pyarrow as pa
 
 from hela_store.base.files import digest, explain_os_errors, fsync_path
+from hela_store.base.scratch import clear_scratch, scratch_folder
 from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
@@ -152,8 +152,8 @@ def _reading(store: Path) -> Iterator[Connection]:
     A read-only connection alone would still let SQL read and write other files. It is attached to a database in memory
     because DuckDB gives two openings of one path in a process the same instance, and so yesterday's file.
     """
-    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
+    with scratch_folder() as spill:
+        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": str(spill)})) as con:
             _attach(con, store / FILE)
             con.execute("USE catalog")
             try:
@@ -278,8 +278,9 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
 
 
 def _write_file(new: Path, store: Path, sources: list[Source], *, empty: bool) -> list[RunError]:
-    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": spill})) as con:
+    clear_scratch()
+    with scratch_folder() as spill:
+        with contextlib.closing(duckdb.connect(config={**_CLOSED, "temp_directory": str(spill)})) as con:
             con.execute(f"ATTACH '{_quoted(new)}' AS catalog")
             con.execute("USE catalog")
             con.execute("BEGIN")

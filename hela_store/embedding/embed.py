@@ -28,6 +28,7 @@ from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import UNTRAINED
 from hela_store.recipe.splits import BLOCKS, Block, assign, members
+from hela_store.runs.leftovers import clear_run_leftovers
 from hela_store.store.store import Store
 from hela_store.store.tables import PLAN_SCHEMA
 
@@ -317,6 +318,7 @@ def clear_leftovers(path: Path) -> None:
         for pattern in LEFTOVERS:
             for leftover in path.glob(pattern):
                 leftover.unlink(missing_ok=True)
+    clear_run_leftovers(path)
 
 
 def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedReport:

@@ -1,18 +1,24 @@
-"""A run's masks as one COCO file: boxes, run-length codes and scores (the format of Lin et al. 2014, pycocotools)."""
+"""A run's masks as COCO: boxes, run-length codes and scores (the format of Lin et al. 2014, pycocotools).
+
+Three files: the masks as a data set, the same as a list of results, which ``COCO.loadRes`` reads, and the labels of
+these frames as the truth that the results are scored against.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.sequences import run_labels
 from hela_store.images.assemble import Answer
-from hela_store.images.rle import bbox, decode_crop
+from hela_store.images.rle import bbox, decode_crop, encode
 from hela_store.runs.info import to_json
 from hela_store.store.store import Store
 
@@ -28,12 +34,16 @@ class CocoExport:
     Attributes
     ----------
     path : Path
+    results : list for ``COCO(truth).loadRes(results)``; where there is a truth only of frames with labels
+    truth : labels of these frames as a data set; None where no frame has labels
     run : str
     images, annotations : how many are in it
     empty : masks without a pixel, which COCO cannot hold and which were left out
     """
 
     path: Path
+    results: Path
+    truth: Path | None
     run: str
     images: int
     annotations: int
@@ -41,7 +51,8 @@ class CocoExport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self) | {"path": str(self.path)}
+        truth = None if self.truth is None else str(self.truth)
+        return asdict(self) | {"path": str(self.path), "results": str(self.results), "truth": truth}
 
 
 def export_coco(
@@ -57,14 +68,15 @@ def export_coco(
 
     ``file_name`` of an image is its frame, e.g. ``"01/t012"``. An annotation has ``bbox`` (``[x, y, width, height]``
     px, frame), ``segmentation`` (compressed run lengths), ``area`` (px), ``score``, and ``cell``: the id of the cell
-    or detection.
+    or detection. ``<out>.results.json`` and ``<out>.truth.json``, with ``out`` less its ending, have the same ids of
+    images; a mask without a score counts as 1 there, because pycocotools asks for one.
 
     Parameters
     ----------
     run, prompt, prompt_seed
         As in :func:`hela_store.evaluation.sequences.run_labels`.
     out : Path
-        Of the JSON file, which must not be there yet.
+        Of the JSON file; none of the three may be there yet.
 
     Raises
     ------
@@ -73,7 +85,9 @@ def export_coco(
     StoreError
         No space, no permission.
     """
-    check_free(out)
+    results, truth = (out.with_name(f"{out.stem}.{what}.json") for what in ("results", "truth"))
+    for path in (out, results, truth):
+        check_free(path)
     labels = run_labels(store, run, prompt, prompt_seed)
     frames = [row for row in store.frames_table().to_pylist() if row["frame"] in labels.answers]
     images: list[dict[str, Any]] = []
@@ -89,9 +103,46 @@ def export_coco(
             else:
                 annotations.append({"id": len(annotations) + 1, "image_id": number} | found)
     about = {"description": f"hela-store run {labels.info.id}", "prompt": labels.prompt, "seed": labels.prompt_seed}
+    labelled = {number: row for number, row in enumerate(frames, start=1) if row["has_label"]}
+    if labelled:
+        shown = progress(labelled.items(), total=len(labelled), what="truth")
+        cells = [cell for number, row in shown for cell in _truth(store, row, number)]
+        cells = [{"id": number} | cell for number, cell in enumerate(cells, start=1)]
+        _write(truth, {"description": "labels"}, [image for image in images if image["id"] in labelled], cells)
+    scored = [each for each in annotations if not labelled or each["image_id"] in labelled]
+    write_atomic(results, to_json([_result(each) for each in scored]).encode())
+    _write(out, about, images, annotations)
+    return CocoExport(
+        path=out,
+        results=results,
+        truth=truth if labelled else None,
+        run=labels.info.id,
+        images=len(images),
+        annotations=len(annotations),
+        empty=empty,
+    )
+
+
+def _write(path: Path, about: dict[str, Any], images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
     page = {"info": about, "images": images, "annotations": annotations, "categories": [CATEGORY]}
-    write_atomic(out, to_json(page).encode())
-    return CocoExport(path=out, run=labels.info.id, images=len(images), annotations=len(annotations), empty=empty)
+    write_atomic(path, to_json(page).encode())
+
+
+def _result(annotation: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: annotation[name] for name in ("image_id", "category_id", "bbox", "segmentation", "cell")}
+    return kept | {"score": 1.0 if annotation["score"] is None else annotation["score"]}
+
+
+def _truth(store: Store, row: dict[str, Any], image: int) -> Iterator[dict[str, Any]]:
+    """Yield the labelled cells of a frame."""
+    label = store.arrays.label(row["group"], row["row"])
+    for number, part in enumerate(ndimage.find_objects(label), start=1):
+        if part is None:
+            continue
+        code = encode(label[part] == number, (part[1].start, part[0].start), label.shape).counts
+        found = _annotation(Answer(id=f"{row['frame']}#{number}", score=None, rle=code), label.shape)
+        assert found is not None
+        yield {"image_id": image} | {name: value for name, value in found.items() if name != "score"}
 
 
 def _annotation(answer: Answer, shape: tuple[int, int]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ and DET as they are. Frames the run did not look at are not written; tools that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import tifffile
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
 from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence_scores
+from hela_store.recipe.splits import format_ranges
 from hela_store.store.store import Store
 
 from .target import whole_folder
@@ -35,6 +37,7 @@ class CtcExport:
     folders : dict of sequence to its result folder
     frames, objects : how many were written
     scores : SEG and DET of these images; None where no frame has labels
+    notes : what tools that score result folders do with these
     """
 
     run: str
@@ -42,12 +45,14 @@ class CtcExport:
     frames: int
     objects: int
     scores: SequenceScores | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store export ctc --json`` prints."""
         folders = {name: str(path) for name, path in self.folders.items()}
         scores = None if self.scores is None else self.scores.to_json()
-        return {"run": self.run, "folders": folders, "frames": self.frames, "objects": self.objects, "scores": scores}
+        counts = {"frames": self.frames, "objects": self.objects}
+        return {"run": self.run, "folders": folders} | counts | {"scores": scores, "notes": list(self.notes)}
 
 
 def export_ctc(
@@ -79,6 +84,7 @@ def export_ctc(
     tracks: dict[str, list[str]] = {}
     frames = 0
     folders: dict[str, Path] = {}
+    times: dict[str, list[int]] = {}
     with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
             name = row["sequence"]
@@ -93,6 +99,7 @@ def export_ctc(
             lines += [f"{number} {row['time']} {row['time']} 0" for number in range(first, first + count)]
             path = folders[name] / f"mask{row['time']:03d}.tif"
             tifffile.imwrite(path, numbers[index].reshape(label.shape), compression="zlib")
+            times.setdefault(name, []).append(row["time"])
             frames += 1
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -103,4 +110,23 @@ def export_ctc(
         frames=frames,
         objects=sum(map(len, tracks.values())),
         scores=sequence_scores(labels, progress) if has_truth else None,
+        notes=tuple(_partial(store, times)),
     )
+
+
+def _partial(store: Store, times: dict[str, list[int]]) -> Iterator[str]:
+    """Say of each sequence whose masks are not those of frame 0 to the last what scorers make of that."""
+    there: dict[str, set[int]] = {}
+    for row in store.frames_table().to_pylist():
+        there.setdefault(row["sequence"], set()).add(row["time"])
+    for name, written in times.items():
+        last = max(there[name])
+        if set(written) == set(range(last + 1)):
+            continue
+        way_out = "" if set(written) == there[name] else "; `hela-store export ctc` of a run with --split all has all"
+        yield (
+            f"{name}_RES holds the frames {format_ranges(written)} of 0-{last}, under their own numbers. Scorers want "
+            "a mask for every frame of the truth: py-ctcmetrics stops where their numbers differ, and beside a truth "
+            "of these frames alone it finds the mask of a frame by its place in the folder, for SEG a wrong one or "
+            f"none{way_out}"
+        )

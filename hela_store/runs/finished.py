@@ -14,6 +14,7 @@ from hela_store.errors import RunError
 
 from .folder import RunInfo, run_ids
 from .info import read_info
+from .leftovers import clear_run_leftovers
 
 
 def find_finished(store_path: Path | str, kind: str, same: Callable[[RunInfo], bool]) -> RunInfo | None:
@@ -45,5 +46,6 @@ def claim_run(
 
     Whoever has it looks first whether another process finished that run meanwhile.
     """
+    clear_run_leftovers(store_path)
     work = digest(kind, repr(sorted(config.items())))[:16]
     return claim(Path(store_path) / "runs", work, wait, progress)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, write_atomic
+from hela_store.base.files import clear_temporary, explain_os_errors, fsync_path, fsync_tree, write_atomic
 from hela_store.base.parquet import write_parquet
 from hela_store.errors import RunError, StoreError
 
@@ -116,6 +116,7 @@ class RunFolder:
         target = self.path.with_name(self.id)
         with explain_os_errors(f"publishing run {self.id}"):
             self._close_log()
+            clear_temporary(self.path)
             fsync_tree(self.path)
             self.path.rename(target)
             fsync_path(target.parent)
@@ -196,8 +197,7 @@ def new_run(
     created = datetime.now(UTC)
     with explain_os_errors(f"starting a run in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        identity, partial = _claim(folder, f"{created:%Y%m%d-%H%M%S}-{words}")
-    lock = _lock(partial, identity)
+        identity, partial, lock = _claim(folder, f"{created:%Y%m%d-%H%M%S}-{words}")
     try:
         raw = {"format": FORMAT, "id": identity, "kind": kind, "parent": parent, "label": label}
         raw |= {"created": created.isoformat(), "version": package_version(), "torch": _torch()} | _headline(config)
@@ -284,6 +284,16 @@ def is_running(store_path: Path | str, id: str) -> bool:
     return False
 
 
+@contextmanager
+def held_partial(store_path: Path | str, id: str) -> Iterator[None]:
+    """Hold a partial run against all others; RunError where another process is writing it."""
+    lock = _lock(Path(store_path) / "runs" / f".{id}.partial", id)
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
 def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:
     """Take up a run that was not published; its log is appended to.
 
@@ -338,8 +348,8 @@ def _names(store_path: Path | str, pattern: re.Pattern[str]) -> list[str]:
     return sorted(match.group(match.lastindex or 0) for match, folder in matches if match and folder)
 
 
-def _claim(folder: Path, stem: str) -> tuple[str, Path]:
-    """Make a partial folder whose id no other process has or had."""
+def _claim(folder: Path, stem: str) -> tuple[str, Path, int]:
+    """Make a partial folder whose id no other process has or had, and lock it."""
     while True:
         identity = f"{stem}-{secrets.token_hex(2)}"
         partial = folder / f".{identity}.partial"
@@ -348,9 +358,15 @@ def _claim(folder: Path, stem: str) -> tuple[str, Path]:
         except FileExistsError:
             continue
         # Another process may have published this very id between its mkdir and ours.
-        if not (folder / identity).exists():
-            return identity, partial
-        partial.rmdir()
+        if (folder / identity).exists():
+            partial.rmdir()
+            continue
+        # one that clears leftovers may have taken it for one before it was locked
+        with suppress(RunError, FileNotFoundError):
+            lock = _lock(partial, identity)
+            if partial.exists():
+                return identity, partial, lock
+            _unlock(lock)
 
 
 def _lock(partial: Path, identity: str) -> int:

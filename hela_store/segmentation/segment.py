@@ -23,7 +23,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import tifffile
 
-from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
+from hela_store.base.files import clear_temporary, explain_os_errors, fsync_path, write_atomic
+from hela_store.base.locks import claim
 from hela_store.base.parquet import read_parquet, write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets.folder import find_images
@@ -36,7 +37,7 @@ from hela_store.images.rle import bbox
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
-from .config import DetectedConfig, resolve_prompts
+from .config import DetectedConfig, DetectedPrompts, resolve_prompts
 from .recover import neighbours
 from .segmenter import EncodedFrame, Segmenter, load_segmenter
 
@@ -150,6 +151,17 @@ def segment(
     prompts = resolve_prompts(store, config.prompts)
     if prompts.detector.kind != "detector":
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
+    with explain_os_errors(f"making {config.out}"):
+        config.out.mkdir(parents=True, exist_ok=True)
+    with claim(config.out, "segment", wait=True, progress=progress):
+        clear_temporary(config.out)
+        return _segment_into(store, config, prompts, items, progress)
+
+
+def _segment_into(
+    store: Store, config: SegmentConfig, prompts: DetectedPrompts, items: list[_Item], progress: Progress
+) -> SegmentReport:
+    """Segment what is not done; the caller has claimed the folder."""
     _claim(store, config, prompts.config)
     near = _near(items) if config.prompts.recover else {}
     todo = [item for item in items if not _is_done(config.out, item, near)]

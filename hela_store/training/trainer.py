@@ -25,6 +25,7 @@ from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunFolder, new_run, take_up
+from hela_store.runs.leftovers import STATE as STATE
 
 from .settings import same_training
 
@@ -33,8 +34,6 @@ Network = TypeVar("Network", bound=nn.Module)
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module, contravariant=True)
 Batch = TypeVar("Batch", contravariant=True)
 OPTIMIZER = "optimizer"
-STATE = "state.safetensors"
-"""Name of the state file in the folder of a run."""
 STATE_FORMAT = 2
 """Version of the state file. Format 1 had no number, and one form for decoders and another for networks."""
 SAVE_SECONDS = 60.0
