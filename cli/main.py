@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from hela_store.errors import HelaError
+from hela_store.errors import AlreadyComplete, HelaError
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
@@ -61,6 +61,8 @@ class Commands(click.Group):
             _leave(f"stopped; {again}", INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except AlreadyComplete as done:
+            _leave(str(done), 0)
         except HelaError as error:
             _fail(ctx, error, str(error))
         except OSError as error:

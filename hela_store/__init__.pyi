@@ -37,9 +37,9 @@ from .training.finetune import finetune as finetune
 from .workflows.demo import DemoReport as DemoReport
 from .workflows.demo import demo as demo
 from .workflows.doctor import doctor as doctor
+from .workflows.drawn import SyntheticConfig as SyntheticConfig
 from .workflows.info import StoreInfo as StoreInfo
 from .workflows.info import info as info
 from .workflows.new import NewConfig as NewConfig
 from .workflows.new import NewReport as NewReport
-from .workflows.new import SyntheticConfig as SyntheticConfig
 from .workflows.new import new as new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
 import re
@@ -83,6 +84,14 @@ def clear_temporary(folder: Path) -> None:
             if _TEMPORARY.fullmatch(name):
                 with contextlib.suppress(OSError):
                     (Path(place) / name).unlink()
+
+
+def same_tree(one: Path, other: Path) -> bool:
+    """Return whether two folders hold the same files, by name and byte for byte; False where one is none."""
+    if not (one.is_dir() and other.is_dir() and not other.is_symlink()):
+        return False
+    names = [sorted(path.relative_to(top) for path in top.rglob("*") if path.is_file()) for top in (one, other)]
+    return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
 
 
 def sha256_file(path: Path) -> str:

@@ -17,7 +17,8 @@ from hela_store.embedding.pipeline import Pipeline
 from hela_store.recipe.recipe import EncoderRecipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode, pick_device
-from hela_store.workflows.new import NewConfig, SyntheticConfig, new
+from hela_store.workflows.drawn import SyntheticConfig
+from hela_store.workflows.new import NewConfig, new
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.sequences import run_labels
 from hela_store.images.assemble import Answer
@@ -22,7 +21,7 @@ from hela_store.images.rle import bbox, decode_crop, encode
 from hela_store.runs.info import to_json
 from hela_store.store.store import Store
 
-from .target import check_free
+from .target import Targets
 
 CATEGORY = {"id": 1, "name": "cell"}
 
@@ -76,18 +75,19 @@ def export_coco(
     run, prompt, prompt_seed
         As in :func:`hela_store.evaluation.sequences.run_labels`.
     out : Path
-        Of the JSON file; none of the three may be there yet.
+        Of the JSON file; another file must not be there yet, nor at the others.
 
     Raises
     ------
+    AlreadyComplete
+        All of it is there already.
     RunError
-        Nothing to export, or the file is there.
+        Nothing to export, or another file is there.
     StoreError
         No space, no permission.
     """
     results, truth = (out.with_name(f"{out.stem}.{what}.json") for what in ("results", "truth"))
-    for path in (out, results, truth):
-        check_free(path)
+    targets = Targets()
     labels = run_labels(store, run, prompt, prompt_seed)
     frames = [row for row in store.frames_table().to_pylist() if row["frame"] in labels.answers]
     images: list[dict[str, Any]] = []
@@ -108,10 +108,12 @@ def export_coco(
         shown = progress(labelled.items(), total=len(labelled), what="truth")
         cells = [cell for number, row in shown for cell in _truth(store, row, number)]
         cells = [{"id": number} | cell for number, cell in enumerate(cells, start=1)]
-        _write(truth, {"description": "labels"}, [image for image in images if image["id"] in labelled], cells)
+        kept = [image for image in images if image["id"] in labelled]
+        targets.file(truth, _page({"description": "labels"}, kept, cells))
     scored = [each for each in annotations if not labelled or each["image_id"] in labelled]
-    write_atomic(results, to_json([_result(each) for each in scored]).encode())
-    _write(out, about, images, annotations)
+    targets.file(results, to_json([_result(each) for each in scored]).encode())
+    targets.file(out, _page(about, images, annotations))
+    targets.finish()
     return CocoExport(
         path=out,
         results=results,
@@ -123,9 +125,9 @@ def export_coco(
     )
 
 
-def _write(path: Path, about: dict[str, Any], images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+def _page(about: dict[str, Any], images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> bytes:
     page = {"info": about, "images": images, "annotations": annotations, "categories": [CATEGORY]}
-    write_atomic(path, to_json(page).encode())
+    return to_json(page).encode()
 
 
 def _result(annotation: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hela_store.evaluation.sequences import SequenceScores, run_labels, sequence
 from hela_store.recipe.splits import format_ranges
 from hela_store.store.store import Store
 
-from .target import whole_folder
+from .target import Targets
 
 MOST_OBJECTS = 65535
 
@@ -71,12 +71,14 @@ def export_ctc(
     run, prompt, prompt_seed
         As in :func:`hela_store.evaluation.sequences.run_labels`.
     out : Path
-        Folder that gets ``<sequence>_RES``; such a folder must not be there yet.
+        Folder that gets ``<sequence>_RES``; another such folder must not be there yet.
 
     Raises
     ------
+    AlreadyComplete
+        All of it is there already.
     RunError
-        Nothing to export, the folder is there, or a sequence has more than 65,535 objects.
+        Nothing to export, another folder is there, or a sequence has more than 65,535 objects.
     StoreError
         No space, no permission.
     """
@@ -85,11 +87,12 @@ def export_ctc(
     frames = 0
     folders: dict[str, Path] = {}
     times: dict[str, list[int]] = {}
+    targets = Targets()
     with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
             name = row["sequence"]
             if name not in folders:
-                folders[name] = stack.enter_context(whole_folder(out / f"{name}_RES"))
+                folders[name] = stack.enter_context(targets.folder(out / f"{name}_RES"))
             lines = tracks.setdefault(name, [])
             values, index = np.unique(label, return_inverse=True)
             first, count = len(lines) + 1, np.count_nonzero(values)
@@ -103,6 +106,7 @@ def export_ctc(
             frames += 1
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
+    targets.finish()
     has_truth = any(row["has_label"] and row["frame"] in labels.answers for row in store.frames_table().to_pylist())
     return CtcExport(
         run=labels.info.id,

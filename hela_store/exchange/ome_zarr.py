@@ -24,7 +24,7 @@ from hela_store.evaluation.sequences import RunLabels, run_labels
 from hela_store.images.assemble import assemble
 from hela_store.store.store import Store
 
-from .target import check_free, whole_folder
+from .target import Targets
 
 AXES = "tyx"
 SMALLEST = 128
@@ -87,17 +87,19 @@ def export_ome_zarr(
     for row in store.frames_table().to_pylist():
         rows.setdefault(row["group"], []).append(row)
     images = {group: out / f"{group}.ome.zarr" for group in rows}
-    for path in images.values():
-        check_free(path)
+    targets = Targets()
     levels = {}
     for group in progress(list(rows), total=len(rows), what="export"):
-        levels[group] = _write_image(store, rows[group], predicted, images[group])
+        levels[group] = _write_image(store, rows[group], predicted, targets, images[group])
+    targets.finish()
     has_truth = any(row["has_label"] for part in rows.values() for row in part)
     names = [TRUTH] * has_truth + [labels.info.id for labels in predicted]
     return OmeZarrExport(images=images, frames=sum(map(len, rows.values())), labels=names, levels=levels)
 
 
-def _write_image(store: Store, rows: list[dict[str, Any]], predicted: list[RunLabels], path: Path) -> int:
+def _write_image(
+    store: Store, rows: list[dict[str, Any]], predicted: list[RunLabels], targets: Targets, path: Path
+) -> int:
     with needs("ome-zarr"):
         from ome_zarr import OMEZarrImage, OMEZarrLabels, OMEZarrMultiscale
     frames = store.frames(rows[0]["sequence"], rows[0]["group"])
@@ -112,7 +114,7 @@ def _write_image(store: Store, rows: list[dict[str, Any]], predicted: list[RunLa
     }
     image = OMEZarrImage(frames.image.data, name=rows[0]["group"], **about)
     whole = OMEZarrMultiscale(image, method="local_mean", labels=labels, **pyramid)
-    with whole_folder(path) as partial:
+    with targets.folder(path) as partial:
         # a folder that is there, though empty, it would only add labels to
         whole.to_ome_zarr(str(partial), version="0.5", overwrite=True)
     return len(pyramid["scale_factors"]) + 1

@@ -16,7 +16,8 @@ from hela_store.store.store import RECIPE_FILE, Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-from .new import DATA_FOLDER, SYNTHETIC, NewConfig, SyntheticConfig, new
+from .drawn import DATA_FOLDER, SyntheticConfig
+from .new import SYNTHETIC, NewConfig, new
 
 SEQUENCE = SyntheticConfig(frames=24, shape=(512, 512), cells=32)
 PROMPTS = ("box", "point", "mask")

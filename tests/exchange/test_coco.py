@@ -12,7 +12,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hela_store.errors import RunError
+from hela_store.errors import AlreadyComplete, RunError
 from hela_store.exchange.coco import _annotation, export_coco
 from hela_store.images.assemble import Answer
 from hela_store.images.rle import encode
@@ -72,7 +72,11 @@ def test_pycocotools_scores_the_results_against_the_truth(scored: Path, tmp_path
     same = masks.iou([code], [truth.annToRLE(cell)], [0])[0, 0]
     assert same in [pytest.approx(row["iou"]) for row in run.rows("predictions") if row["cell"] == name]
     (tmp_path / "run.json").unlink()
-    with pytest.raises(RunError, match=r"run.results.json is there already"):
+    export_coco(store, run.id, tmp_path / "run.json", prompt="box")  # as after a kill between two of the files
+    with pytest.raises(AlreadyComplete, match=r"already complete: .*run.json is there already"):
+        export_coco(store, run.id, tmp_path / "run.json", prompt="box")
+    found.results.write_text("[]")
+    with pytest.raises(RunError, match=r"run.results.json is there already, and is another; nothing is overwritten"):
         export_coco(store, run.id, tmp_path / "run.json", prompt="box")
 
 
