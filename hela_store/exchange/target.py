@@ -72,7 +72,9 @@ class Targets:
         """Raise AlreadyComplete where all of the export was there before."""
         if self._there and not self._written:
             what = ", ".join(map(str, self._there))
-            raise AlreadyComplete(f"already complete: {what} is there already, the same in every byte")
+            raise AlreadyComplete(
+                f"already complete: {what} is there already, the same in every byte; nothing is overwritten"
+            )
 
 
 def _check_free(path: Path) -> None:
