@@ -11,7 +11,7 @@ from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
 from .options import device_option, json_option, setting_option, store_option
-from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets
+from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, note_pending
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -91,6 +91,8 @@ def image_free(store: Store, split: str, prompts: tuple[str, ...], prompt_seeds:
 
 
 def _echo(result: BaselineResult, as_json: bool) -> None:
+    if result.pending:
+        note_pending(result.run, result.pending)
     if as_json:
         echo_json(result.to_json())
         return

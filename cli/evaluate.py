@@ -24,11 +24,14 @@ from .output import (
     echo_subsets,
     echo_table,
     note,
+    note_pending,
+    note_reused,
     note_untrained,
 )
 
 if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
+    from hela_store.segmentation.scores import DetectedResult
 
 
 @click.command()
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
 )
 @click.option("--form", type=click.Choice(FORMS), default=DetectedConfig.form, help="What of a detection.")
 @click.option("--recover", is_flag=True, help="Ask for cells that only neighbouring frames show.")
+@click.option("--fresh", is_flag=True, help="Score again, even if this very scoring is a finished run.")
 @device_option
 @json_option
 def evaluate(
@@ -95,7 +99,7 @@ def evaluate(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Score every cell of a split and keep prompts, masks and scores as a new run."""
+    """Score every cell of a split and keep prompts, masks and scores as a run; what is scored already is shown."""
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     score = _evaluate_detected if "detected" in prompts else _evaluate_drawn
@@ -121,14 +125,24 @@ def _evaluate_drawn(
         raise click.UsageError(f"--robustness has kinds of its own; leave {idle[0]} out")
     note_untrained(store)
     kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
-    how = {name: value for name, value in choices.items() if name not in ("clicks", *FROM_DETECTOR)}
-    result = hs.evaluate(store, checkpoint(None), EvaluateConfig(prompts=kinds, **how), progress=bars)
+    how = {name: value for name, value in choices.items() if name not in ("clicks", "fresh", *FROM_DETECTOR)}
+    config = EvaluateConfig(prompts=kinds, **how)
+    result = hs.evaluate(store, checkpoint(None), config, fresh=choices["fresh"], progress=bars)
     for line in result.own_prompts.notes() if result.own_prompts else ():
         note(line)
+    note_outcome(result)
     if as_json:
         echo_json(result.to_json())
     else:
         _echo(result)
+
+
+def note_outcome(result: EvaluateResult | DetectedResult) -> None:
+    """Say where the run is an earlier one, and where the catalog has to be read later."""
+    if result.reused:
+        note_reused(result.run)
+    if result.pending:
+        note_pending(result.run, result.pending)
 
 
 def _given(*names: str) -> list[str]:
@@ -148,13 +162,15 @@ def _evaluate_detected(
     if idle := _given(*FROM_TRUTH):
         raise click.UsageError(f"{idle[0]} is not for --prompt detected; leave it out")
     note_untrained(store)
-    how = {name: value for name, value in choices.items() if name not in FROM_TRUTH}
+    how = {name: value for name, value in choices.items() if name not in ("fresh", *FROM_TRUTH)}
     config = DetectedConfig(checkpoint=checkpoint(choices["form"]), **how)
-    result = evaluate_detected(store, config, progress=bars)
+    result = evaluate_detected(store, config, fresh=choices["fresh"], progress=bars)
+    note_outcome(result)
     if as_json:
         echo_json(result.to_json())
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
+    facts = {name: value for name, value in facts.items() if name not in ("pending", "reused")}
     told = ("ece", "flagged", "failures", "caught")
     facts |= {f"calibration: {name}": value for name, value in (result.calibration or {}).items() if name in told}
     echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])

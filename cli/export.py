@@ -10,7 +10,7 @@ import click
 from hela_store.prompts.kinds import PROMPT_KINDS
 
 from .options import F, cache_dir, json_option, store_option
-from .output import bars, echo_json, echo_sequences, relative
+from .output import bars, echo_json, echo_sequences, note, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -62,6 +62,8 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
         return
     folders = ", ".join(relative(path) for path in result.folders.values())
     click.echo(f"run {result.run}: {result.frames} frames with {result.objects} objects in {folders}")
+    for text in result.notes:
+        note(f"note: {text}")
     if result.scores is not None:
         echo_sequences(result.scores)
 
@@ -73,7 +75,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
 @store_option
 @json_option
 def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
-    """Write a run's masks as one COCO file: boxes, run-length codes, scores."""
+    """Write a run's masks as COCO: a data set, results for COCO.loadRes, and the labels as their truth."""
     from hela_store.exchange.coco import export_coco
 
     result = export_coco(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
@@ -82,6 +84,8 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
     else:
         left = f"; {result.empty} empty masks left out" if result.empty else ""
         click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
+        of = "no frame has labels, so there is no truth" if result.truth is None else relative(result.truth)
+        click.echo(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
 
 
 @export.command()

@@ -11,7 +11,7 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
 from .options import cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, note, note_untrained
+from .output import bars, echo_json, echo_scores, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write for TensorBoard, too."
 )
-@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the same configuration.")
+@click.option("--fresh", is_flag=True, help="Train anew, even if such a run is finished or was interrupted.")
 @json_option
 def finetune(
     store: Store,
@@ -99,6 +99,8 @@ def finetune(
     for config in configs:
         how: dict[str, Any] = {"resume": not fresh, "tensorboard": tensorboard, "cache_dir": cache_dir()}
         results.append(hs.finetune(store, config, progress=bars, **how))
+        if results[-1].reused:
+            note_reused(results[-1].run)
         if not as_json:
             _echo(store, results[-1])
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from hela_store.base.text import visible
-from hela_store.errors import HelaError
+from hela_store.errors import AlreadyComplete, HelaError
 
 from .output import guard_terminal
 
@@ -69,6 +69,8 @@ class Commands(click.Group):
             _leave(f"stopped; {again}", INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except AlreadyComplete as done:
+            _leave(str(done), 0)
         except HelaError as error:
             _fail(ctx, error, str(error))
         except OSError as error:

@@ -81,6 +81,16 @@ def note_untrained(store: Store) -> None:
         note(UNTRAINED)
 
 
+def note_reused(run: str) -> None:
+    """Say that a run was finished before it was asked for."""
+    note(f"note: run {run} has done just this before, so nothing was done again; --fresh makes another run")
+
+
+def note_pending(run: str, why: str) -> None:
+    """Say that the catalog has to be read later for what comes from it."""
+    note(f"note: run {run} is complete; indexing is pending, so scores of hard cells are left out here ({why})")
+
+
 def echo_json(value: Any) -> None:
     """Print a result as JSON."""
     click.echo(_json(value, indent=2))

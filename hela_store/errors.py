@@ -42,6 +42,10 @@ class RunError(HelaError, RuntimeError):
     """A run is unknown, damaged, or does not fit the store it is used with."""
 
 
+class AlreadyComplete(RunError, StoreError):
+    """All that was asked for is there already, just as it was asked for; the command line exits with 0."""
+
+
 class QueryError(HelaError, ValueError):
     """SQL that fails, writes, or reaches outside the catalog."""
 

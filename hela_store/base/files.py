@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from hela_store.errors import StoreError
+
+_TEMPORARY = re.compile(r"\..+\.(?:csv|json|jsonl|parquet|png|safetensors|tif|toml)\.[a-z0-9_]{8}")
+"""Names that :func:`write_atomic` writes under."""
 
 
 @contextlib.contextmanager
@@ -69,6 +74,26 @@ def write_atomic(path: Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         fsync_path(path.parent)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what killed processes left of :func:`write_atomic` in a folder, at any depth; the caller owns the folder.
+
+    What cannot be removed stays: it stops no work.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (Path(place) / name).unlink()
+
+
+def same_tree(one: Path, other: Path) -> bool:
+    """Return whether two folders hold the same files, by name and byte for byte; False where one is none."""
+    if not (one.is_dir() and other.is_dir() and not other.is_symlink()):
+        return False
+    names = [sorted(path.relative_to(top) for path in top.rglob("*") if path.is_file()) for top in (one, other)]
+    return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
 
 
 def sha256_file(path: Path) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from hela_store.errors import StoreError
 
 from .files import explain_os_errors
 from .names import refuse_link
+from .progress import Progress, silent
 
 LOCK_FILE = ".embed.lock"
 HOLDER_FILE = ".embed.holder.json"
@@ -41,12 +43,10 @@ def embed_lock(store_path: Path) -> Iterator[None]:
         with explain_os_errors(f"locking {store_path}"):
             lock.acquire()
     except filelock.Timeout:
-        raise StoreError(f"{store_path} is being embedded {_holder(store_path)}; wait for it, or stop it") from None
+        holder = _holder(store_path / HOLDER_FILE)
+        raise StoreError(f"{store_path} is being embedded {holder}; wait for it, or stop it") from None
     try:
-        since = datetime.now(UTC).isoformat("T", "seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        with explain_os_errors(f"locking {store_path}"):
-            (store_path / HOLDER_FILE).write_text(json.dumps(holder))
+        _say_who(store_path / HOLDER_FILE)
         yield
     finally:
         (store_path / HOLDER_FILE).unlink(missing_ok=True)
@@ -54,31 +54,65 @@ def embed_lock(store_path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, name: str, wait: bool) -> Iterator[bool]:
+def claim(folder: Path, name: str, wait: bool, progress: Progress = silent) -> Iterator[bool]:
     """Claim a piece of work among processes; yields whether it is ours, False only where we do not ``wait`` for it.
 
     The lock's file goes when the work is over: whoever comes later has to look first whether it is done.
+
+    Parameters
+    ----------
+    folder, name : where the lock lies, and what the work is called
+    wait : whether to wait for another process that is at it
+    progress : shows that, and for whom
     """
     refuse_link(folder / f".{name}.lock")
-    lock = filelock.FileLock(folder / f".{name}.lock", timeout=-1 if wait else 0)
+    lock, note = filelock.FileLock(folder / f".{name}.lock"), folder / f".{name}.holder.json"
     ours = True
     with explain_os_errors(f"locking {folder}"):
         folder.mkdir(exist_ok=True)
         try:
-            lock.acquire()
+            lock.acquire(timeout=0)
         except filelock.Timeout:
-            ours = False
+            ours = wait
+            if wait:
+                deque(progress(_released(lock), total=1, what=f"wait for the same work, {_holder(note)}"), maxlen=0)
     try:
+        if ours:
+            _say_who(note)
         yield ours
     finally:
         if ours:
+            note.unlink(missing_ok=True)
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
 
-def _holder(store_path: Path) -> str:
+def clear_claims(folder: Path) -> None:
+    """Remove the files of claims whose processes were killed."""
+    for path in folder.glob(".*.holder.json"):
+        lock = filelock.FileLock(path.with_name(path.name.replace(".holder.json", ".lock")))
+        with contextlib.suppress(filelock.Timeout, OSError):
+            lock.acquire(timeout=0)
+            path.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
+def _released(lock: filelock.BaseFileLock) -> Iterator[None]:
+    lock.acquire(timeout=-1)
+    yield
+
+
+def _say_who(note: Path) -> None:
+    since = datetime.now(UTC).isoformat("T", "seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    with explain_os_errors(f"locking {note.parent}"):
+        note.write_text(json.dumps(holder))
+
+
+def _holder(note: Path) -> str:
     try:
-        holder = json.loads((store_path / HOLDER_FILE).read_text())
+        holder = json.loads(note.read_text())
         return f"by process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "by another process that has only just started"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from hela_store.errors import RecipeError
 from hela_store.recipe.splits import SPLITS
+from hela_store.training.schedule import check_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,7 @@ class UnetConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-3")
+        check_rate(self.lr, "1e-3")
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
-from hela_store.evaluation.subsets import SubsetScore, subset_scores
+from hela_store.evaluation.subsets import SubsetScore, pending_subsets
 from hela_store.images.rle import Rle
 from hela_store.metrics.cell import CellScores
 from hela_store.metrics.overlap import Overlap
@@ -33,6 +33,7 @@ class BaselineResult:
     config : the run's resolved configuration
     subsets : means over touching, dim, and bright and small cells, by prompt kind
     sequences : SEG, DET and count errors of cells that were found without a prompt; None of others
+    pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
     """
 
     run: str
@@ -41,13 +42,14 @@ class BaselineResult:
     config: Mapping[str, Any]
     subsets: dict[str, dict[str, SubsetScore]]
     sequences: SequenceScores | None
+    pending: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store baseline ... --json`` prints."""
         plain = {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
         subsets = {kind: {name: asdict(score) for name, score in part.items()} for kind, part in self.subsets.items()}
         sequences = None if self.sequences is None else self.sequences.to_json()["sequences"]
-        return plain | {"subsets": subsets, "sequences": sequences}
+        return plain | {"subsets": subsets, "sequences": sequences, "pending": self.pending}
 
 
 @dataclass
@@ -90,13 +92,15 @@ def write_run(
         folder.publish()
     of_kind = {kind: [i for i, row in enumerate(run.prompts) if row["kind"] == kind] for kind in kinds}
     means = {kind: _means([run.predictions[i] for i in index]) for kind, index in of_kind.items()}
+    subsets, pending = pending_subsets(store, folder.id)
     found_cells = run.detections is not None and len(run.prompts) > 0
     return BaselineResult(
         run=folder.id,
         split=str(config["split"]),
         prompts=means,
         config=stored,
-        subsets=subset_scores(store, folder.id),
+        subsets=subsets,
+        pending=pending,
         sequences=sequence_scores(labels_of(store, folder.info)) if found_cells else None,
     )
 

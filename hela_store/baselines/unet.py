@@ -6,7 +6,6 @@ is saved, and every step is a pure function of (seed, step) and the weights so f
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +18,9 @@ import torch
 from torch import nn
 
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
 from hela_store.errors import RunError, SplitError
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
-from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
+from hela_store.evaluation.leaks import check_twins, check_untouched
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.runs.finished import find_finished
@@ -31,6 +29,7 @@ from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.loading import load
 from hela_store.training.schedule import learning_rate
+from hela_store.training.settings import same_training, training_config
 from hela_store.training.trainer import (
     STATE,
     NotFinite,
@@ -39,7 +38,6 @@ from hela_store.training.trainer import (
     Training,
     Verdict,
     open_run,
-    same_training,
 )
 
 from .config import UnetConfig
@@ -106,7 +104,7 @@ def result_of(info: RunInfo) -> dict[str, Any]:
 
 def trained(store: Store, config: UnetConfig) -> RunInfo | None:
     """Return the latest published training of this configuration on these frames."""
-    wanted = _run_config(store, config)
+    wanted = training_config(store, asdict(config))
     return find_finished(store.path, KIND, lambda run: same_training(run.config, wanted))
 
 
@@ -117,7 +115,7 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
     _check_background(store, train)
     shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
     state = _new_training(config)
-    folder = open_run(store.path, KIND, _run_config(store, config), label=f"seed {config.seed}")
+    folder = open_run(store.path, KIND, training_config(store, asdict(config)), label=f"seed {config.seed}")
     with folder.tidied(resumable=True):
         state.resume(folder)
         validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
@@ -126,7 +124,6 @@ def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent)
         trainer = Trainer(state=state, plan=_plan(config), task=_Task(validation=validation), folder=folder)
         trainer.run(load(crops, config.workers), progress)
         _publish(state, folder, validation, progress)
-    catalog.index(store.path)
     return load_run(store.path, folder.id, KIND)
 
 
@@ -210,12 +207,6 @@ def _publish(state: Training[nn.Module], folder: RunFolder, validation: _Validat
 
 def _answer(store: Store, network: nn.Module, image: npt.NDArray[Any], shrink: float) -> npt.NDArray[np.float32]:
     return probabilities(network, shrunk(seen(image, store), shrink), image.shape)
-
-
-def _run_config(store: Store, config: UnetConfig) -> dict[str, Any]:
-    about = asdict(config) | {"checkpoint": None, "split": "train", "frames": block_ranges(store)}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
 
 
 def _check_background(store: Store, frames: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow as pa
 
 from hela_store.base.files import explain_os_errors, fsync_path
 from hela_store.base.names import refuse_link
+from hela_store.base.scratch import clear_scratch, scratch_folder
 from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
@@ -179,8 +179,8 @@ def fault(store_path: Path | str) -> str:
     there = listing(store)
     if any(there.get(path) != source for path, source in have.items()):
         return ""
-    with tempfile.TemporaryDirectory(prefix="hela-store-") as folder:
-        again = Path(folder) / FILE
+    with scratch_folder() as folder:
+        again = folder / FILE
         _refuse(_write_file(again, store, [each for path, each in there.items() if path in have], empty=True))
         with _reading(again.parent) as con:
             right = trust.table_sums(con)
@@ -199,8 +199,8 @@ def _reading(store: Path) -> Iterator[Connection]:
     A read-only connection alone would still let SQL read and write other files. It is attached to a database in memory
     because DuckDB gives two openings of one path in a process the same instance, and so yesterday's file.
     """
-    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": spill})) as con:
+    with scratch_folder() as spill:
+        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": str(spill)})) as con:
             version = _attach(con, store / FILE)
             trust.close_access(con)
             try:
@@ -354,8 +354,9 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
 
 
 def _write_file(new: Path, store: Path, sources: list[Source], *, empty: bool) -> list[RunError]:
-    with tempfile.TemporaryDirectory(prefix="hela-store-") as spill:
-        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": spill})) as con:
+    clear_scratch()
+    with scratch_folder() as spill:
+        with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": str(spill)})) as con:
             con.execute(f"ATTACH '{_quoted(new)}' AS catalog")
             trust.close_access(con)
             con.execute("USE catalog")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from hela_store.errors import RecipeError
+from hela_store.training.schedule import check_rate
 
 IMPORTED = 0.5
 """Score from which a box of another tool counts, where nothing is said."""
@@ -44,8 +44,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.backend != "grid":
             raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 2e-3")
+        check_rate(self.lr, "2e-3")
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
             if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")

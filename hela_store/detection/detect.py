@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
 from hela_store.detection.yolo11.train import BACKEND, yolo_detections
 from hela_store.errors import RunError
 from hela_store.evaluation.leaks import check_untouched
@@ -191,5 +190,4 @@ def _keep(store: Store, folder: RunFolder, found: Iterable[_FoundFrame]) -> Dete
         )
         folder.log(result=result.to_json())
         folder.publish()
-    catalog.index(store.path)
     return result

@@ -16,6 +16,7 @@ from hela_store.base.checks import did_you_mean
 from hela_store.datasets.frame_files import files_of_frames
 from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS
+from hela_store.prompts.table import check_columns
 
 from .detections import Detections, from_boxes
 
@@ -67,8 +68,7 @@ def _read_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> Rows:
     except (pa.ArrowException, OSError) as error:
         raise PromptError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     names = table.column_names
-    if unknown := [name for name in names if name not in COLUMNS]:
-        raise PromptError(f"{path}: unknown column {unknown[0]!r}, expected {', '.join(COLUMNS)}")
+    check_columns(path, names, COLUMNS)
     if missing := [name for name in ("frame", *BOX_COLUMNS) if name not in names]:
         raise PromptError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
     out: Rows = {}

@@ -6,7 +6,6 @@ be interrupted: its state is saved, and every step is a pure function of (seed, 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,13 @@ from typing import Any
 import torch
 
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
-from hela_store.evaluation.leaks import block_ranges, check_twins
+from hela_store.evaluation.leaks import check_twins
 from hela_store.runs.folder import RunFolder
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_variants
 from hela_store.training.schedule import learning_rate
+from hela_store.training.settings import training_config
 from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
 
 from .box_scores import FramePairs, best_confidence, count
@@ -100,15 +99,14 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     views = DetectionViews(store, seed=config.seed, variants=config.variants or 0)
     validation = scorable_frames(store, "val")
     state = _new_training(views, config)
-    folder = open_run(store.path, KIND, _run_config(store, config), label=config.backend)
+    about = training_config(store, asdict(config) | {"encoder": store.key})
+    folder = open_run(store.path, KIND, about, label=config.backend)
     with folder.tidied(resumable=True):
         state.resume(folder)
         plan = _plan(config, len(views.views))
         trainer = Trainer(state=state, plan=plan, task=_Task(store=store, frames=validation), folder=folder)
         trainer.run(views.batches(trainer.left, config.batch, config.workers), progress)
-        result = _publish(store, state, folder, validation)
-    catalog.index(store.path)
-    return result
+        return _publish(store, state, folder, validation)
 
 
 def _new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
@@ -116,12 +114,6 @@ def _new_training(views: DetectionViews, config: DetectorConfig) -> Training[Gri
     head = GridHead(views.typical_side()).to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return Training(network=head, optimizer=optimizer)
-
-
-def _run_config(store: Store, config: DetectorConfig) -> dict[str, Any]:
-    about = asdict(config) | {"encoder": store.key, "checkpoint": None, "split": "train"}
-    plain: dict[str, Any] = json.loads(json.dumps(about | {"frames": block_ranges(store)}))
-    return plain
 
 
 def _plan(config: DetectorConfig, views: int) -> Plan:

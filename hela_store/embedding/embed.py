@@ -28,6 +28,7 @@ from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import UNTRAINED
 from hela_store.recipe.splits import BLOCKS, Block, assign, members
+from hela_store.runs.leftovers import clear_run_leftovers
 from hela_store.store.store import Store
 from hela_store.store.tables import PLAN_SCHEMA
 
@@ -165,7 +166,7 @@ class EmbedReport:
 
 
 def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = silent) -> EmbedReport:
-    """Ingest new frames, plan their views, encode and commit what is missing, and bring the catalog up to date.
+    """Ingest new frames, plan their views, encode and commit what is missing.
 
     Running it again does what is left. A keyboard interrupt is raised again once the batch being written is committed;
     a batch still being encoded is abandoned.
@@ -187,8 +188,6 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     parse_codec(store.recipe.arrays.codec, store.recipe.arrays.dtype)
     if config.dry_run:
         return _dry_run(store, config, progress)
-    from hela_store.catalog import index as catalog
-
     from .ingest import ingest
     from .pipeline import make_room
 
@@ -200,9 +199,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)
-        report = _embed_views(store, plan, frames, config, progress)
-    catalog.index(store.path)
-    return report
+        return _embed_views(store, plan, frames, config, progress)
 
 
 def _check_variants(store: Store, config: EmbedConfig) -> None:
@@ -324,6 +321,7 @@ def clear_leftovers(path: Path) -> None:
         for pattern in LEFTOVERS:
             for leftover in path.glob(pattern):
                 leftover.unlink(missing_ok=True)
+    clear_run_leftovers(path)
 
 
 def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedReport:

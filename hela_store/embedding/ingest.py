@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hela_store.base.aliases import LabelArray
 from hela_store.base.names import check_name
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
@@ -178,9 +179,27 @@ def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None
             f"frame {frame.id} was ingested with a pixel size of {known.pixel_size_um} um, now it is "
             f"{frame.pixel_size_um} um; {wayout}"
         )
-    same = frame.label is None or np.array_equal(frame.label, store.pixels.label(frame.id))
-    if not same or not np.array_equal(frame.valid, store.pixels.valid(frame.id)):
-        raise StoreError(f"the labels of frame {frame.id} or its field of interest changed since ingest; {wayout}")
+    same = np.array_equal(frame.valid, store.pixels.valid(frame.id))
+    if not (same or frame.partial):  # of partial labels it follows from them
+        raise StoreError(f"dataset.field_of_interest changed since frame {frame.id} was ingested; {wayout}")
+    if frame.label is not None and not (same and np.array_equal(frame.label, store.pixels.label(frame.id))):
+        raise StoreError(_changed_labels(frame.id, store.pixels.label(frame.id), frame.label))
+
+
+def _changed_labels(frame: str, before: LabelArray, now: LabelArray) -> str:
+    """Say what of a frame's labels differs, what of the store that leaves valid, and the ways out."""
+    differs = before != now
+    old, new = ({*np.unique(label[label > 0]).tolist()} for label in (before, now))
+    moved = {*np.unique(before[differs]).tolist(), *np.unique(now[differs]).tolist()} & old & new
+    counts = [(len(moved), "changed"), (len(new - old), "new"), (len(old - new), "gone")]
+    cells = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return (
+        f"the labels of frame {frame} are not those that were ingested: {differs.sum()} px differ (cells: {cells}). "
+        "A store keeps the labels it was made with, so nothing was changed: its embeddings, which do not depend on "
+        "labels, stay valid, and so do its runs, as scores against the labels of then; evaluate, finetune and detect "
+        "go on with those. To embed further frames here put the labels of before back; to score against the corrected "
+        "ones make a store of them with `hela-store new` under another name, and embed it"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
-from hela_store.runs.folder import RunFolder, new_run
+from hela_store.runs.finished import readable_runs
+from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 
@@ -25,9 +25,11 @@ from .frames import FrameCells, frame_cells, labelled_frames, median_training_ra
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import Question, Score, answer, truth_questions, with_details
+from .reads import data_digest
+from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
-from .subsets import SubsetScore, subset_scores
+from .subsets import SubsetScore, pending_subsets
 
 
 class HasRun(Protocol):
@@ -52,6 +54,8 @@ class EvaluateResult:
     subsets : scores of touching, dim, and bright and small cells, and of mask prompts by their own IoU, by prompt kind
     test_scorings : how often this store's test block has been scored so far, this time included
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
+    pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -61,6 +65,8 @@ class EvaluateResult:
     subsets: dict[str, dict[str, SubsetScore]]
     test_scorings: int
     own_prompts: OwnPromptsFit | None = None
+    pending: str = ""
+    reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
@@ -75,9 +81,13 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     split: str | None = None,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> EvaluateResult:
-    """Score every labelled cell of a block and keep prompts, masks and scores as a new run.
+    """Score every labelled cell of a block and keep prompts, masks and scores as a run.
+
+    What this very version scored before, on the same frames and with the same prompts, is not scored again: the
+    finished run is returned as it is, and test counts as scored once. Where another process is at it, it is waited for.
 
     Parameters
     ----------
@@ -86,6 +96,7 @@ def evaluate(
         did; None for zero-shot
     config : what is scored; the headline prompts on test by default
     split : in place of ``config.split``
+    fresh : score again and keep that as another run
     progress : shown frame by frame
 
     Returns
@@ -110,34 +121,47 @@ def evaluate(
     fitted = None
     if own is not None:
         fitted = fit_prompts(store, own, progress(frame_cells(store, frames), total=len(frames), what="match prompts"))
-    folder = _start(checkpoint, config, fitted)
-    with folder.tidied():
-        parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
-        shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-        scores = _score_frames(
-            shown, _asker(store, config, fitted), partial(answer, store, decoder, window=window), folder
-        )
-        folder.publish()
+    kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
+    about = _about(checkpoint, config, fitted)
+    with claim_scoring(store, kind, about, fresh=fresh, progress=progress) as done:
+        if done is not None:
+            return _result(checkpoint, done, config.split, fitted, reused=True)
+        folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
+        with folder.tidied():
+            parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
+            shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
+            answered = partial(answer, store, decoder, window=window)
+            scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
+            folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
+            folder.publish()
+        return _result(checkpoint, folder.info, config.split, fitted)
+
+
+def _result(
+    checkpoint: Checkpoint, run: RunInfo, split: str, fitted: FittedPrompts | None, *, reused: bool = False
+) -> EvaluateResult:
+    subsets, pending = pending_subsets(checkpoint.store, run.id)
     return EvaluateResult(
-        run=folder.id,
+        run=run.id,
         checkpoint=checkpoint.name,
-        split=config.split,
-        prompts=summarise(scores),
-        subsets=subset_scores(store, folder.id),
-        test_scorings=_test_scorings(store),
+        split=split,
+        prompts={kind: PromptScore.of(score) for kind, score in run.result()["prompts"].items()},
+        subsets=subsets,
+        test_scorings=_test_scorings(checkpoint.store),
         own_prompts=None if fitted is None else fitted.fit,
+        pending=pending,
+        reused=reused,
     )
 
 
-def _start(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> RunFolder:
+def _about(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> dict[str, Any]:
     about = asdict(config) | {"encoder": checkpoint.key, "checkpoint": checkpoint.id}
     about |= {"seeds": list(range(config.prompt_seeds))}
     about |= {"prompts": list(config.prompts) if fitted is None else fitted.own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
     if fitted is not None:
-        about |= {"own_prompts": {"given": fitted.fit.given, "scored": fitted.fit.scored}}
-    kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
-    return new_run(checkpoint.store.path, kind, about, parent=checkpoint.id, label=config.split)
+        about |= {"own_prompts": {"sum": fitted.own.digest, "given": fitted.fit.given, "scored": fitted.fit.scored}}
+    return about | {"data": data_digest(checkpoint.store, ("train", config.split))}
 
 
 def _asker(
@@ -175,5 +199,5 @@ def _light(score: Score) -> Score:
 
 
 def _test_scorings(store: Store) -> int:
-    counted = catalog.query(store.path, "SELECT coalesce(sum(scorings), 0)::BIGINT AS n FROM test_scorings")
-    return int(counted["n"][0].as_py())
+    """Count the runs that scored the test block, as the catalog's ``test_scorings`` does, from the runs themselves."""
+    return sum(run.kind != "finetune" and run.split in ("test", "all") for run in readable_runs(store.path))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hela_store.base.aliases import LabelArray
+from hela_store.base.files import digest, sha256_file
 from hela_store.datasets.entries import probe_label
 from hela_store.datasets.frame_files import files_of_frames, mask_stems
 from hela_store.datasets.pixels import PNG, TIFF, read_label
@@ -50,9 +51,12 @@ class OwnPrompts:
     table : prompts by frame, of a table
     masks : label image by frame, of a folder
     unused : files of the folder that have no frame's name
+    digest : str
+        Of the bytes of all that was given.
     """
 
     origin: str
+    digest: str
     table: dict[str, list[UserPrompt]]
     masks: dict[str, Path]
     unused: tuple[Path, ...] = ()
@@ -174,7 +178,7 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
         by_frame: dict[str, list[UserPrompt]] = {}
         for prompt in read_prompt_table(table, {name: frame.shape for name, frame in frames.items()}):
             by_frame.setdefault(prompt.frame, []).append(prompt)
-        return OwnPrompts(origin=table.name, table=by_frame, masks={})
+        return OwnPrompts(origin=table.name, digest=sha256_file(table), table=by_frame, masks={})
     if masks is None:
         return None
     if not masks.is_dir():
@@ -185,7 +189,8 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
             f"no label image in {masks} has the name of a frame; expected e.g. {next(iter(frames.values())).name}.tif "
             f"or mask012.tif for t012"
         )
-    return OwnPrompts(origin=masks.name, table={}, masks=files.found, unused=files.unused)
+    sums = [part for name in sorted(files.found) for part in (name, sha256_file(files.found[name]))]
+    return OwnPrompts(origin=masks.name, digest=digest(*sums), table={}, masks=files.found, unused=files.unused)
 
 
 def fit_prompts(store: Store, own: OwnPrompts, frames: Iterable[FrameCells]) -> FittedPrompts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +61,12 @@ class PromptScore:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without what there is not."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, logged: Mapping[str, Any]) -> PromptScore:
+        """Return the score that a log holds, where a number that is none is null."""
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in logged.items()}
+        return cls(**values)
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, PromptScore]:

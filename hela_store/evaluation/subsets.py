@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hela_store.catalog import index as catalog
+from hela_store.errors import RunError, StoreError
 from hela_store.metrics.overlap import skill
 from hela_store.prompts.degraded import BINS
 from hela_store.store.store import Store
@@ -65,9 +66,24 @@ class SubsetScore:
     mean_spill: float | None
 
 
-def subset_scores(store: Store, run: str) -> dict[str, dict[str, SubsetScore]]:
+Subsets = dict[str, dict[str, SubsetScore]]
+"""By prompt kind and name of the subset."""
+
+
+def pending_subsets(store: Store, run: str) -> tuple[Subsets, str]:
+    """Return the means of a run that was published just now, and why there are none yet where there are none.
+
+    The catalog may be open in another program, or the disk be full: the run is complete all the same.
+    """
+    try:
+        return subset_scores(store, run), ""
+    except (StoreError, RunError, OSError) as error:
+        return {}, str(error)
+
+
+def subset_scores(store: Store, run: str) -> Subsets:
     """Return the means of a published run by prompt kind and subset; subsets without a cell are left out."""
-    found: dict[str, dict[str, SubsetScore]] = {}
+    found: Subsets = {}
     for row in catalog.query(store.path, _MEANS, [run]).to_pylist():
         prompt, name, free = row.pop("prompt"), _NAMES[row.pop("subset")], row["image_free_iou"]
         won = None if free is None else skill(row["mean_iou"], free)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.base.tensors import safetensors_bytes
 from hela_store.embedding.encoders import store_of
@@ -24,7 +23,7 @@ from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.lora import AdaptedLinear
 from hela_store.store.store import Store
 
-from .target import check_free
+from .target import Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,6 @@ def export_checkpoint(
     suffix = ".safetensors" if architecture == "nano" else ".pth"
     if out.suffix != suffix:
         raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
-    check_free(out)
     info = tuned_run(store, run)
     store = store_of(store, info)
     encoder = replace(store.recipe.encoder, source="")
@@ -93,7 +91,9 @@ def export_checkpoint(
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
-    write_atomic(out, data)
+    targets = Targets()
+    targets.file(out, data)
+    targets.finish()
     return CheckpointExport(
         path=out, run=info.id, architecture=architecture, tensors=len(state), bytes=out.stat().st_size
     )

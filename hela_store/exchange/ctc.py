@@ -7,6 +7,7 @@ and DET as they are. Frames the run did not look at are not written; tools that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
 from hela_store.evaluation.sequences import RunLabels, SequenceScores, run_labels, sequence_scores
+from hela_store.recipe.splits import format_ranges
 from hela_store.store.store import Store
 
-from .target import whole_folder
+from .target import Targets
 
 MOST_OBJECTS = 65535
 
@@ -37,6 +39,7 @@ class CtcExport:
     masks : label image of each frame, by its id
     objects : how many were written
     scores : SEG and DET of these images; None where no frame has labels
+    notes : what tools that score result folders do with these
     """
 
     run: str
@@ -44,6 +47,7 @@ class CtcExport:
     masks: dict[str, Path]
     objects: int
     scores: SequenceScores | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store export ctc --json`` prints."""
@@ -51,7 +55,7 @@ class CtcExport:
         scores = None if self.scores is None else self.scores.to_json()
         masks = {frame: str(path) for frame, path in self.masks.items()}
         about = {"run": self.run, "folders": folders, "frames": self.frames, "masks": masks}
-        return about | {"objects": self.objects, "scores": scores}
+        return about | {"objects": self.objects, "scores": scores, "notes": list(self.notes)}
 
     @property
     def frames(self) -> int:
@@ -75,12 +79,14 @@ def export_ctc(
     run, prompt, prompt_seed
         As in :func:`hela_store.evaluation.sequences.run_labels`.
     out : Path
-        Folder that gets ``<sequence>_RES``; such a folder must not be there yet.
+        Folder that gets ``<sequence>_RES``; another such folder must not be there yet.
 
     Raises
     ------
+    AlreadyComplete
+        All of it is there already.
     RunError
-        Nothing to export, the folder is there, two frames would be one file, or a sequence has more than 65,535
+        Nothing to export, another folder is there, two frames would be one file, or a sequence has more than 65,535
         objects.
     StoreError
         No space, no permission.
@@ -89,11 +95,13 @@ def export_ctc(
     files = _files(labels)
     tracks: dict[str, list[str]] = {}
     folders: dict[str, Path] = {}
+    times: dict[str, list[int]] = {}
+    targets = Targets()
     with ExitStack() as stack:
         for row, label in progress(labels, total=len(labels), what="export"):
             name = row.sequence
             if name not in folders:
-                folders[name] = stack.enter_context(whole_folder(_folder(out, name)))
+                folders[name] = stack.enter_context(targets.folder(_folder(out, name)))
             lines = tracks.setdefault(name, [])
             values, index = np.unique(label, return_inverse=True)
             first, count = len(lines) + 1, np.count_nonzero(values)
@@ -103,8 +111,10 @@ def export_ctc(
             lines += [f"{number} {row.time} {row.time} 0" for number in range(first, first + count)]
             path = folders[name] / files[row.frame][1]
             tifffile.imwrite(path, numbers[index].reshape(label.shape), compression="zlib")
+            times.setdefault(name, []).append(row.time)
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
+    targets.finish()
     has_truth = any(row.has_label and row.frame in labels.answers for row in store.frame_records().values())
     return CtcExport(
         run=labels.info.id,
@@ -112,6 +122,7 @@ def export_ctc(
         masks={frame: out.joinpath(*parts) for frame, parts in files.items()},
         objects=sum(map(len, tracks.values())),
         scores=sequence_scores(labels, progress) if has_truth else None,
+        notes=tuple(_partial(store, times)),
     )
 
 
@@ -134,3 +145,21 @@ def _files(labels: RunLabels) -> dict[str, tuple[str, str]]:
                     "`hela-store export coco`"
                 )
     return files
+
+
+def _partial(store: Store, times: dict[str, list[int]]) -> Iterator[str]:
+    """Say of each sequence whose masks are not those of frame 0 to the last what scorers make of that."""
+    there: dict[str, set[int]] = {}
+    for record in store.frame_records().values():
+        there.setdefault(record.sequence, set()).add(record.time)
+    for name, written in times.items():
+        last = max(there[name])
+        if set(written) == set(range(last + 1)):
+            continue
+        way_out = "" if set(written) == there[name] else "; `hela-store export ctc` of a run with --split all has all"
+        yield (
+            f"{name}_RES holds the frames {format_ranges(written)} of 0-{last}, under their own numbers. Scorers want "
+            "a mask for every frame of the truth: py-ctcmetrics stops where their numbers differ, and beside a truth "
+            "of these frames alone it finds the mask of a frame by its place in the folder, for SEG a wrong one or "
+            f"none{way_out}"
+        )

@@ -30,7 +30,7 @@ from hela_store.store.arrays import EMBEDDING_SHAPE
 from hela_store.store.store import Store
 from hela_store.store.view_data import ViewData
 
-from .target import check_free, whole_folder
+from .target import Targets
 
 LAYOUT = "1.8.14"
 """Version of micro-sam whose layout this is."""
@@ -88,7 +88,6 @@ def export_micro_sam(
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise StoreError(f"micro-sam has no {architecture}; embed with one of {known} (--encoder, --checkpoint)")
-    check_free(out)
     names = [name for name, frame in store.frame_records().items() if frame.sequence == what]
     views = [store.view(name) for name in names] if names else [store.view(what, tile)]
     if names:
@@ -96,9 +95,11 @@ def export_micro_sam(
     pixels = np.stack([view.image for view in views]) if names else views[0].image
     chosen = [(name, 0) for name in names] or [(what, tile)]
     embeddings = (store.embedding(*place)[None] for place in progress(chosen, total=len(chosen), what="export"))
-    with whole_folder(out) as partial:
+    targets = Targets()
+    with targets.folder(out) as partial:
         _write(partial / EMBEDDINGS, embeddings, pixels, architecture)
         tifffile.imwrite(partial / IMAGE, pixels, photometric="minisblack", compression="zlib")
+    targets.finish()
     return MicroSamExport(
         embeddings=out / EMBEDDINGS,
         image=out / IMAGE,

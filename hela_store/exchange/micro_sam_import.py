@@ -24,7 +24,6 @@ from segment_anything.modeling import ImageEncoderViT
 
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
 from hela_store.embedding.embed import clear_leftovers
 from hela_store.embedding.ingest import ingest
 from hela_store.embedding.pipeline import make_room, write_view
@@ -169,7 +168,6 @@ def import_micro_sam(
             prepare(store, sam, IMPORTED, 1)
             for number, view in progress(todo, total=len(todo), what="import"):
                 store.commit([write_view(store, view, found.read(number))])
-    catalog.index(store.path)
     return MicroSamImport(
         key=store.key,
         source=SOURCE,

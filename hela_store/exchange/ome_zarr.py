@@ -28,7 +28,7 @@ from hela_store.images.assemble import assemble
 from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
 
-from .target import check_free, whole_folder
+from .target import Targets
 
 AXES = "tyx"
 SMALLEST = 128
@@ -91,17 +91,19 @@ def export_ome_zarr(
     for row in store.frame_records().values():
         rows.setdefault(row.group, []).append(row)
     images = {group: inside(out, group, suffix=".ome.zarr", what="the group of frames") for group in rows}
-    for path in images.values():
-        check_free(path)
+    targets = Targets()
     levels = {}
     for group in progress(list(rows), total=len(rows), what="export"):
-        levels[group] = _write_image(store, rows[group], predicted, images[group])
+        levels[group] = _write_image(store, rows[group], predicted, targets, images[group])
+    targets.finish()
     has_truth = any(row.has_label for part in rows.values() for row in part)
     names = [TRUTH] * has_truth + [labels.info.id for labels in predicted]
     return OmeZarrExport(images=images, frames=sum(map(len, rows.values())), labels=names, levels=levels)
 
 
-def _write_image(store: Store, rows: list[FrameRecord], predicted: list[RunLabels], path: Path) -> int:
+def _write_image(
+    store: Store, rows: list[FrameRecord], predicted: list[RunLabels], targets: Targets, path: Path
+) -> int:
     with needs("ome-zarr"):
         from ome_zarr import OMEZarrImage, OMEZarrLabels, OMEZarrMultiscale
     frames = store.frames(rows[0].sequence, rows[0].group)
@@ -116,10 +118,10 @@ def _write_image(store: Store, rows: list[FrameRecord], predicted: list[RunLabel
     }
     image = OMEZarrImage(frames.image.data, name=rows[0].group, **about)
     whole = OMEZarrMultiscale(image, method="local_mean", labels=labels, **pyramid)
-    with whole_folder(path) as partial:
+    with targets.folder(path) as partial:
         # a folder that is there, though empty, it would only add labels to
         whole.to_ome_zarr(str(partial), version="0.5", overwrite=True)
-        named = {"frames": [row.frame for row in rows], "times": [row.time for row in rows]}
+        named: Any = {"frames": [row.frame for row in rows], "times": [row.time for row in rows]}
         zarr.open_group(str(partial), mode="r+", use_consolidated=False).attrs["hela-store"] = named
     return len(pyramid["scale_factors"]) + 1
 

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from hela_store.base.extras import needs
-from hela_store.base.files import write_atomic
 from hela_store.base.rng import generator
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
@@ -37,7 +36,7 @@ from hela_store.sam.predict import check_window
 from hela_store.store.store import Store
 
 from .checkpoint import tuned_run
-from .target import check_free
+from .target import Targets
 
 INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 OUTPUTS = ("low_res_masks", "iou_predictions")
@@ -194,7 +193,6 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     """
     if out.suffix != ".onnx":
         raise RunError(f"--out is {out.name}; an ONNX file ends in .onnx")
-    check_free(out)
     info = tuned_run(store, run)
     store = store_of(store, info)
     if not (rows := store.committed().values()):
@@ -207,7 +205,9 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     difference = max(largest_difference(model, data, (embedding, *example)) for example in examples)
     if not difference <= TOLERANCE:
         raise RunError(f"logits of onnxruntime differ from torch's by {difference:.3g}, expected at most {TOLERANCE}")
-    write_atomic(out, data)
+    targets = Targets()
+    targets.file(out, data)
+    targets.finish()
     return OnnxExport(path=out, run=info.id, window=window, bytes=len(data), difference=difference)
 
 

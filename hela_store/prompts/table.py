@@ -77,10 +77,7 @@ def read_prompt_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> list
     """
     table = _read(path)
     names = table.column_names
-    for name in names:
-        if name not in COLUMNS:
-            hint = did_you_mean(name, COLUMNS)
-            raise PromptError(f"{path}: unknown column {name!r}, expected {', '.join(COLUMNS)}{hint}")
+    check_columns(path, names, COLUMNS)
     has_box, has_point = set(BOX_COLUMNS) <= set(names), {"x", "y"} <= set(names)
     if "frame" not in names or not (has_box or has_point):
         raise PromptError(f"{path}: found columns {', '.join(names)}; expected frame and x0, y0, x1, y1 or x, y")
@@ -91,6 +88,17 @@ def read_prompt_table(path: Path, frames: Mapping[str, tuple[int, int]]) -> list
     if not groups:
         raise PromptError(f"{path}: the table has no rows")
     return [_join(rows, path) for rows in groups.values()]
+
+
+def check_columns(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise PromptError where a table of the user's has a column that is unknown, or one twice."""
+    for name in names:
+        if name not in known:
+            raise PromptError(
+                f"{path}: unknown column {name!r}, expected {', '.join(known)}{did_you_mean(name, known)}"
+            )
+        if names.count(name) > 1:
+            raise PromptError(f"{path}: column {name!r} is there {names.count(name)} times, expected once; rename one")
 
 
 def _read(path: Path) -> pa.Table:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, write_atomic
+from hela_store.base.files import clear_temporary, explain_os_errors, fsync_path, fsync_tree, write_atomic
 from hela_store.base.parquet import write_parquet
 from hela_store.errors import RunError, StoreError
 
@@ -115,9 +115,7 @@ class RunFolder:
         target = self.path.with_name(self.id)
         with explain_os_errors(f"publishing run {self.id}"):
             self._close_log()
-            # temporary files of a process that was killed while it wrote the run that this one resumed
-            for leftover in [path for path in self.path.rglob(".*") if path.is_file()]:
-                leftover.unlink()
+            clear_temporary(self.path)
             write_atomic(self.path / MANIFEST, manifest_of(self.path).encode())
             fsync_tree(self.path)
             self.path.rename(target)
@@ -199,11 +197,10 @@ def new_run(
     created = datetime.now(UTC)
     with explain_os_errors(f"starting a run in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        identity, partial = _claim(folder, f"{created:%Y%m%d-%H%M%S}-{words}")
-    lock = _lock(partial, identity)
+        identity, partial, lock = _claim(folder, f"{created:%Y%m%d-%H%M%S}-{words}")
     try:
         raw = {"format": FORMAT, "id": identity, "kind": kind, "parent": parent, "label": label, "manifest": True}
-        raw |= {"created": created.isoformat(), "version": _version(), "torch": _torch()} | _headline(config)
+        raw |= {"created": created.isoformat(), "version": package_version(), "torch": _torch()} | _headline(config)
         write_atomic(partial / CONFIG, (to_json(raw | {"config": config}, indent=2) + "\n").encode())
         return RunFolder(info=read_info(partial, identity), path=partial, _lock=lock)
     except BaseException:
@@ -287,6 +284,16 @@ def is_running(store_path: Path | str, id: str) -> bool:
     return False
 
 
+@contextmanager
+def held_partial(store_path: Path | str, id: str) -> Iterator[None]:
+    """Hold a partial run against all others; RunError where another process is writing it."""
+    lock = _lock(Path(store_path) / "runs" / f".{id}.partial", id)
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
 def resume_run(store_path: Path | str, id: str = "latest") -> RunFolder:
     """Take up a run that was not published; its log is appended to.
 
@@ -341,8 +348,8 @@ def _names(store_path: Path | str, pattern: re.Pattern[str]) -> list[str]:
     return sorted(match.group(match.lastindex or 0) for match, folder in matches if match and folder)
 
 
-def _claim(folder: Path, stem: str) -> tuple[str, Path]:
-    """Make a partial folder whose id no other process has or had."""
+def _claim(folder: Path, stem: str) -> tuple[str, Path, int]:
+    """Make a partial folder whose id no other process has or had, and lock it."""
     while True:
         identity = f"{stem}-{secrets.token_hex(2)}"
         partial = folder / f".{identity}.partial"
@@ -351,9 +358,15 @@ def _claim(folder: Path, stem: str) -> tuple[str, Path]:
         except FileExistsError:
             continue
         # Another process may have published this very id between its mkdir and ours.
-        if not (folder / identity).exists():
-            return identity, partial
-        partial.rmdir()
+        if (folder / identity).exists():
+            partial.rmdir()
+            continue
+        # one that clears leftovers may have taken it for one before it was locked
+        with suppress(RunError, FileNotFoundError):
+            lock = _lock(partial, identity)
+            if partial.exists():
+                return identity, partial, lock
+            _unlock(lock)
 
 
 def _lock(partial: Path, identity: str) -> int:
@@ -429,7 +442,8 @@ def _drop_torn_line(path: Path) -> None:
             os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Return the version of this package; empty where it is not installed."""
     try:
         return importlib.metadata.version("hela-store")
     except importlib.metadata.PackageNotFoundError:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hela_store.base.files import explain_os_errors, sha256_file
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import first_line
 from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 from hela_store.runs.folder import RunInfo, load_run
@@ -32,6 +33,8 @@ PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 WRAPPERS = ("model", "state_dict", "model_state")
 PREFIXES = ("module.", "sam.")
 FETCH_CHUNK = 1 << 20
+ZIP = b"PK\x03\x04"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,19 +267,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             with warnings.catch_warnings(action="ignore"):  # about odd pickles, which become an error below
                 found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a SAM checkpoint, or holds objects other than tensors, and nothing is ever unpickled"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        first = str(error).partition("\n")[0][:120] or type(error).__name__
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({first}); fetch or copy it again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+    except Exception as error:  # readers of zip files and pickles raise anything on bytes that are neither
+        raise CheckpointError(f"{path} {_instead(path, error)}") from error
     for name in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, expected named tensors of a SAM")
     return {_plain(str(name)): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _instead(path: Path, error: Exception) -> str:
+    """Say what a file that cannot be read as a checkpoint is; only one that lacks bytes can be fetched again."""
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    again = "copy or fetch it again"
+    if not head:
+        return f"is damaged or not a checkpoint: it is empty; {again}"
+    if head == LFS_POINTER:
+        return "is a Git LFS pointer, not the weights it stands for; fetch them with `git lfs pull`"
+    if isinstance(error, pickle.UnpicklingError):
+        return "is not a SAM checkpoint, or holds objects other than tensors, and nothing is ever unpickled"
+    reason = first_line(error)[:120]
+    torn = "incomplete" in reason.lower() or "unexpected EOF" in reason or isinstance(error, EOFError)
+    if torn or (head.startswith(ZIP) and not is_zipfile(path)):
+        return f"is damaged or not a checkpoint: bytes are missing ({reason}); {again}"
+    return f"is damaged or not a checkpoint ({reason}); expected the .pth, .pt or .safetensors file of a SAM"
 
 
 def _plain(name: str) -> str:
@@ -288,7 +306,7 @@ def _plain(name: str) -> str:
 def architecture_of(state: dict[str, Tensor]) -> str | None:
     """Say which SAM a state dict is of, None if of none that is known."""
     patch = state.get("image_encoder.patch_embed.proj.weight")
-    if patch is not None:
+    if patch is not None and patch.ndim:
         return WIDTHS.get(patch.shape[0])
     return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
 
@@ -309,7 +327,8 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
     missing = [name for name in expected if name not in state]
     if missing:
         raise CheckpointError(
-            f"{path} lacks {len(missing)} of {len(expected)} tensors of {architecture}: {_few(missing)}; fetch it again"
+            f"{path} lacks {len(missing)} of {len(expected)} tensors of {architecture}: {_few(missing)}; "
+            "expected all of a SAM: encoder, prompt encoder and mask decoder"
         )
     # ours alone would run without an adapter or an extra token the weights were trained with
     foreign = [name for name in state if name not in expected and name.startswith(PARTS)]
@@ -321,7 +340,19 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
             f"{path}: {odd[0]} has shape {tuple(state[odd[0]].shape)}, {architecture} has "
             f"{tuple(expected[odd[0]].shape)} ({len(odd)} such)"
         )
-    sam.load_state_dict({name: state[name].float() for name in expected}, assign=True)
+    for name in expected:
+        if not (state[name].is_floating_point() and state[name].device.type == "cpu" and not state[name].is_sparse):
+            kind = f"{state[name].dtype}, {state[name].layout}, {state[name].device}".replace("torch.", "")
+            raise CheckpointError(f"{path}: {name} is of {kind}; expected plain floating-point numbers")
+    values = {name: state[name].float() for name in expected}
+    wrong = [name for name, value in values.items() if not torch.isfinite(value).all()]
+    if wrong:
+        count = int((~torch.isfinite(values[wrong[0]])).sum())
+        raise CheckpointError(
+            f"{path}: {count} of the {values[wrong[0]].numel()} values of {wrong[0]} are NaN or infinite in float32 "
+            f"({len(wrong)} of {len(expected)} tensors have such): the weights cannot be used, take others"
+        )
+    sam.load_state_dict(values, assign=True)
     return sam
 
 

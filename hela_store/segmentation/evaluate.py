@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from hela_store.base.progress import Progress, silent
-from hela_store.catalog import index as catalog
 from hela_store.detection.frames import scorable_frames
 from hela_store.evaluation.frames import median_training_radius
 from hela_store.evaluation.leaks import check_untouched
+from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.sequences import labels_of, sequence_scores
-from hela_store.evaluation.subsets import subset_scores
-from hela_store.runs.folder import new_run
+from hela_store.evaluation.subsets import pending_subsets
+from hela_store.runs.folder import RunInfo, new_run
 from hela_store.store.store import Store
 
 from .calibration import FAILURE, KIND, Calibration, find_calibration, fit
@@ -25,8 +26,13 @@ from .scores import DetectedResult, ScoredFrame, detected_result, judged_detecti
 from .stored import segmented_frames
 
 
-def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progress = silent) -> DetectedResult:
+def evaluate_detected(
+    store: Store, config: DetectedConfig, *, fresh: bool = False, progress: Progress = silent
+) -> DetectedResult:
     """Score label-free segmentation: every labelled cell of a block, missed cells at 0.
+
+    As in :func:`hela_store.evaluation.evaluate.evaluate` a finished run of this very scoring is returned as it is,
+    unless ``fresh``.
 
     Prompts and predictions are rows of prompt ``"detected"``, one a cell; all masks, false ones too, are the run's
     detections.
@@ -39,18 +45,27 @@ def evaluate_detected(store: Store, config: DetectedConfig, *, progress: Progres
     prompts = resolve_prompts(store, config)
     frames = _untouched_frames(store, prompts)
     split, checkpoint = prompts.config.split, prompts.checkpoint.id
+    calibration = find_calibration(store, prompts.config)
     about = asdict(prompts.config) | {"encoder": store.key, "prompts": ["detected"], "seeds": [0]}
-    folder = new_run(store.path, "evaluate", about, parent=checkpoint, label=f"detected-{split}")
-    with folder.tidied():
-        calibration = find_calibration(store, prompts.config)
-        scored = list(_scored_frames(store, prompts, frames, progress, f"evaluate {split}"))
-        write_tables(folder, scored)
-        result = detected_result(folder.id, prompts, scored, calibration)
-        folder.log(result=result.to_json())
-        folder.publish()
-    catalog.index(store.path)
-    sequences = sequence_scores(labels_of(store, folder.info), progress)
-    return replace(result, sequences=sequences, subsets=subset_scores(store, folder.id).get("detected", {}))
+    about |= {"calibration": calibration and asdict(calibration), "data": data_digest(store, ("train", split))}
+    with claim_scoring(store, "evaluate", about, fresh=fresh, progress=progress) as done:
+        if done is not None:
+            return _complete(store, replace(DetectedResult.of(done), reused=True), done, progress)
+        folder = new_run(store.path, "evaluate", about, parent=checkpoint, label=f"detected-{split}")
+        with folder.tidied():
+            scored = list(_scored_frames(store, prompts, frames, progress, f"evaluate {split}"))
+            write_tables(folder, scored)
+            result = detected_result(folder.id, prompts, scored, calibration)
+            folder.log(result=result.to_json())
+            folder.publish()
+        return _complete(store, result, folder.info, progress)
+
+
+def _complete(store: Store, result: DetectedResult, run: RunInfo, progress: Progress) -> DetectedResult:
+    """Add what follows from the files of the published run."""
+    subsets, pending = pending_subsets(store, run.id)
+    sequences = sequence_scores(labels_of(store, run), progress)
+    return replace(result, sequences=sequences, subsets=subsets.get("detected", {}), pending=pending)
 
 
 def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = silent) -> tuple[str, Calibration]:
@@ -70,7 +85,6 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
     with folder.tidied():
         found.save(folder.path)
         folder.publish()
-    catalog.index(store.path)
     return folder.id, found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from hela_store.metrics.failures import label_areas
 from hela_store.metrics.matching import countable, mask_ious, most_pairs
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.image_free import image_free_score
-from hela_store.runs.folder import RunFolder
+from hela_store.runs.folder import RunFolder, RunInfo
 from hela_store.store.records import CellRecord
 
 from .assemble import FoundCell, prompt_of
@@ -68,6 +69,8 @@ class DetectedResult:
     calibration : ECE, risk-coverage and share of failures caught; None without a calibration of these runs
     subsets : means over touching, dim, and bright and small cells
     sequences : SEG, DET and count errors; None until the run is published
+    pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -91,6 +94,19 @@ class DetectedResult:
     calibration: dict[str, Any] | None
     subsets: dict[str, SubsetScore] = field(default_factory=dict)
     sequences: SequenceScores | None = None
+    pending: str = ""
+    reused: bool = False
+
+    @classmethod
+    def of(cls, run: RunInfo) -> DetectedResult:
+        """Return what the log of a published run says of it; what follows from its other files is left open."""
+        logged = run.result()
+        names = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
+        # the mean over no cell is NaN, which JSON has as null
+        own: dict[str, Any] = {
+            name: math.nan if logged[name] is None and name != "calibration" else logged[name] for name in names
+        }
+        return cls(**own)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --prompt detected --json`` prints."""

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tifffile
 
-from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
+from hela_store.base.files import clear_temporary, explain_os_errors, fsync_path, write_atomic
+from hela_store.base.locks import claim
 from hela_store.base.names import check_name
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
@@ -38,7 +39,7 @@ from hela_store.store.store import Store
 from .assemble import FoundCell
 from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
-from .resolve import resolve_prompts
+from .resolve import DetectedPrompts, resolve_prompts
 from .results import Item, Results, read_part
 from .segmenter import EncodedFrame, Segmenter, load_segmenter
 
@@ -103,6 +104,17 @@ def segment(
     if prompts.detector.kind != "detector":
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
     items = list(_items(planes, progress))
+    with explain_os_errors(f"making {config.out}"):
+        config.out.mkdir(parents=True, exist_ok=True)
+    with claim(config.out, "segment", wait=True, progress=progress):
+        clear_temporary(config.out)
+        return _segment_into(store, config, prompts, items, progress)
+
+
+def _segment_into(
+    store: Store, config: SegmentConfig, prompts: DetectedPrompts, items: list[Item], progress: Progress
+) -> SegmentReport:
+    """Segment what is not done; the caller has claimed the folder."""
     near = _near(items) if config.prompts.recover else {}
     results = Results(config.out)
     results.claim(_settings(store, prompts.config))

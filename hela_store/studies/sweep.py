@@ -8,7 +8,6 @@ on one sweep: whoever claims a point works on it, the others go on to the next a
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,19 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from hela_store.base.executors import outcome
-from hela_store.base.files import digest
-from hela_store.base.locks import claim
 from hela_store.base.progress import Progress, silent
 from hela_store.base.sections import check_names
 from hela_store.errors import ClusterError, HelaError, RecipeError
 from hela_store.recipe.recipe import Recipe
-from hela_store.runs.finished import find_finished
-from hela_store.runs.folder import RunInfo, latest, load_run
+from hela_store.runs.folder import latest, load_run
 from hela_store.store.store import Store
 from hela_store.training.config import NAMES, FinetuneConfig
-from hela_store.training.finetune import finetune, resolve, run_config
-from hela_store.training.trainer import deciding, same_training
-from hela_store.training.tuning import rate
+from hela_store.training.finetune import shared
 
 Point = tuple[dict[str, Any], FinetuneConfig]
 """What a point of the grid has of it, and its whole configuration."""
@@ -166,32 +160,12 @@ def _row(
 ) -> SweepRow | None:
     """Return the row of a point; None if another process works on it and we do not ``wait`` for that."""
     try:
-        wanted = deciding(run_config(resolve(store, config)))
-        with claim(store.path / "runs", digest("sweep", repr(sorted(wanted.items())))[:16], wait) as ours:
-            if not ours:
-                return None
-            run = finished(store, config)
-            run = run or load_run(store.path, finetune(store, config, cache_dir=cache_dir).run)
-            result = run.result()
+        done = shared(store, config, wait=wait, cache_dir=cache_dir)
+        if done is None:
+            return None
+        result = load_run(store.path, done.run).result()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
     names = ("run", "mean_change", "low", "high", "verdict", "best_step")
     scores = {"zero_shot_iou": result["zero_shot"]["mean_iou"], "mean_iou": result["tuned"]["mean_iou"]}
     return SweepRow(choices=point, **{name: result[name] for name in names}, **scores)
-
-
-def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
-    """Return the published run of this configuration, if there is one; a damaged log does not count."""
-    job = resolve(store, config)
-    wanted = run_config(job)
-
-    def same(run: RunInfo) -> bool:
-        return same_training(run.config, wanted) and bool(run.result()) and _kept_its_schedule(run, job.config)
-
-    return find_finished(store.path, "finetune", same)
-
-
-def _kept_its_schedule(run: RunInfo, config: FinetuneConfig) -> bool:
-    # earlier versions trained at a constant rate without a warm-up, whatever schedule the run was asked for
-    logged = [row for row in run.log() if "lr" in row]
-    return all(math.isclose(row["lr"], rate(config, row["step"] - 1), rel_tol=1e-6) for row in logged)

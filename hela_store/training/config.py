@@ -6,7 +6,6 @@ for ``optimiser.lr``: :data:`NAMES` says which. Error messages use the flat name
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hela_store.base.sections import check_names, flatten, section
 from hela_store.errors import PromptError, RecipeError
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.losses.names import REGION, check_loss
+from hela_store.training.schedule import check_rate
 
 if TYPE_CHECKING:
     from hela_store.sam.adapters import Adapter
@@ -24,6 +24,8 @@ ADAPT = ("decoder", *ENCODER)
 SCHEDULES = ("cosine", "linear", "constant")
 MASKS = ("best", "all")
 RANK = 4
+MOST_WEIGHT = 1e6
+"""Largest weight of a term of the loss: a larger one leaves nothing of the others in float32."""
 
 NAMES = {
     "prompt": "prompt",
@@ -83,10 +85,10 @@ class OptimiserConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise RecipeError(f"lr is {self.lr}, expected a positive number such as 1e-4")
+        check_rate(self.lr, "1e-4")
         _check_least({"steps": self.steps, "accumulate": self.accumulate}, 1)
         _check_least({"warmup": self.warmup}, 0)
+        _check_share("weight_decay", self.weight_decay)
         if not 0 <= self.ema < 1:
             raise RecipeError(f"ema is {self.ema}, expected a decay such as 0.99, or 0 for none")
         if self.schedule not in SCHEDULES:
@@ -142,8 +144,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check_loss(self.name)
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise RecipeError(f"loss_weight is {self.weight}, expected 0 or more")
+        if not 0 <= self.weight <= MOST_WEIGHT:
+            raise RecipeError(f"loss_weight is {self.weight}, expected 0 to {MOST_WEIGHT:g}")
         _check_share("loss_ramp", self.ramp)
 
 

@@ -8,8 +8,8 @@ the best validation score. An interrupted run resumes where it stopped, with the
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,16 +18,16 @@ from typing import Any
 
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
-from hela_store.catalog import index as catalog
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
 from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
-from hela_store.evaluation.leaks import block_ranges, check_twins, check_untouched
+from hela_store.evaluation.leaks import check_twins, check_untouched
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.scores import PromptScore, mean_score, summarise
 from hela_store.prompts.training import validation_kinds
 from hela_store.runs import tensorboard as scalars
 from hela_store.runs.default import paired_change
+from hela_store.runs.finished import claim_run, find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.adapters import set_learned
 from hela_store.sam.encoder import pick_device
@@ -37,9 +37,11 @@ from hela_store.store.store import Store
 from .config import ENCODER, FinetuneConfig
 from .data import TrainingSteps, training_variants
 from .learner import Learner, new_learner, save_learner
+from .settings import deciding, same_training, training_config
 from .trainer import STATE, Plan, Trainer, Training, open_run
 from .tuning import TuningTask, new_tuning, rate, view_groups
 
+KIND = "finetune"
 LOG_STEPS = 10
 """Steps between two lines of the log without a validation."""
 
@@ -60,6 +62,7 @@ class FinetuneResult:
     frames : how many of these there are; with fewer than five the interval says little
     verdict : ``"better"``, ``"worse"``, ``"no difference"`` or ``"no interval"`` (one frame), measuring rule 7
     adapt : what was adapted, None for the mask decoder itself
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -76,6 +79,18 @@ class FinetuneResult:
     verdict: str
     frames: int
     adapt: str | None = None
+    reused: bool = False
+
+    @classmethod
+    def of(cls, run: RunInfo) -> FinetuneResult:
+        """Return the result that a published run has in its log."""
+        logged = run.result()
+        found: dict[str, Any] = {name: PromptScore.of(logged[name]) for name in ("zero_shot", "tuned")}
+        kinds = {kind: PromptScore.of(score) for kind, score in logged["by_kind"].items()}
+        # an interval of one frame is NaN, which JSON has as null
+        found |= {name: math.nan if logged[name] is None else logged[name] for name in ("mean_change", "low", "high")}
+        names = ("prompt", "best_step", "better", "worse", "verdict", "frames", "adapt")
+        return cls(run=run.id, by_kind=kinds, reused=True, **found, **{name: logged[name] for name in names})
 
     @property
     def adapts_encoder(self) -> bool:
@@ -105,11 +120,14 @@ def finetune(
 ) -> FinetuneResult:
     """Tune the mask decoder, or adapters, for one prompt kind and publish the run.
 
+    A run depends on its configuration alone. So one that is finished is returned as it is, and where another process
+    is making it, that is waited for.
+
     Parameters
     ----------
     store : with the views of its train and val blocks embedded
     config : how; the defaults where None
-    resume : go on with an interrupted run of the very same configuration, if there is one
+    resume : take the finished run of the very same configuration, or go on with an interrupted one, if there is one
     cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     tensorboard : folder in which a folder of the run's id gets its loss, rates and scores, too; None for none
 
@@ -123,10 +141,66 @@ def finetune(
         What it begins from trained on validation frames; the loss is not finite: the last good weights stay in the
         partial run.
     """
+    config = config or FinetuneConfig()
+    how: dict[str, Any] = {"cache_dir": cache_dir, "tensorboard": tensorboard, "progress": progress}
+    if not resume:
+        return _finetune(_checked(store, config), resume=False, **how)
+    result = shared(store, config, **how)
+    assert result is not None  # it was waited for
+    return result
+
+
+def shared(
+    store: Store,
+    config: FinetuneConfig,
+    *,
+    wait: bool = True,
+    cache_dir: Path | None = None,
+    tensorboard: Path | None = None,
+    progress: Progress = silent,
+) -> FinetuneResult | None:
+    """Do as :func:`finetune` does; None where another process is at it and we do not ``wait`` for it."""
+    job = _checked(store, config)
+    wanted = run_config(job)
+    with claim_run(store.path, KIND, deciding(wanted), wait=wait, progress=progress) as ours:
+        if not ours:
+            return None
+        if done := _finished(job, wanted):
+            return FinetuneResult.of(done)
+        return _finetune(job, resume=True, cache_dir=cache_dir, tensorboard=tensorboard, progress=progress)
+
+
+def finished(store: Store, config: FinetuneConfig) -> RunInfo | None:
+    """Return the published run of this configuration, if there is one; a damaged log does not count."""
+    job = resolve(store, config)
+    return _finished(job, run_config(job))
+
+
+def _finished(job: Job, wanted: Mapping[str, Any]) -> RunInfo | None:
+    def same(run: RunInfo) -> bool:
+        return same_training(run.config, wanted) and bool(run.result()) and _kept_its_schedule(run, job.config)
+
+    return find_finished(job.source.path, KIND, same)
+
+
+def _kept_its_schedule(run: RunInfo, config: FinetuneConfig) -> bool:
+    # earlier versions trained at a constant rate without a warm-up, whatever schedule the run was asked for
+    logged = [row for row in run.log() if "lr" in row]
+    return all(math.isclose(row["lr"], rate(config, row["step"] - 1), rel_tol=1e-6) for row in logged)
+
+
+def _checked(store: Store, config: FinetuneConfig) -> Job:
+    """Resolve a configuration and refuse frames that would leak."""
     check_twins(store)
-    job = resolve(store, config or FinetuneConfig())
-    config = job.config
+    job = resolve(store, config)
     check_untouched(store, job.init, labelled_frames(store, "val"), "val")
+    return job
+
+
+def _finetune(
+    job: Job, *, resume: bool, cache_dir: Path | None, tensorboard: Path | None, progress: Progress
+) -> FinetuneResult:
+    config = job.config
     device = pick_device(config.device)
 
     def learner(init: RunInfo | None) -> Learner:
@@ -139,14 +213,12 @@ def finetune(
     zero = judge.scores(begin if job.init is None else learner(None))
     state = new_tuning(begin, config)
     how: dict[str, Any] = {"label": _label(config), "parent": config.init, "resume": resume}
-    folder = open_run(store.path, "finetune", run_config(job), **how)
+    folder = open_run(job.source.path, KIND, run_config(job), **how)
     with folder.tidied(resumable=True):
         state.resume(folder)
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
             _tune(judge, state, folder, zero, progress)
-            result = _publish(judge, state, folder, zero)
-    catalog.index(store.path)
-    return result
+            return _publish(judge, state, folder, zero)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +258,7 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
     config = config.with_choices(window=window, variants=training_variants(source, config.data.variants))
     if config.init is None:
         return Job(config=config, source=source, init=None)
-    run = load_run(store.path, config.init, "finetune")
+    run = load_run(store.path, config.init, KIND)
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
     return Job(config=replace(config, init=run.id), source=source, init=run)
@@ -199,10 +271,8 @@ def source_of(store: Store, config: FinetuneConfig) -> Store:
 
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
-    about = job.config.flat() | {"encoder": job.source.key, "checkpoint": job.config.init, "split": "train"}
-    about |= {"frames": block_ranges(job.source)}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
+    about = {"encoder": job.source.key, "checkpoint": job.config.init}
+    return training_config(job.source, job.config.flat() | about)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,14 +25,15 @@ from hela_store.base.progress import Progress
 from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunFolder, new_run, take_up
+from hela_store.runs.leftovers import STATE as STATE
+
+from .settings import same_training
 
 Tensors = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module, contravariant=True)
 Batch = TypeVar("Batch", contravariant=True)
 OPTIMIZER = "optimizer"
-STATE = "state.safetensors"
-"""Name of the state file in the folder of a run."""
 STATE_FORMAT = 2
 """Version of the state file. Format 1 had no number, and one form for decoders and another for networks."""
 SAVE_SECONDS = 60.0
@@ -96,16 +97,6 @@ def _restore(path: Path, optimizer: torch.optim.Optimizer, parts: dict[str, Tens
 
 def _damaged(path: Path, error: Exception) -> RunError:
     return RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again")
-
-
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a run's configuration that decides its weights: all but the number of loader processes."""
-    return {name: value for name, value in config.items() if name != "workers"}
-
-
-def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two configurations give the same weights."""
-    return deciding(one) == deciding(other)
 
 
 def open_run(

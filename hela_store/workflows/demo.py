@@ -13,12 +13,13 @@ from hela_store.errors import StoreError
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import RECIPE_FILE
-from hela_store.runs.folder import RunInfo, list_runs
+from hela_store.runs.folder import run_ids
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 
-from .new import DATA_FOLDER, new
+from .drawn import DATA_FOLDER
+from .new import new
 from .new_config import SYNTHETIC, NewConfig, SyntheticConfig
 
 SEQUENCE = SyntheticConfig(frames=24, shape=(512, 512), cells=32)
@@ -103,10 +104,12 @@ def demo(folder: Path, progress: Progress = silent) -> DemoReport:
     """
     store = _store(folder, progress)
     embed(store, EmbedConfig(), progress)
-    before = [run for run in list_runs(store.path) if run.encoder == store.key]
-    zero = _scored(store, before, None, PROMPTS, progress)
-    tuned = {prompt: _tuned(store, before, prompt, progress) for prompt in PROMPTS}
-    after = {prompt: _scored(store, before, run, (prompt,), progress) for prompt, run in tuned.items()}
+    before = run_ids(store.path)
+    zero = _scored(store, None, PROMPTS, progress)
+    # fewer cells than the default: two cores, and a few minutes for everything
+    configs = [FinetuneConfig.of(prompt=prompt, steps=STEPS, cells=8, evaluate_every=20) for prompt in PROMPTS]
+    tuned = {config.prompt: finetune(store, config, progress=progress).run for config in configs}
+    after = {prompt: _scored(store, run, (prompt,), progress) for prompt, run in tuned.items()}
     scores = {(row["run"], row["prompt"]): row for row in catalog.query(store.path, SCORES).to_pylist()}
     return DemoReport(
         store=str(store.path),
@@ -114,7 +117,7 @@ def demo(folder: Path, progress: Progress = silent) -> DemoReport:
         rows=tuple(_row(tuned[p], scores[zero, p], scores[after[p], p]) for p in PROMPTS),
         query=QUERY,
         answer=catalog.query(store.path, QUERY).to_pylist(),
-        reused=len({zero, *tuned.values(), *after.values()} & {run.id for run in before}),
+        reused=len({zero, *tuned.values(), *after.values()} & {*before}),
     )
 
 
@@ -127,25 +130,8 @@ def _store(folder: Path, progress: Progress) -> Store:
     return store
 
 
-def _tuned(store: Store, before: list[RunInfo], prompt: str, progress: Progress) -> str:
-    """Return the id of the fine-tuning for a prompt kind: an earlier one, or a new one."""
-    # fewer cells than the default: two cores, and a few minutes for everything
-    config = FinetuneConfig.of(prompt=prompt, steps=STEPS, cells=8, evaluate_every=20)
-    for run in before:
-        asked = {name: run.config.get(name) for name in ("prompt", "steps", "cells")}
-        if run.kind == "finetune" and asked == {"prompt": prompt, "steps": STEPS, "cells": config.prompts.cells}:
-            return run.id
-    return finetune(store, config, progress=progress).run
-
-
-def _scored(
-    store: Store, before: list[RunInfo], checkpoint: str | None, prompts: tuple[str, ...], progress: Progress
-) -> str:
-    """Return the id of the evaluation of a checkpoint on the test block: an earlier one, or a new one."""
-    wanted = ("evaluate", checkpoint, "test", prompts)
-    for run in before:
-        if (run.kind, run.checkpoint, run.split, run.prompts) == wanted:
-            return run.id
+def _scored(store: Store, checkpoint: str | None, prompts: tuple[str, ...], progress: Progress) -> str:
+    """Return the id of the evaluation of a checkpoint on the test block."""
     config = EvaluateConfig(split="test", prompts=prompts, prompt_seeds=1)
     return evaluate(store, checkpoint, config, progress=progress).run
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hela_store.augment.ranges import AugmentRecipe, paper_augment
-from hela_store.base.files import explain_os_errors
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets import DatasetSummary, inspect, open_dataset
-from hela_store.errors import StoreError
+from hela_store.errors import AlreadyComplete, HelaError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
 from hela_store.recipe.recipe import (
     RECIPE_FILE,
@@ -32,11 +29,10 @@ from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, fo
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.store import Store, new_store
 
+from .drawn import DATA_FOLDER, SYNTHETIC_PIXEL_UM, drawn, is_drawn
 from .new_config import SYNTHETIC, NewConfig
 
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
-SYNTHETIC_PIXEL_UM = 0.645
-DATA_FOLDER = "data"
 # Measuring rule 1 of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
 KNOWN_BLOCKS = {
     ("DIC-C2DH-HeLa", tuple(range(40))): SplitRecipe(train="0-21", val="24-28", test="31-39"),
@@ -132,14 +128,36 @@ def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> New
     """
     path = _absolute(path)
     if (path / RECIPE_FILE).exists():
-        raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
+        raise _there(path, config)
     if config.dataset == SYNTHETIC:
-        with _drawn(path, config, progress):
+        with drawn(path, _sequence_names(config), config.synthetic, config.data.pixel_size_um, progress):
             return _make(path, path / DATA_FOLDER, _as_drawn(config))
     return _make(path, _absolute(config.dataset), config)
 
 
+def _there(path: Path, config: NewConfig) -> StoreError:
+    """Return what a store that is there already is: the one asked for, made before, or another."""
+    data, same = _absolute(config.dataset), True
+    try:
+        if config.dataset == SYNTHETIC:
+            data = path / DATA_FOLDER
+            same = is_drawn(data, _sequence_names(config), config.synthetic, config.data.pixel_size_um)
+            config = _as_drawn(config)
+        same = same and _planned(path, data, config)[0] == (path / RECIPE_FILE).read_text(encoding="utf-8")
+    except (HelaError, OSError, UnicodeDecodeError):
+        same = False
+    if same:
+        return AlreadyComplete(f"already complete: {path} is a store already, and just the one this command makes")
+    return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
+
+
 def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
+    text, summary, blocks, trained = _planned(path, data, config)
+    return NewReport(store=new_store(path, text), summary=summary, blocks=blocks, trained=trained)
+
+
+def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSummary, dict[str, int], bool]:
+    """Look at the data and decide; return the recipe's text and what else a report says, and write nothing."""
     sequences = config.data.sequences or config.split.sequences
     summary = inspect(
         data,
@@ -170,39 +188,12 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         split=split,
     )
     findings = [f"{what}: {value}" for what, value in _findings(summary, dataset)]
-    store = new_store(path, recipe_text(recipe, findings, stills))
     counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
-    return NewReport(store=store, summary=summary, blocks=counts, trained=trained)
+    return recipe_text(recipe, findings, stills), summary, counts, trained
 
 
-@contextmanager
-def _drawn(path: Path, config: NewConfig, progress: Progress) -> Iterator[None]:
-    """Draw the synthetic sequences into the store's folder; take them away again where the store cannot be made."""
-    from hela_store.datasets.synthetic import write_sequence
-
-    names = config.data.sequences or config.split.sequences or ("01",)
-    root, existed, drawn = path / DATA_FOLDER, path.exists(), []
-    if existed and not path.is_dir():
-        raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name")
-    what = config.synthetic
-    try:
-        with explain_os_errors(f"drawing frames into {root}"):
-            for name in progress(names, total=len(names), what="draw sequences"):
-                write_sequence(
-                    root,
-                    sequence=name,
-                    frames=what.frames,
-                    shape=what.shape,
-                    cells=what.cells,
-                    seed=what.seed,
-                    pixel_size_um=config.data.pixel_size_um or SYNTHETIC_PIXEL_UM,
-                )
-                drawn += [root / name, root / f"{name}_ST"]
-        yield
-    except BaseException:
-        for folder in drawn if existed else [path]:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+def _sequence_names(config: NewConfig) -> tuple[str, ...]:
+    return config.data.sequences or config.split.sequences or ("01",)
 
 
 def _as_drawn(config: NewConfig) -> NewConfig:

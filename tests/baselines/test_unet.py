@@ -121,6 +121,8 @@ def test_what_cannot_be_trained_is_refused(store: Store) -> None:
         UnetConfig(steps=0)
     with pytest.raises(RecipeError, match="lr is nan"):
         UnetConfig(lr=float("nan"))
+    with pytest.raises(RecipeError, match="lr is 1e\\+300, expected at most 1 and a positive number such as 1e-3"):
+        UnetConfig(lr=1e300)
     with pytest.raises(SplitError):
         unet(store, QUICK, split="tests")
 

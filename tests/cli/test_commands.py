@@ -19,7 +19,8 @@ def test_new_embed_and_info(run: Run, embedded: Path, tmp_path: Path) -> None:
     data = embedded / "data"
     found = json.loads(run("new", "tiny", "--dataset", data, "--tile", "none", "--json").stdout)
     assert found["frames"] == 8 and found["tile"] == 0 and found["split"] == {"train": 5, "val": 1, "test": 2, "gap": 0}
-    assert "is a store already" in run("new", "tiny", "--dataset", data, code=1).stderr
+    assert "already complete" in run("new", "tiny", "--dataset", data).stderr
+    assert "is a store already" in run("new", "tiny", "--dataset", data, "--variants", 1, code=1).stderr
     assert "8 planned, 0 done before, 8 left" in run("embed", "--dry-run").stdout
     some = ("--split", "val", "--split", "test", "--split", "val")
     assert "3 planned of val and test, 0 done before, 3 left" in run("embed", "--dry-run", *some).stdout

@@ -60,6 +60,10 @@ def test_what_is_no_box_table(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="a box table is"):
         read_boxes(table(tmp_path / "b.txt", ""), FRAMES)
     (tmp_path / "c.csv").write_text("frame,left\n01/t000,3\n")
+    twice = tmp_path / "twice.csv"
+    twice.write_text("frame,x0,y0,x1,y1,x0\n01/t000,1,1,3,3,2\n")
+    with pytest.raises(PromptError, match="column 'x0' is there 2 times, expected once"):
+        read_boxes(twice, FRAMES)
     with pytest.raises(PromptError, match="unknown column 'left'"):
         read_boxes(tmp_path / "c.csv", FRAMES)
     (tmp_path / "labels").mkdir()

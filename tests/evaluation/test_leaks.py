@@ -11,9 +11,8 @@ from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
-from hela_store.studies.sweep import finished
 from hela_store.training.config import FinetuneConfig
-from hela_store.training.finetune import finetune
+from hela_store.training.finetune import finetune, finished
 
 TINY = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
 TEST = EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8)

@@ -61,6 +61,7 @@ def test_parquet_with_other_number_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("frame,x0,y0,x1,y1,x0\n01/t000,1,1,3,3,2\n", "column 'x0' is there 2 times, expected once"),
         ("frame,x0,y0,x1,yy1\n", "unknown column 'yy1'.*did you mean 'y1'"),
         ("frame,x0,y0,x1\n01/t000,1,1,2\n", "expected frame and x0, y0, x1, y1 or x, y"),
         ("x,y\n1,2\n", "expected frame"),

@@ -4,6 +4,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -135,6 +136,53 @@ def test_files_that_are_cut_or_no_checkpoint(tmp_path, state, suffix):
             load(path)
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load(tmp_path / "missing.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, state, value):
+    name = "mask_decoder.iou_token.weight"
+    wrong = state[name].double()
+    wrong[0, 3] = value
+    words = rf"1 of the {wrong.numel()} values of {name} are NaN or infinite in float32 \(1 of {len(state)} tensors"
+    with pytest.raises(CheckpointError, match=words):
+        load(saved(tmp_path, {**state, name: wrong}))
+
+
+def test_tensors_that_are_no_plain_numbers_are_named(tmp_path, state):
+    name = "image_encoder.neck.0.weight"
+    for wrong in (state[name].to_sparse(), state[name].to("meta"), state[name].to(torch.complex64), state[name].int()):
+        with pytest.raises(CheckpointError, match=f"{name} is of .*expected plain floating-point numbers"):
+            load(saved(tmp_path, {**state, name: wrong}))
+    with pytest.raises(CheckpointError, match="no known patch embedding"):
+        load(saved(tmp_path, {"image_encoder.patch_embed.proj.weight": torch.tensor(1.0)}))
+
+
+def test_only_what_lacks_bytes_is_to_be_fetched_again(tmp_path, state):
+    """No file that is no checkpoint ends in another error, and none that is whole is told to be fetched again."""
+    torch.save(state, tmp_path / "zip.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "safe.safetensors")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    wholes = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    torn = {name: data[: len(data) // 2] for name, data in wholes.items() if name != "other.npz"}
+    torn |= {"empty.pth": b"", "empty.safetensors": b""}
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 375042383\n"
+    foreign = {
+        "text": b"hello\n", "page": b"<!DOCTYPE html><html>", "json": b'{"a": 1}', "picture": b"\x89PNG\r\n\x1a\n" + bytes(99),
+        "archive": wholes["other.npz"], "number": pickle.dumps(3), "table": pickle.dumps({"a": 1}), "zeros": bytes(999),
+        "ones": b"\xff" * 999, "stop": b"\x80\x02.", "huge": b"\x80\x05\x95" + b"\xff" * 7 + b"\x7f", "tiff": b"II*\0" + bytes(99),
+    }  # fmt: skip
+    foreign = {f"{name}{suffix}": data for name, data in foreign.items() for suffix in (".pth", ".safetensors")}
+    for name, data in (torn | foreign | {"pointer.pth": pointer, "pointer.safetensors": pointer}).items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError) as refused:
+            load(path)
+        assert ("fetch it again" in str(refused.value)) == (name in torn), refused.value
+        assert ("git lfs pull" in str(refused.value)) == name.startswith("pointer")
+    few = {name: value for name, value in state.items() if not name.startswith("mask_decoder")}
+    with pytest.raises(CheckpointError, match="expected all of a SAM: encoder, prompt encoder and mask decoder"):
+        load(saved(tmp_path, few))
 
 
 def test_other_things_saved_by_torch(tmp_path):

@@ -14,16 +14,15 @@ import psutil
 import pytest
 
 from hela_store.base.executors import dask, outcome, processes
-from hela_store.base.files import digest
-from hela_store.base.locks import claim
 from hela_store.errors import ClusterError, PromptError, RecipeError
+from hela_store.runs.finished import claim_run
 from hela_store.runs.folder import load_run, partial_runs, run_ids
 from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
-from hela_store.studies.sweep import SweepRow, finished, grid, sweep
+from hela_store.studies.sweep import SweepRow, grid, sweep
 from hela_store.training.config import FinetuneConfig
-from hela_store.training.finetune import finetune, resolve, run_config
-from hela_store.training.trainer import deciding
+from hela_store.training.finetune import finetune, finished, resolve, run_config
+from hela_store.training.settings import deciding
 from stores import reseal
 
 BASE = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
@@ -128,7 +127,7 @@ def test_over_dask_and_what_another_process_works_on_comes_last(store: Store) ->
     claimed = threading.Event()
 
     def elsewhere() -> None:
-        with claim(store.path / "runs", digest("sweep", repr(sorted(wanted.items())))[:16], wait=False) as ours:
+        with claim_run(store.path, "finetune", wanted, wait=False) as ours:
             assert ours
             claimed.set()
             _until(lambda: told == [1])

@@ -169,7 +169,17 @@ def test_a_damaged_state_is_named(store: Store, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"lr": 0.0}, {"lr": float("nan")}, {"steps": 0}, {"window": 7}, {"cells": 0}, {"ema": 1.0}]
+    [
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"lr": 1e300},
+        {"loss_weight": 1e300},
+        {"weight_decay": 1e300},
+        {"steps": 0},
+        {"window": 7},
+        {"cells": 0},
+        {"ema": 1.0},
+    ]
     + [{"clicks": 3}, {"prompt": "box+mask", "clicks": 2}, {"masks": "all"}, {"prompt": "point+mask", "masks": "all"}],
 )
 def test_impossible_values_are_refused(wrong: dict[str, float]) -> None:

@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from hela_store.base.files import sha256_file, write_atomic
 from hela_store.base.progress import Progress, silent
 from hela_store.base.tensors import in_order
-from hela_store.catalog import index as catalog
 from hela_store.detection.box_scores import FramePairs
 from hela_store.detection.config import YoloConfig
 from hela_store.detection.detections import Detections, from_boxes, join, merge_tiles
@@ -32,11 +31,12 @@ from hela_store.detection.frames import box_pairs, scorable_frames, truths
 from hela_store.detection.propose import LEAST_SCORE, MOST
 from hela_store.detection.train import KIND, DetectorResult, chosen
 from hela_store.errors import ExtraError, RunError
-from hela_store.evaluation.leaks import block_ranges, check_twins
+from hela_store.evaluation.leaks import check_twins
 from hela_store.runs.folder import RunFolder, RunInfo
 from hela_store.sam.encoder import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
+from hela_store.training.settings import training_config
 from hela_store.training.trainer import STATE, open_run
 
 from .images import Tiles, write_dataset, write_tiles
@@ -67,7 +67,7 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         raise RunError(f"no weights at {config.weights}; expected safetensors with the names of YOLO11s")
     check_twins(store)
     validation = scorable_frames(store, "val")
-    folder = open_run(store.path, KIND, _run_config(store, config), label=BACKEND)
+    folder = open_run(store.path, KIND, training_config(store, _settings(store, config)), label=BACKEND)
     start = time.monotonic()
     with folder.tidied(resumable=True):
         _train(store, config, folder, progress)
@@ -79,7 +79,6 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         write_atomic(folder.path / BEST, in_order((folder.path / BEST).read_bytes()))
         shutil.rmtree(folder.path / DATA, ignore_errors=True)
         folder.publish()
-    catalog.index(store.path)
     return result
 
 
@@ -104,12 +103,10 @@ def _require() -> None:
         raise ExtraError("ultralytics is not installed; pip install 'hela-store[yolo]' (AGPL-3.0)", name="ultralytics")
 
 
-def _run_config(store: Store, config: YoloConfig) -> dict[str, Any]:
-    about = asdict(config) | {"backend": BACKEND, "encoder": store.key, "split": "train", "frames": block_ranges(store)}
+def _settings(store: Store, config: YoloConfig) -> dict[str, Any]:
     # what they are, not where they lie, decides whether an interrupted run goes on
-    about["weights"] = None if config.weights is None else sha256_file(config.weights)
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
+    weights = None if config.weights is None else sha256_file(config.weights)
+    return asdict(config) | {"backend": BACKEND, "encoder": store.key, "weights": weights}
 
 
 def _train(store: Store, config: YoloConfig, folder: RunFolder, progress: Progress) -> None:

@@ -1,0 +1,23 @@
+"""What a run reads of a store, as one digest: two runs are the same work only where they read the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hela_store.base.files import digest
+from hela_store.store.store import Store, plan_names
+
+
+def data_digest(store: Store, splits: Collection[str]) -> str:
+    """Return 16 hex digits over the frames of these splits, the block of each, and how views are made of them.
+
+    Tiles, normalisation and augmentation count, other frames do not; nothing but the ingest has to be there.
+    """
+    blocks, frames = store.blocks(), store.frames_table()
+    wanted = [frame for frame, block in blocks.items() if block in splits or "all" in splits]
+    kept = frames.filter(pc.is_in(frames["frame"], value_set=pa.array(wanted, pa.string())))
+    *_, views = plan_names(store.recipe, kept).values()
+    return digest("data", views, *(blocks[frame] for frame in kept["frame"].to_pylist()))[:16]
