@@ -26,8 +26,8 @@ import tifffile
 from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
 from hela_store.base.parquet import read_parquet, write_parquet
 from hela_store.base.progress import Progress, silent
-from hela_store.datasets.folder import find_images
 from hela_store.datasets.frame import frame_digest
+from hela_store.datasets.listing import find_images
 from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows

@@ -286,6 +286,7 @@ class NewReport:
             "encoder": {"architecture": recipe.encoder.architecture, "key": self.store.key, "trained": self.trained},
             "split": self.blocks,
             "blank": list(summary.blank),
+            "warnings": list(summary.warnings),
         }
 
     def facts(self) -> list[tuple[str, str]]:
@@ -450,6 +451,8 @@ def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) 
         return SplitRecipe(mode="sequence", train=train, test=test)
     if config.split.train_frames or config.split.val_frames or config.split.test_frames:
         return SplitRecipe(train=config.split.train_frames, val=config.split.val_frames, test=config.split.test_frames)
+    if summary.lapses:
+        return _split_lapses(summary)
     times = set(summary.times.values())
     if stills or len(times) > 1:
         return SplitRecipe()  # one set of frame numbers cannot say it; the rule in the recipe's comment decides
@@ -459,6 +462,16 @@ def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) 
         return known
     blocks = default_split([(str(time), "", time) for time in numbers])
     train, val, test = (format_ranges(time for time in numbers if blocks[str(time)] == block) for block in BLOCKS)
+    return SplitRecipe(train=train, val=val, test=test)
+
+
+def _split_lapses(summary: DatasetSummary) -> SplitRecipe:
+    """Split stills that are a time-lapse into blocks in time, series by series, and other stills by their names."""
+    inside = {time: str(number) for number, lapse in enumerate(summary.lapses) for time in lapse}
+    every = [time for times in summary.times.values() for time in times]
+    blocks = default_split([(str(time), inside[time], time) for time in every if time in inside])
+    blocks |= default_split([(str(time), "", time) for time in every if time not in inside], stills=True)
+    train, val, test = (format_ranges(time for time in every if blocks[str(time)] == block) for block in BLOCKS)
     return SplitRecipe(train=train, val=val, test=test)
 
 
@@ -492,4 +505,7 @@ def _findings(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[str
         rows.append(
             ("warning", f"{len(summary.blank)} of {summary.images_sampled} frames looked at hold one value only")
         )
-    return rows
+    if summary.lapses:
+        text = "stills that seem to be a time-lapse (names count up, neighbours look alike) are split in blocks of time"
+        rows.append(("warning", text))
+    return rows + [("warning", text) for text in summary.warnings]

@@ -113,9 +113,10 @@ def test_nothing_is_overwritten(drawn: Path, tmp_path: Path) -> None:
 def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "stills" / folder).mkdir(parents=True)
-    label = np.zeros((80, 90), np.uint16)
-    label[20:40, 30:52] = 1
-    for i in range(20):
+    places = np.random.default_rng(0).integers(0, 60, (20, 2))
+    for i, (row, col) in enumerate(places):
+        label = np.zeros((80, 90), np.uint16)
+        label[row : row + 20, col : col + 22] = 1
         tifffile.imwrite(tmp_path / f"stills/images/a{i}.tif", (label * 100 + i).astype(np.uint8))
         tifffile.imwrite(tmp_path / f"stills/masks/a{i}.tif", label)
     report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
