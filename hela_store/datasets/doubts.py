@@ -67,41 +67,45 @@ def look_at_label(frame: str, label: np.ndarray) -> LabelLook:
     return LabelLook(frame=frame, values=ids[present], pieces=pieces[present], shares=total[present] / label.size)
 
 
-def doubts_of_labels(looks: Sequence[LabelLook]) -> tuple[str, ...]:
-    """Return warnings about label images.
+def refuse_labels(looks: Sequence[LabelLook]) -> None:
+    """Raise DatasetError where label values are no numbers of cells: one for all, or half of them in many pieces."""
+    for text in _scattered(looks, least=0.5):
+        raise DatasetError(
+            f"{text}; number the pieces (Python: skimage.measure.label(mask); Fiji: MorphoLibJ > Connected Components "
+            "Labeling), or use --labels none"
+        )
 
-    Raises
-    ------
-    DatasetError
-        The values are no numbers of cells: one for all cells, or at least half of them in many pieces.
-    """
+
+def doubts_of_labels(looks: Sequence[LabelLook]) -> tuple[str, ...]:
+    """Return warnings about label images: values in many pieces, and values over most of a frame."""
+    return (*_scattered(looks), *_large(looks))
+
+
+def _scattered(looks: Sequence[LabelLook], least: float = 0.0) -> tuple[str, ...]:
     looks = [look for look in looks if len(look.values)]
     values = sum(len(look.values) for look in looks)
     scattered = sum(int(look.scattered.sum()) for look in looks)
-    warnings = []
-    if scattered:
-        worst = max(looks, key=lambda look: int(look.pieces.max()))
-        value, pieces = worst.values[worst.pieces.argmax()], worst.pieces.max()
-        example = f"value {value} lies in {pieces} separate pieces in {worst.frame}"
-        if 2 * scattered >= values:
-            kind = "masks of cells and background" if max(len(look.values) for look in looks) == 1 else "classes"
-            raise DatasetError(
-                f"the label images look like {kind}, not one number a cell: {example}, as do {scattered} of {values} "
-                "values looked at; number the pieces (Python: skimage.measure.label(mask); Fiji: MorphoLibJ > "
-                "Connected Components Labeling), or use --labels none"
-            )
-        warnings.append(
-            f"{scattered} of {values} label values looked at are no single cell: {example}; they are used as they are"
-        )
+    if not scattered or scattered < least * values:
+        return ()
+    worst = max(looks, key=lambda look: int(look.pieces.max()))
+    value, pieces = worst.values[worst.pieces.argmax()], worst.pieces.max()
+    found = f"{scattered} of {values} label values looked at (value {value}: {pieces} separate pieces in {worst.frame})"
+    one = max(len(look.values) for look in looks) == 1
+    kind = "a mask of all cells has" if one else "classes have"
+    return (f"{found} lie in several pieces, as {kind} it, where one number a cell is meant",)
+
+
+def _large(looks: Sequence[LabelLook]) -> tuple[str, ...]:
+    looks = [look for look in looks if len(look.values)]
     large = [(look.frame, look.values[look.shares.argmax()], look.shares.max()) for look in looks]
     large = [(frame, value, share) for frame, value, share in large if share > MOST_OF_FRAME]
-    if large:
-        frame, value, share = max(large, key=lambda one: one[2])
-        warnings.append(
-            f"one label value covers more than half of the frame in {len(large)} of {len(looks)} label images (value "
-            f"{value} {100 * share:.0f} % of {frame}): is it the background? it has to be 0"
-        )
-    return tuple(warnings)
+    if not large:
+        return ()
+    frame, value, share = max(large, key=lambda one: one[2])
+    return (
+        f"one label value covers more than half of the frame in {len(large)} of {len(looks)} label images (value "
+        f"{value}: {100 * share:.0f} % of {frame}): is it the background? it has to be 0",
+    )
 
 
 def doubts_of_images(images: Sequence[tuple[str, np.ndarray]]) -> tuple[str, ...]:

@@ -115,6 +115,13 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by stem (:func:`same_name`), none where there is no such folder."""
+    if not folder.is_dir():
+        return {}
+    return {same_name(stem): path for stem, path in _by_stem(list_folder(folder)).items()}
+
+
 def _subfolder(files: list[Path], name: str) -> Path | None:
     folders = [path for path in files if path.name.lower() == name and path.is_dir()]
     return next((path for path in folders if path.name == name), folders[0] if folders else None)

@@ -18,7 +18,7 @@ from hela_store.images.labels import compact
 from hela_store.recipe.recipe import DatasetRecipe, Labels, ReaderName
 
 from .ctc import CtcReader, find_sequences, label_sets
-from .doubts import doubts_of_images, doubts_of_labels, look_at_label, spread, time_lapses
+from .doubts import doubts_of_images, doubts_of_labels, look_at_label, refuse_labels, spread, time_lapses
 from .entries import Entry, list_folder
 from .folder import FolderReader
 from .listing import list_images
@@ -244,7 +244,9 @@ def _summary(
     read = ((_id(entry), reader.label(entry)) for entry in spread(labelled, LABELS_SAMPLED))
     looked = [(cells_in(label), look_at_label(frame, label)) for frame, label in read if label is not None]
     sampled = [cells for cells, _ in looked]
-    doubts = (*doubts_of_images(images), *doubts_of_labels([look for _, look in looked]))
+    looks = [look for _, look in looked]
+    refuse_labels(looks)
+    doubts = (*doubts_of_images(images), *doubts_of_labels(looks))
     counts = [len(diameters) for diameters, _ in sampled]
     diameters = np.concatenate([d for d, _ in sampled]) if sampled else np.zeros(0)
     extents = np.concatenate([e for _, e in sampled]) if sampled else np.zeros(0)

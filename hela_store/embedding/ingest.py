@@ -18,6 +18,7 @@ import pyarrow as pa
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
 from hela_store.datasets import CtcReader, FolderReader, open_dataset
+from hela_store.datasets.doubts import LabelLook, doubts_of_labels, look_at_label
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame, frame_digest
 from hela_store.datasets.pixels import stored_dtype
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "ingested_frames", "measure_cells"]
 
 SEGMENT_FRAMES = 2048
+MOST_BELOW_BLACK = 0.5
+"""Share of a frame's pixels below the black level from which there is a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class IngestReport:
         Frames written, and frames that were there already.
     cells : int
         Cells in the new frames.
+    notes : tuple of str
+        What is odd about the new frames, their labels or their files, in words.
     blank : tuple of str
         Ids of new frames that hold one value only; they are embedded all the same.
     """
@@ -52,6 +57,7 @@ class IngestReport:
     new: int
     unchanged: int
     cells: int
+    notes: tuple[str, ...] = ()
     blank: tuple[str, ...] = ()
 
 
@@ -67,7 +73,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     """
     reader = open_dataset(store.recipe.dataset, store.path)
     known = {row["frame"]: row for row in ingested_frames(store.path).to_pylist()}
-    new = _check(store, reader, known, progress)
+    new, notes = _check(store, reader, known, progress)
     places = _places(reader.entries, new, known)
     cells, blank = 0, []
     written = progress(new, total=len(new), what="ingest") if new else iter(())
@@ -76,7 +82,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         _write_segment(store.path, [row for row, _ in frames], [table for _, table in frames])
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
-    return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, blank=tuple(blank))
+    return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, notes=notes, blank=tuple(blank))
 
 
 def restore_frames(store: Store, frames: Collection[str]) -> None:
@@ -100,16 +106,31 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
 def _check(
     store: Store, reader: CtcReader | FolderReader, known: dict[str, dict[str, Any]], progress: Progress
-) -> list[Entry]:
-    """Read every frame, compare those ingested before, return the others."""
-    new = []
+) -> tuple[list[Entry], tuple[str, ...]]:
+    """Read every frame, compare those ingested before, return the others and what is odd about them."""
+    new: list[Entry] = []
+    looks: list[LabelLook] = []
+    dark: list[str] = []
     for entry in progress(reader.entries, total=len(reader), what="check frames"):
         frame = reader.read(entry)
         if frame.id in known:
             _compare(store, frame, known[frame.id], entry.image.path)
         else:
             new.append(entry)
-    return new
+            if frame.label is not None:
+                looks.append(look_at_label(frame.id, frame.label))
+            if np.mean(frame.image < store.recipe.dataset.offset) > MOST_BELOW_BLACK:
+                dark.append(frame.id)
+    if not new:
+        return new, ()
+    notes = [*reader.notes, *doubts_of_labels(looks)]
+    if dark:
+        notes.append(
+            f"most of {dark[0]}{f' and {len(dark) - 1} more frames' if len(dark) > 1 else ''} lies below the "
+            f"black level {store.recipe.dataset.offset:g} and is black for the encoder; make a new store, in which "
+            "`hela-store new` estimates it, or give it --offset"
+        )
+    return new, tuple(notes)
 
 
 def _compare(store: Store, frame: Frame, row: dict[str, Any], path: Path) -> None:
@@ -119,7 +140,9 @@ def _compare(store: Store, frame: Frame, row: dict[str, Any], path: Path) -> Non
     if frame.label_origin != row["label_origin"]:
         before, now = row["label_origin"] or "none", frame.label_origin or "none"
         raise StoreError(f"frame {frame.id} was ingested with labels {before}, now they are {now}; {wayout}")
-    if frame.pixel_size_um != row["pixel_size_um"]:
+    before = row["pixel_size_um"]
+    # earlier versions stored a pixel size of NaN where the metadata said that: it is unknown as well
+    if frame.pixel_size_um != (None if before is not None and np.isnan(before) else before):
         raise StoreError(
             f"frame {frame.id} was ingested with a pixel size of {row['pixel_size_um']} um, now it is "
             f"{frame.pixel_size_um} um; {wayout}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hela_store.datasets.entries import probe_label
+from hela_store.datasets.listing import images_by_name, same_name
 from hela_store.datasets.pixels import read_label
 from hela_store.errors import PromptError
 from hela_store.prompts.prompt import Prompt
@@ -17,8 +18,6 @@ from hela_store.store.store import Store
 
 from .frames import FrameCells, context_of
 from .questions import Question, ask
-
-SUFFIXES = (".tif", ".tiff", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,13 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
         return None
     if not masks.is_dir():
         raise PromptError(f"no folder of prompt masks at {masks}")
-    found = {name: path for name, row in frames.items() if (path := _mask_file(masks, row.sequence, row.name))}
+    folders = {name: images_by_name(masks / name) for name in {row.sequence for row in frames.values()}}
+    every = images_by_name(masks)
+    found = {
+        name: path
+        for name, row in frames.items()
+        if (path := _mask_file(folders[row.sequence], row.name) or _mask_file(every, row.name))
+    }
     if not found:
         raise PromptError(
             f"no label image in {masks} has the name of a frame; expected e.g. {next(iter(frames.values())).name}.tif "
@@ -73,15 +78,10 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
     return OwnPrompts(origin=masks.name, table={}, masks=found)
 
 
-def _mask_file(folder: Path, sequence: str, name: str) -> Path | None:
+def _mask_file(files: dict[str, Path], name: str) -> Path | None:
     number = re.fullmatch(r"t(\d+)", name)
     stems = [name] + ([f"mask{number[1]}", f"man_seg{number[1]}"] if number else [])
-    for parent in (folder / sequence, folder):
-        for stem in stems:
-            for suffix in SUFFIXES:
-                if (parent / f"{stem}{suffix}").is_file():
-                    return parent / f"{stem}{suffix}"
-    return None
+    return next((files[same_name(stem)] for stem in stems if same_name(stem) in files), None)
 
 
 def own_questions(own: OwnPrompts, frame: FrameCells, radius: float) -> Sequence[Question]:

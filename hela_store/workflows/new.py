@@ -22,7 +22,6 @@ from hela_store.recipe.recipe import (
     UNTRAINED,
     Architecture,
     ArraysRecipe,
-    DatasetRecipe,
     EncoderRecipe,
     Labels,
     NormaliseMethod,
@@ -35,6 +34,8 @@ from hela_store.recipe.recipe import (
 from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.store import RECIPE_FILE, Store, new_store
+
+from .findings import findings_of
 
 AugmentPreset = Literal["default", "paper"]
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
@@ -301,7 +302,7 @@ class NewReport:
             views = f"whole frames{spans}"
         encoder = recipe.encoder.architecture + ("" if self.trained else " (untrained: random weights)")
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
-        rows = [("store", str(self.store.path)), *_findings(self.summary, recipe.dataset)]
+        rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
         return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
 
 
@@ -360,7 +361,7 @@ def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
         arrays=_arrays(config),
         split=split,
     )
-    findings = [f"{what}: {value}" for what, value in _findings(summary, dataset)]
+    findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
     store = new_store(path, recipe_text(recipe, findings, stills))
     counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
     return NewReport(store=store, summary=summary, blocks=counts, trained=trained)
@@ -478,34 +479,3 @@ def _split_lapses(summary: DatasetSummary) -> SplitRecipe:
 def _positions(diameter: float, shape: tuple[int, int], tile: int) -> float:
     side = max(min(tile, length) if tile else length for length in shape)
     return diameter * EMBEDDING_POSITIONS / side
-
-
-def _findings(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[str, str]]:
-    """Say what was found, as lines of (what, value)."""
-    names = list(summary.times)
-    sequences = f"sequence{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-    sizes = ", ".join(f"{rows} x {cols}" for rows, cols in summary.shapes[:4])
-    sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
-    bits = f", {summary.bits} bits above the black level" if summary.bits else ""
-    pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
-    rows = [("frames", f"{summary.frames} in {sequences}; {pixels}")]
-    rows.append(("black level", f"{dataset.offset:g} counts"))
-    size = dataset.pixel_size_um
-    source = summary.pixel_size_from
-    rows.append(("pixel size", source or "unknown" if size is None else f"{size:g} um ({source})"))
-    others = [name for name in summary.label_sets if name != dataset.labels]
-    also = f" (there is also {', '.join(others)})" if others else ""
-    rows.append(("labels", f"{dataset.labels}, {summary.labelled} of {summary.frames} frames{also}"))
-    if summary.diameter is not None and summary.cells_per_frame is not None:
-        least, mean, most = summary.cells_per_frame
-        um = "" if size is None else f" ({summary.diameter * size:.1f} um)"
-        text = f"{least} to {most} a frame, mean {mean:.0f}; median diameter {summary.diameter:.1f} px{um}"
-        rows.append(("cells", f"{text}; {summary.labels_sampled} frames looked at"))
-    if summary.blank:
-        rows.append(
-            ("warning", f"{len(summary.blank)} of {summary.images_sampled} frames looked at hold one value only")
-        )
-    if summary.lapses:
-        text = "stills that seem to be a time-lapse (names count up, neighbours look alike) are split in blocks of time"
-        rows.append(("warning", text))
-    return rows + [("warning", text) for text in summary.warnings]
