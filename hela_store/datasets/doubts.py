@@ -70,9 +70,10 @@ def look_at_label(frame: str, label: np.ndarray) -> LabelLook:
 def refuse_labels(looks: Sequence[LabelLook]) -> None:
     """Raise DatasetError where label values are no numbers of cells: one for all, or half of them in many pieces."""
     for text in _scattered(looks, least=0.5):
+        kind = "classes" if any(len(look.values) > 1 for look in looks) else "masks of all cells"
         raise DatasetError(
-            f"{text}; number the pieces (Python: skimage.measure.label(mask); Fiji: MorphoLibJ > Connected Components "
-            "Labeling), or use --labels none"
+            f"the label images look like {kind}: {text}; number the pieces (Python: skimage.measure.label(mask); "
+            "Fiji: MorphoLibJ > Connected Components Labeling), or use --labels none"
         )
 
 
@@ -89,10 +90,10 @@ def _scattered(looks: Sequence[LabelLook], least: float = 0.0) -> tuple[str, ...
         return ()
     worst = max(looks, key=lambda look: int(look.pieces.max()))
     value, pieces = worst.values[worst.pieces.argmax()], worst.pieces.max()
-    found = f"{scattered} of {values} label values looked at (value {value}: {pieces} separate pieces in {worst.frame})"
-    one = max(len(look.values) for look in looks) == 1
-    kind = "a mask of all cells has" if one else "classes have"
-    return (f"{found} lie in several pieces, as {kind} it, where one number a cell is meant",)
+    return (
+        f"{scattered} of {values} label values looked at lie in several pieces (value {value}: {pieces} separate "
+        f"pieces in {worst.frame}) where one number a cell is meant",
+    )
 
 
 def _large(looks: Sequence[LabelLook]) -> tuple[str, ...]:

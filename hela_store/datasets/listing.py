@@ -79,9 +79,10 @@ def list_images(root: Path, labels: bool = True) -> Listing:
     if not images:
         for path in vendor_files(inner):
             refuse_vendor(path)
+    known = bool(masks or beside) or folder is not None
     notes += _odd_names(images)
-    notes += _left_out({path.name: path for path in (*files, *inner)}.values(), bool(masks) or not labels)
-    return Listing(images=images, masks=masks, has_labels=bool(masks or beside) or folder is not None, notes=notes)
+    notes += _left_out({path.name: path for path in (*files, *inner)}.values(), known)
+    return Listing(images=images, masks=masks, has_labels=known, notes=notes)
 
 
 def _labels(

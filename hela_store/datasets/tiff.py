@@ -86,7 +86,7 @@ class _Collector(logging.Handler):
 
 
 @contextlib.contextmanager
-def _whole() -> Iterator[None]:
+def _whole(refuse: bool = True) -> Iterator[None]:
     """Take for an error what tifffile only logs where a file is cut off, before it reads on with fewer pages."""
     log, collector = logging.getLogger("tifffile"), _Collector()
     propagate = log.propagate
@@ -98,7 +98,7 @@ def _whole() -> Iterator[None]:
         log.removeHandler(collector)
         log.propagate = propagate
     damage = [text for text in collector.messages if any(word in text for word in _DAMAGE)]
-    if damage:
+    if damage and refuse:
         raise ValueError(damage[0])
 
 
@@ -114,7 +114,10 @@ class _Stack:
                 self._series, notes = _images(path, self._tiff.series)
                 for series in self._series:
                     _check_extent(path, series)
-                self.header = self._header(path, (*readable, *notes, *_beyond(self._tiff, self._series)))
+            with _whole(refuse=False):  # the pixels are all there: headers of later pages may be cut off
+                more = _beyond(self._tiff, self._series)
+            with _whole():
+                self.header = self._header(path, (*readable, *notes, *more))
         except BaseException:
             self.close()
             raise
@@ -223,16 +226,20 @@ def _check_extent(path: Path, series: tifffile.TiffPageSeries) -> None:
 
 
 def _beyond(tiff: tifffile.TiffFile, taken: list[tifffile.TiffPageSeries]) -> tuple[str, ...]:
-    """Say where a file of one page holds the bytes of more: a stack whose description was lost or says too little."""
-    first = tiff.pages.first
-    if tiff.pages.is_multipage or taken[0].dataoffset is None or not first.nbytes:
+    """Say where a file holds the bytes of more pages: a stack whose description was lost or says too little."""
+    first, series = tiff.pages.first, taken[0]
+    if not first.nbytes or len(taken) > 1 or series.is_multifile or series.kind not in ("imagej", "uniform"):
         return ()
-    described = sum(tag.valuebytecount for tag in first.tags)
-    more = tiff.filehandle.size - taken[0].dataoffset - taken[0].nbytes - described
-    if more < max(first.nbytes, 4096):
-        return ()
-    count = taken[0].nbytes // first.nbytes
-    return (f"it has room for {more // first.nbytes} more planes than the {count} its header tells of, not read",)
+    count = series.nbytes // first.nbytes
+    if tiff.pages.is_multipage:
+        more = len(tiff.pages) - count if series.kind == "imagej" else 0
+    elif series.dataoffset is None:
+        more = 0
+    else:
+        described = sum(tag.valuebytecount for tag in first.tags)
+        rest = tiff.filehandle.size - series.dataoffset - series.nbytes - described
+        more = rest // first.nbytes if rest >= max(first.nbytes, 4096) else 0
+    return (f"it has room for {more} more planes than the {count} its header tells of, not read",) if more > 0 else ()
 
 
 def _files(path: Path, series: tifffile.TiffPageSeries) -> tuple[str, ...]:

@@ -119,7 +119,8 @@ def _check(
             new.append(entry)
             if frame.label is not None:
                 looks.append(look_at_label(frame.id, frame.label))
-            if np.mean(frame.image < store.recipe.dataset.offset) > MOST_BELOW_BLACK:
+            is_blank = frame.image.min() == frame.image.max()
+            if not is_blank and np.mean(frame.image < store.recipe.dataset.offset) > MOST_BELOW_BLACK:
                 dark.append(frame.id)
     if not new:
         return new, ()
