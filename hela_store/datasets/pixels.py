@@ -98,6 +98,8 @@ def probe(path: Path, axis: str = "", channel: int | None = None, *, header: Hea
     if not set("CS") & set(header.axes) and channel:
         raise DatasetError(f"{path}: there is one channel only ({header.describe()}), no channel {channel}")
     rows, cols = (header.shape[header.axes.index(letter)] for letter in "YX")
+    if not rows or not cols:
+        raise DatasetError(f"{path}: an image without pixels ({header.describe()}); copy or export the file again")
     plane = Plane(
         path=path,
         select=tuple(select),

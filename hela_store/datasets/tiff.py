@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -22,6 +23,8 @@ from .pixel_size import tiff_pixel_size
 
 # What tifffile only logs before it goes on with the pages it could find; all of these mean bytes are missing.
 _DAMAGE = ("invalid page offset", "invalid offset to first page", "invalid value offset", "or corrupted file")
+_SMALL = 4096
+"""Bytes that a file may have more than its pages and their tags take."""
 _MOST_OPEN = 4
 """Stacks that stay open between two reads: an image and its labels are read in turn."""
 
@@ -115,7 +118,7 @@ class _Stack:
                 for series in self._series:
                     _check_extent(path, series)
             with _whole(refuse=False):  # the pixels are all there: headers of later pages may be cut off
-                more = _beyond(self._tiff, self._series)
+                more = (*_odd_sizes(self._tiff), *_shared(self._tiff))
             with _whole():
                 self.header = self._header(path, (*readable, *notes, *more))
         except BaseException:
@@ -219,27 +222,58 @@ def _check_extent(path: Path, series: tifffile.TiffPageSeries) -> None:
                 f"{path}: {missing} of the {len(series.pages)} planes its OME-XML lists are not there; put the files "
                 "they are in beside it, or export what there is anew (Fiji: open with Bio-Formats, then Save As Tiff)"
             )
+        if any(not (page.dataoffsets and sum(page.databytecounts)) for page in series.pages if page is not None):
+            raise ValueError("a page without pixels")
     size = {id(tiff): tiff.filehandle.size for tiff, _ in ends if tiff is not None}
     for tiff, end in ends:
         if end > size[id(tiff)]:
             raise ValueError(f"{end} bytes expected, the file has {size[id(tiff)]}")
 
 
-def _beyond(tiff: tifffile.TiffFile, taken: list[tifffile.TiffPageSeries]) -> tuple[str, ...]:
-    """Say where a file holds the bytes of more pages: a stack whose description was lost or says too little."""
-    first, series = tiff.pages.first, taken[0]
-    if not first.nbytes or len(taken) > 1 or series.is_multifile or series.kind not in ("imagej", "uniform"):
-        return ()
-    count = series.nbytes // first.nbytes
-    if tiff.pages.is_multipage:
-        more = len(tiff.pages) - count if series.kind == "imagej" else 0
-    elif series.dataoffset is None:
-        more = 0
-    else:
-        described = sum(tag.valuebytecount for tag in first.tags)
-        rest = tiff.filehandle.size - series.dataoffset - series.nbytes - described
-        more = rest // first.nbytes if rest >= max(first.nbytes, 4096) else 0
-    return (f"it has room for {more} more planes than the {count} its header tells of, not read",) if more > 0 else ()
+def _odd_sizes(tiff: tifffile.TiffFile) -> tuple[str, ...]:
+    """Say where a file has bytes for more than its header tells of: pages that were lost, pixels of another type."""
+    first, used, planes = tiff.pages.first, 0, 0
+    for level in (level for series in tiff.series for level in series.levels):
+        if level.is_multifile or tiff.is_micromanager:  # several files, or tables that no tag tells of
+            return ()
+        if level.dataoffset is not None:
+            used += level.nbytes
+            planes += max(1, level.nbytes // max(1, level.keyframe.nbytes))
+        else:
+            used += sum(sum(page.databytecounts) for page in level.pages if page is not None)
+            planes += len(level)
+    notes = []
+    headers = planes * (64 + sum(12 + tag.valuebytecount for tag in first.tags))
+    rest, each = tiff.filehandle.size - used - headers, max(1, used // max(1, planes))
+    if rest >= max(0.75 * each, _SMALL):
+        more = round(rest / each)
+        notes.append(f"{rest} of its bytes belong to none of its {planes} planes, room for {more} more: not read")
+    row = -(-first.imagewidth * first.samplesperpixel * int(first.bitspersample) // 8)
+    own, whole = sum(first.databytecounts), row * first.imagelength * first.imagedepth
+    if first.compression == 1 and not first.is_tiled and own not in (whole, whole * planes):
+        notes.append(f"its header tells of {own} bytes a plane, where size and type of the pixels make {whole}")
+    return tuple(notes)
+
+
+def _shared(tiff: tifffile.TiffFile) -> tuple[str, ...]:
+    """Say where planes share bytes with each other or with the header: some of them are read from a wrong place."""
+    pieces = {(0, 8)}
+    for series in tiff.series:
+        if series.is_multifile:
+            return ()
+        header = series.keyframe
+        pieces.add((header.offset, header.offset + 2 + 12 * len(header.tags)))
+        outside = (tag for tag in header.tags if tag.valuebytecount > 8)
+        pieces |= {(tag.valueoffset, tag.valueoffset + tag.valuebytecount) for tag in outside}
+        if series.dataoffset is not None:
+            pieces.add((series.dataoffset, series.dataoffset + series.nbytes))
+            continue
+        for page in series.pages:
+            if page is not None:
+                spans = zip(page.dataoffsets, page.databytecounts, strict=False)
+                pieces |= {(start, start + count) for start, count in spans if count}
+    twice = sum(start < end for (_, end), (start, _) in itertools.pairwise(sorted(pieces)))
+    return (f"{twice} pieces lie over other planes or over headers: their pixels are wrong",) if twice else ()
 
 
 def _files(path: Path, series: tifffile.TiffPageSeries) -> tuple[str, ...]:
