@@ -171,11 +171,15 @@ def segment(
 
 def _items(frames: Sequence[Path], config: SegmentConfig) -> Iterator[_Item]:
     found: dict[str, list[tuple[str, Plane]]] = {}
+    taken: set[Path] = set()  # files of images that lie in several
     for path in frames:
         if not path.exists():
             raise DatasetError(f"{path}: no such file or folder")
         for file in find_images(path).values():
+            if file in taken:
+                continue
             planes = probe(file, config.axis, config.channel)
+            taken |= {file.with_name(name) for name in planes[0].files}
             if len(planes) == 1:
                 folder = (path if path.is_dir() else path.absolute().parent).name
                 found.setdefault(folder, []).append((file.stem, planes[0]))

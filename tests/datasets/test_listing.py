@@ -116,3 +116,11 @@ def test_two_masks_of_an_image_and_a_mask_of_none(tmp_path: Path) -> None:
     (tmp_path / "two/masks/f0.tif").rename(tmp_path / "two/masks/g7_cp_masks.tif")
     with pytest.raises(DatasetError, match=r"g7_cp_masks\.tif is a mask without a frame: .* rename it"):
         list_images(tmp_path / "two")
+
+
+def test_files_by_name_whatever_the_case_of_their_ending(tmp_path: Path) -> None:
+    for name in ("mask000.TIF", "mask001.Tiff", "t002.ome.TIF", "t003.PNG"):
+        save(tmp_path / name, draw(0)[1])
+    (tmp_path / "notes.txt").write_text("x")
+    assert list(images_by_name(tmp_path)) == ["mask000", "mask001", "t002", "t003"]
+    assert images_by_name(tmp_path / "nowhere") == {}

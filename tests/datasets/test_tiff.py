@@ -214,3 +214,25 @@ def test_broken_ome_xml_leaves_the_pages(tmp_path: Path, text: str) -> None:
     save(tmp_path / "a.ome.tif", FRAMES[0], description=broken.encode(), metadata=None, photometric="minisblack")
     (frame,) = reader(tmp_path)()
     assert np.array_equal(frame.image, FRAMES[0]) and frame.pixel_size_um is None
+
+
+def save_lsm(path: Path, frames: np.ndarray, um: float) -> None:
+    """Write a time series as a Zeiss LSM has it: every second page a preview, dimensions in one binary tag."""
+    count, rows, cols = frames.shape
+    about = struct.pack("<I11i", 67127628, 112, cols, rows, 1, 1, count, 2, 8, 8, 0, 0)[:40]
+    about += struct.pack("<6d2HI", um * 1e-6, um * 1e-6, 0, 0, 0, 0, 3, 0, 0)
+    about += bytes(112 - len(about))
+    with tifffile.TiffWriter(path, byteorder="<") as file:
+        for number, frame in enumerate(frames):
+            tags = [(34412, 1, len(about), about, True)] if number == 0 else []
+            file.write(frame, metadata=None, extratags=tags, photometric="minisblack")
+            file.write(frame[::8, ::8], metadata=None, subfiletype=1, photometric="minisblack")
+
+
+def test_lsm_files_are_read_without_their_previews(tmp_path: Path) -> None:
+    save_lsm(tmp_path / "scan.lsm", FRAMES[:4], 0.25)
+    found = reader(tmp_path, axis="t")
+    assert np.array_equal([frame.image for frame in found()], FRAMES[:4]) and found.notes == ()
+    assert found.entries[0].image.pixel_size_um == pytest.approx(0.25)
+    with pytest.raises(DatasetError, match="--axis t"):
+        reader(tmp_path)
