@@ -17,7 +17,7 @@ from hela_store.errors import DatasetError
 from hela_store.images.labels import apply_field_of_interest, valid_pixels
 from hela_store.recipe.recipe import DatasetRecipe
 
-from .entries import Entry, check_mask_size, list_folder, probe_label
+from .entries import Entry, check_mask_size, list_folder, plane_notes, probe_label
 from .frame import Frame
 from .gold import gold_over_silver
 from .pixels import Plane, probe, read_image, read_label
@@ -34,6 +34,8 @@ class CtcReader:
     ----------
     entries : tuple of Entry
         All frames in order, from file names and headers alone; :meth:`read` reads one.
+    notes : tuple of str
+        What the files hold beyond these frames, or hold in an unusual way, in words.
     """
 
     def __init__(self, config: DatasetRecipe, root: Path) -> None:
@@ -47,6 +49,8 @@ class CtcReader:
         frames = {name: _frame_files(root / name) for name in names}
         _require_labels(root, names, config.labels)
         self.entries = tuple(e for name, files in frames.items() for e in _list_sequence(config, root, name, files))
+        planes = [plane for entry in self.entries for plane in (entry.image, *entry.labels.values())]
+        self.notes = plane_notes(planes)
 
     def __len__(self) -> int:
         return len(self.entries)

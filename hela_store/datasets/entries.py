@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def probe_label(path: Path, axis: str = "") -> list[Plane]:
         As :func:`~hela_store.datasets.pixels.probe`, or it holds floats.
     """
     header = read_header(path)
-    if "S" in header.axes and header.shape[header.axes.index("S")] > 1:
+    colour = "S" in header.axes and header.shape[header.axes.index("S")] > 1
+    if colour and not (axis and header.axes[0] == "S"):
         raise DatasetError(
             f"{path}: a colour image ({header.describe()}) where a label image is meant; save one whole number a cell"
         )
@@ -76,3 +78,15 @@ def check_mask_size(image: Plane, mask: Plane) -> None:
             f"{mask.path}: mask of {mask.shape[0]} x {mask.shape[1]} px (rows x cols), its frame {image.path.name} has "
             f"{image.shape[0]} x {image.shape[1]}; export both at the same size"
         )
+
+
+def plane_notes(planes: Iterable[Plane]) -> tuple[str, ...]:
+    """Return what is to be said of the files of some planes, each thing once, with the files it is said of."""
+    files: dict[str, dict[str, None]] = {}
+    for plane in planes:
+        for note in plane.notes:
+            files.setdefault(note, {})[plane.path.name] = None
+    return tuple(
+        f"{next(iter(names))}{f' and {len(names) - 1} more files' if len(names) > 1 else ''}: {note}"
+        for note, names in files.items()
+    )

@@ -1,10 +1,11 @@
 """Reader for plain folders and for the stacks microscopes write.
 
 - ``<root>/images/<stem>.png|tif`` with labels of the same stem in ``<root>/masks/`` (or none): each file a frame of the
-  sequence ``images``, of any size.
+  sequence ``images``, of any size; :mod:`~hela_store.datasets.listing` says which other layouts and names are paired.
 - With ``axis`` (``"t"``) every file is a stack whose positions along that axis are frames: multi-page, ImageJ and
-  OME-TIFF; its sequence is named by the file's stem, its frames ``t000``, ``t001``, ...
-- ``<root>`` may also hold the image files themselves, or be one file; then there are no labels.
+  OME-TIFF, OME-Zarr; its sequence is named by the file's stem, its frames ``t000``, ``t001``, ...
+  One OME-TIFF in several files is one sequence.
+- ``<root>`` may also hold the image files themselves, or be one file.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hela_store.base.text import natural
 from hela_store.errors import DatasetError
 from hela_store.images.labels import apply_field_of_interest, valid_pixels
 from hela_store.recipe.recipe import DatasetRecipe
 
-from .entries import Entry, check_mask_size, list_folder, probe_label
+from .entries import Entry, check_mask_size, plane_notes, probe_label
 from .frame import Frame
-from .pixels import PNG, TIFF, Plane, probe, read_image, read_label
+from .listing import list_images
+from .pixels import Plane, probe, read_image, read_label
 
 STILLS = "images"
 
@@ -33,6 +34,8 @@ class FolderReader:
     ----------
     entries : tuple of Entry
         All frames in order, from file names and headers alone; :meth:`read` reads one.
+    notes : tuple of str
+        What the files hold beyond these frames, or hold in an unusual way, in words.
     """
 
     def __init__(self, config: DatasetRecipe, root: Path) -> None:
@@ -40,14 +43,18 @@ class FolderReader:
             raise DatasetError(f"labels are {config.labels!r}, which is the ctc reader's word; expected masks or none")
         self.config = config
         self.root = root
-        images = find_images(root)
-        if not images:
+        found = list_images(root, labels=config.labels == "masks")
+        if not found.images:
             raise DatasetError(f"{root}: no frames found; expected TIFF or PNG files in {root / 'images'} or {root}")
-        masks = _find_masks(root, images) if config.labels == "masks" else {}
-        entries: list[Entry] = []
-        for stem, path in images.items():
-            entries += self._list_file(len(entries), stem, path, masks.get(stem))
-        self.entries = tuple(self._chosen(entries))
+        if config.labels == "masks" and not found.masks:
+            raise DatasetError(
+                f"{root}: no labels, expected label images in {root / 'masks'}, or beside the images under their names "
+                "and _masks; use --labels none without them"
+            )
+        sequences = self._sequences(found.images, found.masks)
+        self.entries = tuple(self._chosen([entry for part in sequences for entry in part]))
+        planes = [plane for entry in self.entries for plane in (entry.image, *entry.labels.values())]
+        self.notes = (*found.notes, *plane_notes(planes))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -82,12 +89,30 @@ class FolderReader:
             return None
         return apply_field_of_interest(read_label(entry.labels["masks"]), self.config.field_of_interest)
 
-    def _list_file(self, number: int, stem: str, path: Path, mask: Path | None) -> list[Entry]:
+    def _sequences(self, images: dict[str, Path], masks: dict[str, Path]) -> list[list[Entry]]:
+        """Return the entries of every file; of files that hold one image together, those of the first of them."""
+        parts: dict[str, list[Entry]] = {}
+        owner: dict[str, str] = {}
+        stems = {path.name: stem for stem, path in images.items()}
+        for stem, path in images.items():
+            if path.name in owner:
+                continue
+            planes = probe(path, self.config.axis, self.config.channel)
+            names = planes[0].files or (path.name,)
+            for name in names:
+                owner[name] = stem
+                parts.pop(stems.get(name, ""), None)
+            labels = [masks[stems[name]] for name in names if stems.get(name) in masks]
+            parts[stem] = self._list_file(sum(map(len, parts.values())), stem, planes, labels)
+        return list(parts.values())
+
+    def _list_file(self, number: int, stem: str, planes: list[Plane], masks: list[Path]) -> list[Entry]:
         axis = self.config.axis
-        planes = probe(path, axis, self.config.channel)
-        labels = probe_label(mask, axis) if mask is not None else []
-        if mask is not None and len(labels) != len(planes):
-            raise DatasetError(f"{mask}: {len(labels)} planes, its stack {path.name} has {len(planes)} frames")
+        labels = [plane for mask in masks for plane in probe_label(mask, axis)]
+        if masks and len(labels) != len(planes):
+            raise DatasetError(
+                f"{masks[0]}: {len(labels)} planes, its stack {planes[0].path.name} has {len(planes)} frames"
+            )
         for image, label in zip(planes, labels, strict=False):
             check_mask_size(image, label)
         if not axis:
@@ -105,47 +130,6 @@ class FolderReader:
             if name not in have:
                 raise DatasetError(f"{self.root}: no sequence {name!r}; found {', '.join(have[:8])}")
         return [entry for entry in entries if not wanted or entry.sequence in wanted]
-
-
-def find_images(root: Path) -> dict[str, Path]:
-    """Return the image files by stem, in natural order (``t2`` before ``t10``).
-
-    Raises
-    ------
-    DatasetError
-        ``root`` is missing or cannot be read, or two files share a stem.
-    """
-    if root.is_file():
-        return _by_stem([root])
-    files = list_folder(root)
-    return _by_stem(list_folder(root / "images") if root / "images" in files else files)
-
-
-def _find_masks(root: Path, images: dict[str, Path]) -> dict[str, Path]:
-    folder = root / "masks"
-    if not folder.is_dir():
-        raise DatasetError(f"{root}: no labels, expected label images in {folder}; use --labels none without them")
-    masks = _by_stem(list_folder(folder))
-    if not masks:
-        raise DatasetError(f"{folder}: no label images found; expected TIFF or PNG files, or use --labels none")
-    for stem, path in masks.items():
-        if stem not in images:
-            raise DatasetError(
-                f"{path} is a mask without a frame: no image named {stem} in {root / 'images'}; "
-                "add the image or remove the mask"
-            )
-    return masks
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.suffix.lower() in (*TIFF, *PNG) and not path.is_dir():
-            stem = path.stem.removesuffix(".ome")
-            if stem in found:
-                raise DatasetError(f"{path} and {found[stem].name} have the same stem; remove one of them")
-            found[stem] = path
-    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
 
 
 def _entry(sequence: str, name: str, time: int, image: Plane, mask: Plane | None) -> Entry:

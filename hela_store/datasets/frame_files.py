@@ -8,7 +8,6 @@ bear the name of a sequence.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from hela_store.errors import PromptError
 
 from .entries import list_folder
+from .listing import same_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def _folders(sequence: str) -> tuple[str, str]:
 
 def _same(stem: str) -> str:
     # a name typed on one system and copied to another may come in another form of the same letters
-    return unicodedata.normalize("NFC", stem)
+    return same_name(stem)
 
 
 def _by_stem(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:

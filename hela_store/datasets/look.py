@@ -18,9 +18,13 @@ from hela_store.images.labels import compact
 from hela_store.recipe.recipe import DatasetRecipe, Labels, ReaderName
 
 from .ctc import CtcReader, find_sequences, label_sets
+from .doubts import doubts_of_images, doubts_of_labels, look_at_label, refuse_labels, spread, time_lapses
 from .entries import Entry, list_folder
-from .folder import FolderReader, find_images
+from .folder import FolderReader
+from .listing import list_images
+from .ome_zarr import is_ome_zarr
 from .pixels import read_image
+from .vendors import refuse_vendor
 
 # Width of the outer band in px by data set: Cell Tracking Challenge, "Annotation naming and content", table of E.
 FIELD_OF_INTEREST = {
@@ -80,6 +84,10 @@ class DatasetSummary:
         99.9th percentile of ``extents``, px.
     blank : tuple of str
         Ids of sampled frames that hold one value only.
+    lapses : tuple of tuple of int
+        Frame numbers of stills that seem to be a time-lapse, series by series.
+    warnings : tuple of str
+        What is odd about the files, their labels or their metadata, in words.
     """
 
     config: DatasetRecipe
@@ -99,6 +107,8 @@ class DatasetSummary:
     extents: npt.NDArray[np.float64] = field(repr=False, compare=False)
     extent_p999: float | None
     blank: tuple[str, ...] = ()
+    lapses: tuple[tuple[int, ...], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def inspect(
@@ -127,14 +137,15 @@ def inspect(
     Raises
     ------
     DatasetError
-        As :func:`hela_store.datasets.open_dataset`, or the layout is none that a reader knows.
+        As :func:`hela_store.datasets.open_dataset`, the layout is none that a reader knows, or the labels are no
+        numbers of cells.
     """
     kind = guess_reader(path)
     if kind == "ctc":
         sequences = sequences or tuple(find_sequences(path))
         found = label_sets(path, sequences)
     else:
-        found = ("masks",) if (path / "masks").is_dir() else ()
+        found = ("masks",) if list_images(path, labels=labels != "none").has_labels else ()
     name = path.resolve().name
     config = DatasetRecipe(
         reader=kind,
@@ -148,7 +159,7 @@ def inspect(
     )
     reader = CtcReader(config, path) if kind == "ctc" else FolderReader(config, path)
     size, size_from = _pixel_size(reader.entries, pixel_size_um, name)
-    images = [(entry.id, read_image(entry.image)) for entry in _spread(reader.entries, IMAGES_SAMPLED)]
+    images = [(entry.id, read_image(entry.image)) for entry in spread(reader.entries, IMAGES_SAMPLED)]
     config = replace(config, offset=estimate_offset([image for _, image in images]), pixel_size_um=size)
     return _summary(reader, config, found, size_from, images)
 
@@ -161,15 +172,17 @@ def guess_reader(path: Path) -> ReaderName:
     DatasetError
         Neither, or there is no such folder.
     """
-    if path.is_file():
+    if path.is_file() or is_ome_zarr(path):
         return "folder"
-    if (path / "images").is_dir():
+    if any(entry.name.lower() == "images" and entry.is_dir() for entry in list_folder(path)):
         return "folder"
     # Asked in this order since a sequence folder itself also holds image files: find_sequences says what to do then.
     if find_sequences(path):
         return "ctc"
-    if find_images(path):
+    if list_images(path, labels=False).images:
         return "folder"
+    for entry in list_folder(path):
+        refuse_vendor(entry)
     seen = ", ".join(entry.name for entry in list_folder(path)[:5]) or "nothing"
     raise DatasetError(
         f"{path}: no frames found (it holds {seen}); expected <sequence>/t000.tif (Cell Tracking Challenge), "
@@ -180,7 +193,10 @@ def guess_reader(path: Path) -> ReaderName:
 def estimate_offset(images: list[np.ndarray]) -> float:
     """Estimate the black level: the pixel value that means no light.
 
-    - 8-bit and float images: 0. They have been scaled already, their black level says nothing.
+    - 8-bit images, and float images without negative values: 0. They have been scaled already, their black level says
+      nothing.
+    - Float images with negative values (phase, z-scores, a background taken off): their darkest level, rounded down to
+      a tenth of the digit of their range. 0 would make all that is darker than the background black.
     - Darkest pixels at or above 2**15: 32768. The signal was stored with the sign bit's offset, as in Fluo-N2DL-HeLa.
     - Else the darkest level, rounded down to two digits (97 stays 97, 1043 becomes 1000): camera offsets lie near 100
       to 2000. A level of 4096 or more is the scene's own (bright field), not a camera's: 0.
@@ -193,6 +209,8 @@ def estimate_offset(images: list[np.ndarray]) -> float:
     images : list of (row, col)
     """
     seen = [image for image in images if image.size and image.min() != image.max()]
+    if any(image.dtype.kind == "f" for image in seen):
+        return _below_zero([image for image in seen if image.dtype.kind == "f"])
     if not seen or any(image.dtype != np.uint16 for image in seen):
         return 0.0
     darkest = int(min(np.percentile(image, 0.1) for image in seen))
@@ -204,6 +222,16 @@ def estimate_offset(images: list[np.ndarray]) -> float:
     return float(darkest // unit * unit)
 
 
+def _below_zero(images: list[np.ndarray]) -> float:
+    limits = [np.percentile(image.astype(np.float64), [0.1, 99.9]) for image in images]
+    darkest, brightest = min(low for low, _ in limits), max(high for _, high in limits)
+    if darkest >= 0 or brightest <= darkest:
+        return min(0.0, float(darkest))
+    exponent = math.floor(math.log10(brightest - darkest)) - 1
+    level = math.floor(darkest / 10.0**exponent)
+    return round(float(level * 10.0**exponent), max(0, -exponent))
+
+
 def _summary(
     reader: CtcReader | FolderReader,
     config: DatasetRecipe,
@@ -213,8 +241,12 @@ def _summary(
 ) -> DatasetSummary:
     entries = reader.entries
     labelled = [entry for entry in entries if entry.labels]
-    read = (reader.label(entry) for entry in _spread(labelled, LABELS_SAMPLED))
-    sampled = [cells_in(label) for label in read if label is not None]
+    read = ((entry.id, reader.label(entry)) for entry in spread(labelled, LABELS_SAMPLED))
+    looked = [(cells_in(label), look_at_label(frame, label)) for frame, label in read if label is not None]
+    sampled = [cells for cells, _ in looked]
+    looks = [look for _, look in looked]
+    refuse_labels(looks)
+    doubts = (*doubts_of_images(images), *doubts_of_labels(looks))
     counts = [len(diameters) for diameters, _ in sampled]
     diameters = np.concatenate([d for d, _ in sampled]) if sampled else np.zeros(0)
     extents = np.concatenate([e for _, e in sampled]) if sampled else np.zeros(0)
@@ -240,6 +272,8 @@ def _summary(
         extents=extents,
         extent_p999=float(np.percentile(extents, 99.9)) if len(extents) else None,
         blank=tuple(frame for frame, image in images if image.min() == image.max()),
+        lapses=time_lapses(entries) if config.stills else (),
+        warnings=(*reader.notes, *doubts),
     )
 
 
@@ -250,12 +284,6 @@ def cells_in(label: np.ndarray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     boxes = ndimage.find_objects(index, max_label=ids.size - 1)
     extents = [max(axis.stop - axis.start for axis in box) for box in boxes if box is not None]
     return 2 * np.sqrt(area[area > 0] / math.pi), np.asarray(extents, dtype=float)
-
-
-def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """Return at most ``count`` of the entries, evenly spaced, the first and the last among them."""
-    picked = np.unique(np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int))
-    return [entries[i] for i in picked]
 
 
 def _pixel_size(entries: Sequence[Entry], given: float | None, name: str) -> tuple[float | None, str]:

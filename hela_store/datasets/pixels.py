@@ -1,4 +1,4 @@
-"""Reading planes: one grey 2-D image or label image out of a TIFF or PNG file, with every way it can go wrong named.
+"""Reading planes: one grey 2-D image or label image out of a file, with every way it can go wrong named.
 
 A file is *probed* first (its header alone, milliseconds), which tells the planes it holds, then single planes are read.
 """
@@ -6,7 +6,7 @@ A file is *probed* first (its header alone, milliseconds), which tells the plane
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from PIL import Image
 
 from hela_store.errors import DatasetError
 
+from .ome_zarr import is_ome_zarr, read_zarr, zarr_header
 from .tiff import Header, explain, read_tiff, tiff_header
+from .vendors import refuse_vendor
 
-TIFF = (".tif", ".tiff")
+TIFF = (".tif", ".tiff", ".lsm")
 PNG = (".png",)
 
 
@@ -36,7 +38,11 @@ class Plane:
     dtype : numpy.dtype
         As in the file.
     pixel_size_um : float or None
-        From OME or ImageJ metadata.
+        From OME, ImageJ or LSM metadata.
+    white : int or None
+        The value that means white where 0 does not mean black (``Header.white``).
+    files, notes : tuple of str
+        As in the header: the files it lies in where they are several, and what is to be said of them.
     """
 
     path: Path
@@ -44,6 +50,9 @@ class Plane:
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     pixel_size_um: float | None = None
+    white: int | None = None
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def probe(path: Path, axis: str = "", channel: int | None = None, *, header: Header | None = None) -> list[Plane]:
@@ -71,6 +80,8 @@ def probe(path: Path, axis: str = "", channel: int | None = None, *, header: Hea
         The file is damaged or unreadable, or holds more axes than were accounted for.
     """
     header = header or read_header(path)
+    if axis and channel is None:
+        header = _samples_as_frames(header)
     frame_axis = _frame_axis(path, header, axis)
     select: list[int | slice] = []
     for position, (letter, length) in enumerate(zip(header.axes, header.shape, strict=True)):
@@ -87,14 +98,37 @@ def probe(path: Path, axis: str = "", channel: int | None = None, *, header: Hea
     if not set("CS") & set(header.axes) and channel:
         raise DatasetError(f"{path}: there is one channel only ({header.describe()}), no channel {channel}")
     rows, cols = (header.shape[header.axes.index(letter)] for letter in "YX")
-    plane = {"path": path, "shape": (rows, cols), "dtype": header.dtype, "pixel_size_um": header.pixel_size_um}
+    if not rows or not cols:
+        raise DatasetError(f"{path}: an image without pixels ({header.describe()}); copy or export the file again")
+    plane = Plane(
+        path=path,
+        select=tuple(select),
+        shape=(rows, cols),
+        dtype=header.dtype,
+        pixel_size_um=header.pixel_size_um,
+        white=header.white,
+        files=header.files,
+        notes=header.notes,
+    )
     if frame_axis is None:
-        return [Plane(select=tuple(select), **plane)]  # type: ignore[arg-type]
-    count = header.shape[frame_axis]
-    return [
-        Plane(select=(*select[:frame_axis], index, *select[frame_axis + 1 :]), **plane)  # type: ignore[arg-type]
-        for index in range(count)
+        return [plane]
+    before, after = plane.select[:frame_axis], plane.select[frame_axis + 1 :]
+    return [replace(plane, select=(*before, index, *after)) for index in range(header.shape[frame_axis])]
+
+
+def _samples_as_frames(header: Header) -> Header:
+    """Take the planes of an image stored as separate colours for pages where frames are asked for and nothing else is.
+
+    Stacks of three or four pages are often saved so: a writer that is told nothing guesses colour from their shape.
+    """
+    long = [
+        letter for letter, length in zip(header.axes, header.shape, strict=True) if letter not in "YX" and length > 1
     ]
+    position = header.axes.find("S")
+    if long != ["S"] or position > header.axes.index("Y"):
+        return header
+    note = f"its {header.shape[position]} planes are tagged as colours of one image and are read as frames"
+    return replace(header, axes=header.axes.replace("S", "I"), notes=(*header.notes, note))
 
 
 def _frame_axis(path: Path, header: Header, axis: str) -> int | None:
@@ -121,9 +155,10 @@ def _pick_channel(path: Path, header: Header, length: int, channel: int | None) 
     if length == 1 and channel is None:
         return 0
     if channel is None:
+        pages = ", or with --axis t that they are frames" if header.axes[0] == "S" else ""
         raise DatasetError(
             f"{path}: {length} channels ({header.describe()}) where one grey image is meant; say which with "
-            f"--channel 0 to {length - 1}, or convert the files to grey"
+            f"--channel 0 to {length - 1}{pages}, or convert the files to grey"
         )
     if not 0 <= channel < length:
         raise DatasetError(f"{path}: channel {channel} asked for, the file has 0 to {length - 1} ({header.describe()})")
@@ -154,7 +189,10 @@ def read_header(path: Path) -> Header:
             return tiff_header(path)
         if path.suffix.lower() in PNG:
             return _png_header(path)
-    raise DatasetError(f"{path}: expected a TIFF or PNG file (.tif, .tiff, .png)")
+        if is_ome_zarr(path):
+            return zarr_header(path)
+    refuse_vendor(path)
+    raise DatasetError(f"{path}: expected a TIFF or PNG file (.tif, .tiff, .png) or an OME-Zarr folder")
 
 
 def _png_header(path: Path) -> Header:
@@ -173,7 +211,8 @@ def _png_header(path: Path) -> Header:
 
 def _decode(plane: Plane) -> np.ndarray:
     with explain(plane.path):
-        read = _read_png if plane.path.suffix.lower() in PNG else read_tiff
+        kind = plane.path.suffix.lower()
+        read = _read_png if kind in PNG else read_tiff if kind in TIFF else read_zarr
         array = read(plane.path, plane.select)
     if array.shape != plane.shape:
         raise DatasetError(f"{plane.path}: shape {array.shape} read, {plane.shape} expected; did the file change?")
@@ -213,6 +252,8 @@ def read_image(plane: Plane) -> np.ndarray:
     array = _decode(plane)
     if plane.path.suffix.lower() in PNG and _has_palette(plane.path):
         raise DatasetError(f"{plane.path}: a PNG with a colour table where a grey image is meant; save it as grey")
+    if plane.white is not None:
+        array = _positive(array, plane.white)
     if array.dtype.kind == "f":
         image = array.astype(np.float32)
         bad = int(image.size - np.isfinite(image).sum())
@@ -231,6 +272,13 @@ def read_image(plane: Plane) -> np.ndarray:
                 f"{plane.path}: {array.dtype} values {low}..{high}, expected 0..65535; save it as uint16 or float32"
             )
     return np.ascontiguousarray(array, dtype=kind)
+
+
+def _positive(array: np.ndarray, white: int) -> np.ndarray:
+    """Turn an image whose 0 means white into one whose 0 means black, as every viewer shows it."""
+    if array.dtype.kind == "u":
+        return array.dtype.type(white) - array
+    return ~array if array.dtype.kind == "b" else -array
 
 
 def read_label(plane: Plane) -> np.ndarray:

@@ -194,12 +194,13 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     _check_variants(store, config)
     with embed_lock(store.path):
         clear_leftovers(store.path)
-        ingest(store, progress)
+        ingested = ingest(store, progress)
         store.seal()
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)
-        return _embed_views(store, plan, frames, config, progress)
+        report = _embed_views(store, plan, frames, config, progress)
+        return replace(report, notes=(*ingested.notes, *report.notes))
 
 
 def _check_variants(store: Store, config: EmbedConfig) -> None:

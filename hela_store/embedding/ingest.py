@@ -23,6 +23,7 @@ from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
 from hela_store.base.sums import array_sum
 from hela_store.datasets import CtcReader, FolderReader, open_dataset
+from hela_store.datasets.doubts import LabelLook, doubts_of_labels, look_at_label
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame, frame_digest
 from hela_store.datasets.pixels import stored_dtype
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "measure_cells"]
 
 SEGMENT_FRAMES = 2048
+MOST_BELOW_BLACK = 0.5
+"""Share of a frame's pixels below the black level from which there is a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class IngestReport:
         Frames written, and frames that were there already.
     cells : int
         Cells in the new frames.
+    notes : tuple of str
+        What is odd about the new frames, their labels or their files, in words.
     blank : tuple of str
         Ids of new frames that hold one value only; they are embedded all the same.
     """
@@ -58,6 +63,7 @@ class IngestReport:
     new: int
     unchanged: int
     cells: int
+    notes: tuple[str, ...] = ()
     blank: tuple[str, ...] = ()
 
 
@@ -74,7 +80,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     """
     reader = open_dataset(store.recipe.dataset, store.path)
     known = store.known_frames()
-    new = _check(store, reader, known, progress)
+    new, notes = _check(store, reader, known, progress)
     places = _places(reader.entries, new, known)
     cells, blank = 0, []
     written = progress(new, total=len(new), what="ingest") if new else iter(())
@@ -83,7 +89,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         _write_segment(store, [row for row, _ in frames], [table for _, table in frames])
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
-    return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, blank=tuple(blank))
+    return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, notes=notes, blank=tuple(blank))
 
 
 def restore_frames(store: Store, frames: Collection[str]) -> None:
@@ -107,9 +113,11 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
 def _check(
     store: Store, reader: CtcReader | FolderReader, known: Mapping[str, FrameRecord], progress: Progress
-) -> list[Entry]:
-    """Read every frame, compare those ingested before, return the others with their times."""
-    new = []
+) -> tuple[list[Entry], tuple[str, ...]]:
+    """Read every frame, compare those ingested before; return the others, with their times, and what is odd."""
+    new: list[Entry] = []
+    looks: list[LabelLook] = []
+    dark: list[str] = []
     gone = known.keys() - {entry.id for entry in reader.entries}
     renamed = {known[frame].sha256: frame for frame in sorted(gone) if not known[frame].is_blank}
     for entry in progress(reader.entries, total=len(reader), what="check frames"):
@@ -125,7 +133,23 @@ def _check(
                 "the data set; give the file its old name again, or make a new store with `hela-store new`"
             )
         new.append(entry)
-    return in_free_times(new, known.values(), store.recipe.dataset.stills)
+        if frame.label is not None:
+            looks.append(look_at_label(frame.id, frame.label))
+        is_blank = frame.image.min() == frame.image.max()
+        if not is_blank and np.mean(frame.image < store.recipe.dataset.offset) > MOST_BELOW_BLACK:
+            dark.append(frame.id)
+    notes = [*reader.notes, *doubts_of_labels(looks), *_too_dark(dark, store.recipe.dataset.offset)] if new else []
+    return in_free_times(new, known.values(), store.recipe.dataset.stills), tuple(notes)
+
+
+def _too_dark(frames: list[str], offset: float) -> list[str]:
+    if not frames:
+        return []
+    more = f" and {len(frames) - 1} more frames" if len(frames) > 1 else ""
+    return [
+        f"most of {frames[0]}{more} lies below the black level {offset:g} and is black for the encoder; make a new "
+        "store, in which `hela-store new` estimates it, or give it --offset"
+    ]
 
 
 def in_free_times(entries: Iterable[Entry], known: Iterable[FrameRecord], stills: bool) -> list[Entry]:
@@ -174,7 +198,9 @@ def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None
     if frame.label_origin != known.label_origin:
         before, now = known.label_origin or "none", frame.label_origin or "none"
         raise StoreError(f"frame {frame.id} was ingested with labels {before}, now they are {now}; {wayout}")
-    if frame.pixel_size_um != known.pixel_size_um:
+    size = known.pixel_size_um
+    # earlier versions stored a pixel size of NaN where the metadata said that: it is unknown as well
+    if frame.pixel_size_um != (None if size is not None and np.isnan(size) else size):
         raise StoreError(
             f"frame {frame.id} was ingested with a pixel size of {known.pixel_size_um} um, now it is "
             f"{frame.pixel_size_um} um; {wayout}"

@@ -27,8 +27,8 @@ from hela_store.base.names import check_name
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.base.text import natural, numbered
-from hela_store.datasets.folder import find_images
 from hela_store.datasets.frame import frame_digest
+from hela_store.datasets.listing import find_images
 from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
@@ -143,11 +143,15 @@ def _planes(frames: Sequence[Path], config: SegmentConfig) -> list[tuple[str, st
     """Return sequence, name and plane of each frame: a stack is a sequence, and so are the images of a folder."""
     found: dict[str, list[tuple[str, Plane]]] = {}
     sources: dict[str, Path] = {}
+    taken: set[Path] = set()  # files of images that lie in several
     for path in frames:
         if not path.exists():
             raise DatasetError(f"{path}: no such file or folder")
         for stem, file in find_images(path).items():
+            if file in taken:
+                continue
             planes = probe(file, config.axis, config.channel)
+            taken |= {file.with_name(name) for name in planes[0].files}
             if len(planes) == 1:
                 # the folder itself, wherever a link in its place leads
                 source = Path(os.path.normpath((path if path.is_dir() else path.parent).absolute()))

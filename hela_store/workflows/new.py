@@ -18,7 +18,6 @@ from hela_store.recipe.recipe import (
     RECIPE_FILE,
     UNTRAINED,
     ArraysRecipe,
-    DatasetRecipe,
     EncoderRecipe,
     NormaliseRecipe,
     Recipe,
@@ -30,6 +29,7 @@ from hela_store.recipe.toml import recipe_text
 from hela_store.store.store import Store, new_store
 
 from .drawn import DATA_FOLDER, SYNTHETIC_PIXEL_UM, drawn, is_drawn
+from .findings import findings_of
 from .new_config import SYNTHETIC, NewConfig
 
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
@@ -94,6 +94,7 @@ class NewReport:
             "encoder": {"architecture": recipe.encoder.architecture, "key": self.store.key, "trained": self.trained},
             "split": self.blocks,
             "blank": list(summary.blank),
+            "warnings": list(summary.warnings),
         }
 
     def facts(self) -> list[tuple[str, str]]:
@@ -108,7 +109,7 @@ class NewReport:
             views = f"whole frames{spans}"
         encoder = recipe.encoder.architecture + ("" if self.trained else " (untrained: random weights)")
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
-        rows = [("store", str(self.store.path)), *_findings(self.summary, recipe.dataset)]
+        rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
         return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
 
 
@@ -187,7 +188,7 @@ def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSum
         arrays=_arrays(config),
         split=split,
     )
-    findings = [f"{what}: {value}" for what, value in _findings(summary, dataset)]
+    findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
     counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
     return recipe_text(recipe, findings, stills), summary, counts, trained
 
@@ -251,6 +252,8 @@ def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) 
         return SplitRecipe(mode="sequence", train=train, test=test)
     if config.split.train_frames or config.split.val_frames or config.split.test_frames:
         return SplitRecipe(train=config.split.train_frames, val=config.split.val_frames, test=config.split.test_frames)
+    if summary.lapses:
+        return _split_lapses(summary)
     times = set(summary.times.values())
     if stills or len(times) > 1:
         return SplitRecipe()  # one set of frame numbers cannot say it; the rule in the recipe's comment decides
@@ -263,34 +266,16 @@ def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) 
     return SplitRecipe(train=train, val=val, test=test)
 
 
+def _split_lapses(summary: DatasetSummary) -> SplitRecipe:
+    """Split stills that are a time-lapse into blocks in time, series by series, and other stills by their names."""
+    inside = {time: str(number) for number, lapse in enumerate(summary.lapses) for time in lapse}
+    every = [time for times in summary.times.values() for time in times]
+    blocks = default_split([(str(time), inside[time], time) for time in every if time in inside])
+    blocks |= default_split([(str(time), "", time) for time in every if time not in inside], stills=True)
+    train, val, test = (format_ranges(time for time in every if blocks[str(time)] == block) for block in BLOCKS)
+    return SplitRecipe(train=train, val=val, test=test)
+
+
 def _positions(diameter: float, shape: tuple[int, int], tile: int) -> float:
     side = max(min(tile, length) if tile else length for length in shape)
     return diameter * EMBEDDING_POSITIONS / side
-
-
-def _findings(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[str, str]]:
-    """Say what was found, as lines of (what, value)."""
-    names = list(summary.times)
-    sequences = f"sequence{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-    sizes = ", ".join(f"{rows} x {cols}" for rows, cols in summary.shapes[:4])
-    sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
-    bits = f", {summary.bits} bits above the black level" if summary.bits else ""
-    pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
-    rows = [("frames", f"{summary.frames} in {sequences}; {pixels}")]
-    rows.append(("black level", f"{dataset.offset:g} counts"))
-    size = dataset.pixel_size_um
-    source = summary.pixel_size_from
-    rows.append(("pixel size", source or "unknown" if size is None else f"{size:g} um ({source})"))
-    others = [name for name in summary.label_sets if name != dataset.labels]
-    also = f" (there is also {', '.join(others)})" if others else ""
-    rows.append(("labels", f"{dataset.labels}, {summary.labelled} of {summary.frames} frames{also}"))
-    if summary.diameter is not None and summary.cells_per_frame is not None:
-        least, mean, most = summary.cells_per_frame
-        um = "" if size is None else f" ({summary.diameter * size:.1f} um)"
-        text = f"{least} to {most} a frame, mean {mean:.0f}; median diameter {summary.diameter:.1f} px{um}"
-        rows.append(("cells", f"{text}; {summary.labels_sampled} frames looked at"))
-    if summary.blank:
-        rows.append(
-            ("warning", f"{len(summary.blank)} of {summary.images_sampled} frames looked at hold one value only")
-        )
-    return rows

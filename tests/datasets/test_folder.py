@@ -195,16 +195,12 @@ def test_bad_input_is_one_clear_line(
 def test_a_truncated_stack_never_passes_for_a_shorter_one(tmp_path: Path, name: str, keep: float) -> None:
     file, options, _ = STACKS[name]
     truncate(save(tmp_path / file, STACK, **options), keep)
-    if keep < 0.99:
-        with pytest.raises(DatasetError, match=r"s\..*truncated or damaged"):
-            frames(tmp_path, labels="none", axis="t")
-        return
-    try:  # all pixels may be there
+    try:  # all pixels may be there, and only the headers of later pages cut off
         found = frames(tmp_path, labels="none", axis="t")
     except DatasetError as error:
         assert "truncated or damaged" in str(error)  # noqa: PT017 - a readable file may also come out
     else:
-        assert np.array_equal(np.stack([frame.image for frame in found]), STACK)
+        assert keep > 0.9 and np.array_equal(np.stack([frame.image for frame in found]), STACK)
 
 
 REALDATA = Path(os.environ.get("HELA_REALDATA", Path(__file__).resolve().parents[2] / "../shared/data"))

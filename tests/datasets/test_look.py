@@ -10,6 +10,7 @@ import tifffile
 
 from hela_store.datasets import estimate_offset, inspect, open_dataset
 from hela_store.errors import DatasetError
+from hela_store.images.normalise import limits
 
 
 def write(path: Path, array: np.ndarray, **options: Any) -> None:
@@ -42,11 +43,25 @@ def labels() -> np.ndarray:
         (counts(20_000), 0.0),
         (counts(100, "uint8"), 0.0),
         (counts(100, "float32"), 0.0),
+        (counts(-100, "float32"), -100.0),
+        (counts(0, "float32") / -97, -1.1),
+        ((counts(0, "float32") - 30) / 25, -1.3),
+        (counts(0, "float64") * -1e-6, -1e-4),
     ],
 )
 def test_estimate_offset(image: np.ndarray, offset: float) -> None:
     assert estimate_offset([image]) == offset
     assert estimate_offset([image, image * 0]) == offset  # a blank frame says nothing
+
+
+def test_a_float_frame_below_zero_is_not_black() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 1, (60, 60)).astype(np.float32)
+    image[20:40, 20:40] -= 4  # dark cells
+    black = estimate_offset([image])
+    assert np.percentile(image, 0.5) >= black > image.min() - 1
+    assert limits(image, "percentile", offset=black)[0] == pytest.approx(np.percentile(image, 0.5))
+    assert estimate_offset([np.abs(image)]) == 0  # nothing below zero: scaled already
 
 
 def test_dead_pixels_do_not_hide_the_offset() -> None:

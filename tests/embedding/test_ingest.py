@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
@@ -364,3 +365,27 @@ def test_a_name_that_cannot_become_a_path_is_refused_before_anything_is_written(
         ingest(store, silent)
     assert str(caught.value).isprintable() and not (store.path / "ingest").exists()
     assert not (store.path / "arrays.zarr").exists()
+
+
+def test_an_unknown_pixel_size_stays_unknown(data: Path) -> None:
+    """Earlier versions stored NaN where a file's metadata said that, and refused the same file afterwards."""
+    store = store_of(data, dataset="")
+    ingest(store, silent)
+    (path,) = (store.path / "ingest").glob("frames-*.parquet")
+    table = pq.read_table(path)
+    assert table["pixel_size_um"].null_count == 4
+    column = table.schema.get_field_index("pixel_size_um")
+    table = table.set_column(column, table.schema.field(column), pa.array([float("nan")] * 4))
+    pq.write_table(table, path)
+    assert ingest(Store.open(store.path), silent).unchanged == 4
+
+
+def test_what_is_odd_about_new_frames_is_said(data: Path) -> None:
+    store = store_of(data, dataset="")
+    assert ingest(store, silent).notes == ()
+    write(data / "01/t004.tif", picture(4) // 20)
+    write(data / "01_ST/SEG/man_seg004.tif", (labels() > 0).astype(np.uint8))
+    spread, black = ingest(store, silent).notes
+    assert "value 1: 2 separate pieces in 01/t004" in spread
+    assert black.startswith("most of 01/t004 lies below the black level 100") and "--offset" in black
+    assert ingest(store, silent).notes == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from frames import draw, save
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,9 +115,10 @@ def test_nothing_is_overwritten(drawn: Path, tmp_path: Path) -> None:
 def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "stills" / folder).mkdir(parents=True)
-    label = np.zeros((80, 90), np.uint16)
-    label[20:40, 30:52] = 1
-    for i in range(20):
+    places = np.random.default_rng(0).integers(0, 60, (20, 2))
+    for i, (row, col) in enumerate(places):
+        label = np.zeros((80, 90), np.uint16)
+        label[row : row + 20, col : col + 22] = 1
         tifffile.imwrite(tmp_path / f"stills/images/a{i}.tif", (label * 100 + i).astype(np.uint8))
         tifffile.imwrite(tmp_path / f"stills/masks/a{i}.tif", label)
     report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
@@ -124,6 +126,35 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
     assert sum(report.blocks.values()) == 20 and report.blocks["gap"] == 0
     assert "by a hash of the frame's id" in (tmp_path / "s/store.toml").read_text()
     assert "um" in dict(report.facts())["cells"]
+
+
+def test_stills_of_a_time_lapse_are_split_in_blocks_of_time(tmp_path: Path) -> None:
+    image, label = draw(0)
+    noise = np.random.default_rng(0)
+    for well in "ab":
+        for t in range(30):
+            frame = (image + noise.normal(0, 20, image.shape)).clip(0).astype(np.uint16)
+            save(tmp_path / f"stills/images/{well}_t{t:03}.tif", np.roll(frame, 9 * (well == "a"), 1))
+            save(tmp_path / f"stills/masks/{well}_t{t:03}.tif", np.roll(label, 9 * (well == "a"), 1))
+    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills")))
+    split = report.store.recipe.split
+    assert (split.train, split.val, split.test) == ("0-13,30-43", "17-19,47-49", "23-29,53-59")
+    assert report.blocks == {"train": 28, "val": 6, "test": 14, "gap": 12}
+    assert "seem to be a time-lapse" in dict(report.facts())["warning"]
+    assert "time-lapse" in (tmp_path / "s/store.toml").read_text()
+    own = new(tmp_path / "o", NewConfig.of(dataset=str(tmp_path / "stills"), train_frames="0-9", test_frames="20-29"))
+    assert own.store.recipe.split.train == "0-9"
+
+
+def test_what_is_odd_is_in_the_report(tmp_path: Path) -> None:
+    image, label = draw(0)
+    save(tmp_path / "d/images/a.tif", image, photometric="miniswhite")
+    save(tmp_path / "d/masks/a_mask.tif", label)
+    (tmp_path / "d/images/b.czi").write_bytes(b"x")
+    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "d")))
+    shown = [text for what, text in report.facts() if what == "warning"]
+    assert len(shown) == 2 and shown == report.to_json()["warnings"]
+    assert "0 means white" in shown[1] and "b.czi is of a kind that is not read" in shown[0]
 
 
 @pytest.mark.realdata
