@@ -32,7 +32,8 @@ from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.ledger import DIGITS, MERGED, Entry, segment_text
-from hela_store.store.store import Store, new_store
+from hela_store.store.new_store import new_store
+from hela_store.store.store import Store
 from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA, PLAN_SCHEMA
 from hela_store.workflows.info import info
 

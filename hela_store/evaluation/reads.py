@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.base.files import digest
-from hela_store.store.store import Store, plan_names
+from hela_store.store.plan_names import plan_names
+from hela_store.store.store import Store
 
 
 def data_digest(store: Store, splits: Collection[str]) -> str:

@@ -105,11 +105,7 @@ def export_coco(
     about = {"description": f"hela-store run {labels.info.id}", "prompt": labels.prompt, "seed": labels.prompt_seed}
     labelled = {number: row for number, row in enumerate(frames, start=1) if row.has_label}
     if labelled:
-        shown = progress(labelled.items(), total=len(labelled), what="truth")
-        cells = [cell for number, row in shown for cell in _truth(store, row, number)]
-        cells = [{"id": number} | cell for number, cell in enumerate(cells, start=1)]
-        kept = [image for image in images if image["id"] in labelled]
-        targets.file(truth, _page({"description": "labels"}, kept, cells))
+        targets.file(truth, _truth_page(store, labelled, images, progress))
     scored = [each for each in annotations if not labelled or each["image_id"] in labelled]
     targets.file(results, to_json([_result(each) for each in scored]).encode())
     targets.file(out, _page(about, images, annotations))
@@ -123,6 +119,15 @@ def export_coco(
         annotations=len(annotations),
         empty=empty,
     )
+
+
+def _truth_page(
+    store: Store, labelled: dict[int, FrameRecord], images: list[dict[str, Any]], progress: Progress
+) -> bytes:
+    shown = progress(labelled.items(), total=len(labelled), what="truth")
+    cells = [cell for number, row in shown for cell in _truth(store, row, number)]
+    cells = [{"id": number} | cell for number, cell in enumerate(cells, start=1)]
+    return _page({"description": "labels"}, [image for image in images if image["id"] in labelled], cells)
 
 
 def _page(about: dict[str, Any], images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> bytes:

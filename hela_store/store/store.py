@@ -6,10 +6,7 @@ Opening reads ``store.toml`` and nothing else; neither torch nor dask nor zarr i
 from __future__ import annotations
 
 import difflib
-import hashlib
-import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,16 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hela_store.base.aliases import FloatArray
-from hela_store.base.files import explain_os_errors, framed, fsync_path, write_atomic
 from hela_store.base.manifest import Sums
 from hela_store.base.names import inside, refuse_links
 from hela_store.base.parquet import parse_parquet
 from hela_store.base.text import first_line
 from hela_store.errors import EMBED_FIRST, StoreError
-from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe, parse_recipe
+from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe
 from hela_store.recipe.splits import Block, assign
 
 from .ledger import Entry, Ledger
+from .plan_names import plan_names
 from .records import FrameRecord, ViewRecord
 from .tables import checked_frames, in_time_order
 from .view_data import ViewData
@@ -62,70 +59,6 @@ READERS = 8
 NAMES_COMPARED = 10_000
 WAY_OUT = "restore it, or make a new store"
 T = TypeVar("T")
-
-
-def new_store(path: Path | str, recipe_text: str) -> Store:
-    """Make a store: a folder with ``store.toml``; nothing is ever overwritten.
-
-    Parameters
-    ----------
-    path : path
-        The store's folder; made, with its parents, where it does not exist.
-    recipe_text : str
-        The whole of ``store.toml``; validated before anything is written.
-
-    Raises
-    ------
-    StoreError
-        There is a store already; no space, no permission.
-    RecipeError
-        The recipe is wrong.
-    """
-    path = Path(path)
-    parse_recipe(recipe_text, str(path / RECIPE_FILE))
-    if (path / RECIPE_FILE).exists():
-        raise StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
-    with explain_os_errors(f"making {path}"):
-        try:
-            existed = path.exists()
-            path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise StoreError(f"{path} cannot be made: there is a file in its place; choose another name") from None
-    try:
-        write_atomic(path / RECIPE_FILE, recipe_text.encode())
-        fsync_path(path.parent)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    return Store.open(path)
-
-
-def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
-    """Return the name of the plan a recipe asks for over the first n frames: all that decides which views there are.
-
-    By n, ascending; for every n at which a segment of frames ends, as plans are made between segments.
-    """
-    parts: list[str | float | int] = [
-        recipe.normalise.method,
-        float(recipe.normalise.low),
-        float(recipe.normalise.high),
-        float(recipe.dataset.offset),
-        recipe.views.tile,
-        recipe.views.overlap if recipe.views.tile else 0,
-    ]
-    augment = recipe.augment
-    if augment.variants:
-        parts += ["augment", augment.set, augment.variants]
-        parts += [repr(recipe.split)] if augment.frames == "train" else []
-    total, count = hashlib.sha256(framed("plan", *parts)), 0
-    names = {0: total.hexdigest()[:16]}
-    for batch in frames.select(["frame", "sha256"]).to_batches():
-        columns = (batch[name].to_pylist() for name in ("frame", "sha256"))
-        total.update(framed(*itertools.chain.from_iterable(zip(*columns, strict=True))))
-        count += len(batch)
-        names[count] = total.hexdigest()[:16]
-    return names
 
 
 class Store:

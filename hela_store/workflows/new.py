@@ -26,7 +26,8 @@ from hela_store.recipe.recipe import (
 )
 from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
 from hela_store.recipe.toml import recipe_text
-from hela_store.store.store import Store, new_store
+from hela_store.store.new_store import new_store
+from hela_store.store.store import Store
 
 from .drawn import DATA_FOLDER, SYNTHETIC_PIXEL_UM, drawn, is_drawn
 from .findings import findings_of

@@ -18,7 +18,8 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.ingest import cell_scale, ingest
 from hela_store.embedding.plan import make_plan
 from hela_store.errors import DatasetError, StoreError
-from hela_store.store.store import Store, new_store
+from hela_store.store.new_store import new_store
+from hela_store.store.store import Store
 from hela_store.store.tables import FRAMES_SCHEMA
 
 RECIPE = """format = 1

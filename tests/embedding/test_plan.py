@@ -13,8 +13,9 @@ from hela_store.errors import StoreError
 from hela_store.images.normalise import apply, limits
 from hela_store.integrity.store_faults import planned_views
 from hela_store.store.ledger import Entry
+from hela_store.store.new_store import new_store
 from hela_store.store.records import ViewRecord
-from hela_store.store.store import Store, new_store
+from hela_store.store.store import Store
 from hela_store.store.tables import PLAN_SCHEMA
 
 RECIPE = """format = 1

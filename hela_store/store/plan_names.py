@@ -1,0 +1,38 @@
+"""Names of plans: digests of all that decides which views there are."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import pyarrow as pa
+
+from hela_store.base.files import framed
+from hela_store.recipe.recipe import Recipe
+
+
+def plan_names(recipe: Recipe, frames: pa.Table) -> dict[int, str]:
+    """Return the name of the plan a recipe asks for over the first n frames: all that decides which views there are.
+
+    By n, ascending; for every n at which a segment of frames ends, as plans are made between segments.
+    """
+    parts: list[str | float | int] = [
+        recipe.normalise.method,
+        float(recipe.normalise.low),
+        float(recipe.normalise.high),
+        float(recipe.dataset.offset),
+        recipe.views.tile,
+        recipe.views.overlap if recipe.views.tile else 0,
+    ]
+    augment = recipe.augment
+    if augment.variants:
+        parts += ["augment", augment.set, augment.variants]
+        parts += [repr(recipe.split)] if augment.frames == "train" else []
+    total, count = hashlib.sha256(framed("plan", *parts)), 0
+    names = {0: total.hexdigest()[:16]}
+    for batch in frames.select(["frame", "sha256"]).to_batches():
+        columns = (batch[name].to_pylist() for name in ("frame", "sha256"))
+        total.update(framed(*itertools.chain.from_iterable(zip(*columns, strict=True))))
+        count += len(batch)
+        names[count] = total.hexdigest()[:16]
+    return names
