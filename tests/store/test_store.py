@@ -7,7 +7,9 @@ import pytest
 
 from hela_store.errors import RecipeError, StoreError
 from hela_store.store.ledger import Entry, view_digest
-from hela_store.store.store import Store, new_store, plan_names
+from hela_store.store.new_store import new_store
+from hela_store.store.plan_names import plan_names
+from hela_store.store.store import Store
 
 RECIPE = """format = 1
 name = "small"
