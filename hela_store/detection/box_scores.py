@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.base.aliases import BoolArray
-from hela_store.metrics.matching import most_pairs
+from hela_store.metrics.matching import match
 
 THRESHOLDS = (0.5, 0.7)
 """IoUs at which counts are given."""
@@ -76,7 +76,7 @@ class Counts:
 def found_cells(frame: FramePairs, confidence: float, iou: float) -> tuple[BoolArray, int, Floats]:
     """Return which cells are found, how many detections are false, and the IoUs of the pairs."""
     kept = frame.scores >= confidence
-    pairs = most_pairs(frame.ious[kept], iou)
+    pairs = match(frame.ious[kept], iou)
     found = np.zeros(frame.ious.shape[1], bool)
     hit = pairs.partner >= 0
     found[pairs.partner[hit]] = True

@@ -22,7 +22,7 @@ from hela_store.evaluation.subsets import SubsetScore
 from hela_store.images.rle import encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
-from hela_store.metrics.matching import countable, mask_ious, most_pairs
+from hela_store.metrics.matching import countable, mask_ious, match
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.image_free import image_free_score
 from hela_store.runs.folder import RunFolder
@@ -161,7 +161,7 @@ def score_frame(frame: SegmentedFrame, prompts: DetectedPrompts, radius: float) 
     counted = countable(found.boxes, truth.valid)
     # recovered cells take only what others leave: without them the others are as they are
     own = np.array([not cell.recovered for cell in frame.cells], bool)
-    pairs, half = most_pairs(ious), most_pairs(ious, 0.5)
+    pairs, half = match(ious), match(ious, 0.5)
     detections = [
         ScoredDetection(
             row=row,

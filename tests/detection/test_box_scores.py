@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from hela_store.detection.box_scores import FramePairs, average_precision, best_confidence, count, curve, recall_by
 from hela_store.images.rle import encode
-from hela_store.metrics.matching import countable, mask_ious, most_pairs
+from hela_store.metrics.matching import countable, mask_ious, match
 
 
 def pairs(scores: list[float], ious: list[list[float]], counted: list[bool] | None = None) -> FramePairs:
@@ -23,7 +23,7 @@ FRAME = pairs([0.9, 0.8, 0.7, 0.6], [[0.8, 0.6], [0.75, 0.0], [0.0, 0.0], [0.0, 
 
 
 def test_greedy_would_lose_a_pair_the_assignment_keeps() -> None:
-    found = most_pairs(FRAME.ious, 0.5)
+    found = match(FRAME.ious, 0.5)
     assert found.partner.tolist() == [1, 0, -1, -1]
     assert found.iou.tolist() == [0.6, 0.75, 0, 0]
 
@@ -62,7 +62,7 @@ def test_recall_of_groups() -> None:
 
 @given(hnp.arrays(float, st.tuples(st.integers(0, 6), st.integers(0, 6)), elements=st.floats(0, 1)))
 def test_matching_is_one_to_one_and_never_below_the_threshold(ious: np.ndarray) -> None:
-    found = most_pairs(ious, 0.5)
+    found = match(ious, 0.5)
     hit = found.partner[found.partner >= 0]
     assert len(set(hit.tolist())) == len(hit)
     assert (found.iou[found.partner >= 0] >= 0.5).all() and (found.iou[found.partner < 0] == 0).all()
