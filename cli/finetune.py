@@ -156,7 +156,8 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
     if len(result.by_kind) > 1:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
-    changes = {"all": result, **result.kinds} if len(result.kinds) > 1 else {result.prompt: result}
+    changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
+    changes |= result.kinds if len(result.kinds) > 1 else {}
     click.echo(f"paired change of IoU per cell, {result.frames} frames; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))

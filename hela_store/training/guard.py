@@ -90,7 +90,8 @@ class Halves:
         kinds = np.array([score.question.prompt.kind for score in before])
         units = self.tracks.units(cells)
         parts = {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds.tolist())}
-        return change(*ious, units), {kind: change(*ious[:, rows], units.take(rows)) for kind, rows in parts.items()}
+        kinds_of = {kind: change(ious[0, rows], ious[1, rows], units.take(rows)) for kind, rows in parts.items()}
+        return change(ious[0], ious[1], units), kinds_of
 
 
 def half(tracks: set[int]) -> set[int]:

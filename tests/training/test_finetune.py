@@ -30,7 +30,7 @@ def test_only_the_mask_decoder_learns_and_the_run_says_what_it_did(store: Store)
     log = [row for row in info.log() if "val" in row]
     assert [row["step"] for row in log] == [0, 2, 4, 6]
     assert max(log, key=lambda row: row["val"]["mean_iou"])["step"] == result.best_step
-    assert log[0]["val"]["n"] + result.zero_shot.n == 4, "half of the four cells chose the step, the others judged it"
+    assert log[0]["val"]["n"] == result.zero_shot.n == 1, "one of two cells chose the step, the other judged it"
     after = load_file(info.weights)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("prompt_encoder"))
