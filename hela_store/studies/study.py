@@ -43,6 +43,8 @@ SCORED_ON = {"box": ("box", "box-exact")}
 """Kinds that a decoder tuned for another is scored on, too (measuring rule 3)."""
 REFERENCE = {"box": (0.8366, 0.9081), "point": (0.7298, 0.8356), "mask": (0.7209, 0.7852)}
 """IoU and Dice of the study's tuned ViT-B: other data, other split."""
+SAME = "the same nuclei, later: a sequence that was trained on"
+"""What scores within a sequence are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +276,7 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     return {
         "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
-        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (", same-sequence" if same else ""),
+        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (f"; {SAME}" if same else ""),
         "blocks": "; ".join(f"{name} {text or 'none'}" for name, text in blocks.items()),
         "truth": ", ".join(sorted(set(origins.to_pylist()))),
         "tile": f"{recipe.views.tile} px" if recipe.views.tile else "whole frames",
@@ -291,7 +293,7 @@ def _sequences(text: str) -> list[str]:
 def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there: dict[str, int]) -> list[str]:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
-        notes.append("fewer than 3 training seeds: intervals are too narrow; give --seeds 3")
+        notes.append("fewer than 3 training seeds: there are numbers and no verdict; give --seeds 3")
     if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":
