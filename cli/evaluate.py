@@ -133,8 +133,9 @@ def _evaluate_detected(
         echo_json(result.to_json())
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
-    told = ("ece", "flagged", "failures", "caught")
-    facts |= {f"calibration: {name}": value for name, value in (result.calibration or {}).items() if name in told}
+    told = ("ece", "brier_skill", "auroc", "aurc", "too_few", "flagged", "failures", "caught")
+    said = {name: value for name, value in (result.calibration or {}).items() if name in told}
+    facts |= {f"calibration: {name}": value for name, value in said.items() if value not in (None, "")}
     echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
     echo_subsets({"detected": result.subsets})
     if result.sequences is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.aliases import BoolArray
-from hela_store.detection.box_scores import FramePairs, count
+from hela_store.detection.box_scores import FramePairs, count, mean_accuracy
 from hela_store.detection.detections import Detections
 from hela_store.detection.frames import FrameTruth
 from hela_store.detection.rows import detection_rows
@@ -63,6 +63,8 @@ class DetectedResult:
     precision, recall, f1 : at mask IoU 0.5
     recall_before : without the recovered cells; equal to ``recall`` where nothing was to be recovered
     f1_70 : at mask IoU 0.7
+    pq, sq, rq : panoptic, segmentation and recognition quality at mask IoU 0.5
+    msa : mean of TP / (TP + FP + FN) over the mask IoUs 0.50 to 0.95
     mean_iou, mean_dice : per cell, missed cells at 0
     mean_iou_found : over cells found
     calibration : ECE, risk-coverage and share of failures caught; None without a calibration of these runs
@@ -85,6 +87,10 @@ class DetectedResult:
     recall_before: float
     f1: float
     f1_70: float
+    pq: float
+    sq: float
+    rq: float
+    msa: float
     mean_iou: float
     mean_dice: float
     mean_iou_found: float
@@ -278,6 +284,10 @@ def detected_result(
         recall_before=count([frame.before for frame in frames], 0.5, 0.5).recall,
         f1=at.f1,
         f1_70=count(pairs, 0.5, 0.7).f1,
+        pq=at.pq,
+        sq=at.sq,
+        rq=at.rq,
+        msa=mean_accuracy(pairs, 0.5),
         mean_iou=_mean([row["iou"] for row in predictions]),
         mean_dice=_mean([row["dice"] for row in predictions]),
         mean_iou_found=_mean([row["iou"] for row in predictions if not row["is_empty"]]),
