@@ -149,5 +149,7 @@ def _echo(result: EvaluateResult) -> None:
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
+    if result.same_nuclei:
+        click.echo(result.same_nuclei)
     if result.split in ("test", "all"):
         click.echo(f"this store's test split has been scored {result.test_scorings} times")

@@ -172,7 +172,7 @@ def echo_subsets(subsets: Mapping[str, Mapping[str, SubsetScore]]) -> None:
     """Print the means over hard cells, by prompt kind and subset."""
     rows = [(f"{kind}, {name}", vars(score)) for kind, part in subsets.items() for name, score in part.items()]
     if rows:
-        echo_scores("hard cells", rows)
+        echo_scores("exploratory: hard and new cells", rows)
 
 
 def echo_sequences(scores: SequenceScores) -> None:

@@ -33,6 +33,7 @@ from .questions import Question, Score, answer, truth_questions, with_details
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .subsets import SubsetScore, subset_scores
+from .tracks import unseen_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ class EvaluateResult:
     prompts : scores by prompt kind
     subsets : scores of touching, dim, and bright and small cells, and of mask prompts by their own IoU, by prompt kind
     test_scorings : how often this store's test block has been scored so far, this time included
+    same_nuclei : says that the test block shows the same nuclei, later; empty where no sequence of it was trained on
     """
 
     run: str
@@ -108,6 +110,7 @@ class EvaluateResult:
     prompts: dict[str, PromptScore]
     subsets: dict[str, dict[str, SubsetScore]]
     test_scorings: int
+    same_nuclei: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
@@ -161,14 +164,23 @@ def evaluate(
             shown, _asker(store, config, own), partial(answer, store, decoder, window=window), folder
         )
         folder.publish()
+    unseen = unseen_cells(store, frames) if config.split == "test" else None
     return EvaluateResult(
         run=folder.id,
         checkpoint=checkpoint.name,
         split=config.split,
         prompts=summarise(scores),
-        subsets=subset_scores(store, folder.id),
+        subsets=subset_scores(store, folder.id, unseen),
+        same_nuclei=_same_nuclei(unseen, scores),
         test_scorings=_test_scorings(store),
     )
+
+
+def _same_nuclei(unseen: Sequence[str] | None, scores: Sequence[Score]) -> str:
+    if unseen is None:
+        return ""
+    cells = {score.question.cell.cell for score in scores}
+    return f"the same nuclei, later: {len(cells & set(unseen))} of {len(cells)} test cells are in no training frame"
 
 
 def _start(checkpoint: Checkpoint, config: EvaluateConfig, own: OwnPrompts | None) -> RunFolder:

@@ -16,7 +16,7 @@ import numpy as np
 from hela_store.base.aliases import LabelArray
 from hela_store.images.labels import SharedPixels, shared_pixels
 
-from .matching import match
+from .matching import best_of_each, match
 
 Method = Literal["labels", "linked by overlap", "images"]
 TRACKED_FROM = 0.9
@@ -63,6 +63,34 @@ def link(frames: Iterable[tuple[str, str, LabelArray]]) -> Tracks:
     if links and same >= TRACKED_FROM * links:
         return Tracks(method="labels", of=labels)
     return Tracks(method="linked by overlap", of=linked)
+
+
+def traced(frames: Iterable[tuple[str, LabelArray]]) -> set[tuple[str, int]]:
+    """Return the cells that trace back to a cell of the first frame, by the largest overlap from frame to frame.
+
+    Not one to one: both daughters of a cell trace back to it.
+
+    Parameters
+    ----------
+    frames : (frame, label image) of one sequence in the order of time, or in reverse; integer, (row, col)
+
+    Returns
+    -------
+    set of (frame, label)
+        Those of the first frame are among them.
+    """
+    held: set[tuple[str, int]] = set()
+    before: tuple[str, LabelArray] | None = None
+    for frame, image in frames:
+        if before is None:
+            held |= {(frame, label) for label in np.unique(image[image > 0]).tolist()}
+        elif before[1].shape == image.shape:
+            pairs = best_of_each(shared_pixels(image, before[1]))
+            for first, second in zip(pairs.first, pairs.second, strict=True):
+                if (before[0], int(pairs.second_labels[second])) in held:
+                    held.add((frame, int(pairs.first_labels[first])))
+        before = (frame, image)
+    return held
 
 
 def _links(pairs: SharedPixels) -> dict[int, int]:

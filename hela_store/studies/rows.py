@@ -35,6 +35,11 @@ SELECT frame, avg(iou) AS iou FROM cell_metrics WHERE list_contains($runs, run) 
 GROUP BY frame ORDER BY frame
 """
 
+_OF_CELLS = """
+SELECT avg(iou) AS iou FROM cell_metrics
+WHERE list_contains($runs, run) AND prompt = $prompt AND cell IN (SELECT unnest($cells))
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
@@ -78,6 +83,7 @@ class StudyRow:
     failures : how many predictions failed each way, mean over the runs
     seg, det : by sequence, mean over the runs, first prompt seed; only of a run without prompts these are SEG and DET,
         of others ``SEG (oracle prompts)`` (measuring rule 8)
+    unseen, iou_unseen : number and IoU of the cells that no training frame holds; None where all or none are such
     gain : over zero-shot; None of zero-shot itself and of what has no prompt
     """
 
@@ -106,6 +112,8 @@ class StudyRow:
     failures: dict[str, float]
     seg: dict[str, float]
     det: dict[str, float]
+    unseen: int | None = None
+    iou_unseen: float | None = None
     gain: Gain | None = None
 
     @property
@@ -121,7 +129,13 @@ class StudyRow:
 
 
 def study_row(
-    store: Store, method: str, prompt: str, runs: Sequence[str], zero: str | None = None, metric: str = "iou"
+    store: Store,
+    method: str,
+    prompt: str,
+    runs: Sequence[str],
+    zero: str | None = None,
+    metric: str = "iou",
+    unseen: Sequence[str] | None = None,
 ) -> StudyRow:
     """Return the line of a method.
 
@@ -130,6 +144,7 @@ def study_row(
     runs : published runs with rows of ``prompt``
     zero : the zero-shot evaluation to compare with
     metric : that the gain is measured in
+    unseen : cells that no training frame holds, see :func:`hela_store.evaluation.tracks.unseen_cells`
 
     Raises
     ------
@@ -165,6 +180,8 @@ def study_row(
         **{name: means[name] for name in ("boundary_iou", "hd95", "hd95_found", "hd95_median", "hd95_worst")},
         seg={name: fmean(part.seg for part in parts if part.sequence == name) for name in sequences},
         det={name: fmean(value for own, value in det if own == name) for name in sequences if name in dict(det)},
+        unseen=len(unseen) if unseen else None,
+        iou_unseen=_iou_of(store, runs, prompt, unseen) if unseen else None,
         gain=None if zero is None else _gain(store, zero, runs, prompt, metric),
     )
 
@@ -173,6 +190,12 @@ def _gain(store: Store, zero: str, runs: Sequence[str], prompt: str, metric: str
     found = compare(store, [zero, list(runs)], metric=metric)
     row = next(row for row in found.rows if row.prompt == prompt and row.subset == "all")
     return Gain(per_cell=row.per_cell, per_frame=row.per_frame, by_seed=row.by_seed, units=found.units)
+
+
+def _iou_of(store: Store, runs: Sequence[str], prompt: str, cells: Sequence[str]) -> float | None:
+    asked = {"runs": list(runs), "prompt": prompt, "cells": list(cells)}
+    found: float | None = catalog.query(store.path, _OF_CELLS, asked)["iou"][0].as_py()
+    return found
 
 
 def _frames(store: Store, runs: Sequence[str], prompt: str) -> FrameSpread:

@@ -27,6 +27,7 @@ from hela_store.evaluation.evaluate import EvaluateConfig, evaluate
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
+from hela_store.evaluation.tracks import unseen_cells
 from hela_store.prompts.kinds import MIXED_PROMPTS
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
@@ -43,8 +44,6 @@ SCORED_ON = {"box": ("box", "box-exact")}
 """Kinds that a decoder tuned for another is scored on, too (measuring rule 3)."""
 REFERENCE = {"box": (0.8366, 0.9081), "point": (0.7298, 0.8356), "mask": (0.7209, 0.7852)}
 """IoU and Dice of the study's tuned ViT-B: other data, other split."""
-SAME = "the same nuclei, later: a sequence that was trained on"
-"""What scores within a sequence are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +154,12 @@ def study(
         lines.append(("classical", NO_PROMPT, [found], None))
     if networks := _unet(store, config, progress):
         lines.append(("U-Net", NO_PROMPT, networks, None))
+    unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
     everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
     return StudyResult(
         facts=_facts(store, config, frames),
-        rows=[study_row(store, method, prompt, of, base) for method, prompt, of, base in shown],
+        rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors,
@@ -276,7 +276,7 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     return {
         "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
-        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (f"; {SAME}" if same else ""),
+        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (_same(store, frames) if same else ""),
         "blocks": "; ".join(f"{name} {text or 'none'}" for name, text in blocks.items()),
         "truth": ", ".join(sorted(set(origins.to_pylist()))),
         "tile": f"{recipe.views.tile} px" if recipe.views.tile else "whole frames",
@@ -284,6 +284,11 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
         "tuning": ", ".join(f"{k} {v}" for k, v in (always | changed).items()),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
+
+
+def _same(store: Store, frames: Sequence[str]) -> str:
+    unseen = unseen_cells(store, frames) or []
+    return f"; the same nuclei, later: {len(unseen)} of these cells are in no training frame"
 
 
 def _sequences(text: str) -> list[str]:

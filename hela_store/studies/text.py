@@ -31,7 +31,7 @@ GAINS = (
 FRAMES = ("mean", "low_quartile", "median", "high_quartile")
 SPREAD = (
     "prompt", "method", "mean over frames", "lower quartile", "median", "upper quartile", "HD95, median, px",
-    "HD95, empty as the view's diagonal, px",
+    "HD95, empty as the view's diagonal, px", "cells in no training frame", "their IoU",
 )  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def markdown(result: StudyResult) -> str:
     spread = [
         [row.prompt, row.method, *(f"{getattr(row.frames, name):.4f}" for name in FRAMES)]
         + [_number(row.hd95_median, ".2f"), _number(row.hd95_worst, ".2f")]
+        + ["" if row.unseen is None else str(row.unseen), _number(row.iou_unseen, ".4f")]
         for row in result.rows
     ]
     parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hela_store.metrics.tracks import link
+from hela_store.metrics.tracks import link, traced
 
 
 def image(*cells: tuple[int, int]) -> np.ndarray:
@@ -33,3 +33,13 @@ def test_labels_that_are_numbered_anew_are_linked_by_overlap() -> None:
     assert found.of["a/0", 2] == found.of["a/1", 1] != found.of["a/0", 1]
     apart = link([("a/0", "a", image((1, 0))), ("a/1", "a", image((1, 20)))])
     assert apart.method == "linked by overlap" and len(set(apart.of.values())) == 2, "an equal number is no proof"
+
+
+def test_daughters_trace_back_to_their_mother_and_newcomers_to_nobody() -> None:
+    frames = [("a/0", image((1, 0), (2, 10))), ("a/1", image((3, 0), (4, 2), (2, 11))), ("a/2", image((5, 1), (6, 30)))]
+    held = traced(frames)
+    assert held == {("a/0", 1), ("a/0", 2), ("a/1", 3), ("a/1", 4), ("a/1", 2), ("a/2", 5)}
+    assert traced([]) == set()
+    assert traced([frames[0], ("a/1", image((1, 0))[:, :20])]) == {("a/0", 1), ("a/0", 2)}, (
+        "another size shares nothing"
+    )
