@@ -177,6 +177,8 @@ def echo_subsets(subsets: Mapping[str, Mapping[str, SubsetScore]]) -> None:
 
 def echo_sequences(scores: SequenceScores) -> None:
     """Print SEG, DET and count errors by sequence."""
+    if scores.truth:
+        click.echo(f"against the {scores.truth}")
     names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
     rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
     echo_table(names, rows)

@@ -29,6 +29,7 @@ from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
 from hela_store.evaluation.tracks import unseen_cells
 from hela_store.prompts.kinds import MIXED_PROMPTS
+from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
@@ -278,7 +279,7 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
         "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (_same(store, frames) if same else ""),
         "blocks": "; ".join(f"{name} {text or 'none'}" for name, text in blocks.items()),
-        "truth": ", ".join(sorted(set(origins.to_pylist()))),
+        "truth": ", ".join(TRUTH_NAMES.get(origin, origin) for origin in sorted(set(origins.to_pylist()))),
         "tile": f"{recipe.views.tile} px" if recipe.views.tile else "whole frames",
         "seeds": f"{config.seeds} of training, {config.prompt_seeds} of prompts",
         "tuning": ", ".join(f"{k} {v}" for k, v in (always | changed).items()),
