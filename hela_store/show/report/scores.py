@@ -298,8 +298,8 @@ def calibration(choice: Choice) -> Section | None:
     if not charts:
         return None
     text = (
-        "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are. The expected error of "
-        "a constant is close to 0, too; what segment ships is the calibration of detect calibrate, judged by Brier skill."
+        "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are. The expected error "
+        "of a constant is close to 0, too. Segmentation ships another estimate, which detect calibrate fits."
     )
     table = Table(columns=("prompt", "run", "n", "expected calibration error"), rows=errors)
     return Section(id="calibration", title="Calibration", text=text, charts=charts, tables=[table])
