@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.evaluation.compare import Difference
 
-COLUMNS = ("prompt", "cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse", "verdict")
+NUMBERS = ("cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse")
+COLUMNS = ("prompt", *NUMBERS, "bootstrap from", "to", "verdict")
+SPREAD = ("prompt", "mean over frames", "95 % from", "to", "frames: median", "quartile", "to", "each training seed")
+SUBSETS = ("prompt and subset", *NUMBERS)
+EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their number, so they carry no verdict"
 
 
 @click.command()
@@ -34,14 +38,27 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
         echo_json(found.to_json())
         return
     for variant in dict.fromkeys(row.variant for row in found.rows):
-        click.echo(f"{metric} of {variant} less that of {found.first}")
-        echo_table(COLUMNS, [_line(row) for row in found.rows if row.variant == variant])
+        rows = [row for row in found.rows if row.variant == variant]
+        whole = [row for row in rows if not row.is_exploratory]
+        click.echo(f"{metric} of {variant} less that of {found.first}; {found.units}")
+        echo_table(COLUMNS, [[row.prompt, *_numbers(row), *_bootstrap(row), row.word] for row in whole])
+        echo_table(SPREAD, [_spread(row) for row in whole])
+        click.echo(EXPLORATORY)
+        echo_table(SUBSETS, [[f"{r.prompt}, {r.subset}", *_numbers(r)] for r in rows if r.is_exploratory])
     for text in found.notes:
         note(f"note: {text}")
 
 
-def _line(row: Difference) -> list[str | int | float]:
-    what = f"{row.prompt}, {row.subset}" if row.subset != "all" else row.prompt
-    interval = row.per_cell
-    scores = [row.mean_a, row.mean_b, row.mean, interval.low, interval.high, row.median, row.better, row.worse]
-    return [what, row.cells, row.n, *scores, row.word]
+def _numbers(row: Difference) -> list[int | float]:
+    ends = [row.per_cell.low, row.per_cell.high]
+    return [row.cells, row.n, row.mean_a, row.mean_b, row.mean, *ends, row.median, row.better, row.worse]
+
+
+def _bootstrap(row: Difference) -> list[float]:
+    return [row.per_cell.bootstrap_low, row.per_cell.bootstrap_high]
+
+
+def _spread(row: Difference) -> list[str | float]:
+    frames, interval = row.frames, row.per_frame
+    numbers = [interval.mean, interval.low, interval.high, frames.median, frames.low_quartile, frames.high_quartile]
+    return [row.prompt, *numbers, ", ".join(f"{value:+.4f}" for value in row.by_seed)]

@@ -171,8 +171,9 @@ def _evaluate_detected(
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
     facts = {name: value for name, value in facts.items() if name not in ("pending", "reused")}
-    told = ("ece", "flagged", "failures", "caught")
-    facts |= {f"calibration: {name}": value for name, value in (result.calibration or {}).items() if name in told}
+    told = ("ece", "brier_skill", "auroc", "aurc", "too_few", "flagged", "failures", "caught")
+    said = {name: value for name, value in (result.calibration or {}).items() if name in told}
+    facts |= {f"calibration: {name}": value for name, value in said.items() if value not in (None, "")}
     echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
     echo_subsets({"detected": result.subsets})
     if result.sequences is not None:
@@ -186,5 +187,7 @@ def _echo(result: EvaluateResult) -> None:
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
+    if result.same_nuclei:
+        click.echo(result.same_nuclei)
     if result.split in ("test", "all"):
         click.echo(f"this store's test split has been scored {result.test_scorings} times")

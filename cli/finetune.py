@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
 from .options import cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, note, note_reused, note_untrained
+from .output import bars, echo_json, echo_scores, echo_table, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
+    from hela_store.training.guard import Change
+
+CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for", "verdict")
 
 
 @click.command()
@@ -115,7 +119,9 @@ def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig
 
 
 def _harm(result: FinetuneResult) -> str:
-    return "worse than zero-shot" if result.verdict == "worse" else "no step was better than what it began with"
+    if result.best_step == 0:
+        return "no step was better than what it began with"
+    return "worse than zero-shot" if result.verdict == "worse" else "no higher than zero-shot on the judging tracks"
 
 
 def _standing(store: Store, result: FinetuneResult) -> str:
@@ -138,21 +144,24 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     return "now the default run" + higher
 
 
+def _change(kind: str, change: FinetuneResult | Change) -> list[str | float | None]:
+    ends = [None if math.isnan(end) else end for end in (change.low, change.high)]
+    return [kind, change.mean_change, *ends, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
+
+
 def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
-    click.echo(f"run {result.run}, validation block, prompt {result.prompt}")
+    click.echo(f"run {result.run}, validation block, prompt {result.prompt}; {result.units}")
     rows = [("image-free", free), ("zero-shot", zero.to_json()), ("tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
     if len(result.by_kind) > 1:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
-    interval = f"95 % over {result.frames} frames {result.low:+.4f} to {result.high:+.4f}"
-    interval = interval if result.frames > 1 else "of one frame, so without an interval"
-    click.echo(
-        f"paired change of IoU per cell: mean {result.mean_change:+.4f} ({interval}): {result.verdict}; better for "
-        f"{result.better:.0%}, worse for {result.worse:.0%} of the cells; best step {result.best_step}"
-    )
+    changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
+    changes |= result.kinds if len(result.kinds) > 1 else {}
+    click.echo(f"paired change of IoU per cell, {result.frames} frames; best step {result.best_step}")
+    echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))
     if result.is_worse:
         note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")

@@ -197,23 +197,36 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "mean_nsd2": "NSD 2 px",
         "mean_spill": "spill",
         "mean_hd95": "HD95, px",
+        "median_hd95": "median",
         "mean_hd95_found": "without empty",
         "n_found": "n found",
+        "mean_hd95_worst": "HD95, empty as the view",
+        "frames_median": "frames: median IoU",
+        "frames_low": "quartile",
+        "frames_high": "to",
     }
-    found = list(rows)
+    found = [(name, _flat_frames(row)) for name, row in rows]
     keys = [key for key in names if any(row.get(key) is not None for _, row in found)]
     echo_table([title, *(names[key] for key in keys)], [[name, *(row.get(key) for key in keys)] for name, row in found])
+
+
+def _flat_frames(row: Mapping[str, Any]) -> dict[str, Any]:
+    frames = row.get("frames") or {}
+    names = {"frames_median": "median", "frames_low": "low_quartile", "frames_high": "high_quartile"}
+    return dict(row) | {name: frames.get(of) for name, of in names.items()}
 
 
 def echo_subsets(subsets: Mapping[str, Mapping[str, SubsetScore]]) -> None:
     """Print the means over hard cells, by prompt kind and subset."""
     rows = [(f"{kind}, {name}", vars(score)) for kind, part in subsets.items() for name, score in part.items()]
     if rows:
-        echo_scores("hard cells", rows)
+        echo_scores("exploratory: hard and new cells", rows)
 
 
 def echo_sequences(scores: SequenceScores) -> None:
     """Print SEG, DET and count errors by sequence."""
+    if scores.truth:
+        click.echo(f"against the {scores.truth}")
     names = ["sequence", "frames", "cells", f"SEG{scores.suffix}", f"DET{scores.suffix}", "mean |count error|"]
     rows = [[s.sequence, s.frames, s.cells, s.seg, s.det, s.mean_count_error] for s in scores.sequences]
     echo_table(names, rows)

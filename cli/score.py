@@ -11,9 +11,13 @@ from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
     from hela_store import Store
-    from hela_store.evaluation.other_labels import Labels
+    from hela_store.evaluation.other_labels import Labels, TruthScore
 
 COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
+INTERVALS = (
+    "run", "prompt", "tracks", "IoU", "95 % from", "to", "labels' own IoU", "95 % from", "to",
+    "IoU less labels' own", "95 % from", "to",
+)  # fmt: skip
 
 
 @click.command()
@@ -22,8 +26,9 @@ COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice
 @store_option
 @json_option
 def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
-    """Score runs against other labels of the data set, such as gold, beside the store's, on the same nuclei."""
+    """Score runs against other labels of the data set, such as partial gold, beside the store's, on the same nuclei."""
     from hela_store.evaluation.other_labels import score as score_runs
+    from hela_store.recipe.recipe import TRUTH_NAMES
 
     found = score_runs(store, runs, truth, progress=bars)
     if as_json:
@@ -31,9 +36,16 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
         return
     rows = [[r.run, r.prompt, r.nuclei, r.n, r.iou, r.dice, r.reference_iou, r.reference_dice] for r in found]
     echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
+    click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same nuclei; {found[0].units}")
+    echo_table(INTERVALS, [[r.run, r.prompt, r.interval.tracks, *_ends(r)] for r in found])
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
     lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
-    echo_table(("run", "prompt", f"against all of {truth}", "SEG", "labels' own SEG"), lines)
+    echo_table(("run", "prompt", f"against all of the {TRUTH_NAMES[truth]}", "SEG", "labels' own SEG"), lines)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
+
+
+def _ends(row: TruthScore) -> list[float]:
+    parts = (row.interval, row.between_interval, row.over_labels)
+    return [value for part in parts for value in (part.mean, part.low, part.high)]

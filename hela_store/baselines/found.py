@@ -16,7 +16,7 @@ from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox, encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
-from hela_store.metrics.matching import best_total
+from hela_store.metrics.matching import match
 from hela_store.metrics.overlap import overlap
 from hela_store.recipe.splits import Block, members
 from hela_store.store.records import CellRecord
@@ -106,12 +106,12 @@ def _add(run: BaselineRun, frame: _Frame, label: Labels) -> list[dict[str, Any]]
 
 
 def _match(label: Labels, truth: LabelArray, cells: Sequence[int]) -> dict[int, int]:
-    """Return the object that each matched cell is given by :func:`best_total`, by index of the cell."""
+    """Return the object that each matched cell is given by :func:`match`, by index of the cell."""
     pairs = shared_pixels(truth, label)
     place = {value: i for i, value in enumerate(cells)}
     rows = np.array([place.get(value, -1) for value in pairs.first_labels.tolist()], np.int64)[pairs.first]
     known = rows >= 0
     ious = np.zeros((len(cells), len(pairs.second_labels)))
     ious[rows[known], pairs.second[known]] = pairs.ious[known]
-    partner = best_total(ious).partner
+    partner = match(ious).partner
     return {i: int(pairs.second_labels[column]) for i, column in enumerate(partner) if column >= 0}

@@ -1,7 +1,7 @@
 """Reader for the Cell Tracking Challenge's layout: ``<root>/<seq>/tNNN.tif`` with labels beside the sequences.
 
-Labels are ``<seq>_ST/SEG/man_segNNN.tif`` (silver, complete), ``<seq>_GT/SEG/man_segNNN.tif`` (gold, partial), or gold
-over silver cell by cell (:func:`~hela_store.datasets.gold.gold_over_silver`).
+Labels are ``<seq>_ST/SEG/man_segNNN.tif`` (the tracker reference, complete), ``<seq>_GT/SEG/man_segNNN.tif`` (partial
+gold), or gold over the reference cell by cell (:func:`~hela_store.datasets.gold.gold_over_silver`).
 """
 
 from __future__ import annotations

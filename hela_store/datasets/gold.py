@@ -1,4 +1,8 @@
-"""What labels say and where they say nothing: gold over silver, the field of interest, valid pixels."""
+"""What labels say and where they say nothing: gold over silver, the field of interest, valid pixels.
+
+Silver is the tracker reference: the result of a public tracking tool, complete but imitating one tool's style. Gold was
+drawn by people for some of the cells.
+"""
 
 from __future__ import annotations
 

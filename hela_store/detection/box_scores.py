@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.base.aliases import BoolArray
-from hela_store.metrics.matching import most_pairs
+from hela_store.metrics.matching import match
 
 THRESHOLDS = (0.5, 0.7)
 """IoUs at which counts are given."""
+ACCURACY_IOUS = np.round(np.arange(0.5, 0.96, 0.05), 2)
+"""IoUs that :func:`mean_accuracy` averages over."""
 CONFIDENCES = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
 Floats = npt.NDArray[np.float64]
@@ -68,15 +70,37 @@ class Counts:
         total = 2 * self.tp + self.fp + self.fn
         return 2 * self.tp / total if total else 0.0
 
+    @property
+    def rq(self) -> float:
+        """Recognition quality, the same as F1 (Kirillov et al., "Panoptic segmentation", 2019, eq. 2)."""
+        return self.f1
+
+    @property
+    def sq(self) -> float:
+        """Segmentation quality: mean IoU of the pairs; 0 without any."""
+        return self.iou if self.tp else 0.0
+
+    @property
+    def pq(self) -> float:
+        """Panoptic quality: SQ times RQ."""
+        return self.sq * self.rq
+
+    @property
+    def accuracy(self) -> float:
+        """``TP / (TP + FP + FN)``; 0 where there is nothing."""
+        total = self.tp + self.fp + self.fn
+        return self.tp / total if total else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """Return counts and what follows from them."""
-        return asdict(self) | {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        follows = ("precision", "recall", "f1", "pq", "sq", "rq")
+        return asdict(self) | {name: getattr(self, name) for name in follows}
 
 
 def found_cells(frame: FramePairs, confidence: float, iou: float) -> tuple[BoolArray, int, Floats]:
     """Return which cells are found, how many detections are false, and the IoUs of the pairs."""
     kept = frame.scores >= confidence
-    pairs = most_pairs(frame.ious[kept], iou)
+    pairs = match(frame.ious[kept], iou)
     found = np.zeros(frame.ious.shape[1], bool)
     hit = pairs.partner >= 0
     found[pairs.partner[hit]] = True
@@ -93,6 +117,14 @@ def count(frames: Sequence[FramePairs], confidence: float, iou: float) -> Counts
         shared.append(ious)
     every = np.concatenate([np.zeros(0), *shared])
     return Counts(tp=tp, fp=fp, fn=cells - tp, iou=float(every.mean()) if len(every) else float("nan"))
+
+
+def mean_accuracy(frames: Sequence[FramePairs], confidence: float) -> float:
+    """Return mSA: the mean of TP / (TP + FP + FN) over the IoUs 0.50, 0.55, ... 0.95.
+
+    Counted over all frames together. Schmidt et al., "StarDist", 2018, call the values average precision.
+    """
+    return float(np.mean([count(frames, confidence, float(iou)).accuracy for iou in ACCURACY_IOUS]))
 
 
 def curve(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.images.rle import Rle
-from hela_store.metrics.matching import most_pairs
+from hela_store.metrics.matching import match
 from hela_store.runs.folder import RunInfo
 from hela_store.store.records import CellRecord
 
@@ -69,7 +69,7 @@ def _matched(counts: np.ndarray, ious: np.ndarray) -> tuple[np.ndarray, np.ndarr
     free = np.ones(ious.shape[1], bool)
     for part in (np.flatnonzero(counts), np.flatnonzero(~counts)):
         left = np.flatnonzero(free)
-        pairs = most_pairs(ious[np.ix_(part, left)], LEAST_IOU)
+        pairs = match(ious[np.ix_(part, left)], LEAST_IOU)
         hit = pairs.partner >= 0
         cell[part[hit]], iou[part[hit]] = left[pairs.partner[hit]], pairs.iou[hit]
         free[left[pairs.partner[hit]]] = False

@@ -18,14 +18,22 @@ import pyarrow as pa
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
 from hela_store.errors import RecipeError, RunError
-from hela_store.metrics.intervals import BLOCK_FRAMES, Interval, crossed_interval, frame_blocks, per_frame_weights
+from hela_store.metrics.intervals import (
+    BLOCK_FRAMES,
+    LEAST_BLOCKS,
+    LEAST_SEEDS,
+    Interval,
+    Units,
+    crossed_interval,
+    per_frame_weights,
+)
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 
 from .config import METRICS
+from .spread import FrameSpread, frame_spread
+from .tracks import CellTracks, cell_tracks
 
-FEW_BLOCKS = 4
-"""Of fewer the intervals say little."""
 Rows = dict[str, npt.NDArray[Any]]
 """Columns of equal length, by name."""
 
@@ -55,6 +63,9 @@ class Difference:
     better, worse : share of rows with a difference above and below 0
     per_cell, per_frame : Interval
         Of the mean over rows, and of the mean over frames.
+    by_seed : mean difference of each training seed
+    frames : FrameSpread
+        Of the mean differences of the frames.
     """
 
     variant: str
@@ -70,16 +81,23 @@ class Difference:
     worse: float
     per_cell: Interval
     per_frame: Interval
+    by_seed: list[float]
+    frames: FrameSpread
+
+    @property
+    def is_exploratory(self) -> bool:
+        """Whether this is one of many subsets, whose intervals are not corrected for their number."""
+        return self.subset != "all"
 
     @property
     def word(self) -> str:
-        """Worse, better, no difference or no interval, by the interval per cell (measuring rule 7)."""
-        return self.per_cell.word
+        """Better, worse, equivalent or undecided, by the interval per cell; ``""`` where few units or a subset."""
+        return "" if self.is_exploratory else self.per_cell.word
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values with the words."""
-        row = asdict(self) | {"word": self.word}
-        row["per_frame"]["word"] = self.per_frame.word
+        row = asdict(self) | {"word": self.word, "exploratory": self.is_exploratory}
+        row["per_frame"]["word"] = "" if self.is_exploratory else self.per_frame.word
         return row
 
 
@@ -94,6 +112,7 @@ class Comparison:
     scored : dict of run to its number of scored rows
     rows : list of Difference
     notes : what a reader has to know, such as rows without a partner or too few training seeds
+    units : what the intervals count once, such as ``"tracks: labels"``
     """
 
     metric: str
@@ -101,6 +120,7 @@ class Comparison:
     scored: dict[str, int]
     rows: list[Difference]
     notes: list[str]
+    units: str
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store compare --json`` prints."""
@@ -122,7 +142,8 @@ def compare(
     Raises
     ------
     RunError
-        An unknown run, runs that share no scored cell, or numbers of runs that do not pair.
+        An unknown run, one given twice in a variant, runs that share no scored cell, or numbers of runs that do not
+        pair.
     RecipeError
         An unknown metric.
     """
@@ -132,23 +153,31 @@ def compare(
         raise RunError(f"{len(variants)} run to compare, expected two or more")
     named = [v.split(",") if isinstance(v, str) else list(v) for v in variants]
     runs = [[load_run(store.path, name.strip()).id for name in part] for part in named]
+    for part in runs:
+        if twice := next((run for run in part if part.count(run) > 1), None):
+            raise RunError(f"run {twice} is given twice in one variant; expected a run for each training seed")
     everyone = list(dict.fromkeys(run for part in runs for run in part))
     counted = f"SELECT run, count({metric}) AS n FROM cell_metrics WHERE list_contains($runs, run) GROUP BY run"
     counts = catalog.query(store.path, counted, {"runs": everyone}).to_pylist()
     scored = dict.fromkeys(everyone, 0) | {row["run"]: row["n"] for row in counts}
     rows: list[Difference] = []
     notes: list[str] = []
-    stills = store.recipe.dataset.stills
-    for other in progress(runs[1:], total=len(runs) - 1, what="compare"):
-        pairs = _pairs(store, runs[0], other, metric, scored, notes)
-        rows += _differences(pairs, ",".join(other), 1 if stills else BLOCK_FRAMES)
-    blocks = max(row.per_cell.blocks for row in rows if row.subset == "all")
-    if blocks < FEW_BLOCKS:
-        there = (
-            f"{blocks} still{'' if blocks == 1 else 's'}" if stills else f"{blocks} x {BLOCK_FRAMES} frames or fewer"
-        )
-        notes.append(f"{there} to draw from: {'no interval' if blocks == 1 else 'the intervals say little'}")
-    return Comparison(metric=metric, first=",".join(runs[0]), scored=scored, rows=rows, notes=notes)
+    paired = [_pairs(store, runs[0], other, metric, scored, notes) for other in runs[1:]]
+    tracks = cell_tracks(store, [frame for pairs in paired for frame in set(pairs["frame"].tolist())])
+    for other, pairs in progress(list(zip(runs[1:], paired, strict=True)), total=len(paired), what="compare"):
+        rows += _differences(pairs, ",".join(other), tracks)
+    notes += _few(tracks, max(row.per_cell.blocks for row in rows if row.subset == "all"))
+    first = ",".join(runs[0])
+    return Comparison(metric=metric, first=first, scored=scored, rows=rows, notes=notes, units=str(tracks))
+
+
+def _few(tracks: CellTracks, blocks: int) -> list[str]:
+    """Return a note where there are too few blocks for a word."""
+    if blocks >= LEAST_BLOCKS:
+        return []
+    plural = "" if blocks == 1 else "s"
+    there = f"{blocks} image{plural}" if tracks.is_stills else f"{blocks} block{plural} of {BLOCK_FRAMES} frames"
+    return [f"{there}: below {LEAST_BLOCKS} there are numbers and no word"]
 
 
 def _pairs(
@@ -167,23 +196,22 @@ def _pairs(
         if len(pairs) < max(scored[a], scored[b]):
             notes.append(f"{len(pairs)} rows match of {scored[a]} of {a} and {scored[b]} of {b}; only these count")
         parts.append(pairs.append_column("seed", pa.array(np.full(len(pairs), seed))))
-    if seeds < 3:
+    if seeds < LEAST_SEEDS:
         plural = "" if seeds == 1 else "s"
-        notes.append(
-            f"{seeds} training seed{plural} of {','.join(other)}: intervals are too narrow; give 3, as A1,A2,A3"
-        )
+        many = f"{seeds} training seed{plural} of {','.join(other)}"
+        notes.append(f"{many}: below {LEAST_SEEDS} there are numbers and no word; give 3, as A1,A2,A3")
     table = pa.concat_tables(parts)
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _differences(pairs: Rows, variant: str, block_frames: int) -> list[Difference]:
-    blocks = frame_blocks(list(zip(pairs["sequence"], pairs["time"].tolist(), strict=True)), block_frames)
-    pairs = pairs | {"block": blocks}
+def _differences(pairs: Rows, variant: str, tracks: CellTracks) -> list[Difference]:
+    pairs = pairs | {"row": np.arange(len(pairs["cell"]))}
+    units = tracks.units(pairs["cell"].tolist(), pairs["seed"])
     found = []
     for prompt in dict.fromkeys(pairs["prompt"].tolist()):
         for subset, part in _subsets(_where(pairs, pairs["prompt"] == prompt)):
             if len(part["cell"]):
-                found.append(_difference(part, variant, prompt, subset))
+                found.append(_difference(part, units.take(part["row"]), variant, prompt, subset))
     return found
 
 
@@ -206,7 +234,7 @@ def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
     return [*parts, ("bright-small", _where(rows, rows["is_bright_small"])), ("dim", _where(rows, rows["is_dim"]))]
 
 
-def _difference(rows: Rows, variant: str, prompt: str, subset: str) -> Difference:
+def _difference(rows: Rows, units: Units, variant: str, prompt: str, subset: str) -> Difference:
     change = rows["b"].astype(float) - rows["a"].astype(float)
     weights = per_frame_weights(list(zip(rows["seed"].tolist(), rows["frame"], strict=True)))
     return Difference(
@@ -221,6 +249,8 @@ def _difference(rows: Rows, variant: str, prompt: str, subset: str) -> Differenc
         median=float(np.median(change)),
         better=float(np.mean(change > 0)),
         worse=float(np.mean(change < 0)),
-        per_cell=crossed_interval(change, rows["block"], rows["seed"]),
-        per_frame=crossed_interval(change, rows["block"], rows["seed"], weights),
+        per_cell=crossed_interval(change, units),
+        per_frame=crossed_interval(change, units, weights),
+        by_seed=[float(change[rows["seed"] == seed].mean()) for seed in np.unique(rows["seed"])],
+        frames=frame_spread(change, rows["frame"].tolist()),
     )

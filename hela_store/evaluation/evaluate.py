@@ -30,6 +30,7 @@ from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .subsets import SubsetScore, pending_subsets
+from .tracks import unseen_cells
 
 
 class HasRun(Protocol):
@@ -56,6 +57,7 @@ class EvaluateResult:
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
     reused : whether the run was finished before it was asked for
+    same_nuclei : says that the test block shows the same nuclei, later; empty where no sequence of it was trained on
     """
 
     run: str
@@ -67,6 +69,7 @@ class EvaluateResult:
     own_prompts: OwnPromptsFit | None = None
     pending: str = ""
     reused: bool = False
+    same_nuclei: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
@@ -140,18 +143,28 @@ def evaluate(
 def _result(
     checkpoint: Checkpoint, run: RunInfo, split: str, fitted: FittedPrompts | None, *, reused: bool = False
 ) -> EvaluateResult:
-    subsets, pending = pending_subsets(checkpoint.store, run.id)
+    store = checkpoint.store
+    unseen = unseen_cells(store, labelled_frames(store, split)) if split == "test" else None
+    subsets, pending = pending_subsets(store, run.id, unseen)
     return EvaluateResult(
         run=run.id,
         checkpoint=checkpoint.name,
         split=split,
         prompts={kind: PromptScore.of(score) for kind, score in run.result()["prompts"].items()},
         subsets=subsets,
-        test_scorings=_test_scorings(checkpoint.store),
+        test_scorings=_test_scorings(store),
         own_prompts=None if fitted is None else fitted.fit,
         pending=pending,
         reused=reused,
+        same_nuclei=_same_nuclei(unseen, run),
     )
+
+
+def _same_nuclei(unseen: Sequence[str] | None, run: RunInfo) -> str:
+    if unseen is None:
+        return ""
+    cells = {row["cell"] for row in run.rows("predictions", ["cell"])}
+    return f"the same nuclei, later: {len(cells & set(unseen))} of {len(cells)} test cells are in no training frame"
 
 
 def _about(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs against labels they were not made with: gold beside the reference, on the same nuclei (measuring rule 5).
+"""Runs against labels they were not made with: partial gold beside the tracker reference, on the same nuclei.
 
 A nucleus of the other truth and a cell of the store are the same where the cell holds more than half of the nucleus
 (:func:`hela_store.metrics.matching.majority`); of several nuclei in one cell the one with the largest overlap. The
@@ -22,6 +22,7 @@ from hela_store.errors import DatasetError, RunError
 from hela_store.images.labels import apply_field_of_interest, shared_pixels
 from hela_store.images.rle import bbox, decode_crop
 from hela_store.metrics.ctc import FrameMatch, match_frame, seg
+from hela_store.metrics.intervals import Interval, crossed_interval
 from hela_store.metrics.matching import majority
 from hela_store.metrics.overlap import overlap
 from hela_store.runs.folder import RunInfo, load_run
@@ -29,6 +30,7 @@ from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 from .sequences import ORACLE, labels_of
+from .tracks import cell_tracks
 
 Labels = Literal["GT", "ST", "GT+ST"]
 LABEL_FREE = ("none", "detected")
@@ -50,6 +52,11 @@ class TruthScore:
     unmatched : nuclei of the other truth in the frames of the run that no cell of the store is
     seg : SEG of the run's label images against all nuclei of the other truth, first prompt seed
     between_seg : SEG of the store's labels against them
+    interval, between_interval : Interval
+        Of ``iou`` and ``between_iou``, over tracks and frames; one run has one training seed.
+    over_labels : Interval
+        Of the paired difference: IoU of a mask less that of the store's label of the same nucleus.
+    units : how tracks were found
     """
 
     run: str
@@ -64,6 +71,10 @@ class TruthScore:
     unmatched: int
     seg: float
     between_seg: float
+    interval: Interval
+    between_interval: Interval
+    over_labels: Interval
+    units: str
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, SEG under its right name (measuring rule 8)."""
@@ -183,6 +194,9 @@ def _score(
             kept.append(row)
     if not kept:
         raise RunError(f"run {info.id} answered none of the nuclei of these labels; score a split that has some")
+    ious = np.array([[shared.iou, between] for shared, between in scored], np.float64).T
+    tracks = cell_tracks(store, list({row["frame"] for row in kept}))
+    units = tracks.units([row["cell"] for row in kept])
     labels = labels_of(store, info, prompt)
     labels = replace(labels, answers={name: part for name, part in labels.answers.items() if name in looked})
     band = store.recipe.dataset.field_of_interest
@@ -203,4 +217,8 @@ def _score(
         unmatched=sum(frames[name].unmatched for name in looked),
         seg=seg(match for match, _ in matches),
         between_seg=seg(between for _, between in matches),
+        interval=crossed_interval(ious[0], units),
+        between_interval=crossed_interval(ious[1], units),
+        over_labels=crossed_interval(ious[0] - ious[1], units),
+        units=str(tracks),
     )

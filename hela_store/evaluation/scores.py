@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hela_store.metrics.cell import CellScores
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.overlap import skill
 
 from .questions import Score
+from .spread import FrameSpread, frame_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,12 @@ class PromptScore:
     mean_boundary_iou : None, as all that follow, where only overlaps were asked for
     mean_nsd1, mean_nsd2 : normalised surface Dice at 1 and 2 px
     mean_spill : share of the predicted pixels on other cells
-    mean_hd95 : px; empty predictions count as the cell's diameter (measuring rule 8)
-    mean_hd95_found, n_found : the same without empty predictions, and how many that are
+    mean_hd95, median_hd95 : px; empty predictions count as the cell's diameter
+    mean_hd95_worst : px; empty predictions count as the diagonal of their view, which no answer can exceed: the cell's
+        diameter makes no answer cheaper than one in the wrong place
+    mean_hd95_found, n_found : the mean without empty predictions, and how many that are
     failures : how many predictions failed each way, see :mod:`hela_store.metrics.failures`
+    frames : IoU by frame: mean, median and quartiles of the frames' means
     """
 
     n: int
@@ -54,9 +57,12 @@ class PromptScore:
     mean_nsd2: float | None = None
     mean_spill: float | None = None
     mean_hd95: float | None = None
+    median_hd95: float | None = None
+    mean_hd95_worst: float | None = None
     mean_hd95_found: float | None = None
     n_found: int | None = None
     failures: dict[str, int] | None = None
+    frames: FrameSpread | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without what there is not."""
@@ -93,21 +99,28 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
         prompt_iou=float(np.mean([iou for iou, _ in own])) if own else None,
         made_worse=float(np.mean([worse for _, worse in own])) if own else None,
         oracle_iou=float(np.mean(oracle)) if len(oracle) == len(scores) else None,
-        **_detail_means([s.detail for s in scores if s.detail is not None]),
+        frames=frame_spread(np.array([s.iou for s in scores], np.float64), [s.question.cell.frame for s in scores]),
+        **_detail_means([s for s in scores if s.detail is not None]),
     )
 
 
 _MEANS = ("boundary_iou", "nsd1", "nsd2", "spill")
 
 
-def _detail_means(details: Sequence[CellScores]) -> dict[str, Any]:
+def _detail_means(scores: Sequence[Score]) -> dict[str, Any]:
+    details = [score.detail for score in scores if score.detail is not None]
     if not details:
         return {}
     distances = [d.hd95 for d in details if d.failure != "empty"]
+    empty = [
+        math.hypot(*s.question.tile.rect[2:]) for s, d in zip(scores, details, strict=True) if d.failure == "empty"
+    ]
     counted = Counter(d.failure for d in details)
     return {
         **{f"mean_{name}": float(np.mean([getattr(d, name) for d in details])) for name in _MEANS},
         "mean_hd95": float(np.mean([d.hd95 for d in details])),
+        "median_hd95": float(np.median([d.hd95 for d in details])),
+        "mean_hd95_worst": float(np.mean(distances + empty)),
         "mean_hd95_found": float(np.mean(distances)) if distances else None,
         "n_found": len(distances),
         "failures": {name: counted[name] for name in FAILURES},

@@ -19,6 +19,7 @@ from hela_store.errors import RunError
 from hela_store.images.assemble import Answer, assemble
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import FrameMatch, det, match_frame, seg
+from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.recipe.splits import members
 from hela_store.runs.folder import load_run
 from hela_store.runs.info import RunInfo
@@ -143,13 +144,14 @@ class SequenceScore:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceScores:
-    """Scores of a run by sequence; ``suffix`` belongs behind the names SEG and DET (measuring rule 8)."""
+    """Scores of a run by sequence; ``suffix`` belongs behind the names SEG and DET, ``truth`` says what against."""
 
     run: str
     prompt: str | None
     prompt_seed: int | None
     suffix: str
     sequences: list[SequenceScore]
+    truth: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, SEG and DET under their right names."""
@@ -192,6 +194,7 @@ def sequence_scores(labels: RunLabels, progress: Progress = silent) -> SequenceS
         prompt=labels.prompt,
         prompt_seed=labels.prompt_seed,
         suffix=labels.suffix,
+        truth=TRUTH_NAMES.get(store.recipe.dataset.labels, ""),
         sequences=[_sequence(name, frames) for name, frames in found.items()],
     )
 

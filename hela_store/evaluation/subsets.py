@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hela_store.catalog import index as catalog
@@ -20,20 +21,22 @@ _NUMBERS = ", ".join(
     f"CASE WHEN {flag} THEN {number} END" for number, flag in enumerate([*SUBSETS.values(), *PROMPT_BINS.values()])
 )
 """Of the subsets that a cell belongs to, which may be several."""
-_MEANS = f"""
+UNSEEN = "in no training frame"
+"""Nuclei of a sequence that was trained on, which no training frame holds."""
+_SCORED = """
 WITH scored AS (
     SELECT m.*, p.free_iou, p.prompt_iou FROM cell_metrics m
     JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
-    WHERE m.run = ?
-), member AS (
-    SELECT *, unnest([{_NUMBERS}]) AS subset FROM scored
-)
+    WHERE m.run = $run
+), member AS ({members})
 SELECT prompt, subset, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty,
     avg(free_iou) AS image_free_iou, avg((iou < prompt_iou)::INT) AS made_worse,
     avg(hd95) AS mean_hd95, avg(boundary_iou) AS mean_boundary_iou,
     avg(nsd1) AS mean_nsd1, avg(nsd2) AS mean_nsd2, avg(spill) AS mean_spill
 FROM member WHERE subset IS NOT NULL GROUP BY prompt, subset ORDER BY prompt, subset
 """
+_MEANS = _SCORED.format(members=f"SELECT *, unnest([{_NUMBERS}]) AS subset FROM scored")
+_MEANS_UNSEEN = _SCORED.format(members="SELECT *, 0 AS subset FROM scored WHERE cell IN (SELECT unnest($cells))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +73,32 @@ Subsets = dict[str, dict[str, SubsetScore]]
 """By prompt kind and name of the subset."""
 
 
-def pending_subsets(store: Store, run: str) -> tuple[Subsets, str]:
+def pending_subsets(store: Store, run: str, unseen: Sequence[str] | None = None) -> tuple[Subsets, str]:
     """Return the means of a run that was published just now, and why there are none yet where there are none.
 
     The catalog may be open in another program, or the disk be full: the run is complete all the same.
     """
     try:
-        return subset_scores(store, run), ""
+        return subset_scores(store, run, unseen), ""
     except (StoreError, RunError, OSError) as error:
         return {}, str(error)
 
 
-def subset_scores(store: Store, run: str) -> Subsets:
-    """Return the means of a published run by prompt kind and subset; subsets without a cell are left out."""
+def subset_scores(store: Store, run: str, unseen: Sequence[str] | None = None) -> Subsets:
+    """Return the means of a published run by prompt kind and subset; subsets without a cell are left out.
+
+    Parameters
+    ----------
+    unseen : cells that no training frame holds, see :func:`hela_store.evaluation.tracks.unseen_cells`; they get a row
+        :data:`UNSEEN`
+    """
     found: Subsets = {}
-    for row in catalog.query(store.path, _MEANS, [run]).to_pylist():
-        prompt, name, free = row.pop("prompt"), _NAMES[row.pop("subset")], row["image_free_iou"]
+    rows = [(row, _NAMES) for row in catalog.query(store.path, _MEANS, {"run": run}).to_pylist()]
+    if unseen:
+        more = catalog.query(store.path, _MEANS_UNSEEN, {"run": run, "cells": list(unseen)}).to_pylist()
+        rows += [(row, [UNSEEN]) for row in more]
+    for row, names in rows:
+        prompt, name, free = row.pop("prompt"), names[row.pop("subset")], row["image_free_iou"]
         won = None if free is None else skill(row["mean_iou"], free)
         found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
     return found

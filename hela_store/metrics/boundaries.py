@@ -3,7 +3,9 @@
 A boundary pixel belongs to the mask and has one of its four neighbours outside of it; beyond the crop nothing belongs
 to the mask. Distances run between the centres of boundary pixels. These are MONAI's rules
 (``get_mask_edges`` without subvoxels, ``compute_hausdorff_distance``, ``compute_surface_dice``), and so are the
-numbers; only their empty masks differ (measuring rule 8).
+numbers. Two things differ: empty masks, which :mod:`hela_store.metrics.cell` scores, and the border of the frame.
+Where the frame ends, the cell goes on: no pixel is a boundary because of it. Both masks end there by necessity, and
+counted as boundaries these pixels would agree whatever the prediction does elsewhere.
 """
 
 from __future__ import annotations
@@ -26,28 +28,50 @@ SMALL = 100_000
 """Pairs of boundary pixels up to which all distances at once are faster than a tree."""
 
 Distances = npt.NDArray[np.float64]
+Sides = tuple[bool, bool, bool, bool]
+"""Which sides of a crop lie on the border of the frame: left, top, right, bottom."""
+INSIDE: Sides = (False, False, False, False)
+"""No side does."""
 
 
-def edge(mask: BoolArray) -> BoolArray:
+def edge(mask: BoolArray, border: Sides = INSIDE) -> BoolArray:
     """Return the boundary pixels of a mask: bool, (row, col)."""
-    inner = np.zeros_like(mask)
-    inner[1:-1, 1:-1] = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    return mask & ~inner
+    wide = _beyond(mask, 1, border)
+    return mask & ~(wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:])
 
 
-def surface_distances(a: BoolArray, b: BoolArray) -> tuple[Distances, Distances]:
+def _beyond(mask: BoolArray, width: int, border: Sides) -> BoolArray:
+    """Return a mask with ``width`` more pixels on each side: empty, but as the last ones where the frame ends."""
+    wide = np.pad(mask, width)
+    left, top, right, bottom = border
+    if left:
+        wide[:, :width] = wide[:, width : width + 1]
+    if right:
+        wide[:, -width:] = wide[:, -width - 1 : -width]
+    if top:
+        wide[:width] = wide[width]
+    if bottom:
+        wide[-width:] = wide[-width - 1]
+    return wide
+
+
+def surface_distances(a: BoolArray, b: BoolArray, border: Sides = INSIDE) -> tuple[Distances, Distances]:
     """Return the distance of each boundary pixel of one mask to the nearest of the other.
 
     Parameters
     ----------
     a, b : bool, (row, col), of the same shape
         Neither is empty.
+    border : sides that lie on the border of the frame
+        Pixels there are no boundary, unless a mask would then have none at all.
 
     Returns
     -------
     from_a, from_b : float64, (number of boundary pixels,), px
     """
-    points_a, points_b = np.argwhere(edge(a)), np.argwhere(edge(b))
+    points_a, points_b = np.argwhere(edge(a, border)), np.argwhere(edge(b, border))
+    if not (len(points_a) and len(points_b)):
+        points_a, points_b = np.argwhere(edge(a)), np.argwhere(edge(b))
     if len(points_a) * len(points_b) <= SMALL:
         apart = cdist(points_a, points_b)
         return apart.min(1), apart.min(0)
@@ -81,7 +105,7 @@ def band_width(diameter: float) -> int:
     return max(1, round(BAND * diameter))
 
 
-def boundary_iou(a: BoolArray, b: BoolArray, width: int) -> float:
+def boundary_iou(a: BoolArray, b: BoolArray, width: int, border: Sides = INSIDE) -> float:
     """Return the IoU of the bands of ``width`` px along the inside of two boundaries; 0 if both masks are empty.
 
     Cheng et al., "Boundary IoU", CVPR 2021: the band is what erosion by a square of 2 width + 1 px takes away. Their
@@ -91,8 +115,10 @@ def boundary_iou(a: BoolArray, b: BoolArray, width: int) -> float:
     ----------
     a, b : bool, (row, col), of the same shape
     width : int, px
+    border : sides that lie on the border of the frame; no band runs along these
     """
-    band_a, band_b = a & ~_erode(a, width), b & ~_erode(b, width)
+    inner = (slice(width, -width), slice(width, -width))
+    band_a, band_b = (mask & ~_erode(_beyond(mask, width, border), width)[inner] for mask in (a, b))
     union = int(np.count_nonzero(band_a | band_b))
     return int(np.count_nonzero(band_a & band_b)) / union if union else 0.0
 

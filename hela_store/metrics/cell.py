@@ -50,6 +50,8 @@ def score_cell(
 ) -> CellScores:
     """Score the prediction for one cell.
 
+    Where the cell is cut by the border of the frame, the border is no part of its boundary.
+
     Parameters
     ----------
     predicted : bool, (row, col)
@@ -82,9 +84,10 @@ def score_cell(
     if verdict.failure == "empty":
         return CellScores(boundary_iou=0.0, hd95=diameter, nsd1=0.0, nsd2=0.0, spill=0.0, failure="empty")
     truth: BoolArray = crop == label
-    distances = surface_distances(mask, truth)
+    border = (x0 == 0, y0 == 0, x1 == labels.shape[1], y1 == labels.shape[0])
+    distances = surface_distances(mask, truth, border)
     return CellScores(
-        boundary_iou=boundary_iou(mask, truth, band_width(diameter)),
+        boundary_iou=boundary_iou(mask, truth, band_width(diameter), border),
         hd95=hausdorff(distances),
         nsd1=surface_dice(distances, 1.0),
         nsd2=surface_dice(distances, 2.0),

@@ -1,8 +1,8 @@
 """Which object is which: every rule by which results and truth become pairs.
 
-One to one, from a table of IoUs: :func:`most_pairs` (detections and cells) and :func:`best_total` (baselines, and boxes
-and masks that a user gave as prompts). From the pixels that two label images share: :func:`majority` (the Cell Tracking
-Challenge).
+One to one, from a table of IoUs: :func:`match` (detections, baselines, tracks, and boxes and masks that a user gave as
+prompts). From the pixels that two label images share: :func:`majority` (the Cell Tracking Challenge) and
+:func:`best_of_each` (labels from frame to frame).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from hela_store.images.labels import SharedPixels
 from hela_store.images.rle import Rle, decode
 
 Floats = npt.NDArray[np.float64]
+LEAST_IOU = 0.1
+"""IoU from which an object and a cell may be a pair: two objects that share less only touch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +37,10 @@ class Matched:
     iou: Floats
 
 
-def most_pairs(ious: Floats, least: float = 0.0) -> Matched:
-    """Match one to one: as many pairs as can be, and of these assignments the one with the greatest total IoU.
+def match(ious: Floats, least: float = LEAST_IOU) -> Matched:
+    """Match one to one: the assignment with the greatest total IoU (Kuhn 1955) of the pairs that share enough.
 
-    The number of pairs comes first, so nobody loses a pair to a better one elsewhere (Kuhn 1955).
-
-    Parameters
-    ----------
-    ious : float64, (rows, columns)
-    least : only an IoU of this or more, and above 0, makes a pair
-    """
-    allowed = (ious >= least) & (ious > 0)
-    # a pair more weighs more than all IoUs together
-    return _assigned(ious, allowed, np.where(allowed, ious + min(ious.shape), 0.0))
-
-
-def best_total(ious: Floats, least: float = 0.0) -> Matched:
-    """Match one to one: the assignment with the greatest total IoU (Kuhn 1955), even where another has more pairs.
+    A pair of less than ``least`` counts as nothing, so it can neither be made nor take a partner from a better pair.
 
     Parameters
     ----------
@@ -59,13 +48,9 @@ def best_total(ious: Floats, least: float = 0.0) -> Matched:
     least : only an IoU of this or more, and above 0, makes a pair
     """
     allowed = (ious >= least) & (ious > 0)
-    return _assigned(ious, allowed, np.where(allowed, ious, 0.0))
-
-
-def _assigned(ious: Floats, allowed: BoolArray, weights: Floats) -> Matched:
     partner, iou = np.full(ious.shape[0], -1, np.int64), np.zeros(ious.shape[0])
     if allowed.any():
-        rows, columns = linear_sum_assignment(weights, maximize=True)
+        rows, columns = linear_sum_assignment(np.where(allowed, ious, 0.0), maximize=True)
         good = allowed[rows, columns]
         partner[rows[good]], iou[rows[good]] = columns[good], ious[rows[good], columns[good]]
     return Matched(partner=partner, iou=iou)
@@ -77,6 +62,15 @@ def majority(pairs: SharedPixels) -> SharedPixels:
     A second object may be matched by several first ones; a first one never has two.
     """
     return pairs.take(2 * pairs.shared > pairs.first_areas[pairs.first])
+
+
+def best_of_each(pairs: SharedPixels) -> SharedPixels:
+    """Match each first object with the second one of greatest IoU, of equals with that of the smaller label.
+
+    Not one to one: several first objects may be given the same second one.
+    """
+    order = np.lexsort((pairs.second, -pairs.ious, pairs.first))
+    return pairs.take(order[np.unique(pairs.first[order], return_index=True)[1]])
 
 
 def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[int]) -> Floats:

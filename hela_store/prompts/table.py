@@ -20,7 +20,7 @@ from hela_store.errors import PromptError
 from hela_store.images.boxes import BOX_COLUMNS, box_iou
 from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox
-from hela_store.metrics.matching import best_total
+from hela_store.metrics.matching import match
 
 from .prompt import Prompt
 
@@ -204,7 +204,7 @@ def match_prompts(
     """Give the prompts of one frame to its cells.
 
     A prompt that names its cell goes there. The others with a box go to the cells with the greatest total of box IoUs
-    (:func:`hela_store.metrics.matching.best_total`), of which each is at least :data:`LEAST_OVERLAP`; those with points
+    (:func:`hela_store.metrics.matching.match`), of which each is at least :data:`LEAST_OVERLAP`; those with points
     only go to the cell under their first point with label 1. A cell takes one prompt: one that names it before one
     with a box, and that before one with points only.
 
@@ -241,7 +241,7 @@ def match_prompts(
         found = [(cell, place) for cell, place in found if place is not None]
         cell_boxes = [(columns.start, rows.start, columns.stop, rows.stop) for _, (rows, columns) in found]
         boxes = [prompt.prompt.box for prompt in boxed if prompt.prompt.box is not None]
-        for prompt, index in zip(boxed, best_total(box_iou(boxes, cell_boxes), LEAST_OVERLAP).partner, strict=True):
+        for prompt, index in zip(boxed, match(box_iou(boxes, cell_boxes), LEAST_OVERLAP).partner, strict=True):
             if index >= 0:
                 matched[found[int(index)][0]] = prompt
     for prompt in prompts:
@@ -289,7 +289,7 @@ def match_masks(user_labels: LabelArray, truth_labels: LabelArray) -> dict[int, 
     if user_labels.dtype.kind not in "uib":
         raise PromptError(f"prompt masks are {user_labels.dtype}, expected whole numbers, one per cell and 0 outside")
     pairs = shared_pixels(truth_labels, user_labels)
-    partner = best_total(pairs.table(), LEAST_OVERLAP).partner
+    partner = match(pairs.table(), LEAST_OVERLAP).partner
     matched = partner >= 0
     return dict(zip(pairs.first_labels[matched].tolist(), pairs.second_labels[partner[matched]].tolist(), strict=True))
 

@@ -29,6 +29,12 @@ RECIPE_FILE = "store.toml"
 """A folder that has one is a store."""
 ReaderName = Literal["ctc", "folder"]
 Labels = Literal["ST", "GT", "GT+ST", "masks", "none"]
+TRUTH_NAMES = {
+    "ST": "tracker reference (ST)",
+    "GT": "partial gold (GT)",
+    "GT+ST": "partial gold over the tracker reference (GT+ST)",
+}
+"""What labels are where scores against them are shown: ST is the result of a public tracker, GT covers some cells."""
 Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["float32", "bfloat16", "float16"]
 EmbeddingSource = Literal["", "micro-sam"]

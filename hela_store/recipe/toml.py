@@ -25,7 +25,7 @@ reader = {dataset.reader}
 path = {dataset.path}
 # empty: all there are
 sequences = {dataset.sequences}
-# ST, GT, GT+ST (gold over silver, cell by cell), masks, none
+# ST (tracker reference), GT (partial gold), GT+ST (partial gold over the reference, cell by cell), masks, none
 labels = {dataset.labels}
 # px: objects wholly in this outer band carry no label and count neither way
 field_of_interest = {dataset.field_of_interest}

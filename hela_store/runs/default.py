@@ -1,46 +1,53 @@
-"""Which tuned decoder may stand in for the one an encoder came with: none that is worse on validation.
+"""Which tuned decoder may stand in for the one an encoder came with: one that is higher on validation.
 
-Measuring rule 7: *worse* is an interval of the paired change wholly below 0, *better* one wholly above 0.005.
+A fine-tuning is judged on validation tracks that did not choose its step (:mod:`hela_store.training.guard`). It may
+stand in where the mean IoU rose there. A rise by chance does little harm: such a decoder is about as good as zero-shot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hela_store.metrics.intervals import Interval, crossed_interval
+from hela_store.metrics.intervals import Interval, Units, crossed_interval
 
 from .folder import RunInfo, list_runs
 
 
-def paired_change(before: npt.ArrayLike, after: npt.ArrayLike, frames: Sequence[str]) -> Interval:
-    """Compare two decoders on the same cells and prompts of the validation block.
+def paired_change(before: npt.ArrayLike, after: npt.ArrayLike, units: Units) -> Interval:
+    """Compare two decoders on the same validation prompts.
 
-    Cells of one frame are not independent, so whole frames are drawn again; a validation block is too short for blocks
-    of frames. One run has one training seed; how much seeds differ is not in this interval.
+    One run has one training seed; how much seeds differ is not in this interval.
 
     Parameters
     ----------
-    before, after : IoU by cell
-    frames : of each cell
+    before, after : float64, (rows,)
+        IoU by prompt.
+    units : Units
+        Of the rows.
     """
-    change: npt.NDArray[np.float64] = np.asarray(after, float) - np.asarray(before, float)
-    _, index = np.unique(np.asarray(frames), return_inverse=True)
-    return crossed_interval(change, index, np.zeros_like(index))
+    return crossed_interval(np.asarray(after, float) - np.asarray(before, float), units)
+
+
+def helped(change: Mapping[str, Any]) -> bool:
+    """Return whether a change of IoU speaks for the tuned decoder: its mean is above 0, its verdict is not "worse"."""
+    return change.get("verdict") != "worse" and change.get("mean_change", 1.0) > 0
 
 
 def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:
-    """Return the latest fine-tuning of this encoder key that learned something and is not worse than zero-shot, if any.
+    """Return the latest fine-tuning of this encoder key that helped on validation, if any.
 
-    Both on validation: one whose best step is 0 is what it began with. With ``prompt`` the latest of those tuned for
-    that kind alone, where there is one.
+    One whose best step is 0 is what it began with and did not help. With ``prompt`` it has to have helped for that
+    kind, where it was judged on it; the latest of those tuned for that kind alone comes first, where there is one.
     """
     latest = None
-    for run, _ in _not_worse(store_path, encoder):
+    for run, result in _helpful(store_path, encoder):
+        if not helped(result.get("kinds", {}).get(prompt, {})):
+            continue
         if prompt in (None, run.config.get("prompt")):
             return run
         latest = latest or run
@@ -54,7 +61,7 @@ def best_run(store_path: Path, run: RunInfo) -> tuple[RunInfo, float]:
     itself where none is higher.
     """
     mine = run.result()
-    found = _not_worse(store_path, run.encoder)
+    found = _helpful(store_path, run.encoder)
     same = [(other, result) for other, result in found if _judged_on(result) == _judged_on(mine)]
     best, result = max([(run, mine), *same], key=lambda pair: pair[1]["tuned"]["mean_iou"])
     return best, result["tuned"]["mean_iou"]
@@ -65,9 +72,9 @@ def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
     return result["prompt"], *(result["zero_shot"][name] for name in ("n", "image_free_iou", "image_free_dice"))
 
 
-def _not_worse(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
+def _helpful(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
     """Yield fine-tunings of an encoder key and their results, the newest first; those that `default_run` may take."""
     for run in reversed(list_runs(store_path, "finetune")):
         result = run.result() if run.encoder == encoder else {}
-        if result and result.get("verdict") != "worse" and result.get("best_step") != 0:
+        if result and helped(result) and result.get("best_step") != 0:
             yield run, result

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hela_store.base.files import write_atomic
 from hela_store.errors import RunError
+from hela_store.metrics.confidence import aurc, auroc, brier_skill, clopper_pearson
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
@@ -33,6 +34,8 @@ FLAGGED = 0.05
 RIDGE = 1.0
 """Weight of the squared coefficients: keeps a validation block without a failure from giving certainty."""
 BINS = 10
+LEAST_FAILURES = 10
+"""Failures, and right cells, that are needed to fit or judge a calibration: 2.5 for each sign it weighs."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,6 +96,16 @@ def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None
     return None if info is None else load_calibration(info)
 
 
+def too_few(right: npt.ArrayLike) -> str:
+    """Return why these cells cannot fit or judge a calibration; empty where they can."""
+    truth = np.asarray(right, bool)
+    failures, others = int((~truth).sum()), int(truth.sum())
+    if min(failures, others) >= LEAST_FAILURES:
+        return ""
+    found = f"{failures} failures and {others} right cells"
+    return f"too few to calibrate: {found}, expected at least {LEAST_FAILURES} of each"
+
+
 def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:
     """Fit by Newton's method (iteratively reweighted least squares), with a ridge on the weights.
 
@@ -148,22 +161,29 @@ def report(probability: Floats, right: npt.ArrayLike, ious: Sequence[float] | Fl
     dict
         ``n`` and ``failures``, cells and those that are failures; ``ece``; ``flagged``, the number of cells that are
         the 5 % of lowest probability, and ``caught``, the share of the failures among them, None without a failure;
-        ``risk_coverage``, mean IoU and share of failures of the most probable 10 % ... 100 %.
+        ``brier_skill``, ``auroc`` and ``aurc``, see :mod:`hela_store.metrics.confidence`, None where there are too few
+        failures, which ``too_few`` then says; ``risk_coverage``, mean IoU and share of failures of the most probable
+        10 % ... 100 %, with the exact 95 % interval of that share if cells were independent.
     """
     truth, values = np.asarray(right, bool), np.asarray(ious, float)
     order = np.argsort(-probability, kind="stable")
     flagged = order[len(order) - int(np.ceil(FLAGGED * len(order))) :]
     failures = int((~truth).sum())
-    curve = []
+    curve: list[dict[str, float]] = []
     for coverage in np.arange(1, 11) / 10:
         kept = order[: max(1, round(coverage * len(order)))] if len(order) else order
         if len(kept):
             risk = {"failures": float((~truth[kept]).mean()), "mean_iou": float(values[kept].mean())}
-            curve.append({"coverage": float(coverage), **risk})
+            low, high = clopper_pearson(int((~truth[kept]).sum()), len(kept))
+            curve.append({"coverage": float(coverage), **risk, "failures_low": low, "failures_high": high})
+    few = too_few(truth)
+    measures = {"brier_skill": brier_skill, "auroc": auroc, "aurc": aurc}
     return {
         "n": len(truth),
         "failures": failures,
         "ece": expected_error(probability, truth),
+        **{name: None if few else measure(probability, truth) for name, measure in measures.items()},
+        "too_few": few,
         "flagged": len(flagged),
         "caught": float((~truth[flagged]).sum() / failures) if failures else None,
         "risk_coverage": curve,

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 from hela_store.base.progress import Progress, silent
 from hela_store.detection.frames import scorable_frames
+from hela_store.errors import RunError
 from hela_store.evaluation.frames import median_training_radius
 from hela_store.evaluation.leaks import check_untouched
 from hela_store.evaluation.reads import data_digest
@@ -19,7 +20,7 @@ from hela_store.evaluation.subsets import pending_subsets
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.store.store import Store
 
-from .calibration import FAILURE, KIND, Calibration, find_calibration, fit
+from .calibration import FAILURE, KIND, Calibration, find_calibration, fit, too_few
 from .config import DetectedConfig
 from .resolve import DetectedPrompts, resolve_prompts
 from .scores import DetectedResult, ScoredFrame, detected_result, judged_detections, score_frame, write_tables
@@ -74,18 +75,26 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
     Raises
     ------
     RunError, SplitError, StoreError
-        As :func:`evaluate_detected`, or no cell is found at all.
+        As :func:`evaluate_detected`, or there are too few cells or failures to fit on.
     """
     prompts = resolve_prompts(store, replace(config, split="val"))
     frames = _untouched_frames(store, prompts)
     judged = judged_detections(list(_scored_frames(store, prompts, frames, progress, "calibrate")))
-    found = fit([one.signs for one in judged], [one.iou >= FAILURE for one in judged])
+    right = [one.iou >= FAILURE for one in judged]
+    found = fit([one.signs for one in judged], right)
+    if few := too_few(right):
+        raise RunError(f"{few}; add labelled frames to the validation block, or segment without a calibration")
+    return keep(store, prompts, found), found
+
+
+def keep(store: Store, prompts: DetectedPrompts, found: Calibration) -> str:
+    """Publish a calibration of these prompts as a run and return its id."""
     about = asdict(prompts.config) | {"encoder": store.key, "failure": FAILURE}
     folder = new_run(store.path, KIND, about, parent=prompts.detector.id, label=prompts.config.form)
     with folder.tidied():
         found.save(folder.path)
         folder.publish()
-    return folder.id, found
+    return folder.id
 
 
 def _untouched_frames(store: Store, prompts: DetectedPrompts) -> list[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hela_store.detection.detections import Detections, join, no_detections
 from hela_store.images.boxes import box_iou
 from hela_store.images.rle import Rle, decode, encode
-from hela_store.metrics.matching import most_pairs
+from hela_store.metrics.matching import match
 
 from .assemble import FoundCell
 
@@ -53,7 +53,7 @@ def proposals(here: Detections, others: Sequence[Detections], shape: tuple[int, 
     """
     out = no_detections()
     for other in others:
-        pairs = most_pairs(box_iou(other.boxes, here.boxes), SAME_CELL)
+        pairs = match(box_iou(other.boxes, here.boxes), SAME_CELL)
         lost = np.flatnonzero(pairs.partner < 0)
         if len(lost) == 0:
             continue

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.aliases import BoolArray
-from hela_store.detection.box_scores import FramePairs, count
+from hela_store.detection.box_scores import FramePairs, count, mean_accuracy
 from hela_store.detection.detections import Detections
 from hela_store.detection.frames import FrameTruth
 from hela_store.detection.rows import detection_rows
@@ -23,7 +23,7 @@ from hela_store.evaluation.subsets import SubsetScore
 from hela_store.images.rle import encode
 from hela_store.metrics.cell import score_cell
 from hela_store.metrics.failures import label_areas
-from hela_store.metrics.matching import countable, mask_ious, most_pairs
+from hela_store.metrics.matching import countable, mask_ious, match
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.image_free import image_free_score
 from hela_store.runs.folder import RunFolder, RunInfo
@@ -64,6 +64,8 @@ class DetectedResult:
     precision, recall, f1 : at mask IoU 0.5
     recall_before : without the recovered cells; equal to ``recall`` where nothing was to be recovered
     f1_70 : at mask IoU 0.7
+    pq, sq, rq : panoptic, segmentation and recognition quality at mask IoU 0.5
+    msa : mean of TP / (TP + FP + FN) over the mask IoUs 0.50 to 0.95
     mean_iou, mean_dice : per cell, missed cells at 0
     mean_iou_found : over cells found
     calibration : ECE, risk-coverage and share of failures caught; None without a calibration of these runs
@@ -88,6 +90,10 @@ class DetectedResult:
     recall_before: float
     f1: float
     f1_70: float
+    pq: float
+    sq: float
+    rq: float
+    msa: float
     mean_iou: float
     mean_dice: float
     mean_iou_found: float
@@ -177,7 +183,7 @@ def score_frame(frame: SegmentedFrame, prompts: DetectedPrompts, radius: float) 
     counted = countable(found.boxes, truth.valid)
     # recovered cells take only what others leave: without them the others are as they are
     own = np.array([not cell.recovered for cell in frame.cells], bool)
-    pairs, half = most_pairs(ious), most_pairs(ious, 0.5)
+    pairs, half = match(ious), match(ious, 0.5)
     detections = [
         ScoredDetection(
             row=row,
@@ -294,6 +300,10 @@ def detected_result(
         recall_before=count([frame.before for frame in frames], 0.5, 0.5).recall,
         f1=at.f1,
         f1_70=count(pairs, 0.5, 0.7).f1,
+        pq=at.pq,
+        sq=at.sq,
+        rq=at.rq,
+        msa=mean_accuracy(pairs, 0.5),
         mean_iou=_mean([row["iou"] for row in predictions]),
         mean_dice=_mean([row["dice"] for row in predictions]),
         mean_iou_found=_mean([row["iou"] for row in predictions if not row["is_empty"]]),

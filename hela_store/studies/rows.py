@@ -10,6 +10,7 @@ from typing import Any
 from hela_store.catalog import index as catalog
 from hela_store.evaluation.compare import compare
 from hela_store.evaluation.sequences import run_labels, sequence_scores
+from hela_store.evaluation.spread import FrameSpread, frame_spread
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.intervals import Interval
 from hela_store.metrics.overlap import skill
@@ -19,25 +20,44 @@ _FAILURES = ", ".join(f"count(*) FILTER (m.failure = '{name}') AS \"{name}\"" fo
 _MEANS = f"""
 SELECT m.run, count(*) AS n, count(DISTINCT m.cell) AS cells, avg(m.iou) AS iou, avg(m.dice) AS dice,
     avg(m.is_empty::INT) AS empty_share, avg(m.hd95) AS hd95, avg(m.hd95) FILTER (NOT m.is_empty) AS hd95_found,
+    median(m.hd95) AS hd95_median,
+    avg(if(m.is_empty, sqrt(coalesce(v.width, f.width)**2 + coalesce(v.height, f.height)**2), m.hd95)) AS hd95_worst,
     count(*) FILTER (NOT m.is_empty) AS n_found, avg(m.boundary_iou) AS boundary_iou, avg(p.free_iou) AS free_iou,
     {_FAILURES}
 FROM cell_metrics m
 JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
+JOIN frames f ON f.frame = m.frame
+LEFT JOIN views v ON v.view = m.view AND v.frame = m.frame
 WHERE list_contains($runs, m.run) AND m.prompt = $prompt GROUP BY m.run ORDER BY m.run
+"""
+_BY_FRAME = """
+SELECT frame, avg(iou) AS iou FROM cell_metrics WHERE list_contains($runs, run) AND prompt = $prompt
+GROUP BY frame ORDER BY frame
+"""
+
+_OF_CELLS = """
+SELECT avg(iou) AS iou FROM cell_metrics
+WHERE list_contains($runs, run) AND prompt = $prompt AND cell IN (SELECT unnest($cells))
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """Mean IoU less that of zero-shot on the same prompts, with the intervals of measuring rule 7."""
+    """Mean IoU less that of zero-shot on the same prompts, with intervals over tracks, frames and training seeds.
+
+    ``units`` says how the tracks were found; ``by_seed`` is the mean of each training seed.
+    """
 
     per_cell: Interval
     per_frame: Interval
+    by_seed: list[float]
+    units: str
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values with the words."""
         parts = {"per_cell": self.per_cell, "per_frame": self.per_frame}
-        return {name: asdict(part) | {"word": part.word} for name, part in parts.items()}
+        found = {name: asdict(part) | {"word": part.word} for name, part in parts.items()}
+        return found | {"by_seed": self.by_seed, "units": self.units}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +75,15 @@ class StudyRow:
     free_iou, over_free, skill : of the image-free answers to the same prompts, the gain over them, and the share won of
         what they leave open (measuring rule 2); None without a prompt
     boundary_iou : float
+    iou_runs, dice_runs : of each run, in their order
+    frames : IoU by frame, mean over the runs
     hd95, hd95_found, n_found : px; with empty predictions as the cell's diameter, without them, and how many those are
+    hd95_median, hd95_worst : px; the median, and the mean with empty predictions as the diagonal of their view
     empty : share of empty predictions
     failures : how many predictions failed each way, mean over the runs
     seg, det : by sequence, mean over the runs, first prompt seed; only of a run without prompts these are SEG and DET,
         of others ``SEG (oracle prompts)`` (measuring rule 8)
+    unseen, iou_unseen : number and IoU of the cells that no training frame holds; None where all or none are such
     gain : over zero-shot; None of zero-shot itself and of what has no prompt
     """
 
@@ -70,19 +94,26 @@ class StudyRow:
     cells: int
     iou: float
     iou_spread: float | None
+    iou_runs: tuple[float, ...]
     dice: float
     dice_spread: float | None
+    dice_runs: tuple[float, ...]
+    frames: FrameSpread
     free_iou: float | None
     over_free: float | None
     skill: float | None
     boundary_iou: float | None
     hd95: float | None
     hd95_found: float | None
+    hd95_median: float | None
+    hd95_worst: float | None
     n_found: float
     empty: float
     failures: dict[str, float]
     seg: dict[str, float]
     det: dict[str, float]
+    unseen: int | None = None
+    iou_unseen: float | None = None
     gain: Gain | None = None
 
     @property
@@ -98,7 +129,13 @@ class StudyRow:
 
 
 def study_row(
-    store: Store, method: str, prompt: str, runs: Sequence[str], zero: str | None = None, metric: str = "iou"
+    store: Store,
+    method: str,
+    prompt: str,
+    runs: Sequence[str],
+    zero: str | None = None,
+    metric: str = "iou",
+    unseen: Sequence[str] | None = None,
 ) -> StudyRow:
     """Return the line of a method.
 
@@ -107,6 +144,7 @@ def study_row(
     runs : published runs with rows of ``prompt``
     zero : the zero-shot evaluation to compare with
     metric : that the gain is measured in
+    unseen : cells that no training frame holds, see :func:`hela_store.evaluation.tracks.unseen_cells`
 
     Raises
     ------
@@ -128,25 +166,41 @@ def study_row(
         cells=found[0]["cells"],
         iou=fmean(iou),
         iou_spread=_spread(iou),
+        iou_runs=tuple(iou),
         dice=fmean(row["dice"] for row in found),
         dice_spread=_spread([row["dice"] for row in found]),
+        dice_runs=tuple(row["dice"] for row in found),
+        frames=_frames(store, runs, prompt),
         free_iou=free,
         over_free=None if free is None else fmean(iou) - free,
         skill=None if free is None else skill(fmean(iou), free),
         failures={name: means[name] or 0.0 for name in FAILURES},
         n_found=means["n_found"] or 0.0,
         empty=means["empty_share"] or 0.0,
-        **{name: means[name] for name in ("boundary_iou", "hd95", "hd95_found")},
+        **{name: means[name] for name in ("boundary_iou", "hd95", "hd95_found", "hd95_median", "hd95_worst")},
         seg={name: fmean(part.seg for part in parts if part.sequence == name) for name in sequences},
         det={name: fmean(value for own, value in det if own == name) for name in sequences if name in dict(det)},
+        unseen=len(unseen) if unseen else None,
+        iou_unseen=_iou_of(store, runs, prompt, unseen) if unseen else None,
         gain=None if zero is None else _gain(store, zero, runs, prompt, metric),
     )
 
 
 def _gain(store: Store, zero: str, runs: Sequence[str], prompt: str, metric: str) -> Gain:
-    rows = compare(store, [zero, list(runs)], metric=metric).rows
-    row = next(row for row in rows if row.prompt == prompt and row.subset == "all")
-    return Gain(per_cell=row.per_cell, per_frame=row.per_frame)
+    found = compare(store, [zero, list(runs)], metric=metric)
+    row = next(row for row in found.rows if row.prompt == prompt and row.subset == "all")
+    return Gain(per_cell=row.per_cell, per_frame=row.per_frame, by_seed=row.by_seed, units=found.units)
+
+
+def _iou_of(store: Store, runs: Sequence[str], prompt: str, cells: Sequence[str]) -> float | None:
+    asked = {"runs": list(runs), "prompt": prompt, "cells": list(cells)}
+    found: float | None = catalog.query(store.path, _OF_CELLS, asked)["iou"][0].as_py()
+    return found
+
+
+def _frames(store: Store, runs: Sequence[str], prompt: str) -> FrameSpread:
+    rows = catalog.query(store.path, _BY_FRAME, {"runs": list(runs), "prompt": prompt})
+    return frame_spread(rows["iou"].to_numpy(), rows["frame"].to_pylist())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -27,7 +27,9 @@ from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
+from hela_store.evaluation.tracks import unseen_cells
 from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS, MIXED_PROMPTS, NO_PROMPT
+from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
@@ -153,11 +155,12 @@ def study(
         lines.append(("classical", NO_PROMPT, [found], None))
     if networks := _unet(store, config, progress):
         lines.append(("U-Net", NO_PROMPT, networks, None))
+    unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
     everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
     return StudyResult(
         facts=_facts(store, config, frames),
-        rows=[study_row(store, method, prompt, of, base) for method, prompt, of, base in shown],
+        rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors,
@@ -277,14 +280,19 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     return {
         "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
-        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (", same-sequence" if same else ""),
+        "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (_same(store, frames) if same else ""),
         "blocks": "; ".join(f"{name} {text or 'none'}" for name, text in blocks.items()),
-        "truth": ", ".join(sorted(set(origins.to_pylist()))),
+        "truth": ", ".join(TRUTH_NAMES.get(origin, origin) for origin in sorted(set(origins.to_pylist()))),
         "tile": f"{recipe.views.tile} px" if recipe.views.tile else "whole frames",
         "seeds": f"{config.seeds} of training, {config.prompt_seeds} of prompts",
         "tuning": ", ".join(f"{k} {v}" for k, v in (always | changed).items()),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
+
+
+def _same(store: Store, frames: Sequence[str]) -> str:
+    unseen = unseen_cells(store, frames) or []
+    return f"; the same nuclei, later: {len(unseen)} of these cells are in no training frame"
 
 
 def _sequences(text: str) -> list[str]:
@@ -294,7 +302,7 @@ def _sequences(text: str) -> list[str]:
 def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there: dict[str, int]) -> list[str]:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
-        notes.append("fewer than 3 training seeds: intervals are too narrow; give --seeds 3")
+        notes.append("fewer than 3 training seeds: there are numbers and no verdict; give --seeds 3")
     if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from hela_store.base.files import explain_os_errors, write_atomic
 from hela_store.metrics.failures import FAILURES
-from hela_store.metrics.intervals import Interval
+from hela_store.metrics.intervals import BLOCK_FRAMES, LEAST_BLOCKS, LEAST_SEEDS, MARGIN, Interval
 
 from .rows import StudyRow
 from .study import REFERENCE, StudyResult
@@ -25,6 +25,14 @@ AGAINST = (
     "SEG, of true prompts oracle", "labels' own SEG",
 )  # fmt: skip
 """Heads of the columns of :func:`against`: scores against the other labels, then against the store's."""
+GAINS = (
+    "prompt", "method", "per cell", "bootstrap", "each training seed", "verdict", "per frame", "verdict",
+)  # fmt: skip
+FRAMES = ("mean", "low_quartile", "median", "high_quartile")
+SPREAD = (
+    "prompt", "method", "mean over frames", "lower quartile", "median", "upper quartile", "HD95, median, px",
+    "HD95, empty as the view's diagonal, px", "cells in no training frame", "their IoU",
+)  # fmt: skip
 
 
 def table(result: StudyResult) -> list[list[str]]:
@@ -53,8 +61,8 @@ def _line(row: StudyRow) -> list[str]:
         row.method,
         str(len(row.runs)),
         str(row.cells),
-        _spread(row.iou, row.iou_spread),
-        _spread(row.dice, row.dice_spread),
+        _points(row.iou, row.iou_runs),
+        _points(row.dice, row.dice_runs),
         _number(row.over_free, "+.4f"),
         _number(row.skill, ".3f"),
         _number(row.hd95, ".2f"),
@@ -70,19 +78,32 @@ def _line(row: StudyRow) -> list[str]:
 def interval(found: Interval) -> str:
     """Write a mean difference with its 95 % interval."""
     if math.isnan(found.low):
-        return f"{found.mean:+.4f} (one block, no interval)"
+        return f"{found.mean:+.4f} (one track or frame, no interval)"
     return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def bootstrap(found: Interval) -> str:
+    """Write the ends of the bootstrap, which stands beside the interval."""
+    return "" if math.isnan(found.bootstrap_low) else f"{found.bootstrap_low:+.4f} to {found.bootstrap_high:+.4f}"
+
+
+def _signed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.4f}" for value in values)
 
 
 def footnotes(result: StudyResult) -> list[str]:
     """Return what stands below the table: measures, the study's own numbers, test scorings, notes."""
     reference = ", ".join(f"{kind} {iou:.4f}/{dice:.4f}" for kind, (iou, dice) in REFERENCE.items())
+    found = sorted({row.gain.units for row in result.rows if row.gain})
+    units = f"; {', '.join(found)}" if found else ""
     scorings = ", ".join(f"{name} {count}" for name, count in result.test_scorings.items()) or "none"
     return [
-        "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; ± is the standard deviation "
-        "over training seeds. HD95 counts an empty prediction as the cell's diameter.",
-        "Over zero-shot: mean IoU on the same prompts, with a 95 % interval over frame blocks crossed with training "
-        "seeds; better is wholly above +0.005, worse wholly below 0.",
+        "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; in brackets each training seed. "
+        "HD95 counts an empty prediction as the cell's diameter.",
+        f"Over zero-shot: mean IoU on the same prompts, with a 95 % interval over tracks of cells, frames and training "
+        f"seeds (t quantile, Satterthwaite's degrees of freedom){units}. Better: wholly above +{MARGIN}; worse: wholly "
+        f"below -{MARGIN}; equivalent: wholly between; else undecided. No word below {LEAST_BLOCKS} blocks of "
+        f"{BLOCK_FRAMES} frames (images of stills) or {LEAST_SEEDS} training seeds.",
         f"For reference only, other data, other split: ViT-B as tuned in the study this began with, {reference}.",
         f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}).",
         *result.notes,
@@ -94,10 +115,17 @@ def markdown(result: StudyResult) -> str:
     """Return the whole study as Markdown."""
     facts = [f"- {name}: {value}" for name, value in result.facts.items()]
     failures = [[r.prompt, r.method, str(r.n), *(f"{r.failures[name]:g}" for name in FAILURES)] for r in result.rows]
-    found = [(row.prompt, row.method, row.gain.per_cell, row.gain.per_frame) for row in result.rows if row.gain]
+    rows = [(row.prompt, row.method, row.gain) for row in result.rows if row.gain]
+    found = [(prompt, method, gain.per_cell, gain.per_frame, gain.by_seed) for prompt, method, gain in rows]
     gains = [
-        [prompt, method, interval(cell), cell.word, interval(frame), frame.word]
-        for prompt, method, cell, frame in found
+        [prompt, method, interval(cell), bootstrap(cell), _signed(seeds), cell.word, interval(frame), frame.word]
+        for prompt, method, cell, frame, seeds in found
+    ]
+    spread = [
+        [row.prompt, row.method, *(f"{getattr(row.frames, name):.4f}" for name in FRAMES)]
+        + [_number(row.hd95_median, ".2f"), _number(row.hd95_worst, ".2f")]
+        + ["" if row.unseen is None else str(row.unseen), _number(row.iou_unseen, ".4f")]
+        for row in result.rows
     ]
     parts = [
         "## Study",
@@ -105,7 +133,9 @@ def markdown(result: StudyResult) -> str:
         _markdown_table(COLUMNS, table(result)),
         "\n".join(f"- {text}" for text in footnotes(result)),
         "### Over zero-shot, per cell and per frame",
-        _markdown_table(("prompt", "method", "per cell", "verdict", "per frame", "verdict"), gains),
+        _markdown_table(GAINS, gains),
+        "### IoU over frames, and HD95",
+        _markdown_table(SPREAD, spread),
         *(
             ("### Against the other labels, on the same nuclei", _markdown_table(AGAINST, against(result)))
             if result.against
@@ -131,8 +161,9 @@ def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> st
     return "\n".join(f"| {' | '.join(text.replace('|', '&#124;') for text in line)} |" for line in lines)
 
 
-def _spread(mean: float, spread: float | None) -> str:
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+def _points(mean: float, runs: Sequence[float]) -> str:
+    """Write a mean, and the runs it is of as single points: a standard deviation of three says little."""
+    return f"{mean:.4f}" if len(runs) < 2 else f"{mean:.4f} ({', '.join(f'{value:.4f}' for value in runs)})"
 
 
 def _number(value: float | None, how: str) -> str:

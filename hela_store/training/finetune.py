@@ -3,7 +3,8 @@
 The image encoder is loaded only where its last blocks are adapted. These then run on stored tokens (``cut``).
 
 The zero-shot score on the validation set comes first, then one score after every epoch. A run keeps the decoder with
-the best validation score. An interrupted run resumes where it stopped, with the same next batch.
+the best score on one half of the validation tracks; the other half judges it (:mod:`hela_store.training.guard`). An
+interrupted run resumes where it stopped, with the same next batch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hela_store.evaluation.questions import Question, Score, answer, truth_quest
 from hela_store.evaluation.scores import PromptScore, mean_score, summarise
 from hela_store.prompts.training import validation_kinds
 from hela_store.runs import tensorboard as scalars
-from hela_store.runs.default import paired_change
+from hela_store.runs.default import helped
 from hela_store.runs.finished import claim_run, find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.adapters import set_learned
@@ -36,6 +37,7 @@ from hela_store.store.store import Store
 
 from .config import ENCODER, FinetuneConfig
 from .data import TrainingSteps, training_variants
+from .guard import Change, Halves
 from .learner import Learner, new_learner, save_learner
 from .settings import deciding, same_training, training_config
 from .trainer import STATE, Plan, Trainer, Training, open_run
@@ -54,13 +56,16 @@ class FinetuneResult:
     ----------
     run : id
     prompt : kind it was tuned for
-    zero_shot, tuned : scores on the same cells and prompts; both hold the image-free row
+    zero_shot, tuned : scores on the same cells and prompts, those that did not choose the step; both hold the
+        image-free row
     by_kind : tuned scores by prompt kind
     best_step : step of the weights that were kept; 0 if no step was better than none
     better, worse : share of cells whose IoU rose or fell by more than 0.01
-    mean_change, low, high : mean paired change of IoU and its 95 % interval over frames
-    frames : how many of these there are; with fewer than five the interval says little
-    verdict : ``"better"``, ``"worse"``, ``"no difference"`` or ``"no interval"`` (one frame), measuring rule 7
+    mean_change, low, high : mean paired change of IoU and its 95 % interval over tracks and frames
+    frames : how many frames were judged
+    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder
+    kinds : the change by prompt kind
+    units : how many tracks judged, how many chose the step, and how tracks were found
     adapt : what was adapted, None for the mask decoder itself
     reused : whether the run was finished before it was asked for
     """
@@ -78,6 +83,8 @@ class FinetuneResult:
     high: float
     verdict: str
     frames: int
+    kinds: dict[str, Change]
+    units: str
     adapt: str | None = None
     reused: bool = False
 
@@ -87,10 +94,12 @@ class FinetuneResult:
         logged = run.result()
         found: dict[str, Any] = {name: PromptScore.of(logged[name]) for name in ("zero_shot", "tuned")}
         kinds = {kind: PromptScore.of(score) for kind, score in logged["by_kind"].items()}
-        # an interval of one frame is NaN, which JSON has as null
-        found |= {name: math.nan if logged[name] is None else logged[name] for name in ("mean_change", "low", "high")}
-        names = ("prompt", "best_step", "better", "worse", "verdict", "frames", "adapt")
-        return cls(run=run.id, by_kind=kinds, reused=True, **found, **{name: logged[name] for name in names})
+        found |= _numbers({name: logged[name] for name in ("mean_change", "low", "high")})
+        changes = {kind: Change(**_numbers(change)) for kind, change in logged["kinds"].items()}
+        names = ("prompt", "best_step", "better", "worse", "verdict", "frames", "units", "adapt")
+        return cls(
+            run=run.id, by_kind=kinds, kinds=changes, reused=True, **found, **{name: logged[name] for name in names}
+        )
 
     @property
     def adapts_encoder(self) -> bool:
@@ -99,14 +108,19 @@ class FinetuneResult:
 
     @property
     def is_worse(self) -> bool:
-        """Whether tuning did not help: no step was better than the decoder it began with, or that was worse."""
-        return self.best_step == 0 or self.verdict == "worse"
+        """Whether tuning did not help: no step was better for the half that chooses, or it is no higher on the rest."""
+        return self.best_step == 0 or not helped(vars(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store finetune --json`` prints."""
         scores = {"zero_shot": self.zero_shot.to_json(), "tuned": self.tuned.to_json()}
         kinds = {kind: score.to_json() for kind, score in self.by_kind.items()}
         return asdict(self) | scores | {"by_kind": kinds, "is_worse": self.is_worse, "split": "val"}
+
+
+def _numbers(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a log says with NaN again where JSON has null: the interval of a single track or frame."""
+    return {name: math.nan if value is None else value for name, value in logged.items()}
 
 
 def finetune(
@@ -207,7 +221,7 @@ def _finetune(
         new = new_learner(job.source, config, device, init=init, cache_dir=cache_dir, progress=progress)
         return new.eval()
 
-    judge = _Judge(job=job, questions=validation_questions(job.source, config))
+    judge = _Judge(job=job, halves=Halves.of(job.source, validation_questions(job.source, config)))
     begin = learner(job.init)
     # adapters have no effect before the first step, so these are the scores without any fine-tuning
     zero = judge.scores(begin if job.init is None else learner(None))
@@ -217,7 +231,7 @@ def _finetune(
     with folder.tidied(resumable=True):
         state.resume(folder)
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
-            _tune(judge, state, folder, zero, progress)
+            _tune(judge, state, folder, progress)
             return _publish(judge, state, folder, zero)
 
 
@@ -280,20 +294,25 @@ class _Judge:
     """Scores learners on the validation prompts of a job."""
 
     job: Job
-    questions: list[Question]
+    halves: Halves
 
     def scores(self, learner: Learner) -> list[Score]:
-        return answer(self.job.source, learner.decoder, self.questions, self.job.window, learner.embed)
+        """Return the scores that judge."""
+        return self._answer(learner, self.halves.judging)
 
-    def mean(self, learner: Learner) -> PromptScore:
-        return mean_score(self.scores(learner))
+    def choice(self, learner: Learner) -> PromptScore:
+        """Return the mean of the scores that choose the step."""
+        return mean_score(self._answer(learner, self.halves.choosing))
+
+    def _answer(self, learner: Learner, questions: list[Question]) -> list[Score]:
+        return answer(self.job.source, learner.decoder, questions, self.job.window, learner.embed)
 
 
-def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: list[Score], progress: Progress) -> None:
+def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: Progress) -> None:
     """Train from where the run is to its end."""
     job, config = judge.job, judge.job.config
     if state.step == 0:
-        first = mean_score(zero) if job.init is None else judge.mean(state.network)
+        first = judge.choice(state.network)
         state.best_score = first.mean_iou
         # a run that has a log can be resumed, so the state comes first
         state.save(folder)
@@ -317,7 +336,7 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: list
         log_every=LOG_STEPS,
         patience=config.validation.patience,
     )
-    trainer = Trainer(state=state, plan=plan, task=TuningTask(config=config, score=judge.mean), folder=folder)
+    trainer = Trainer(state=state, plan=plan, task=TuningTask(config=config, score=judge.choice), folder=folder)
     trainer.run(view_groups(steps, config, len(trainer.left), state.network.device), progress)
 
 
@@ -326,7 +345,7 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
     set_learned(state.network, state.best)
     tuned = judge.scores(state.network.eval())
     save_learner(folder.path, judge.job.source, judge.job.config, state.network)
-    result = _result(folder.id, judge.job.config, zero, tuned, state.best_step)
+    result = _result(folder.id, judge, zero, tuned, state.best_step)
     folder.log(step=state.step, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
     folder.publish()
@@ -349,10 +368,9 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     return questions
 
 
-def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
-    before, after = [score.iou for score in zero], [score.iou for score in tuned]
-    change = paired_change(before, after, [score.question.cell.frame for score in zero])
-    moved = [b - a for a, b in zip(before, after, strict=True)]
+def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best_step: int) -> FinetuneResult:
+    config = judge.job.config
+    whole, kinds = judge.halves.changes(zero, tuned)
     return FinetuneResult(
         run=run,
         prompt=config.prompt,
@@ -360,12 +378,14 @@ def _result(run: str, config: FinetuneConfig, zero: list[Score], tuned: list[Sco
         tuned=mean_score(tuned),
         by_kind=summarise(tuned),
         best_step=best_step,
-        better=sum(value > 0.01 for value in moved) / len(moved),
-        worse=sum(value < -0.01 for value in moved) / len(moved),
-        mean_change=change.mean,
-        low=change.low,
-        high=change.high,
-        verdict=change.word,
+        better=whole.better,
+        worse=whole.worse,
+        mean_change=whole.mean_change,
+        low=whole.low,
+        high=whole.high,
+        verdict=whole.verdict,
         frames=len({score.question.cell.frame for score in zero}),
+        kinds=kinds,
+        units=judge.halves.units,
         adapt=None if config.adapt is None else config.adapt.part,
     )

@@ -34,8 +34,9 @@ Network = TypeVar("Network", bound=nn.Module)
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module, contravariant=True)
 Batch = TypeVar("Batch", contravariant=True)
 OPTIMIZER = "optimizer"
-STATE_FORMAT = 2
-"""Version of the state file. Format 1 had no number, and one form for decoders and another for networks."""
+STATE_FORMAT = 3
+"""Version of the state file. Format 1 had no number, and one form for decoders and another for networks; in format 2
+the best score was that of all validation cells, in 3 it is that of the half that chooses."""
 SAVE_SECONDS = 60.0
 """The longest time between two saves, in seconds."""
 

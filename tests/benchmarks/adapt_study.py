@@ -7,7 +7,7 @@ Every arm tunes for the same number of steps on the same batches and prompts. It
 that is best on validation with seed 0; the best step is chosen on validation, too, and test is scored once a run.
 Adapted encoders embed the test block alone, and these embeddings are removed once they are scored. One store under
 ``--out`` and ``results.jsonl`` beside it are kept: the same command again does only what is missing. Prints Markdown:
-means over seeds, gains over zero-shot and over the tuned decoder with their 95 % intervals (measuring rule 7), seconds
+means over seeds, gains over zero-shot and over the tuned decoder with their 95 % intervals over tracks, frames and seeds, seconds
 and bytes. ``--tiny`` tries everything on a drawn sequence.
 """
 
@@ -180,7 +180,7 @@ def report(store: Store, zero: str, results: dict[str, list[dict[str, Any]]]) ->
         mean = {
             n: fmean(row[n] for row in rows) for n in ("val", "seconds", "embed_seconds", "run_bytes", "view_bytes")
         }
-        spread = "" if line.iou_spread is None else f" ± {line.iou_spread:.4f}"
+        spread = "" if len(line.iou_runs) < 2 else f" ({', '.join(format(iou, '.4f') for iou in line.iou_runs)})"
         over = "" if arm == DECODER else gain(store, base, scored)
         print(
             f"| {arm} | {rows[0]['lr']:g} | {mean['val']:.4f} | {line.iou:.4f}{spread} | {line.hd95:.2f} | "

@@ -5,8 +5,8 @@
 
 Every arm tunes for the same number of steps, keeps the best by validation, and is scored once on test; the arms of one
 seed share batches' seeds and prompts. One store under ``--out`` and ``results.jsonl`` beside it are kept: the same command
-again does only what is missing. Prints Markdown: means over seeds, the gain over no variants with its 95 % interval from
-a bootstrap over blocks of four frames crossed with seeds (measuring rule 7), and the cost in encoder passes.
+again does only what is missing. Prints Markdown: means and single seeds, the gain over no variants with its 95 % interval
+over tracks, frames and seeds (`hela_store.metrics.intervals`), and the cost in encoder passes.
 ``--tiny`` tries everything on a drawn sequence.
 """
 
@@ -23,6 +23,7 @@ from hela_store_cli.output import bars
 
 from hela_store.augment.ranges import Amplitude, AugmentRecipe, Elastic
 from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.evaluation.compare import compare
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import SplitRecipe
@@ -31,10 +32,6 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
-
-BLOCK = 4
-RESAMPLES = 2000
-CELLS = "SELECT frame, cell, avg(iou) AS iou, avg(dice) AS dice FROM cell_metrics WHERE run = '{run}' GROUP BY ALL"
 
 
 def make_store(out: Path, arguments: argparse.Namespace) -> Store:
@@ -84,32 +81,8 @@ def _scoring(arguments: argparse.Namespace) -> EvaluateConfig:
     return EvaluateConfig(split="test", prompts=(arguments.prompt,), prompt_seeds=arguments.prompt_seeds)
 
 
-def by_frame(store: Store, evaluation: str) -> dict[str, dict[str, float]]:
-    rows = store.sql(CELLS.format(run=evaluation)).to_arrow_table().to_pylist()
-    found: dict[str, dict[str, float]] = {}
-    for row in rows:
-        found.setdefault(row["frame"], {})[row["cell"]] = row["iou"]
-    return found
-
-
-def interval(store: Store, arms: list[str], without: list[str]) -> tuple[float, float, float]:
-    """Mean paired difference of IoU over cells, and its 95 % interval: blocks of frames crossed with seeds."""
-    pairs = [(by_frame(store, a), by_frame(store, b)) for a, b in zip(arms, without, strict=True)]
-    frames = sorted(pairs[0][0])
-    sums = np.array([[sum(a[f][c] - b[f][c] for c in a[f]) for f in frames] for a, b in pairs])
-    counts = np.array([len(pairs[0][0][f]) for f in frames])
-    blocks = [range(i, min(i + BLOCK, len(frames))) for i in range(0, len(frames), BLOCK)]
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
-        seeds = rng.integers(len(pairs), size=len(pairs))
-        drawn.append(sums[np.ix_(seeds, chosen)].sum() / (counts[chosen].sum() * len(seeds)))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(sums.sum() / (counts.sum() * len(pairs))), float(low), float(high)
-
-
-def verdict(low: float, high: float) -> str:
-    return "worse" if high < 0 else "better" if low > 0.005 else "no difference"
+def points(values: list[float]) -> str:
+    return f"{np.mean(values):.4f} ({', '.join(f'{value:.4f}' for value in values)})"
 
 
 def report(store: Store, results: list[dict[str, object]], passes: dict[str, int]) -> None:
@@ -128,9 +101,10 @@ def report(store: Store, results: list[dict[str, object]], passes: dict[str, int
         gain, word = "", ""
         if variants and paired:
             both = [[str(r["evaluation"]) for r in part] for part in zip(*paired, strict=True)]
-            value, low, high = interval(store, *both)
-            gain, word = f"{value:+.4f} ({low:+.4f} to {high:+.4f})", verdict(low, high)
-        spread = f"{mean['iou']:.4f} ± {np.std([float(str(r['iou'])) for r in rows]):.4f}"
+            found = next(each for each in compare(store, both[::-1]).rows if each.subset == "all")
+            low, high = found.per_cell.low, found.per_cell.high
+            gain, word = f"{found.mean:+.4f} ({low:+.4f} to {high:+.4f})", found.word
+        spread = points([float(str(r["iou"])) for r in rows])
         shown = amplitude if variants else "-"
         cost = passes[str(frames)] * (1 + int(str(variants)))
         print(

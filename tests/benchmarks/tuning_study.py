@@ -154,7 +154,7 @@ def scored(store: Store, checkpoint: str | None, window: int | None, arguments: 
 
 
 def table(store: Store, arms: list[tuple[str, list[str]]]) -> None:
-    """Print means over seeds, and the gain over the first arm with the interval of measuring rule 7."""
+    """Print means over seeds, and the gain over the first arm with its interval over tracks, frames and seeds."""
     heads = (
         "prompt|arm|seeds|IoU|Dice|image-free|boundary IoU|HD95, px|empty|merged|made worse|over the first arm (95 %)|"
     )
@@ -164,7 +164,7 @@ def table(store: Store, arms: list[tuple[str, list[str]]]) -> None:
         for name, runs in arms:
             rows = [store.sql(MEANS.format(run=run, prompt=prompt)).to_arrow_table().to_pylist()[0] for run in runs]
             mean = {key: np.mean([row[key] for row in rows]) for key in rows[0] if rows[0][key] is not None}
-            spread = f" ± {np.std([row['iou'] for row in rows], ddof=1):.4f}" if len(rows) > 1 else ""
+            spread = f" ({', '.join(format(row['iou'], '.4f') for row in rows)})" if len(rows) > 1 else ""
             worse = f"{mean['made_worse']:.1%}" if "made_worse" in mean else ""
             gain = "" if name == arms[0][0] else gain_of(store, arms[0][1], runs, prompt)
             print(

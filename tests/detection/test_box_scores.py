@@ -8,9 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hela_store.detection.box_scores import FramePairs, average_precision, best_confidence, count, curve, recall_by
+from hela_store.detection.box_scores import (
+    FramePairs,
+    average_precision,
+    best_confidence,
+    count,
+    curve,
+    mean_accuracy,
+    recall_by,
+)
 from hela_store.images.rle import encode
-from hela_store.metrics.matching import countable, mask_ious, most_pairs
+from hela_store.metrics.matching import countable, mask_ious, match
 
 
 def pairs(scores: list[float], ious: list[list[float]], counted: list[bool] | None = None) -> FramePairs:
@@ -23,7 +31,7 @@ FRAME = pairs([0.9, 0.8, 0.7, 0.6], [[0.8, 0.6], [0.75, 0.0], [0.0, 0.0], [0.0, 
 
 
 def test_greedy_would_lose_a_pair_the_assignment_keeps() -> None:
-    found = most_pairs(FRAME.ious, 0.5)
+    found = match(FRAME.ious, 0.5)
     assert found.partner.tolist() == [1, 0, -1, -1]
     assert found.iou.tolist() == [0.6, 0.75, 0, 0]
 
@@ -34,8 +42,19 @@ def test_counts_at_two_ious() -> None:
     assert at.precision == pytest.approx(2 / 3) and at.recall == 1 and at.f1 == pytest.approx(0.8)
     strict = count([FRAME], 0.5, 0.7)
     assert (strict.tp, strict.fp, strict.fn) == (1, 2, 1)
+    assert (at.sq, at.rq, at.pq) == pytest.approx((0.675, 0.8, 0.54)), "IoU 0.6 and 0.75, and one false"
+    assert at.to_json()["pq"] == at.pq
     high = count([FRAME], 0.85, 0.5)
     assert (high.tp, high.fp, high.fn) == (1, 0, 1) and high.iou == pytest.approx(0.8)
+
+
+def test_mean_accuracy_over_ious() -> None:
+    """Pairs of 0.6 and 0.75 up to IoU 0.6 (2 of 3), one of 0.8 or 0.75 up to 0.8 (1 of 4), none above."""
+    assert mean_accuracy([FRAME], 0.5) == pytest.approx((3 * 2 / 3 + 4 * 1 / 4 + 3 * 0) / 10)
+    perfect = pairs([0.9, 0.9], [[1.0, 0.0], [0.0, 1.0]])
+    assert mean_accuracy([perfect], 0.5) == 1 and count([perfect], 0.5, 0.5).pq == 1
+    nothing = FramePairs(scores=np.zeros(0), ious=np.zeros((0, 2)), counted=np.zeros(0, bool))
+    assert mean_accuracy([nothing], 0.5) == 0 == count([nothing], 0.5, 0.5).pq
 
 
 def test_empty_frames_and_no_detections() -> None:
@@ -62,7 +81,7 @@ def test_recall_of_groups() -> None:
 
 @given(hnp.arrays(float, st.tuples(st.integers(0, 6), st.integers(0, 6)), elements=st.floats(0, 1)))
 def test_matching_is_one_to_one_and_never_below_the_threshold(ious: np.ndarray) -> None:
-    found = most_pairs(ious, 0.5)
+    found = match(ious, 0.5)
     hit = found.partner[found.partner >= 0]
     assert len(set(hit.tolist())) == len(hit)
     assert (found.iou[found.partner >= 0] >= 0.5).all() and (found.iou[found.partner < 0] == 0).all()

@@ -95,6 +95,23 @@ def test_a_perfect_and_an_empty_prediction() -> None:
     assert none == empty
 
 
+def test_the_border_of_the_frame_is_no_boundary() -> None:
+    """A prediction 3 px too large has no boundary pixel within 1 px, whether or not the frame cuts the cell."""
+    for place in (slice(0, 14), slice(20, 34)):
+        labels = np.zeros((60, 60), np.int32)
+        labels[20:40, place] = 1
+        predicted = ndimage.binary_dilation(labels == 1, iterations=3)
+        box = (place.start, 20, place.stop, 40)
+        found = score_cell(predicted, (0, 0), labels, 1, box, label_areas(labels))
+        assert found.nsd1 == 0 and found.boundary_iou < 0.02, place
+        assert found.hd95 == pytest.approx(3, abs=1.3), place
+        same = score_cell(labels == 1, (0, 0), labels, 1, box, label_areas(labels))
+        assert (same.nsd1, same.hd95, same.boundary_iou) == (1, 0, 1)
+    labels = np.ones((30, 30), np.int32)  # fills the frame: it has no other boundary than the border
+    full = score_cell(labels[:, :27] == 1, (0, 0), labels, 1, (0, 0, 30, 30), label_areas(labels))
+    assert 0 < full.nsd1 < 1 and full.hd95 == pytest.approx(3, abs=0.1)
+
+
 def words() -> dict[str, BoolArray]:
     labels = frame()
     one, two, three = (labels == k for k in (1, 2, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hela_store.images.labels import shared_pixels
-from hela_store.metrics.matching import best_total, majority, most_pairs
+from hela_store.metrics.matching import majority, match
 
 
 def strip(*parts: tuple[int, int]) -> np.ndarray:
@@ -25,27 +25,26 @@ def test_shared_pixels_of_any_label_values() -> None:
     assert (len(nothing.first_labels), len(nothing.second_labels), len(nothing.shared)) == (0, 1, 0)
 
 
-def test_two_small_pairs_against_one_large_one() -> None:
-    """0.9 alone, or 0.4 and 0.3: the number of pairs comes first in one rule, the total in the other."""
+def test_tiny_overlaps_take_no_partner_from_a_good_pair() -> None:
+    """0.9 alone is the answer; two pairs of 0.01 would be more pairs and no result."""
+    assert match(np.array([[0.9, 0.01], [0.01, 0.0]])).partner.tolist() == [0, -1]
+    assert match(np.array([[0.9, 0.01], [0.01, 0.0]])).iou.tolist() == [0.9, 0]
+    assert match(np.array([[0.05]])).partner.tolist() == [-1]
+
+
+def test_the_greatest_total_of_the_pairs_that_share_enough() -> None:
     ious = np.array([[0.9, 0.4], [0.3, 0.0]])
-    assert most_pairs(ious).partner.tolist() == [1, 0] and most_pairs(ious).iou.tolist() == [0.4, 0.3]
-    assert best_total(ious).partner.tolist() == [0, -1] and best_total(ious).iou.tolist() == [0.9, 0]
-    assert most_pairs(ious, 0.4).partner.tolist() == [0, -1], "0.3 makes no pair any more, and 0.9 is more than 0.4"
-    assert most_pairs(ious, 0.95).partner.tolist() == [-1, -1]
-    assert best_total(ious, 0.35).partner.tolist() == [0, -1] and best_total(ious, 0.95).partner.tolist() == [-1, -1]
-    assert best_total(ious - 0.35, 0.04).partner.tolist() == [0, -1]
-
-
-def test_equal_numbers_of_pairs_are_told_apart_by_their_total() -> None:
-    """0.6 + 0.6 is more than 0.7 + 0.4, though 0.7 is the best pair of all, which a greedy rule takes first."""
+    assert match(ious).partner.tolist() == [0, -1] and match(ious).iou.tolist() == [0.9, 0], "0.9 is more than 0.7"
     ious = np.array([[0.7, 0.6], [0.6, 0.4]])
-    assert most_pairs(ious).partner.tolist() == best_total(ious).partner.tolist() == [1, 0]
+    assert match(ious).partner.tolist() == [1, 0], "1.2 is more than 1.1, which a greedy rule takes"
+    assert match(ious, 0.65).partner.tolist() == [0, -1]
+    assert match(ious, 0.95).partner.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0), (2, 3)])
 def test_nothing_makes_no_pair(shape: tuple[int, int]) -> None:
-    for found in (most_pairs(np.zeros(shape)), best_total(np.zeros(shape))):
-        assert found.partner.tolist() == [-1] * shape[0] and found.iou.tolist() == [0] * shape[0]
+    found = match(np.zeros(shape))
+    assert found.partner.tolist() == [-1] * shape[0] and found.iou.tolist() == [0] * shape[0]
 
 
 def test_the_majority_is_more_than_half_of_the_first() -> None:

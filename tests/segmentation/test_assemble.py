@@ -16,9 +16,10 @@ from hela_store.detection.detect import detect
 from hela_store.errors import DatasetError, RunError, StoreError
 from hela_store.runs.folder import load_run, new_run
 from hela_store.segmentation.assemble import FoundCell, resolve
-from hela_store.segmentation.calibration import expected_error, fit, load_calibration, report
+from hela_store.segmentation.calibration import Calibration, expected_error, fit, load_calibration, report
 from hela_store.segmentation.config import DetectedConfig, SegmentConfig
-from hela_store.segmentation.evaluate import calibrate, evaluate_detected
+from hela_store.segmentation.evaluate import calibrate, evaluate_detected, keep
+from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.segmentation.segment import segment
 from hela_store.store.store import Store
 
@@ -52,7 +53,11 @@ def test_calibration_learns_what_tells_failures() -> None:
     probability = found.probability(signs[1000:])
     assert np.abs(probability - chance[1000:]).mean() < 0.03
     told = report(probability, right[1000:], signs[1000:, 0])
-    assert told["ece"] < 0.03 and told["flagged"] == 50
+    assert told["ece"] < 0.03 and told["flagged"] == 50 and told["too_few"] == ""
+    assert 0 < told["brier_skill"] < 1 and told["auroc"] > 0.7 and told["aurc"] < float((~right[1000:]).mean())
+    assert all(row["failures_low"] <= row["failures"] <= row["failures_high"] for row in told["risk_coverage"])
+    few = report(probability[:30], np.arange(30) > 8, np.ones(30))
+    assert few["auroc"] is None and few["too_few"].startswith("too few to calibrate: 9 failures and 21 right cells")
     assert told["caught"] > 0.25  # chance would be 0.05
     risks = [row["failures"] for row in told["risk_coverage"]]
     assert risks[0] <= risks[-1] == pytest.approx(float((~right[1000:]).mean()))
@@ -75,8 +80,21 @@ def test_a_damaged_calibration_is_named(tmp_path: Path, damaged: str) -> None:
         load_calibration(run.info)
 
 
+def calibrated(store: Store) -> tuple[str, Calibration]:
+    """Publish a calibration that was fitted on drawn signs: a test's store has too few cells for one of its own."""
+    rng = np.random.default_rng(0)
+    found = fit(rng.uniform(0, 1, (100, 4)), rng.random(100) < 0.7)
+    return keep(store, resolve_prompts(store, replace(LOW, split="val")), found), found
+
+
+def test_a_calibration_needs_failures_to_learn_from(detector_store: Store) -> None:
+    with pytest.raises(RunError, match=r"too few to calibrate: 0 failures and \d+ right cells, expected at least 10"):
+        calibrate(detector_store, LOW)
+    assert not list(detector_store.path.glob("runs/*calibration*"))
+
+
 def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:
-    run, found = calibrate(detector_store, LOW)
+    run, found = calibrated(detector_store)
     assert load_calibration(load_run(detector_store.path, run)) == found
     result = evaluate_detected(detector_store, replace(LOW, split="all"))
     rows = detector_store.sql("select iou, is_empty, cell from cell_metrics where prompt = 'detected'").fetchall()
@@ -110,7 +128,7 @@ def test_recovered_cells_count_after_and_not_before(detector_store: Store) -> No
 
 
 def test_unseen_frames_become_label_images_and_the_rest_is_resumed(detector_store: Store, tmp_path: Path) -> None:
-    calibrate(detector_store, LOW)
+    calibrated(detector_store)
     seen = detector_store.pixels.image(_last(detector_store))
     folder = tmp_path / "new"
     folder.mkdir()

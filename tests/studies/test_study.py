@@ -64,7 +64,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     text = markdown(first)
     assert "other data, other split" in text and f"{REFERENCE['mask'][0]:.4f}/{REFERENCE['mask'][1]:.4f}" in text
     assert all(name in first.facts for name in ("encoder", "data", "blocks", "truth", "tile", "seeds", "date"))
-    assert "same-sequence" in first.facts["scored"] and "give --seeds 3" in text
+    assert "the same nuclei, later" in first.facts["scored"] and "give --seeds 3" in text
     assert all(len(line) == len(COLUMNS) for line in table(first))
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|") and "over image-free" in line]
     assert widths == [len(COLUMNS) + 1]

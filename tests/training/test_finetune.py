@@ -29,13 +29,13 @@ def test_only_the_mask_decoder_learns_and_the_run_says_what_it_did(store: Store)
     info = load_run(store.path, result.run)
     log = [row for row in info.log() if "val" in row]
     assert [row["step"] for row in log] == [0, 2, 4, 6]
-    assert max(row["val"]["mean_iou"] for row in log) == pytest.approx(result.tuned.mean_iou)
-    assert result.zero_shot.mean_iou == pytest.approx(log[0]["val"]["mean_iou"])
+    assert max(log, key=lambda row: row["val"]["mean_iou"])["step"] == result.best_step
+    assert log[0]["val"]["n"] == result.zero_shot.n == 1, "one of two cells chose the step, the other judged it"
     after = load_file(info.weights)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("prompt_encoder"))
     changed = any(not torch.equal(before[name], after[name]) for name in before)
-    assert changed != result.is_worse
+    assert changed == (result.best_step > 0)
     assert store.sql("select count(*) from runs where kind = 'finetune'").fetchall()[0] == (1,)
 
 

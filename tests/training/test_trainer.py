@@ -160,7 +160,7 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path, form: str) -> Non
     parts = {part: {name: values[name] for name in kept} for part, kept in names.items()}
     plain = {"step": "3", "best_step": "2", "stale": "0", "losses": "[]"}
     save_training(folder.path / STATE, parts, state.optimizer, plain | about)
-    with pytest.raises(RunError, match=f"state format 1, expected 2.*delete {folder.path}"):
+    with pytest.raises(RunError, match=f"state format 1, expected 3.*delete {folder.path}"):
         state.resume(folder)
     assert state.step == 0
 

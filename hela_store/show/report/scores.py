@@ -296,6 +296,9 @@ def calibration(choice: Choice) -> Section | None:
                 errors.append((pair.prompt, line.name, str(n), number(error)))
     if not charts:
         return None
-    text = "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are."
+    text = (
+        "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are. The expected error "
+        "of a constant is close to 0, too. Segmentation ships another estimate, which detect calibrate fits."
+    )
     table = Table(columns=("prompt", "run", "n", "expected calibration error"), rows=errors)
     return Section(id="calibration", title="Calibration", text=text, charts=charts, tables=[table])

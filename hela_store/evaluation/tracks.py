@@ -1,0 +1,127 @@
+"""The units that intervals over a store's cells are made of: tracks, frames, blocks of frames and training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hela_store.base.aliases import LabelArray
+from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
+from hela_store.metrics.tracks import Method, link, traced
+from hela_store.store.records import CellRecord
+from hela_store.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTracks:
+    """The tracks of a store's cells.
+
+    Attributes
+    ----------
+    method : how they were found, see :class:`hela_store.metrics.tracks.Tracks`
+    of : dict of cell id to the number of its track
+    times : dict of cell id to its (sequence, time)
+    """
+
+    method: Method
+    of: dict[str, int]
+    times: dict[str, tuple[str, int]]
+
+    @property
+    def is_stills(self) -> bool:
+        """Whether the units are images."""
+        return self.method == "images"
+
+    def __str__(self) -> str:
+        return "units: images" if self.is_stills else f"tracks: {self.method}"
+
+    def units(self, cells: Sequence[str], seeds: npt.NDArray[np.int64] | None = None) -> Units:
+        """Return the units of rows.
+
+        Parameters
+        ----------
+        cells : cell id of each row
+        seeds : int64, (rows,), training seed of each row; one for all where None
+        """
+        times = [self.times[cell] for cell in cells]
+        order = {time: number for number, time in enumerate(sorted(set(times)))}
+        return Units(
+            track=np.array([self.of[cell] for cell in cells], np.int64),
+            frame=None if self.is_stills else np.array([order[time] for time in times], np.int64),
+            block=frame_blocks(times, 1 if self.is_stills else BLOCK_FRAMES),
+            seed=np.zeros(len(cells), np.int64) if seeds is None else seeds,
+        )
+
+
+def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
+    """Return the tracks of all cells of some frames; of stills the image is the unit."""
+    records = store.frame_records()
+    asked = sorted(set(frames), key=lambda name: (records[name].sequence, records[name].time))
+    table = store.cells_table()
+    cells = list(CellRecord.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(asked, pa.string())))))
+    times = {cell.cell: (records[cell.frame].sequence, records[cell.frame].time) for cell in cells}
+    if store.recipe.dataset.stills:
+        images = numbered([cell.frame for cell in cells]).tolist()
+        return CellTracks(method="images", of=dict(zip(times, images, strict=True)), times=times)
+    found = link(_label_images(store, asked))
+    tracks = numbered([found.of[cell.frame, cell.label] for cell in cells]).tolist()
+    return CellTracks(method=found.method, of=dict(zip(times, tracks, strict=True)), times=times)
+
+
+def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:
+    """Return the cells of some frames that no training frame holds, by label or by overlap from frame to frame.
+
+    A later frame of a sequence that was trained on shows mostly the same nuclei; these are the others.
+
+    Returns
+    -------
+    list of str or None
+        None where no training frame is of a sequence of these frames, or where frames are stills: there all are new.
+    """
+    records, blocks = store.frame_records(), store.blocks()
+    if store.recipe.dataset.stills:
+        return None
+    asked, cells = set(frames), list(CellRecord.of(store.cells_table()))
+    trained = {frame for frame in records if blocks[frame] == "train"}
+    sequences = {records[frame].sequence for frame in trained} & {records[frame].sequence for frame in asked}
+    if not sequences:
+        return None
+    known = {(records[c.frame].sequence, c.label) for c in cells if c.frame in trained}
+    held: set[tuple[str, int]] = set()
+    for sequence in sequences:
+        times = sorted((record.time, name) for name, record in records.items() if record.sequence == sequence)
+        for order in (times, times[::-1]):
+            held |= traced(_from_last_trained([name for _, name in order], trained, asked, store))
+    return [
+        cell.cell
+        for cell in cells
+        if cell.frame in asked
+        and (cell.frame, cell.label) not in held
+        and (records[cell.frame].sequence, cell.label) not in known
+    ]
+
+
+def _from_last_trained(
+    order: list[str], trained: set[str], asked: set[str], store: Store
+) -> Iterator[tuple[str, LabelArray]]:
+    """Yield the labelled frames from the last training frame before the first asked one to the last asked one."""
+    first = next((i for i, name in enumerate(order) if name in asked), None)
+    starts = [i for i, name in enumerate(order[:first]) if name in trained]
+    if first is None or not starts:
+        return
+    last = max(i for i, name in enumerate(order) if name in asked)
+    labelled = [name for name in order[starts[-1] : last + 1] if store.frame_records()[name].has_label]
+    for name, _, image in _label_images(store, labelled):
+        yield name, image
+
+
+def _label_images(store: Store, frames: Sequence[str]) -> Iterator[tuple[str, str, LabelArray]]:
+    records = store.frame_records()
+    for name in frames:
+        record = records[name]
+        yield name, record.sequence, store.pixels.label(name)

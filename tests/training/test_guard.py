@@ -1,0 +1,84 @@
+"""The guard: what chooses a step does not judge it, and the guard finds a decoder that became worse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hela_store.metrics.intervals import Units
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune, validation_questions
+from hela_store.training.guard import Change, Halves, change, half
+
+TRACKS, FRAMES, STEPS = 110, 9, 5
+
+
+def simulated(truth: float, rng: np.random.Generator) -> Change | None:
+    """One fine-tuning: the best of five steps, each of the same true change; None where none is better than none.
+
+    A third of 110 nuclei in 9 frames is scored, as by default. Their changes have a standard deviation of 0.05, of which
+    nuclei hold a third; steps share most of their changes, as they share most of their weights.
+    """
+    track, frame = (part.ravel() for part in np.indices((TRACKS, FRAMES)))
+    scored = rng.random(len(track)) < 0.3
+    track, frame = track[scored], frame[scored]
+    nucleus = 0.029 * np.sqrt([0.7, 0.3])[:, None, None] * rng.standard_normal((2, STEPS, TRACKS))
+    nucleus = nucleus[0, :1] + nucleus[1]
+    steps = truth + nucleus[:, track] + 0.003 * rng.standard_normal(FRAMES)[frame]
+    steps = steps + 0.04 * rng.standard_normal((STEPS, len(track)))
+    chooses = np.isin(track, list(half(set(track.tolist()))))
+    means = steps[:, chooses].mean(1)
+    if means.max() <= 0:
+        return None
+    after = steps[means.argmax()][~chooses]
+    units = Units(track=track[~chooses], frame=frame[~chooses], block=frame[~chooses] // 5, seed=0 * frame[~chooses])
+    return change(np.zeros(len(after)), after, units)
+
+
+@pytest.mark.parametrize(
+    ("truth", "accepted", "worse"),
+    [(-0.03, (0, 0.01), (0, 1)), (-0.01, (0, 0.06), (0, 1)), (-0.005, (0, 0.2), (0, 1)), (0.0, (0.2, 0.6), (0, 0.035)),
+     (0.01, (0.9, 1), (0, 0.01)), (0.03, (0.99, 1), (0, 0))],
+)  # fmt: skip
+def test_its_size_and_power(truth: float, accepted: tuple[float, float], worse: tuple[float, float]) -> None:
+    """Share of fine-tunings that become the default run, and share that is called worse, by the true change of IoU."""
+    rng = np.random.default_rng(1)
+    found = [simulated(truth, rng) for _ in range(300)]
+    assert accepted[0] <= np.mean([one is not None and one.helped for one in found]) <= accepted[1]
+    assert worse[0] <= np.mean([one is not None and one.verdict == "worse" for one in found]) <= worse[1]
+
+
+def test_it_can_say_worse() -> None:
+    """A decoder that is worse by 0.04 on the judging half is called so, whatever the other half said."""
+    rng = np.random.default_rng(2)
+    track, frame = (part.ravel() for part in np.indices((TRACKS // 2, FRAMES)))
+    units = Units(track=track, frame=frame, block=frame // 5, seed=0 * frame)
+    words = []
+    for _ in range(200):
+        after = -0.04 + 0.029 * rng.standard_normal(TRACKS)[track] + 0.04 * rng.standard_normal(len(track))
+        words.append(change(np.zeros(len(after)), after, units).verdict)
+    assert words.count("worse") >= 170
+
+
+def test_half_of_the_tracks_chooses() -> None:
+    first = half(set(range(101)))
+    assert len(first) == 51 and first == half(set(range(101))) and first <= set(range(101))
+    assert half({5}) == {5}
+
+
+def test_no_cell_chooses_and_judges(store: Store) -> None:
+    config = FinetuneConfig.of(prompt="all", window=8)
+    halves = Halves.of(store, validation_questions(store, config))
+    labels = [{question.cell.label for question in part} for part in (halves.choosing, halves.judging)]
+    assert all(labels) and not labels[0] & labels[1]
+    assert "others chose the step; tracks: " in halves.units
+
+
+def test_a_result_says_what_judged_it(store: Store) -> None:
+    config = FinetuneConfig.of(prompt="all", steps=2, lr=1e-3, window=8, warmup=0, ema=0.0, workers=0)
+    result = finetune(store, config)
+    assert set(result.kinds) == set(result.by_kind) and sum(part.n for part in result.kinds.values()) == result.tuned.n
+    assert result.mean_change == pytest.approx(result.tuned.mean_iou - result.zero_shot.mean_iou)
+    assert result.is_worse == (result.best_step == 0 or result.verdict == "worse" or result.mean_change <= 0)
+    assert result.to_json()["kinds"]["box"]["verdict"] in ("better", "worse", "equivalent", "undecided")
