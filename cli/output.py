@@ -32,7 +32,9 @@ UNTRAINED = (
 
 
 class _Terminal(io.TextIOWrapper):
-    """A stream on which characters that a terminal would obey are made visible."""
+    """A stream on which characters that a terminal would obey are made visible, and the one ``beneath`` it."""
+
+    beneath: io.TextIOWrapper
 
     def write(self, text: str) -> int:
         """Write text, made visible."""
@@ -50,7 +52,9 @@ def guard_terminal() -> None:
             stream.reconfigure(errors="backslashreplace")
             if name == "stderr" or stream.isatty():
                 about = {"encoding": stream.encoding, "errors": "backslashreplace"}
-                setattr(sys, name, _Terminal(stream.buffer, **about, line_buffering=True, write_through=True))
+                guarded = _Terminal(stream.buffer, **about, line_buffering=True, write_through=True)
+                guarded.beneath = stream
+                setattr(sys, name, guarded)
 
 
 def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
@@ -63,7 +67,7 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
         iterable,
         total=total,
         desc=visible(what),
-        file=sys.__stderr__ if isinstance(sys.stderr, _Terminal) else sys.stderr,
+        file=sys.stderr.beneath if isinstance(sys.stderr, _Terminal) else sys.stderr,
         mininterval=0.2 if terminal else 10,
         dynamic_ncols=terminal,
     )

@@ -212,7 +212,7 @@ def _frame(number: int) -> dict[str, Any]:
     sequence, place = divmod(number, SEQUENCE)
     values = {"sequence": f"{sequence:04}", "name": f"t{place:04}", "time": place, "height": SIDE, "width": SIDE}
     values |= {"frame": f"{sequence:04}/t{place:04}", "dtype": "uint16", "group": f"{sequence:04}", "row": place}
-    values |= {"sha256": digest("bench scale", number), "has_label": True, "partial": False}
+    values |= {"sha256": digest("bench scale", number), "has_label": False, "partial": False}
     return values | {"label_origin": "ST", "pixel_size_um": 0.645, "is_blank": False}
 
 

@@ -23,7 +23,6 @@ import hela_store
 from hela_store.catalog import index as catalog
 from hela_store.errors import HelaError, QueryError, RunError, StoreError
 from hela_store.runs.folder import RunFolder, new_run
-from stores import reseal
 
 CELL_METRICS = (
     "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
@@ -536,6 +535,8 @@ def a_prompt_id_twice(run: Path) -> None:
 def test_a_bad_run_is_named_and_holds_up_no_other(store: Path, harm: Any, says: str) -> None:
     bad = add_run(store)
     harm(store / "runs" / bad)
+    from stores import reseal  # this file also runs as a script, which finds no helpers
+
     reseal(store / "runs" / bad)
     good = add_run(store)
     with pytest.raises(RunError) as caught:

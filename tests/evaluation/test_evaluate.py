@@ -17,6 +17,7 @@ from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
+from stores import reseal_labels, reseal_tables
 
 ALL = ("box", "box-exact", "point", "point-centre", "mask", "mask-previous")
 
@@ -60,6 +61,7 @@ def test_boundary_metrics_and_failures_are_columns(store: Store) -> None:
         pq.write_table(
             cells.set_column(cells.schema.get_field_index("touches_neighbour"), "touches_neighbour", touching), path
         )
+    reseal_tables(store.path)
     result = evaluate(Store.open(store.path), None, config(prompts=("box", "point"), prompt_seeds=1, split="all"))
     rows = store.sql("""
         select prompt, iou, touches_neighbour, is_empty, diameter, boundary_iou, hd95, nsd1, nsd2, spill, failure, is_dim, is_bright_small
@@ -155,6 +157,7 @@ def test_predictions_follow_from_prompts_alone(store: Store, tmp_path: Path) -> 
     label = writable[7]
     thin = ndimage.minimum_filter(label, 3) == ndimage.maximum_filter(label, 3)
     writable[7] = np.where(thin, label, 0)
+    reseal_labels(tmp_path / "other")
     other = Store.open(tmp_path / "other")
     second = evaluate(other, None, config(prompt_table=tmp_path / "boxes.csv"))
     asked = (

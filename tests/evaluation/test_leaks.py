@@ -13,6 +13,7 @@ from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune, finished
+from stores import reseal, reseal_tables
 
 TINY = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
 TEST = EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8)
@@ -63,6 +64,7 @@ def test_the_same_image_does_not_train_and_test(store: Store) -> None:
     rows = pq.read_table(path).to_pylist()
     rows[7]["sha256"] = rows[2]["sha256"]
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
+    reseal_tables(store.path)
     with pytest.raises(SplitError, match=r"01/t007 \(test\) is the same image as 01/t002 \(train\)"):
         finetune(Store.open(store.path), TINY)
 
@@ -80,8 +82,10 @@ def test_stills_that_trained_are_known_by_name(store: Store) -> None:
     about = json.loads(config.read_text())
     about["config"]["frames"] = block_ranges(stills)
     config.write_text(json.dumps(about))
+    reseal(config.parent)
     turned = rows.set_column(rows.column_names.index("time"), "time", pa.array(range(7, -1, -1)))
     pq.write_table(turned, frames)
+    reseal_tables(store.path)
     moved = Store.open(store.path)
     assert block_ranges(moved, ["test"]) == {"test": {"01": ["t000"]}}
     with pytest.raises(RunError, match=r"trained on 1 of the 1 frames to score, such as 01/t000"):

@@ -7,6 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hela_store.base.manifest import Sums
+from hela_store.base.parquet import write_parquet
+from hela_store.base.sums import array_sum
 from hela_store.runs.info import MANIFEST, manifest_of
 from hela_store.store.store import Store
 
@@ -30,6 +36,26 @@ def forget(store: Store, views: int, chunks_too: bool = True) -> list[int]:
 def reseal(run: Path) -> None:
     """Write the manifest of a published run again, as if it had been made with the files that are there now."""
     (run / MANIFEST).write_text(manifest_of(run))
+
+
+def reseal_tables(store: Path) -> None:
+    """Write the sums of the files in ``ingest/`` and ``plan/`` again, as if they had been made as they are now."""
+    Sums(store).add([path for folder in ("ingest", "plan") for path in (store / folder).glob("*.parquet")])
+
+
+def reseal_labels(store: Path) -> None:
+    """Write the sums of all stored labels again, as if the frames had been ingested with them."""
+    arrays = Store.open(store).arrays
+    for path in sorted((store / "ingest").glob("frames-*.parquet")):
+        table = pq.read_table(path)
+        sums = []
+        for frame, group, row in zip(*(table[name].to_pylist() for name in ("frame", "group", "row")), strict=True):
+            label = arrays.frame_part(group, row, "label")
+            assert label is not None
+            sums.append(array_sum(frame, label))
+        place = table.column_names.index("label_xxh3")
+        write_parquet(path, table.set_column(place, table.schema.field(place), pa.array(sums)))
+    reseal_tables(store)
 
 
 def changed(store: Store, **parts: Any) -> Store:
