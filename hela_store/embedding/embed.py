@@ -190,6 +190,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         return _dry_run(store, config, progress)
     from .ingest import ingest
     from .pipeline import make_room
+    from .truths import seal_truths
 
     _check_variants(store, config)
     with embed_lock(store.path):
@@ -199,6 +200,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         make_room(store)
+        seal_truths(store, progress)
         report = _embed_views(store, plan, frames, config, progress)
         return replace(report, notes=(*ingested.notes, *report.notes))
 

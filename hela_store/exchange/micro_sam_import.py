@@ -31,7 +31,7 @@ from hela_store.embedding.plan import make_plan
 from hela_store.embedding.record import IMPORTED, has_decoder, prepare
 from hela_store.errors import CheckpointError, RecipeError, StoreError
 from hela_store.images.geometry import tile_rectangles
-from hela_store.integrity.store_faults import view_faults
+from hela_store.integrity.store_faults import planned_views, view_faults
 from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
@@ -159,7 +159,7 @@ def import_micro_sam(
             found.read(number)
         plan = make_plan(store, progress)
         places = _places(plan, frames)
-        good = set(store.committed()) - {fault.view for fault in view_faults(store, progress)}
+        good = set(store.committed()) - {fault.view for fault in view_faults(store, planned_views(store), progress)}
         todo = [place for view, place in places.items() if view not in good]
         if todo or not has_decoder(store):
             sam = _load(store, device, cache_dir, progress)

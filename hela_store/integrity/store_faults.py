@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def file_faults(store: Store) -> Iterator[Fault]:
     has_sums = store.frames_table()["image_xxh3"].null_count < len(store.frames_table())
     if has_sums and not (store.path / FILE).exists():
         yield _file(store, store.path / FILE, "it is not there, so that nothing guards ingest/ and plan/")
-    for segment in store.ledger().damaged():
+    for segment in (*store.ledger().damaged(), *store.truths.ledger.damaged()):
         yield _file(
             store, segment, "the ledger segment cannot be read" if segment.exists() else "the ledger segment is lost"
         )
@@ -168,11 +168,11 @@ def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
             yield Fault(kind="damaged", path=f"{ARRAYS}frames/{record.group}", note=note, frame=name)
 
 
-def truth_faults(store: Store, progress: Progress) -> Iterator[Fault]:
-    """Yield the committed variants whose stored labels are not those of their frame, warped again."""
+def truth_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progress) -> Iterator[Fault]:
+    """Yield the committed variants of planned views whose stored labels are not those of their frame, warped again."""
     ledger, frames = store.ledger(), Frames(store)
     entries = ledger.entries(skip=ledger.damaged())
-    varied = [view for name, view in planned_views(store).items() if view.variant and name in entries]
+    varied = [view for name, view in views.items() if view.variant and name in entries]
     for view in progress(varied, total=len(varied), what="verify variants"):
         note = _error(partial(_wrong_truth, store, frames, view))
         if note:
@@ -194,9 +194,9 @@ def _wrong_truth(store: Store, frames: Frames, view: ViewRecord) -> str | None:
     return f"{wrong:.1%} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
 
 
-def view_faults(store: Store, progress: Progress) -> Iterator[Fault]:
+def view_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progress) -> Iterator[Fault]:
     """Yield the committed embeddings that are not what the ledger says, and rows that differ from the plan's."""
-    ledger, views = store.ledger(), planned_views(store)
+    ledger = store.ledger()
     entries = ledger.entries(skip=ledger.damaged())
     wrong: list[tuple[Entry, str]] = []
     for entry in progress(entries.values(), total=len(entries), what="verify"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hela_store.embedding.record import (
     read_record,
     threads,
 )
+from hela_store.embedding.truths import seal_truths
 from hela_store.errors import RecipeError, StoreError
 from hela_store.recipe.codecs import MANTISSA_BITS, max_relative_error, parse_codec
 from hela_store.recipe.recipe import Recipe
@@ -161,18 +162,17 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
     store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
-        found, errors = _find(store, config, rng, progress)
+        found, errors, views = _find(store, config, rng, progress)
         before, encoded = found, 0
         if config.repair and found:
             encoded = _repair(store, found, config, progress)
             store = Store(store.path, store.recipe)
-            found, errors = _find(store, config, rng, progress)
+            found, errors, views = _find(store, config, rng, progress)
     committed = {} if any(fault.path.startswith("ledger/") for fault in found) else store.committed()
-    planned = set() if any(fault.path.startswith("plan/") for fault in found) else set(planned_views(store))
     return VerifyReport(
         key=store.key,
         committed=len(committed),
-        left=len(planned - set(committed)),
+        left=len(views.keys() - committed.keys()),
         faults=(*found, *run_faults(store.path), *catalog_faults(store.path)),
         repaired=tuple(fault for fault in before if fault not in found),
         encoded=encoded,
@@ -184,25 +184,28 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
 
 def _find(
     store: Store, config: VerifyConfig, rng: np.random.Generator, progress: Progress
-) -> tuple[list[Fault], dict[str, float]]:
+) -> tuple[list[Fault], dict[str, float], dict[str, ViewRecord]]:
+    """Return what is wrong, the errors of the deep sample, and the planned views, none where a plan is damaged."""
     found = list(file_faults(store))
     errors: dict[str, float] = {}
+    views = {} if any(fault.path.startswith("plan/") for fault in found) else planned_views(store)
     if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)
-        found += truth_faults(store, progress)
-        found += view_faults(store, progress)
+        found += truth_faults(store, views, progress)
+        found += view_faults(store, views, progress)
         if config.deep:
-            faults, errors = _deep(store, {fault.view for fault in found}, config, rng, progress)
+            skip = {fault.view for fault in found}
+            faults, errors = _deep(store, {n: v for n, v in views.items() if n not in skip}, config, rng, progress)
             found += faults
-    return found, errors
+    return found, errors, views
 
 
 def _deep(
-    store: Store, skip: set[str], config: VerifyConfig, rng: np.random.Generator, progress: Progress
+    store: Store, views: Mapping[str, ViewRecord], config: VerifyConfig, rng: np.random.Generator, progress: Progress
 ) -> tuple[list[Fault], dict[str, float]]:
-    views, ledger = planned_views(store), store.ledger()
+    ledger = store.ledger()
     entries = ledger.entries(skip=ledger.damaged())
-    whole = [entry for name, entry in entries.items() if name not in skip and name in views]
+    whole = [entry for name, entry in entries.items() if name in views]
     chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[: config.sample])]
     sam, frames = _load(store, config, progress), Frames(store)
     faults, errors = [], {}
@@ -224,10 +227,11 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     make_plan(store)
     store.seal()
     make_room(store)
+    seal_truths(store, progress)
     views, ledger = planned_views(store), store.ledger()
     _repair_truth(store, {fault.row for fault in faults if not fault.view}, views.values())
     if any(fault.path.startswith(("plan/", ARRAYS)) and not fault.view for fault in faults):
-        faults = [*faults, *view_faults(store, progress)]
+        faults = [*faults, *view_faults(store, views, progress)]
     bad = {fault.view for fault in faults if fault.view}
     ledger.forget(bad - set(views))
     committed = store.committed()
@@ -288,7 +292,7 @@ def _repair_files(store: Store, faults: list[Fault]) -> None:
     for fault in faults:
         if fault.path.startswith(ARRAYS):
             _repair_arrays(store, fault)
-        elif fault.path.startswith("ledger/"):
+        elif fault.path.startswith(("ledger/", "truths/")):
             store.ledger().clear(store.path / fault.path)
         elif _can_be_made_again(store, fault):
             (store.path / fault.path).unlink(missing_ok=True)

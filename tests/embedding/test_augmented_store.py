@@ -233,3 +233,21 @@ def test_the_catalog_knows_variants(varied: Path) -> None:
         "SELECT variant, count(*) FROM views JOIN committed USING (view) GROUP BY 1 ORDER BY 1"
     )
     assert rows.fetchall() == [(0, 8), (1, 4)]
+
+
+def test_labels_of_variants_are_listed_once_more_where_the_list_is_lost(varied: Path, tmp_path: Path) -> None:
+    store = Store.open(shutil.copytree(varied, tmp_path / "store"))
+    before = store.truths.ledger.entries()
+    assert len(before) == sum(view.variant > 0 for view in ViewRecord.of(store.views_table()))
+    shutil.rmtree(tmp_path / "store/truths")  # a store of before, which had none
+    old = Store.open(store.path)
+    assert old.view("01/t002", variant=1).label.any()
+    assert embed(old).done_now == 0 and verify(old).whole
+    assert Store.open(store.path).truths.ledger.entries() == before
+    (segment,) = sorted((store.path / "truths").iterdir())
+    segment.write_bytes(segment.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"truths/.* is damaged"):
+        Store.open(store.path).view("01/t002", variant=1)
+    report = verify(Store.open(store.path), VerifyConfig(repair=True, device="cpu"))
+    assert report.whole and report.encoded == 0
+    assert Store.open(store.path).truths.ledger.entries() == before
