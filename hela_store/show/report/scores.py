@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import altair as alt
+
+from hela_store.errors import HelaError
+from hela_store.evaluation.compare import compare
 
 from .choice import Choice, Line, Pair, Row
 from .page import AFTER, BEFORE, HEIGHT, PALETTE, Chart, Section, Table, number, to_spec, values
@@ -233,12 +237,33 @@ def change(choice: Choice) -> Section | None:
         ]
         shares = (f"{100 * total['better']:.0f} %", f"{100 * total['worse']:.0f} %")
         means = (f"{total['mean']:+.3f}", f"{total['middle']:+.3f}")
-        rows.append((pair.prompt, pair.before.name, pair.after.name, str(total["n"]), *means, *shares))
+        names = (pair.prompt, pair.before.name, pair.after.name, str(total["n"]))
+        rows.append((*names, *means, *shares, _interval(choice, pair, total["n"])))
     if not charts:
         return None
-    text = f"The same cells with identical prompts. Better and worse: by more than 0.01. {BRUSH}"
-    table = Table(columns=("prompt", "before", "after", "pairs", "mean", "median", "better", "worse"), rows=rows)
-    return Section(id="change", title="Paired change", text=text, charts=charts, tables=[table])
+    text = (
+        "The same cells with identical prompts. Better and worse: share of cells by more than 0.01. The 95 % interval "
+        f"of the mean is over tracks of cells and frames; of one training, it says nothing of other seeds. {BRUSH}"
+    )
+    columns = ("prompt", "before", "after", "pairs", "mean", "median", "better", "worse", "95 % of the mean")
+    return Section(
+        id="change", title="Paired change", text=text, charts=charts, tables=[Table(columns=columns, rows=rows)]
+    )
+
+
+def _interval(choice: Choice, pair: Pair, n: int) -> str:
+    """Return the interval of the mean change; nothing where the labels that tell tracks cannot be read.
+
+    The interval is that of all ``n`` pairs of two runs; where the report shows only some of these, it shows none.
+    """
+    assert pair.before is not None
+    try:
+        found = compare(choice.store, [pair.before.run, pair.after.run])
+    except HelaError:
+        return ""
+    part = next((row for row in found.rows if row.prompt == pair.prompt and not row.is_exploratory), None)
+    known = part is not None and part.n == n and not math.isnan(part.per_cell.low)
+    return f"{part.per_cell.low:+.3f} to {part.per_cell.high:+.3f}" if known and part else ""
 
 
 def over_time(choice: Choice) -> Section | None:
