@@ -37,6 +37,9 @@ def verify(store: Store, as_json: bool, **choices: Any) -> None:
 
 def _print(report: VerifyReport) -> None:
     rows = [("encoder key", report.key), ("views", f"{report.committed} committed, {report.left} left to embed")]
+    if report.unclaimed:
+        text = "of an interrupted embed, or of a ledger segment that was lost; `hela-store embed` encodes them again"
+        rows.append(("not claimed", f"{report.unclaimed} embeddings without an entry in the ledger: {text}"))
     if report.worst is not None:
         text = f"{len(report.compared)} views encoded again, largest relative error {report.worst:.2g}"
         rows.append(("deep", f"{text} (allowed {report.tolerance:.2g})"))

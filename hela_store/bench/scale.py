@@ -24,6 +24,7 @@ from hela_store.base.files import digest, write_atomic
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
+from hela_store.base.sums import array_sum
 from hela_store.embedding.batches import done_of, unique_views, work_of
 from hela_store.embedding.ingest import SEGMENT_FRAMES
 from hela_store.embedding.pipeline import make_room
@@ -40,9 +41,12 @@ from hela_store.workflows.info import info
 from .rows import RowsBench, bench_rows
 
 SIDE, TILE, OVERLAP = 960, 512, 64
+BLANK = np.zeros((SIDE, SIDE), np.uint16)
 SEQUENCE, CELLS = 1000, 4
 """Frames a sequence, labelled cells a frame."""
 THERE = 8
+APPENDED = 1000
+"""Views that are added to each store."""
 """Embeddings that are really there."""
 
 
@@ -126,7 +130,7 @@ def _read(path: Path) -> None:
 
 def _append(path: Path) -> None:
     store = Store.open(path)
-    _write_frames(path, len(store.frames_table()), 1000 // len(_tiles()))
+    _write_frames(path, len(store.frames_table()), APPENDED // len(_tiles()))
     views = unique_views(make_plan(store))
     make_room(store)
     new = work_of(views, done_of(store, views), 1, None)
@@ -185,6 +189,10 @@ def simulate(path: Path, views: int) -> Store:
         stored = store.arrays.write_embedding(store.key, row, drawn)
         entries.append(Entry.of(table["view"][row].as_py(), row, stored))
     store.commit(entries)
+    # the pixels of the frames that :func:`_append` adds; planning reads them
+    for frame in map(_frame, range(frames, frames + APPENDED // len(_tiles()))):
+        store.arrays.add_frame_group(frame["group"], SEQUENCE, (SIDE, SIDE), "uint16")
+        store.arrays.write_frame(frame["group"], frame["row"], BLANK, None, BLANK == 0)
     return store
 
 
@@ -213,6 +221,7 @@ def _frame(number: int) -> dict[str, Any]:
     values = {"sequence": f"{sequence:04}", "name": f"t{place:04}", "time": place, "height": SIDE, "width": SIDE}
     values |= {"frame": f"{sequence:04}/t{place:04}", "dtype": "uint16", "group": f"{sequence:04}", "row": place}
     values |= {"sha256": digest("bench scale", number), "has_label": False, "partial": False}
+    values |= {"image_xxh3": array_sum(str(values["frame"]), BLANK)}
     return values | {"label_origin": "ST", "pixel_size_um": 0.645, "is_blank": False}
 
 

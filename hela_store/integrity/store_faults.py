@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -211,6 +211,14 @@ def view_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progres
         if kind == "flipped" and index < SEARCHED:
             kind = _whose(store, entry, entries, sums)
         yield embedding_fault(store, entry, kind, views.get(entry.view))
+
+
+def unclaimed_views(store: Store, views: Mapping[str, ViewRecord], committed: Container[str]) -> set[str]:
+    """Return the planned views whose chunk is there though the ledger has no entry of it."""
+    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
+    left = {name: view for name, view in views.items() if name not in committed}
+    chunks = {name: store.arrays.chunk_name(store.key, view.row) for name, view in left.items()}
+    return {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
 
 
 NOTES = {

@@ -50,6 +50,7 @@ from .store_faults import (
     frame_faults,
     planned_views,
     truth_faults,
+    unclaimed_views,
     view_faults,
 )
 
@@ -101,6 +102,9 @@ class VerifyReport:
         Encoder key.
     committed, left : int
         Views that count as done, and planned ones that do not.
+    unclaimed : int
+        Views whose embeddings are there and do not count as done: of an interrupted ``embed``, or of a ledger segment
+        that was lost with none after it.
     faults : tuple of Fault
         All that is wrong now; also in runs, which no repair makes again, and in the catalog.
     repaired : tuple of Fault
@@ -118,6 +122,7 @@ class VerifyReport:
     key: str
     committed: int
     left: int
+    unclaimed: int
     faults: tuple[Fault, ...]
     repaired: tuple[Fault, ...] = ()
     encoded: int = 0
@@ -173,6 +178,7 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         key=store.key,
         committed=len(committed),
         left=len(views.keys() - committed.keys()),
+        unclaimed=len(unclaimed_views(store, views, committed)) if committed else 0,
         faults=(*found, *run_faults(store.path), *catalog_faults(store.path)),
         repaired=tuple(fault for fault in before if fault not in found),
         encoded=encoded,
@@ -235,11 +241,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     bad = {fault.view for fault in faults if fault.view}
     ledger.forget(bad - set(views))
     committed = store.committed()
-    # of a segment that was lost only the chunks are left
-    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
-    chunks = {name: store.arrays.chunk_name(store.key, view.row) for name, view in views.items()}
-    lost = {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
-    bad = (bad & set(views)) | (lost - set(committed))
+    bad = (bad & set(views)) | unclaimed_views(store, views, committed)
     if store.recipe.encoder.source:
         _repair_imported(store, bad, config, progress)
         return 0

@@ -20,6 +20,7 @@ from hela_store.store.ledger import Entry, view_digest
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
+from stores import forget
 
 TINY = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
 
@@ -128,3 +129,18 @@ def test_a_lost_plan_is_made_again_and_costs_no_embedding(store: Store) -> None:
     assert [fault.note for fault in report.faults] == ["it is not there, and 8 committed views are in no other plan"]
     report = verify(Store.open(store.path), VerifyConfig(repair=True))
     assert report.whole and report.encoded == 0 and Store.open(store.path).views_table().equals(plan)
+
+
+def test_the_last_segment_of_the_ledger_is_missed(store: Store) -> None:
+    """No number is missing then; the chunks without an entry tell."""
+    forget(store, 2, chunks_too=False)
+    report = verify(Store.open(store.path))
+    assert (report.committed, report.left, report.unclaimed) == (6, 2, 2) and report.whole
+    with pytest.raises(StoreError, match="not embedded yet"):
+        evaluate(Store.open(store.path), None, EvaluateConfig(split="test", prompts=("box",), window=8))
+    middle = sorted(store.ledger().path.iterdir())[2]
+    middle.unlink()
+    with pytest.raises(StoreError, match=rf"{middle.name} is lost, later ones are there"):
+        Store.open(store.path).committed()
+    report = verify(Store.open(store.path), VerifyConfig(repair=True, device="cpu"))
+    assert report.whole and (report.committed, report.left, report.encoded) == (8, 0, 3)
