@@ -21,6 +21,7 @@ from hela_store.errors import DatasetError, StoreError
 from hela_store.store.new_store import new_store
 from hela_store.store.store import Store
 from hela_store.store.tables import FRAMES_SCHEMA
+from stores import reseal_tables
 
 RECIPE = """format = 1
 name = "s"
@@ -313,6 +314,9 @@ def test_a_new_segment_never_takes_the_place_of_another(data: Path) -> None:
     lost, kept = (store.path / f"ingest/frames-000{number}.parquet" for number in (1, 2))
     rows = kept.read_bytes()
     lost.unlink()
+    with pytest.raises(StoreError, match=r"frames-0001.parquet is not there, though it was written"):
+        ingest(Store.open(store.path), silent)
+    (store.path / "sums.json").unlink()  # a store of before, which did not know
     ingest(Store.open(store.path), silent)
     assert kept.read_bytes() == rows and (store.path / "ingest/frames-0003.parquet").exists()
 
@@ -378,6 +382,7 @@ def test_an_unknown_pixel_size_stays_unknown(data: Path) -> None:
     column = table.schema.get_field_index("pixel_size_um")
     table = table.set_column(column, table.schema.field(column), pa.array([float("nan")] * 4))
     pq.write_table(table, path)
+    reseal_tables(store.path)
     assert ingest(Store.open(store.path), silent).unchanged == 4
 
 

@@ -24,6 +24,7 @@ from hela_store.exchange.onnx import export_onnx
 from hela_store.runs.folder import latest, load_run
 from hela_store.show.report import report
 from hela_store.store.store import Store
+from stores import reseal_tables
 
 EXPORTERS: dict[str, Callable[[Store, str, str, Path], Any]] = {
     "ctc": lambda store, run, name, out: export_ctc(store, run, out, prompt="box"),
@@ -47,6 +48,7 @@ def rename(path: Path, *columns: str, name: str) -> None:
             row.update(dict.fromkeys(columns, name))
             row["frame"] = f"{row['sequence']}/{row['name']}"
         pq.write_table(pa.Table.from_pylist(table, rows.schema), file)
+    reseal_tables(path)
 
 
 def others(root: Path, *without: Path) -> set[str]:

@@ -17,6 +17,7 @@ from hela_store.sam.encoder import encode, preprocess
 from hela_store.sam.nano import load_nano
 from hela_store.sam.predict import predict_view
 from hela_store.sam.rate import bfloat16_pays
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +29,7 @@ KINDS = ["box", "point", "mask"]
 def test_masks_from_bfloat16_are_those_of_the_stock_encoder(embedded: Path) -> None:
     store, sam = Store.open(embedded), load_nano()
     decoder, frames = SamDecoder(sam.prompt_encoder, sam.mask_decoder), Frames(store)
-    views = {view["row"]: view for view in unique_views(store.views_table()).to_pylist()}
+    views = {view.row: view for view in ViewRecord.of(unique_views(store.views_table()))}
     ious, errors = [], []
     for frame in frame_cells(store, labelled_frames(store, "all")):
         questions = truth_questions(frame, KINDS, list(range(5)), 1.0)

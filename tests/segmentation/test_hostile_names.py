@@ -13,8 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hela_store.base.text import visible
+from hela_store.datasets.frame import frame_digest
+from hela_store.datasets.listing import find_images
+from hela_store.datasets.pixels import probe
 from hela_store.errors import DatasetError, StoreError
 from hela_store.segmentation.config import DetectedConfig, SegmentConfig
+from hela_store.segmentation.results import Item
 from hela_store.segmentation.segment import segment
 from hela_store.store.store import Store
 
@@ -71,11 +75,15 @@ def test_a_folder_is_called_what_it_is_called_and_not_how_it_was_reached(
 
 @pytest.mark.parametrize(
     "link",
-    ["new_RES", ".cells", ".cells/new", "new_RES/mask001.tif", "new_RES/mask001.png", ".cells/new/mask001.tif.parquet",
-     "segment.json", "cells.parquet", "cells.csv"],
+    ["new_RES", ".cells", "new_RES/mask001.tif", "new_RES/mask001.png", ".cells/KEY.parquet", "segment.json",
+     "cells.parquet", "cells.csv"],
 )  # fmt: skip
 def test_links_in_the_folder_are_refused_by_name(detected: Path, tmp_path: Path, link: str) -> None:
     folder, out, elsewhere = frame(tmp_path / "new"), tmp_path / "out", tmp_path / "elsewhere"
+    ((name, image),) = find_images(folder).items()
+    sha256 = frame_digest(tifffile.imread(image))
+    key = Item(sequence="new", name=name, sha256=sha256, plane=probe(image, "t", None)[0]).key
+    link = link.replace("KEY", key)
     place = out / link
     place.parent.mkdir(parents=True)
     place.symlink_to(elsewhere)
