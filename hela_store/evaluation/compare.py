@@ -25,6 +25,7 @@ from hela_store.metrics.intervals import (
     Interval,
     Units,
     crossed_interval,
+    numbered,
     per_frame_weights,
 )
 from hela_store.runs.folder import load_run
@@ -136,7 +137,7 @@ def compare(
     ----------
     variants : two or more; each a run id (or its beginning), several joined by commas, or a sequence of ids
         Several runs of one variant are its training seeds, and are paired in the order given with those of the other;
-        a variant of one run is paired with each.
+        a variant of one run is paired with each. Runs that scored the same weights count as one seed.
     metric : one of :data:`METRICS`
 
     Raises
@@ -185,10 +186,11 @@ def _pairs(
 ) -> Rows:
     if len(first) != len(other) and 1 not in (len(first), len(other)):
         raise RunError(f"{len(first)} runs against {len(other)}; give as many of each, one for each training seed")
-    seeds = max(len(first), len(other))
-    parts = []
-    for seed in range(seeds):
-        a, b = first[seed % len(first)], other[seed % len(other)]
+    both = [(first[i % len(first)], other[i % len(other)]) for i in range(max(len(first), len(other)))]
+    # two scorings of the same weights are no two trainings
+    trainings = numbered([(_weights(store, a), _weights(store, b)) for a, b in both])
+    seeds, parts = len(set(trainings.tolist())), []
+    for (a, b), seed in zip(both, trainings, strict=True):
         pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b})
         if not len(pairs):
             found = f"{a} has {scored[a]} scored cells, {b} has {scored[b]}, and none is the same"
@@ -202,6 +204,11 @@ def _pairs(
         notes.append(f"{many}: below {LEAST_SEEDS} there are numbers and no word; give 3, as A1,A2,A3")
     table = pa.concat_tables(parts)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _weights(store: Store, run: str) -> str:
+    """Return which weights a run scored."""
+    return str(load_run(store.path, run).config.get("checkpoint", run))
 
 
 def _differences(pairs: Rows, variant: str, tracks: CellTracks) -> list[Difference]:

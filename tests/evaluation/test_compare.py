@@ -17,10 +17,14 @@ from hela_store.runs.folder import load_run, new_run
 from hela_store.store.store import Store
 
 
-def copy_run(store: Store, run: str, change: float, keep: int | None = None, kind: str = "box") -> str:
-    """Publish a run with the masks of another and its IoU moved."""
+def copy_run(
+    store: Store, run: str, change: float, keep: int | None = None, kind: str = "box", weights: str | None = None
+) -> str:
+    """Publish a run with the masks of another and its IoU moved, as if other weights had been scored."""
     source = load_run(store.path, run)
-    folder = new_run(store.path, "evaluate", source.config, label="copy")
+    folder = new_run(
+        store.path, "evaluate", source.config | {"checkpoint": weights or f"moved by {change}"}, label="copy"
+    )
     prompts, predictions = (pq.read_table(source.path / f"{name}.parquet") for name in ("prompts", "predictions"))
     if keep is not None:
         prompts, predictions = prompts.slice(0, keep), predictions.slice(0, keep)
@@ -94,6 +98,14 @@ def test_runs_of_other_cells_are_compared_on_what_they_share(scored: tuple[Store
         compare(store, [f"{run},{few}", f"{run},{few},{free}"])
     with pytest.raises(RecipeError, match="boundary_iou"):
         compare(store, [run, few], metric="hd95")
+
+
+def test_scorings_of_the_same_weights_are_one_training_seed(scored: tuple[Store, str]) -> None:
+    store, run = scored
+    same = [copy_run(store, run, change, weights="one") for change in (0.01, 0.02, 0.03)]
+    found = compare(store, [run, same])
+    assert found.rows[0].per_cell.seeds == 1 and found.rows[0].by_seed == pytest.approx([0.02])
+    assert any(note.startswith("1 training seed of") for note in found.notes)
 
 
 def test_the_command(scored: tuple[Store, str], tmp_path: Path) -> None:

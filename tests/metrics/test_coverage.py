@@ -4,15 +4,16 @@ Each case draws the differences of nuclei that are seen in many frames under sev
 nucleus (its share of the variance of a cell is the ICC), of the frame, of the seed, of the nucleus under the seed, and a
 rest. Frames and rests correlate between neighbouring frames. A third of the nuclei begin or end within the block.
 
-With n draws the share of a true coverage of 0.95 has a standard error of sqrt(0.95 * 0.05 / n): 0.007 for the 1,000
-draws of the long form. Limits are 0.93 and 0.97, and three of these errors beyond.
+With n draws the share of a true coverage of 0.95 has a standard error of sqrt(0.95 * 0.05 / n): 0.0097 for the 500
+draws of the long form, 0.015 for the 200 of its longest series. Limits are 0.93 and 0.97, and three of these errors
+beyond; over all cases of the long form the mean has to lie within.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,15 @@ class Case:
     frame_sd: float = 0.003
     seed_sd: float = 0.003
 
-    def intervals(self, truth: float, draws: int) -> list[Interval]:
-        rng = np.random.default_rng([self.nuclei, self.frames, self.seeds, int(1e6 * self.icc), draws])
-        return [self._interval(truth, rng) for _ in range(draws)]
+    def intervals(self, draws: int) -> list[Interval]:
+        """Return intervals of differences that are truly 0."""
+        names = (self.nuclei, self.frames, self.seeds, round(100 * self.icc), round(100 * self.correlation))
+        rng = np.random.default_rng(names)
+        return [self._interval(rng) for _ in range(draws)]
 
-    def _interval(self, truth: float, rng: np.random.Generator) -> Interval:
+    def _interval(self, rng: np.random.Generator) -> Interval:
         shape = self.nuclei, self.frames, self.seeds
-        values = truth + SD * math.sqrt(self.icc) * rng.standard_normal((self.nuclei, 1, 1))
+        values = SD * math.sqrt(self.icc) * rng.standard_normal((self.nuclei, 1, 1))
         values = values + SD * math.sqrt(1 - self.icc) * self._series(rng, self.nuclei)[..., None]
         values = values + self.frame_sd * self._series(rng, 1)[..., None]
         values = values + self.seed_sd * rng.standard_normal(self.seeds)
@@ -63,23 +66,25 @@ class Case:
         return noise
 
 
-def coverage(intervals: list[Interval], truth: float) -> float:
-    return float(np.mean([found.low <= truth <= found.high for found in intervals]))
+def coverage(intervals: list[Interval]) -> float:
+    return float(np.mean([found.low <= 0 <= found.high for found in intervals]))
 
 
-def said(intervals: list[Interval], word: str) -> float:
-    return float(np.mean([found.standing == word for found in intervals]))
+def said(intervals: list[Interval], word: str, truth: float) -> float:
+    """Return how often a word is said of the same intervals where the truth is another."""
+    moved = [replace(found, low=found.low + truth, high=found.high + truth) for found in intervals]
+    return float(np.mean([found.standing == word for found in moved]))
 
 
-def check(case: Case, draws: int) -> None:
+def check(case: Case, draws: int) -> float:
     error = 3 * math.sqrt(0.95 * 0.05 / draws)
-    margin = case.intervals(MARGIN, draws)
-    found = coverage(margin, MARGIN)
+    intervals = case.intervals(draws)
+    found = coverage(intervals)
     assert 0.93 - error <= found <= 0.97 + error, f"{found:.3f} {case}"
     wrong = 0.035 + 3 * math.sqrt(0.035 * 0.965 / draws)
-    assert said(margin, "better") <= wrong, f"better {said(margin, 'better'):.3f} {case}"
-    nothing = case.intervals(0.0, draws)
-    assert said(nothing, "worse") <= wrong and said(nothing, "better") <= wrong, case
+    for word, truth in (("better", MARGIN), ("worse", -MARGIN), ("better", 0.0), ("worse", 0.0)):
+        assert said(intervals, word, truth) <= wrong, f"{word} at {truth}: {said(intervals, word, truth):.3f} {case}"
+    return found
 
 
 GRID = [
@@ -95,9 +100,10 @@ def test_intervals_cover(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", GRID, ids=str)
-def test_intervals_cover_the_whole_grid(case: Case) -> None:
-    check(case, 300 if case.frames == 100 else 1000)
+def test_intervals_cover_the_whole_grid() -> None:
+    found = {case: check(case, 200 if case.frames == 100 else 500) for case in GRID}
+    assert 0.93 <= np.mean(list(found.values())) <= 0.97
+    print("\n".join(f"{share:.3f} {case}" for case, share in found.items()))
 
 
 def test_blocks_of_frames_alone_would_not_cover() -> None:
