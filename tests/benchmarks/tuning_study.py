@@ -39,6 +39,7 @@ from hela_store.runs.folder import list_runs
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.encoder import encode
 from hela_store.sam.predict import WINDOWS
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
 from hela_store.training.config import FinetuneConfig, paper_preset
@@ -112,7 +113,7 @@ class LiveSteps(TrainingSteps):
         super().__init__(store, *args, **kwargs)
         self.encoder = load_sam_encoder(store.recipe.encoder, torch.device("cpu"), base=store.path).encoder
         self.frames, self.precision = Frames(store), store.recipe.encoder.precision
-        self.plan = {row["view"]: row for row in store.views_table().to_pylist()}
+        self.plan = {view.view: view for view in ViewRecord.of(store.views_table())}
 
     def __getitem__(self, index: int) -> TrainingStep:
         step = super().__getitem__(index)
