@@ -89,11 +89,6 @@ class Sums:
             write_atomic(self.root / FILE, text.encode())
         self._known = files
 
-    def add_missing(self, paths: Iterable[Path]) -> None:
-        """Write down the sums of those of the files that have none."""
-        known = self.load()
-        self.add([path for path in paths if self._name(path) not in known])
-
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 

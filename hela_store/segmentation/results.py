@@ -195,7 +195,9 @@ class Results:
         return table
 
     def _parts(self) -> Iterator[tuple[Made, pa.Table]]:
+        refuse_link(self.out / PARTS)
         for path in sorted((self.out / PARTS).glob("*.parquet")):
+            refuse_link(path)
             table = read_part(path)
             yield Made(**json.loads(table.schema.metadata[ABOUT])), table
 

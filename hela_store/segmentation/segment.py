@@ -104,18 +104,18 @@ def segment(
     if prompts.detector.kind != "detector":
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
     items = list(_items(planes, progress))
+    near = _near(items) if config.prompts.recover else {}
     with explain_os_errors(f"making {config.out}"):
         config.out.mkdir(parents=True, exist_ok=True)
     with claim(config.out, "segment", wait=True, progress=progress):
         clear_temporary(config.out)
-        return _segment_into(store, config, prompts, items, progress)
+        return _segment_into(store, config, prompts, items, near, progress)
 
 
 def _segment_into(
-    store: Store, config: SegmentConfig, prompts: DetectedPrompts, items: list[Item], progress: Progress
+    store: Store, config: SegmentConfig, prompts: DetectedPrompts, items: list[Item], near: Near, progress: Progress
 ) -> SegmentReport:
     """Segment what is not done; the caller has claimed the folder."""
-    near = _near(items) if config.prompts.recover else {}
     results = Results(config.out)
     results.claim(_settings(store, prompts.config))
     targets = results.targets(items)

@@ -102,13 +102,7 @@ class Store:
         return f"Store({str(self.path)!r})"
 
     def with_encoder(self, **changes: Any) -> Store:
-        """Return the same store as a recipe with another encoder sees it: ``adapter``, ``cut``, ``precision``, ...
-
-        Raises
-        ------
-        RecipeError
-            An impossible value.
-        """
+        """Return the store as a recipe with another encoder sees it: ``adapter``, ``cut``, ...; may raise RecipeError."""
         return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @cached_property
@@ -145,11 +139,14 @@ class Store:
         return Sums(self.path)
 
     def seal(self) -> None:
-        """Write down the sums of files in ``ingest/`` and ``plan/`` that have none: of a process that was killed.
+        """Check the files in ``ingest/`` and ``plan/``; write down the sums that a killed process left out.
 
-        Whoever calls holds the store's embed lock.
+        Whoever calls holds the store's embed lock. Raises StoreError where a file is damaged.
         """
-        self.sums.add_missing(path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet"))
+        paths = [path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet")]
+        for path in paths:
+            self._table([path])
+        self.sums.add(paths)
 
     # tables
 
