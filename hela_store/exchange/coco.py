@@ -93,15 +93,13 @@ def export_coco(
     frames = [row for row in store.frame_records().values() if row.frame in labels.answers]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    empty = 0
+    asked = 0
     for number, row in enumerate(progress(frames, total=len(frames), what="export"), start=1):
         images.append({"id": number, "file_name": row.frame, "height": row.height, "width": row.width})
-        for answer in labels.answers[row.frame]:
-            found = _annotation(answer, row.shape)
-            if found is None:
-                empty += 1
-            else:
-                annotations.append({"id": len(annotations) + 1, "image_id": number} | found)
+        found = [_annotation(answer, row.shape) for answer in labels.answers[row.frame]]
+        asked += len(found)
+        annotations += [{"image_id": number} | each for each in found if each is not None]
+    annotations = [{"id": number} | each for number, each in enumerate(annotations, start=1)]
     about = {"description": f"hela-store run {labels.info.id}", "prompt": labels.prompt, "seed": labels.prompt_seed}
     labelled = {number: row for number, row in enumerate(frames, start=1) if row.has_label}
     if labelled:
@@ -117,7 +115,7 @@ def export_coco(
         run=labels.info.id,
         images=len(images),
         annotations=len(annotations),
-        empty=empty,
+        empty=asked - len(annotations),
     )
 
 

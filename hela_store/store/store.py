@@ -102,7 +102,7 @@ class Store:
         return f"Store({str(self.path)!r})"
 
     def with_encoder(self, **changes: Any) -> Store:
-        """Return the store as a recipe with another encoder sees it: ``adapter``, ``cut``, ...; may raise RecipeError."""
+        """Return the store with another encoder in its recipe: ``adapter``, ``cut``, ...; may raise RecipeError."""
         return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @cached_property

@@ -195,7 +195,7 @@ def _evaluated(
     same = {"encoder": store.key, "checkpoint": checkpoint, "split": config.split, "window": window}
     same |= {"prompt_seeds": config.prompt_seeds, "prompt_table": "", "prompt_masks": ""}
     found = _finished(store, "evaluate", same, prompts)
-    return found.id if found else evaluate(store, checkpoint, wanted, progress=progress).run
+    return found.id if found else evaluate(store, checkpoint, wanted, fresh=True, progress=progress).run
 
 
 def _image_free(store: Store, config: StudyConfig, progress: Progress) -> str | None:

@@ -25,6 +25,7 @@ from hela_store.images.assemble import Answer, assemble
 from hela_store.images.rle import encode
 from hela_store.metrics.ctc import FrameMatch, det, match_frame, seg
 from hela_store.store.store import Store
+from stores import reseal_tables
 
 
 def labels(seed: int, shape: tuple[int, int] = (80, 90)) -> np.ndarray:
@@ -177,6 +178,7 @@ def test_every_frame_is_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
     rows = pq.read_table(frames)
     shared = pa.array([0, 1, 2, 3, 4, 5, 6, 1])  # as stills that came later had it in earlier versions
     pq.write_table(rows.set_column(rows.column_names.index("time"), "time", shared), frames)
+    reseal_tables(store.path)
     with pytest.raises(RunError, match=r"01/t001 and 01/t007 have one time, 1, .* one file, 01_RES/mask001\.tif"):
         export_ctc(Store.open(store.path), done.run, tmp_path / "clash")
     assert not (tmp_path / "clash").exists()

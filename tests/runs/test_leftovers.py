@@ -64,11 +64,13 @@ def test_a_published_run_holds_no_temporary_file(tmp_path: Path) -> None:
     run = new_run(tmp_path, "finetune", {})
     (run.path / f".{STATE}.abcd_123").write_bytes(b"torn")
     published = run.publish()
-    assert [path.name for path in published.iterdir()] == ["config.json"] and run_ids(tmp_path) == [run.id]
+    assert sorted(path.name for path in published.iterdir()) == ["config.json", "manifest.json"] and run_ids(
+        tmp_path
+    ) == [run.id]
     (published / f".{STATE}.abcd_123").write_bytes(b"torn")  # of an earlier version
     (published / ".notes").write_text("somebody's")
     clear_run_leftovers(tmp_path)
-    assert sorted(path.name for path in published.iterdir()) == [".notes", "config.json"]
+    assert sorted(path.name for path in published.iterdir()) == [".notes", "config.json", "manifest.json"]
 
 
 def test_only_what_a_killed_write_left_is_temporary(tmp_path: Path) -> None:

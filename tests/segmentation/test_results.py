@@ -15,6 +15,7 @@ from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 from hela_store.segmentation.evaluate import evaluate_detected
 from hela_store.segmentation.segment import SegmentReport, segment
 from hela_store.store.store import Store
+from stores import reseal_tables
 
 LOW = DetectedConfig(threshold=0.2, device="cpu")
 
@@ -134,7 +135,10 @@ def test_neighbours_are_known_by_numbers_in_names(
     frames = stills.path / "ingest/frames-0001.parquet"
     rows = pq.read_table(frames)
     names = [name.translate(str.maketrans("01234567", "abcdefgh")) for name in rows["name"].to_pylist()]
+    ids = pa.array([f"01/{name}" for name in names])
+    rows = rows.set_column(rows.column_names.index("frame"), "frame", ids)
     pq.write_table(rows.set_column(rows.column_names.index("name"), "name", [names]), frames)
+    reseal_tables(stills.path)
     with pytest.raises(RunError, match="stills without numbers in their names"):
         evaluate_detected(Store.open(stills.path), replace(LOW, split="all", recover=True))
 
