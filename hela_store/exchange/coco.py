@@ -93,19 +93,17 @@ def export_coco(
     frames = [row for row in store.frame_records().values() if row.frame in labels.answers]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    asked = 0
+    asked = sum(len(labels.answers[row.frame]) for row in frames)
     for number, row in enumerate(progress(frames, total=len(frames), what="export"), start=1):
         images.append({"id": number, "file_name": row.frame, "height": row.height, "width": row.width})
         found = [_annotation(answer, row.shape) for answer in labels.answers[row.frame]]
-        asked += len(found)
         annotations += [{"image_id": number} | each for each in found if each is not None]
     annotations = [{"id": number} | each for number, each in enumerate(annotations, start=1)]
     about = {"description": f"hela-store run {labels.info.id}", "prompt": labels.prompt, "seed": labels.prompt_seed}
-    labelled = {number: row for number, row in enumerate(frames, start=1) if row.has_label}
-    if labelled:
+    if labelled := {number: row for number, row in enumerate(frames, start=1) if row.has_label}:
         targets.file(truth, _truth_page(store, labelled, images, progress))
-    scored = [each for each in annotations if not labelled or each["image_id"] in labelled]
-    targets.file(results, to_json([_result(each) for each in scored]).encode())
+    scored = [_result(each) for each in annotations if not labelled or each["image_id"] in labelled]
+    targets.file(results, to_json(scored).encode())
     targets.file(out, _page(about, images, annotations))
     targets.finish()
     return CocoExport(
