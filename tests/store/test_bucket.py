@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ from moto.server import ThreadedMotoServer
 
 from hela_store.bench.delay import SlowLine, slow_line
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.errors import RecipeError, StoreError
+from hela_store.errors import BucketError, RecipeError, StoreError
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.recipe.recipe import ArraysRecipe
 from hela_store.runs.folder import load_run
 from hela_store.store import bucket
 from hela_store.store.bucket import Bucket
+from hela_store.store.read_cache import ReadCache
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
@@ -218,12 +220,16 @@ def test_finetune_reads_from_the_bucket(remote: Store, embedded: Path, tmp_path:
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Answers every request as S3 does once credentials expired."""
 
-    code = "ExpiredToken"
+    code, status = "ExpiredToken", 403
+    asked: ClassVar[list[str]] = []
 
     def refuse(self) -> None:
+        self.asked.append(self.command)
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = f"<Error><Code>{self.code}</Code><AWSAccessKeyId>{SECRETS['AWS_ACCESS_KEY_ID']}</AWSAccessKeyId></Error>"
-        self.send_response(403)
+        if self.command == "HEAD":
+            body = ""
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
@@ -234,14 +240,23 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
-def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.MonkeyPatch, code: str):
+@pytest.mark.parametrize(
+    ("status", "code", "way_out"),
+    [
+        (400, "ExpiredToken", "renew them, for example with `aws sso login`"),
+        (403, "AccessDenied", "have this user given the right"),
+    ],
+)
+def test_refused_credentials_are_not_shown(
+    remote: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str, way_out: str
+):
     monkeypatch.setattr(Refusing, "code", code)
+    monkeypatch.setattr(Refusing, "status", status)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         store = Store.open(remote.path)
-        with pytest.raises(StoreError, match=rf"refused \({code}; renew the credentials") as caught:
+        with pytest.raises(StoreError, match=rf"refused \({code}: .* while reading .*; {way_out}, and run") as caught:
             store.arrays.storage.read("zarr.json")
         command = [str(Path(sys.executable).with_name("hela-store")), "--traceback", "embed", "-s", str(remote.path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -251,10 +266,55 @@ def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.Mo
     assert_no_secrets(remote.path, str(caught.value), done.stderr, done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", r"refused \(ExpiredToken: the credentials have expired\) .*; renew them"),
+        (403, "ExpiredToken", r"refused \(ExpiredToken: the credentials have expired\) .*; renew them"),
+        (403, "AccessDenied", r"refused \(AccessDenied: these credentials do not allow it\)"),
+        (403, "InvalidAccessKeyId", r"refused \(InvalidAccessKeyId: the server does not know .* `aws configure`"),
+        (404, "NoSuchBucket", r"refused \(NoSuchBucket: there is no such bucket\)"),
+        (
+            301,
+            "PermanentRedirect",
+            r"refused \(PermanentRedirect: the bucket is in another region\) .*AWS_DEFAULT_REGION",
+        ),
+        (400, "AuthorizationHeaderMalformed", r"\(AuthorizationHeaderMalformed: the bucket is in another region\)"),
+    ],
+)
+def test_what_asking_again_cannot_mend_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
+):
+    monkeypatch.setattr(Refusing, "code", code)
+    monkeypatch.setattr(Refusing, "status", status)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        there = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
+        for act in (there.read, there.size, there.below, there.remove):
+            Refusing.asked.clear()
+            with pytest.raises(BucketError, match=said):
+                act("zarr.json")
+            # a HEAD is answered without a reason, which a GET is asked for
+            assert Refusing.asked.count("GET") <= 1 and len(Refusing.asked) <= 2, Refusing.asked
+        server.shutdown()
+
+
+def test_a_port_or_host_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for url, said in (
+        ("http://127.0.0.1:1", "connection refused; 4 attempts"),
+        ("http://no-such-host.invalid", "there is no host of this name; 4 attempts"),
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        there = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
+        with pytest.raises(BucketError, match=rf"cells/fluo does not answer \({said}\) while reading"):
+            there.read("zarr.json")
+
+
 def test_a_bucket_or_credentials_that_are_not_there(remote: Store, monkeypatch: pytest.MonkeyPatch):
     recipe = replace(remote.recipe, arrays=ArraysRecipe(data="s3://no-such-bucket/x"))
     before = sorted(path for path in remote.path.rglob("*") if "lock" not in path.name)
-    with pytest.raises(StoreError, match="there is no bucket for s3://no-such-bucket/x; make it"):
+    with pytest.raises(StoreError, match=r"refused \(NoSuchBucket: there is no such bucket\) .*; make it, or"):
         embed(Store(remote.path, recipe))
     assert sorted(path for path in remote.path.rglob("*") if "lock" not in path.name) == before
     for name in SECRETS:
@@ -274,7 +334,7 @@ def test_recipes(store: Store):
 
 
 def test_storage_names(tmp_path: Path):
-    storage = Bucket(URL, tmp_path / "data.json")
+    storage = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
     storage.zarr(read_only=False)
     assert storage.read("a/b") is None and storage.size("a/b") is None
     assert storage.below("") == ["hela-store.json"]
