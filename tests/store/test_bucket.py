@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import logging
 import os
 import re
 import shutil
@@ -11,16 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from buckets import SECRETS, URL
 
-from hela_store.bench.delay import SlowLine, slow_line
+from hela_store.bench.delay import SlowLine
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import BucketError, RecipeError, StoreError
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -34,56 +32,7 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.info import info
 
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIAQUITESECRET",
-    "AWS_SECRET_ACCESS_KEY": "evenmoresecret",
-    "AWS_SESSION_TOKEN": "tokenofit",
-}
-URL = "s3://cells/fluo"
-
-
-@pytest.fixture(scope="module")
-def line() -> Iterator[SlowLine]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    with slow_line(server.get_host_and_port()) as line:
-        yield line
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def client(line: SlowLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Return a client of the server, which is empty but for a bucket; ours gives up after a second."""
-    environment = SECRETS | {"AWS_ENDPOINT_URL": line.url, "AWS_DEFAULT_REGION": "eu-west-1", "HOME": str(tmp_path)}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(bucket, "ATTEMPTS", 3)
-    monkeypatch.setattr(bucket, "GIVE_UP_SECONDS", 1.0)
-    line.open, line.delay = True, 0.0
-    import boto3
-
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="cells", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    yield client
-    line.open, line.delay = True, 0.0
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket="cells"):
-        for each in page.get("Contents", ()):
-            client.delete_object(Bucket="cells", Key=each["Key"])
-    client.delete_bucket(Bucket="cells")
-    client.close()
-
-
-@pytest.fixture
-def remote(store: Store, client) -> Store:
-    """Return the small embedded store, its arrays moved into the bucket."""
-    arrays = store.path / "arrays.zarr"
-    for file in filter(Path.is_file, arrays.rglob("*")):
-        client.put_object(Bucket="cells", Key=f"fluo/{file.relative_to(arrays)}", Body=file.read_bytes())
-    shutil.rmtree(arrays)
-    recipe = store.path / "store.toml"
-    recipe.write_text(recipe.read_text().replace('data = ""', f'data = "{URL}"'))
-    return Store.open(store.path)
+pytestmark = pytest.mark.usefixtures("client")
 
 
 def objects(store: Store) -> dict[str, bytes | None]:
