@@ -30,6 +30,10 @@ class StoreError(HelaError, RuntimeError):
     """The store on disk is missing, damaged, locked, or made by a newer version."""
 
 
+class BucketError(StoreError):
+    """A bucket refuses a request or does not answer; this says nothing about what it holds."""
+
+
 class SplitError(HelaError, ValueError):
     """A split is empty, overlaps another, or names frames that do not exist."""
 

@@ -5,11 +5,12 @@ Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neith
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, TypeVar
@@ -60,15 +61,37 @@ def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
     # without a port a client goes on asking, and complains when it is thrown away
     if not re.search(r"^inproc://|[^/]:\d+$", scheduler):
         raise ClusterError(f"scheduler is {scheduler!r}, expected an address such as tcp://localhost:8786")
+    client = None
     try:
+        if not scheduler.startswith("inproc:"):
+            _greet(scheduler)
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except TimeoutError as error:
+        reason = " ".join(str(error).split()) or f"silent for {CONNECT_SECONDS} s"
+    except MemoryError:  # of the length that Dask takes the first bytes for
+        reason = "another kind of server does"
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+    if client is None:
         raise ClusterError(
             f"no Dask scheduler answers at {scheduler} ({reason}); start one with `dask scheduler`, or give {instead}"
-        ) from None
+        )
     with client:
         yield client
+
+
+def _greet(scheduler: str) -> None:
+    """Connect once and leave: a client waits for ever where its connection is taken, but its greeting not answered."""
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    async def greet() -> None:
+        comm = await connect(scheduler, timeout=CONNECT_SECONDS, **Security().get_connection_args("client"))
+        await comm.close()
+
+    # a notebook has a loop of its own in this thread
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asyncio.wait_for(greet(), CONNECT_SECONDS)).result()
 
 
 def outcome(future: Future[T]) -> T:

@@ -18,7 +18,7 @@ from hela_store.embedding.batches import Frames
 from hela_store.embedding.pipeline import coordinates
 from hela_store.embedding.plan import view_id
 from hela_store.embedding.record import DECODER_FILE, RECORD_FILE, decoder_fault, read_record
-from hela_store.errors import StoreError
+from hela_store.errors import BucketError, StoreError
 from hela_store.store.arrays import COORDINATES
 from hela_store.store.ledger import Entry, view_digest
 from hela_store.store.records import ViewRecord
@@ -246,6 +246,8 @@ def _chunk_kind(store: Store, entry: Entry) -> str | None:
             return "missing"
         if view_digest(entry.view, store.arrays.embedding(store.key, entry.row)) == entry.sha256:
             return None
+    except BucketError:
+        raise
     except StoreError:
         pass
     return "truncated" if store.arrays.is_cut_short(store.key, entry.row) else "flipped"
@@ -264,6 +266,8 @@ def _known_sums(store: Store) -> dict[str, set[str]]:
 def _whose(store: Store, entry: Entry, entries: dict[str, Entry], sums: dict[str, set[str]]) -> str:
     try:
         array = store.arrays.embedding(store.key, entry.row)
+    except BucketError:
+        raise
     except StoreError:
         return "flipped"
     if view_digest(entry.view, array) in sums.get(entry.view, ()):
@@ -283,5 +287,7 @@ def _array_fault(name: str, note: str) -> Fault:
 def _error(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
+    except BucketError:  # what does not answer is not damaged, and must not be repaired
+        raise
     except (RuntimeError, ValueError, AttributeError, OSError) as error:  # StoreError, and what damaged bytes raise
         return str(error)

@@ -186,13 +186,11 @@ class Arrays:
         return self._read_view(shape_rc, "label", row), self._read_view(shape_rc, "valid", row)
 
     def _read_view(self, shape_rc: tuple[int, int], name: str, row: int) -> npt.NDArray[Any]:
-        where = f"{_view_group(shape_rc)}/{name}"
         # a chunk that is not there reads as zeros, and zeros pass for a view without cells
-        found = self._read(where, row)
+        found = self._read(f"{_view_group(shape_rc)}/{name}", row)
         if found is None:
-            raise StoreError(
-                f"{where} of {self.storage.root} lacks row {row}; `hela-store verify --repair` makes it again"
-            )
+            where = f"{self.storage.root}/{view_chunk(shape_rc, name, row)}"
+            raise StoreError(f"{where} is not there; `hela-store verify --repair` makes it again")
         return found
 
     # embeddings
@@ -304,7 +302,7 @@ class Arrays:
         found = self._read(f"embeddings/{key}/embedding", row)
         if found is None:
             where = f"{self.storage.root}/{self.chunk_name(key, row)}"
-            raise StoreError(f"the embedding in {where} is not there; `hela-store verify --repair` encodes it again")
+            raise StoreError(f"{where} is not there; `hela-store verify --repair` encodes it again")
         return found
 
     def embedding_array(self, key: str, rows: int = 0) -> zarr.Array[Any]:
@@ -402,10 +400,13 @@ class Arrays:
         data = self.storage.read(f"{name}/{_chunk_name(array, row)}")
         if data is None:
             return None
-        damaged = f"row {row} of {self.storage.root}/{name} is damaged"
+        damaged, way_out = (
+            f"{self.storage.root}/{name}/{_chunk_name(array, row)} is damaged",
+            "run `hela-store verify --repair`",
+        )
         wrong = _wrong_length(array, data)
         if wrong:
-            raise StoreError(f"{damaged}: its file is too {wrong}")
+            raise StoreError(f"{damaged}: it is too {wrong}; {way_out}")
         try:
             # what zarr-python does with such a chunk, in a fifth of the time
             values = np.empty(array.shape[1:], array.dtype.newbyteorder("<"))
@@ -414,8 +415,18 @@ class Arrays:
             else:
                 values[...] = np.frombuffer(data, values.dtype).reshape(values.shape)
         except (ValueError, RuntimeError) as error:
-            raise StoreError(f"{damaged}: {error}") from error
+            raise StoreError(f"{damaged}: {error}; {way_out}") from error
         return values.astype(array.dtype, copy=False)
+
+
+def frame_chunk(group: str, name: str, row: int) -> str:
+    """Return the name in the storage of ``"image"``, ``"label"`` or ``"valid"`` of one frame."""
+    return f"frames/{group}/{name}/c.{row}.0.0"
+
+
+def view_chunk(shape_rc: tuple[int, int], name: str, row: int) -> str:
+    """Return the name in the storage of ``"label"`` or ``"valid"`` of one variant."""
+    return f"{_view_group(shape_rc)}/{name}/c.{row}.0.0"
 
 
 def _checked(name: str) -> str:

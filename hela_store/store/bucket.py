@@ -22,7 +22,7 @@ from zarr.storage import ObjectStore
 
 from hela_store.base.extras import needs
 from hela_store.base.files import write_atomic
-from hela_store.errors import StoreError
+from hela_store.errors import BucketError, StoreError
 
 from .read_cache import ReadCache
 
@@ -41,9 +41,46 @@ GIVE_UP_SECONDS = 120.0
 CREDENTIALS_SECONDS = 300.0
 """How long credentials are kept before the chain is asked again; botocore renews them ten minutes ahead."""
 OWNER = "hela-store.json"
-REFUSED = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "403", "401"}
+AGAIN = "run the same command again: it goes on"
+EXPIRED = ("the credentials have expired", "renew them, for example with `aws sso login`")
+UNKNOWN_KEY = ("the server does not know these credentials", "correct them with `aws configure`")
+NO_RIGHT = ("these credentials do not allow it", "have this user given the right")
+NO_BUCKET = ("there is no such bucket", "make it, or correct arrays.data in store.toml")
+OTHER_REGION = ("the bucket is in another region", "set AWS_DEFAULT_REGION to the region of the bucket")
+REFUSALS = {
+    "ExpiredToken": EXPIRED,
+    "ExpiredTokenException": EXPIRED,
+    "TokenRefreshRequired": EXPIRED,
+    "InvalidAccessKeyId": UNKNOWN_KEY,
+    "InvalidToken": UNKNOWN_KEY,
+    "SignatureDoesNotMatch": UNKNOWN_KEY,
+    "AccessDenied": NO_RIGHT,
+    "AllAccessDisabled": NO_RIGHT,
+    "401": NO_RIGHT,
+    "403": NO_RIGHT,
+    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it"),
+    "NoSuchBucket": NO_BUCKET,
+    "PermanentRedirect": OTHER_REGION,
+    "AuthorizationHeaderMalformed": OTHER_REGION,
+    "IllegalLocationConstraintException": OTHER_REGION,
+}
+"""What is wrong and what to do, by the code of an answer that stays the same however often it is asked for.
+
+The codes are in https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
+"""
+NO_ANSWER = {
+    "Connection refused": "connection refused",
+    "dns error": "there is no host of this name",
+    "Connection reset": "connection reset",
+    "operation timed out": "no answer in time",
+    "TimedOut": "no answer in time",
+    "kind: Timeout": "no answer in time",
+    "certificate": "its certificate is not valid",
+}
+"""What is said of a request without an answer, by what is found in the words of obstore."""
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})|\b(\d{3}) [A-Z][a-z]+")
+_RETRIES = re.compile(r"\bretries: (\d+),")
 
 
 class Bucket:
@@ -55,11 +92,11 @@ class Bucket:
         ``"s3://bucket/prefix"``.
     claim : Path
         File beside the recipe that says under which name this store owns the prefix.
-    cache : ReadCache or None
+    cache : ReadCache
         Keeps copies of chunks that are read.
     """
 
-    def __init__(self, url: str, claim: Path, cache: ReadCache | None = None) -> None:
+    def __init__(self, url: str, claim: Path, cache: ReadCache) -> None:
         self.root = url
         self._claim, self._cache = claim, cache
 
@@ -74,12 +111,12 @@ class Bucket:
             endpoint = session.client("s3", region_name=session.region_name or "us-east-1").meta.endpoint_url
             credentials = Boto3CredentialProvider(session, ttl=timedelta(seconds=CREDENTIALS_SECONDS))
         except ValueError:
-            raise StoreError(
+            raise BucketError(
                 f"no credentials for {self.root}: there are none in the environment, in ~/.aws or from this machine's "
                 "role; run `aws configure`"
             ) from None
         except BotoCoreError as error:
-            raise StoreError(f"{self.root} cannot be opened: {error}") from None
+            raise BucketError(f"{self.root} cannot be opened: {error}") from None
         config: Any = {"endpoint": endpoint, "region": session.region_name or "us-east-1"}
         return S3Store(
             name,
@@ -102,11 +139,15 @@ class Bucket:
         try:
             yield
         except (BaseError, BotoCoreError) as error:
-            raise StoreError(f"{self._reason(error)} while {what}; run the same command again: it goes on") from None
+            raise self._told(error, what) from None
+        except FileNotFoundError as error:
+            if "NoSuchBucket" not in str(error):
+                raise
+            raise self._told(error, what) from None
 
     def read(self, name: str) -> bytes | None:
         """See :class:`hela_store.store.storage.Storage`."""
-        if self._cache is None or not name.rpartition("/")[2].startswith("c."):
+        if not name.rpartition("/")[2].startswith("c."):
             return self._get(name)
         data = self._cache.get(name)
         if data is None:
@@ -120,7 +161,8 @@ class Bucket:
             try:
                 return bytes(obstore.get(self._store, name).bytes())
             except (NotFoundError, FileNotFoundError) as error:
-                self._check_bucket(error)
+                if "NoSuchBucket" in str(error):
+                    raise
                 return None
 
     def size(self, name: str) -> int | None:
@@ -128,8 +170,10 @@ class Bucket:
         with self.explain(f"reading {self.root}/{name}"):
             try:
                 return int(obstore.head(self._store, name)["size"])
-            except (NotFoundError, FileNotFoundError):
-                # the answer to a HEAD has no body that tells a bucket that is not there from an object
+            except (BaseError, FileNotFoundError) as error:
+                if not _word(error).startswith("4"):
+                    raise
+                # the answer to a HEAD has no body that says what is not there, or what is refused
                 data = self._get(name)
                 return None if data is None else len(data)
 
@@ -156,17 +200,16 @@ class Bucket:
 
     def changed(self, name: str) -> None:
         """See :class:`hela_store.store.storage.Storage`."""
-        if self._cache is not None:
-            self._cache.forget(name)
+        self._cache.forget(name)
+
+    def doubt(self, name: str) -> bool:
+        """See :class:`hela_store.store.storage.Storage`."""
+        self._cache.forget(name)
+        return True
 
     def _all(self, prefix: str) -> list[str]:
         with self.explain(f"listing {self.root}/{prefix}"):
             return [each["path"] for part in obstore.list(self._store, prefix or None) for each in part]
-
-    def _check_bucket(self, error: Exception) -> None:
-        """Raise where it is not the object that is not there, but its bucket."""
-        if "NoSuchBucket" in str(error):
-            raise StoreError(f"{self._reason(error)}; make it, or correct arrays.data in store.toml") from None
 
     def _own(self) -> None:
         """Make the prefix this store's, once; two stores would overwrite each other's rows.
@@ -191,16 +234,27 @@ class Bucket:
                 f"work in that store's folder"
             )
 
-    def _reason(self, error: Exception) -> str:
-        text = str(error)
-        code = _CODE.search(text)
-        status = _STATUS.search(text)
-        word = code[1] if code else next((n for n in status.groups() if n), "") if status else ""
-        kind = type(error).__name__
-        if word in REFUSED or kind in ("PermissionDeniedError", "UnauthenticatedError"):
-            return f"{self.root} refused ({word or kind}; renew the credentials, or have this user given the right)"
-        if word == "NoSuchBucket":
-            return f"there is no bucket for {self.root}"
-        return (
-            f"{self.root} does not answer ({word or kind}; {ATTEMPTS} more attempts, at most {GIVE_UP_SECONDS:.0f} s)"
-        )
+    def _told(self, error: Exception, what: str) -> BucketError:
+        """Return what went wrong as a line that says what to do."""
+        text, word = str(error), _word(error)
+        if word in REFUSALS:
+            reason, way_out = REFUSALS[word]
+            return BucketError(f"{self.root} refused ({word}: {reason}) while {what}; {way_out}, and {AGAIN}")
+        reason = word or next((words for sign, words in NO_ANSWER.items() if sign in text), type(error).__name__)
+        retries = _RETRIES.search(text)
+        if retries is None or retries[1] == "0":
+            return BucketError(f"{self.root} refused or lost a request ({reason}) while {what}; {AGAIN}")
+        attempts = int(retries[1]) + 1
+        return BucketError(f"{self.root} does not answer ({reason}; {attempts} attempts) while {what}; {AGAIN}")
+
+
+def _word(error: Exception) -> str:
+    """Return the code in a server's answer, else its status; empty where there was no answer."""
+    text = str(error)
+    code = _CODE.search(text)
+    if code:
+        return code[1]
+    if "redirect without LOCATION" in text:
+        return "PermanentRedirect"
+    status = _STATUS.search(text)
+    return next(number for number in status.groups() if number) if status else ""

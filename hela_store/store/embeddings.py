@@ -12,6 +12,7 @@ from hela_store.errors import StoreError
 
 from .arrays import Arrays
 from .ledger import Ledger, view_digest
+from .storage import read_right
 
 REPAIR = "`hela-store verify --repair` encodes it again"
 
@@ -49,18 +50,23 @@ class Embeddings:
         StoreError
             It is not committed, lost, cut short, or not what was committed: damaged, or another view's.
         """
+        storage, name = self._arrays.storage, self._arrays.chunk_name(self._key, row)
         view, sha256, fast = self._entry(row)
-        values = self._arrays.embedding(self._key, row)
+
+        def compared() -> FloatArray:
+            values = self._arrays.embedding(self._key, row)
+            if not self._is_right(row, values, view, sha256, fast):
+                raise StoreError(f"{storage.root}/{name} is not the one that was committed; {REPAIR}")
+            return values
+
+        return read_right(storage, [name], f"the embedding of view {view}", compared)
+
+    def _is_right(self, row: int, values: FloatArray, view: str, sha256: str, fast: str | None) -> bool:
         if fast is not None:
-            right = array_sum(view, values) == fast
-        else:
-            right = row in self._compared or view_digest(view, values) == sha256
+            return array_sum(view, values) == fast
+        if row not in self._compared and view_digest(view, values) == sha256:
             self._compared.add(row)
-        if not right:
-            self._compared.discard(row)
-            where = f"{self._arrays.storage.root}/{self._arrays.chunk_name(self._key, row)}"
-            raise StoreError(f"the embedding of view {view} in {where} is not the one that was committed; {REPAIR}")
-        return values
+        return row in self._compared
 
     def _entry(self, row: int) -> tuple[str, str, str | None]:
         if row >= len(self._place) or self._place[row] < 0:

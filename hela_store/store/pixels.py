@@ -11,11 +11,12 @@ import numpy.typing as npt
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.sums import array_sum
 from hela_store.datasets.frame import frame_digest
-from hela_store.errors import StoreError
+from hela_store.errors import BucketError, StoreError
 from hela_store.images.geometry import Rect
 
-from .arrays import Arrays
+from .arrays import Arrays, frame_chunk
 from .records import FrameRecord
+from .storage import read_right
 
 REPAIR = "`hela-store verify --repair` reads it again from the data set"
 Areas = Mapping[str, Mapping[int, int]]
@@ -59,31 +60,45 @@ class Pixels:
         return self._read("valid", frame, rect)
 
     def fault(self, name: str, frame: str) -> str | None:
-        """Say what is wrong with the ``"image"``, ``"label"`` or ``"valid"`` of a frame, None where nothing is."""
+        """Say what is wrong with the ``"image"``, ``"label"`` or ``"valid"`` of a frame, None where nothing is.
+
+        Raises
+        ------
+        BucketError
+            It cannot be said, because the bucket does not answer.
+        """
         try:
             self._read(name, frame, None)
+        except BucketError:
+            raise
         except StoreError as error:
             return str(error)
         return None
 
     def _read(self, name: str, frame: str, rect: Rect | None) -> npt.NDArray[Any]:
-        record = self._records[frame]
-        whole = self._arrays.frame_part(record.group, record.row, name)
-        if whole is None and name == "label" and not record.has_label:
-            whole = np.zeros(
-                record.shape, np.int32
-            )  # stores of the first versions wrote no labels where there are none
-        where = (
-            f"the {name} of frame {frame} in frames/{record.group}, row {record.row}, of {self._arrays.storage.root}"
-        )
-        if whole is None:
-            raise StoreError(f"{where} is not there; {REPAIR}")
-        if not self._is_right(name, record, whole):
-            raise StoreError(f"{where} is not the one that was ingested; {REPAIR}")
+        record, storage = self._records[frame], self._arrays.storage
+        chunk = frame_chunk(record.group, name, record.row)
+
+        def compared() -> npt.NDArray[Any]:
+            whole = self._stored(name, record)
+            if whole is None:
+                raise StoreError(f"{storage.root}/{chunk} is not there; {REPAIR}")
+            if not self._is_right(name, record, whole):
+                raise StoreError(f"{storage.root}/{chunk} is not the one that was ingested; {REPAIR}")
+            return whole
+
+        whole = read_right(storage, [chunk], f"the {name} of frame {frame}", compared)
         if rect is None:
             return whole
         x0, y0, width, height = rect
         return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+
+    def _stored(self, name: str, record: FrameRecord) -> npt.NDArray[Any] | None:
+        whole = self._arrays.frame_part(record.group, record.row, name)
+        if whole is None and name == "label" and not record.has_label:
+            # stores of the first versions wrote no labels where there are none
+            return np.zeros(record.shape, np.int32)
+        return whole
 
     def _is_right(self, name: str, record: FrameRecord, whole: npt.NDArray[Any]) -> bool:
         expected = getattr(record, f"{name}_xxh3")

@@ -23,7 +23,8 @@ class ReadCache:
     folder : Path
         Made by the first copy.
     limit : int
-        Bytes all copies may take; several processes that share a folder may each exceed it by one copy.
+        Bytes all copies may take; several processes that share a folder may each exceed it by one copy. With 0 none is
+        read or made, but those that other processes keep are still forgotten.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -32,6 +33,8 @@ class ReadCache:
 
     def get(self, name: str) -> bytes | None:
         """Return the copy of an object, None where there is none."""
+        if not self._limit:
+            return None
         path = self._path(name)
         try:
             data = path.read_bytes()
@@ -56,7 +59,7 @@ class ReadCache:
                 self._evict()
 
     def forget(self, name: str) -> None:
-        """Remove the copy of an object that was written."""
+        """Remove the copy of an object that was written, or whose copy is wrong."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
-from hela_store.errors import StoreError
+from hela_store.errors import BucketError, StoreError
 
 METADATA = "zarr.json"
+T = TypeVar("T")
 
 
 class Storage(Protocol):
@@ -61,6 +63,10 @@ class Storage(Protocol):
 
     def changed(self, name: str) -> None:
         """Forget what is known of a name, because it was written."""
+        ...
+
+    def doubt(self, name: str) -> bool:
+        """Forget what is known of a name, because it was wrong; return whether reading it again may help."""
         ...
 
 
@@ -126,6 +132,10 @@ class Folder:
     def changed(self, name: str) -> None:
         """See :class:`Storage`; nothing is kept."""
 
+    def doubt(self, name: str) -> bool:
+        """See :class:`Storage`; a file is what it is."""
+        return False
+
 
 class _DurableStore(LocalStore):
     """Zarr's local store, but what was written is on the disk, and no file has its name before its bytes."""
@@ -140,6 +150,41 @@ class _DurableStore(LocalStore):
     def set_sync(self, key: str, value: Buffer) -> None:
         self._check_writable()
         write_atomic(self.root / key, value.to_bytes())
+
+
+def read_right(storage: Storage, names: Iterable[str], what: str, read: Callable[[], T]) -> T:
+    """Return what ``read`` returns, which compares what it reads with a sum.
+
+    Where that is wrong, copies of it are dropped, and a bucket is asked once more: only an object that is wrong itself
+    is an error.
+
+    Parameters
+    ----------
+    storage : Storage
+    names : iterable of str
+        What ``read`` reads there.
+    what : str
+        What that is, for the message.
+    read : callable
+
+    Raises
+    ------
+    StoreError
+        As ``read``, but the message begins with ``what``.
+    """
+    names = list(names)
+    again = True
+    while True:
+        try:
+            return read()
+        except BucketError:
+            raise
+        except StoreError as error:
+            # all of them, and those of the second reading as well
+            doubted = [storage.doubt(name) for name in names]
+            if not (again and any(doubted)):
+                raise StoreError(f"{what}: {error}") from None
+            again = False
 
 
 def open_storage(folder: Path, data: str, cache_mib: int = 0) -> Storage:
@@ -171,5 +216,4 @@ def open_storage(folder: Path, data: str, cache_mib: int = 0) -> Storage:
     from .bucket import Bucket
     from .read_cache import ReadCache
 
-    cache = ReadCache(folder.with_name("cache"), cache_mib << 20) if cache_mib else None
-    return Bucket(data, folder.with_name("data.json"), cache)
+    return Bucket(data, folder.with_name("data.json"), ReadCache(folder.with_name("cache"), cache_mib << 20))

@@ -6,8 +6,9 @@ from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.sums import array_sum
 from hela_store.errors import StoreError
 
-from .arrays import Arrays
+from .arrays import Arrays, view_chunk
 from .ledger import Entry, Ledger
+from .storage import read_right
 
 REPAIR = "`hela-store verify --repair` makes them again"
 
@@ -52,12 +53,17 @@ class Truths:
         StoreError
             They were never written, or are not those that were.
         """
-        label, valid = self.arrays.view_truth(shape_rc, row)
         if self._sums is None:
             table = self.ledger.table()
             self._sums = dict(zip(table["view"].to_pylist(), table["xxh3"].to_pylist(), strict=True))
         expected = self._sums.get(view)
-        if expected is not None and array_sum(view, label, valid) != expected:
-            where = f"row {row} of views/{shape_rc[0]}x{shape_rc[1]} in {self.arrays.storage.root}"
-            raise StoreError(f"the labels of view {view} in {where} are not those that were stored; {REPAIR}")
-        return label, valid
+        chunks = [view_chunk(shape_rc, name, row) for name in ("label", "valid")]
+
+        def compared() -> tuple[LabelArray, BoolArray]:
+            label, valid = self.arrays.view_truth(shape_rc, row)
+            if expected is not None and array_sum(view, label, valid) != expected:
+                where = f"{chunks[0]} and {chunks[1]} of {self.arrays.storage.root}"
+                raise StoreError(f"{where} are not those that were stored; {REPAIR}")
+            return label, valid
+
+        return read_right(self.arrays.storage, chunks, f"the labels of view {view}", compared)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -80,10 +82,27 @@ def load(
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_leave_interrupts,
     )
-    for item in loader:
+    with _interrupts_held():
+        items = iter(loader)
+    for item in items:
         if isinstance(item, HelaError):
             raise item
         yield item
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back, from this process for as long as this lasts, from those started meanwhile for good.
+
+    A process that is being started knows nothing yet of :func:`_leave_interrupts`.
+    """
+    # started by the first process that is spawned, it would let Ctrl-C through again
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_interrupts(_: int) -> None:

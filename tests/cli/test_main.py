@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import click
+import psutil
 import pytest
 from click.testing import CliRunner
-from console import COMMAND, Run, environment
+from console import COMMAND, Run, assert_gone, environment
 from hela_store_cli.main import Commands, main
 
 from hela_store.errors import StoreError
@@ -137,6 +138,34 @@ def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: 
     again = json.loads(run(*asked, "--json", folder=store.path).stdout)
     assert again["run"] == partial.name.removeprefix(".").removesuffix(".partial")
     assert not list(store.path.glob("runs/.*.partial"))
+
+
+def test_ctrl_c_reaches_loader_processes_as_well_and_nobody_complains_or_stays(store: Store) -> None:
+    asked = ["finetune", "--steps", "500", "--cells", "2", "--workers", "2", "--window", "16"]
+    # as a terminal does: to every process of the group
+    with subprocess.Popen(
+        [COMMAND, *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=store.path,
+        env=environment(),
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 300
+        while len(loaders(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)
+        printed = process.stderr.read().decode()
+    assert process.returncode == 130, printed
+    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    assert_gone(process.pid)
+
+
+def loaders(pid: int) -> list[psutil.Process]:
+    """Return the processes that a process forked."""
+    process = psutil.Process(pid)
+    return [child for child in process.children() if child.cmdline() == process.cmdline()]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -120,7 +120,7 @@ def test_before_embedding_a_view_is_made_from_the_plan(varied: Path) -> None:
     with pytest.raises(StoreError, match="variant 3 is not embedded yet"):
         store.embedding("01/t001", variant=3)
     row = next(r for r in store.views_table().to_pylist() if r["variant"] == 3)
-    with pytest.raises(StoreError, match=r"lacks row|has 12 rows"):
+    with pytest.raises(StoreError, match=r"is not there; `hela-store verify|has 12 rows"):
         store.truths.read(row["view"], (192, 256), row["row"])
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +134,31 @@ def test_a_scheduler_that_does_not_answer(store: Store, monkeypatch: pytest.Monk
     ):
         with pytest.raises(ClusterError, match=what):
             embed(store, EmbedConfig(scheduler=address))
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_port_that_is_no_scheduler(store: Store, monkeypatch: pytest.MonkeyPatch, said: bytes):
+    forget(store, 1)
+    monkeypatch.setattr("hela_store.base.executors.CONNECT_SECONDS", 2)
+    taken: list[socket.socket] = []
+
+    def take(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+                taken[-1].sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=take, args=(server,), daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(ClusterError, match=rf"no Dask scheduler answers at {address} \(.*; start one .*--workers"):
+            embed(store, EmbedConfig(scheduler=address))
+        assert time.monotonic() - start < 20
+        assert taken
+        server.shutdown(socket.SHUT_RDWR)
+    for each in taken:
+        each.close()
 
 
 def test_a_scheduler_that_is_lost(store: Store):

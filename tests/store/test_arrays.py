@@ -205,7 +205,9 @@ def test_a_cut_chunk_is_an_error_not_values(arrays):
     arrays.write_embedding(KEY, 0, embedding(1))
     chunk = arrays.chunk_path(KEY, 0)
     chunk.write_bytes(chunk.read_bytes()[:1000])
-    with pytest.raises(StoreError, match=r"row 0 of .* is damaged"):
+    with pytest.raises(
+        StoreError, match=r"c\.0\.0\.0\.0 is damaged: it is too short; run `hela-store verify --repair`"
+    ):
         arrays.embedding(KEY, 0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import logging
 import os
 import re
 import shutil
@@ -11,77 +10,29 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from buckets import SECRETS, URL
 
-from hela_store.bench.delay import SlowLine, slow_line
+from hela_store.bench.delay import SlowLine
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.errors import RecipeError, StoreError
+from hela_store.errors import BucketError, RecipeError, StoreError
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.recipe.recipe import ArraysRecipe
 from hela_store.runs.folder import load_run
 from hela_store.store import bucket
 from hela_store.store.bucket import Bucket
+from hela_store.store.read_cache import ReadCache
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.info import info
 
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIAQUITESECRET",
-    "AWS_SECRET_ACCESS_KEY": "evenmoresecret",
-    "AWS_SESSION_TOKEN": "tokenofit",
-}
-URL = "s3://cells/fluo"
-
-
-@pytest.fixture(scope="module")
-def line() -> Iterator[SlowLine]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    with slow_line(server.get_host_and_port()) as line:
-        yield line
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def client(line: SlowLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Return a client of the server, which is empty but for a bucket; ours gives up after a second."""
-    environment = SECRETS | {"AWS_ENDPOINT_URL": line.url, "AWS_DEFAULT_REGION": "eu-west-1", "HOME": str(tmp_path)}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(bucket, "ATTEMPTS", 3)
-    monkeypatch.setattr(bucket, "GIVE_UP_SECONDS", 1.0)
-    line.open, line.delay = True, 0.0
-    import boto3
-
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="cells", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    yield client
-    line.open, line.delay = True, 0.0
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket="cells"):
-        for each in page.get("Contents", ()):
-            client.delete_object(Bucket="cells", Key=each["Key"])
-    client.delete_bucket(Bucket="cells")
-    client.close()
-
-
-@pytest.fixture
-def remote(store: Store, client) -> Store:
-    """Return the small embedded store, its arrays moved into the bucket."""
-    arrays = store.path / "arrays.zarr"
-    for file in filter(Path.is_file, arrays.rglob("*")):
-        client.put_object(Bucket="cells", Key=f"fluo/{file.relative_to(arrays)}", Body=file.read_bytes())
-    shutil.rmtree(arrays)
-    recipe = store.path / "store.toml"
-    recipe.write_text(recipe.read_text().replace('data = ""', f'data = "{URL}"'))
-    return Store.open(store.path)
+pytestmark = pytest.mark.usefixtures("client")
 
 
 def objects(store: Store) -> dict[str, bytes | None]:
@@ -218,12 +169,16 @@ def test_finetune_reads_from_the_bucket(remote: Store, embedded: Path, tmp_path:
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Answers every request as S3 does once credentials expired."""
 
-    code = "ExpiredToken"
+    code, status = "ExpiredToken", 403
+    asked: ClassVar[list[str]] = []
 
     def refuse(self) -> None:
+        self.asked.append(self.command)
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = f"<Error><Code>{self.code}</Code><AWSAccessKeyId>{SECRETS['AWS_ACCESS_KEY_ID']}</AWSAccessKeyId></Error>"
-        self.send_response(403)
+        if self.command == "HEAD":
+            body = ""
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
@@ -234,14 +189,23 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
-def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.MonkeyPatch, code: str):
+@pytest.mark.parametrize(
+    ("status", "code", "way_out"),
+    [
+        (400, "ExpiredToken", "renew them, for example with `aws sso login`"),
+        (403, "AccessDenied", "have this user given the right"),
+    ],
+)
+def test_refused_credentials_are_not_shown(
+    remote: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str, way_out: str
+):
     monkeypatch.setattr(Refusing, "code", code)
+    monkeypatch.setattr(Refusing, "status", status)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         store = Store.open(remote.path)
-        with pytest.raises(StoreError, match=rf"refused \({code}; renew the credentials") as caught:
+        with pytest.raises(StoreError, match=rf"refused \({code}: .* while reading .*; {way_out}, and run") as caught:
             store.arrays.storage.read("zarr.json")
         command = [str(Path(sys.executable).with_name("hela-store")), "--traceback", "embed", "-s", str(remote.path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -251,10 +215,55 @@ def test_refused_credentials_are_not_shown(remote: Store, monkeypatch: pytest.Mo
     assert_no_secrets(remote.path, str(caught.value), done.stderr, done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", r"refused \(ExpiredToken: the credentials have expired\) .*; renew them"),
+        (403, "ExpiredToken", r"refused \(ExpiredToken: the credentials have expired\) .*; renew them"),
+        (403, "AccessDenied", r"refused \(AccessDenied: these credentials do not allow it\)"),
+        (403, "InvalidAccessKeyId", r"refused \(InvalidAccessKeyId: the server does not know .* `aws configure`"),
+        (404, "NoSuchBucket", r"refused \(NoSuchBucket: there is no such bucket\)"),
+        (
+            301,
+            "PermanentRedirect",
+            r"refused \(PermanentRedirect: the bucket is in another region\) .*AWS_DEFAULT_REGION",
+        ),
+        (400, "AuthorizationHeaderMalformed", r"\(AuthorizationHeaderMalformed: the bucket is in another region\)"),
+    ],
+)
+def test_what_asking_again_cannot_mend_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
+):
+    monkeypatch.setattr(Refusing, "code", code)
+    monkeypatch.setattr(Refusing, "status", status)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        there = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
+        for act in (there.read, there.size, there.below, there.remove):
+            Refusing.asked.clear()
+            with pytest.raises(BucketError, match=said):
+                act("zarr.json")
+            # a HEAD is answered without a reason, which a GET is asked for
+            assert Refusing.asked.count("GET") <= 1 and len(Refusing.asked) <= 2, Refusing.asked
+        server.shutdown()
+
+
+def test_a_port_or_host_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for url, said in (
+        ("http://127.0.0.1:1", "connection refused; 4 attempts"),
+        ("http://no-such-host.invalid", "there is no host of this name; 4 attempts"),
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        there = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
+        with pytest.raises(BucketError, match=rf"cells/fluo does not answer \({said}\) while reading"):
+            there.read("zarr.json")
+
+
 def test_a_bucket_or_credentials_that_are_not_there(remote: Store, monkeypatch: pytest.MonkeyPatch):
     recipe = replace(remote.recipe, arrays=ArraysRecipe(data="s3://no-such-bucket/x"))
     before = sorted(path for path in remote.path.rglob("*") if "lock" not in path.name)
-    with pytest.raises(StoreError, match="there is no bucket for s3://no-such-bucket/x; make it"):
+    with pytest.raises(StoreError, match=r"refused \(NoSuchBucket: there is no such bucket\) .*; make it, or"):
         embed(Store(remote.path, recipe))
     assert sorted(path for path in remote.path.rglob("*") if "lock" not in path.name) == before
     for name in SECRETS:
@@ -274,7 +283,7 @@ def test_recipes(store: Store):
 
 
 def test_storage_names(tmp_path: Path):
-    storage = Bucket(URL, tmp_path / "data.json")
+    storage = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 0))
     storage.zarr(read_only=False)
     assert storage.read("a/b") is None and storage.size("a/b") is None
     assert storage.below("") == ["hela-store.json"]
