@@ -61,7 +61,7 @@ def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
     # without a port a client goes on asking, and complains when it is thrown away
     if not re.search(r"^inproc://|[^/]:\d+$", scheduler):
         raise ClusterError(f"scheduler is {scheduler!r}, expected an address such as tcp://localhost:8786")
-    client = None
+    client, reason = None, ""
     try:
         if not scheduler.startswith("inproc:"):
             _greet(scheduler)

@@ -88,8 +88,7 @@ def export_coco(
         No space, no permission.
     """
     results, truth = (out.with_name(f"{out.stem}.{what}.json") for what in ("results", "truth"))
-    targets = Targets()
-    labels = run_labels(store, run, prompt, prompt_seed)
+    targets, labels = Targets(), run_labels(store, run, prompt, prompt_seed)
     frames = [row for row in store.frame_records().values() if row.frame in labels.answers]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -86,8 +86,7 @@ def export_ctc(
     AlreadyComplete
         All of it is there already.
     RunError
-        Nothing to export, another folder is there, two frames would be one file, or a sequence has more than 65,535
-        objects.
+        Nothing to export, another folder is there, two frames would be one file, or there are more than 65,535 objects.
     StoreError
         No space, no permission.
     """
@@ -115,7 +114,7 @@ def export_ctc(
         for name, lines in tracks.items():
             (folders[name] / "res_track.txt").write_text("".join(f"{line}\n" for line in lines))
     targets.finish()
-    has_truth = any(row.has_label and row.frame in labels.answers for row in store.frame_records().values())
+    has_truth = any(store.frame_records()[frame].has_label for frame in files)
     return CtcExport(
         run=labels.info.id,
         folders={name: _folder(out, name) for name in folders},
