@@ -55,8 +55,9 @@ def others(root: Path, *without: Path) -> set[str]:
     return {str(p) for p in root.rglob("*") if not any(w in (p, *p.parents) for w in without)}
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+# onnx and checkpoint make no path of a name, and take long
+@pytest.mark.parametrize("name", ["ctc", "coco", "ome-zarr", "micro-sam"])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(hostile=NAMES, columns=st.sampled_from([("sequence",), ("group",), ("name",), ("sequence", "group", "name")]))
 def test_no_exporter_writes_beside_its_folder(
     scored: Path, tmp_path_factory: pytest.TempPathFactory, name: str, hostile: str, columns: tuple[str, ...]
