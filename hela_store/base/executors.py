@@ -52,7 +52,7 @@ def connected(scheduler: str, *, instead: str) -> Iterator[Client]:
     Raises
     ------
     ClusterError
-        No scheduler answers.
+        No scheduler answers within :data:`CONNECT_SECONDS`.
     ExtraError
         Dask's scheduler is not installed.
     """

@@ -74,6 +74,7 @@ NO_ANSWER = {
     "Connection reset": "connection reset",
     "operation timed out": "no answer in time",
     "TimedOut": "no answer in time",
+    "IncompleteBody": "the answer was cut short",
     "kind: Timeout": "no answer in time",
     "certificate": "its certificate is not valid",
 }
@@ -243,7 +244,8 @@ class Bucket:
         reason = word or next((words for sign, words in NO_ANSWER.items() if sign in text), type(error).__name__)
         retries = _RETRIES.search(text)
         if retries is None or retries[1] == "0":
-            return BucketError(f"{self.root} refused or lost a request ({reason}) while {what}; {AGAIN}")
+            failed = "refused a request" if word else "did not answer in full"
+            return BucketError(f"{self.root} {failed} ({reason}) while {what}; {AGAIN}")
         attempts = int(retries[1]) + 1
         return BucketError(f"{self.root} does not answer ({reason}; {attempts} attempts) while {what}; {AGAIN}")
 

@@ -288,3 +288,25 @@ def test_storage_names(tmp_path: Path):
     assert storage.read("a/b") is None and storage.size("a/b") is None
     assert storage.below("") == ["hela-store.json"]
     assert os.listdir(tmp_path) == ["data.json"]
+
+
+def test_an_answer_that_is_cut_short_is_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Cutting(Refusing):
+        def refuse(self) -> None:
+            self.send_response(200)
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(bytes(500))
+            self.close_connection = True
+
+        do_GET = refuse
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        there = Bucket(URL, tmp_path / "data.json", ReadCache(tmp_path / "cache", 1 << 20))
+        with pytest.raises(BucketError, match=r"did not answer in full \(the answer was cut short\) while reading"):
+            there.read("embeddings/key/embedding/c.0.0.0.0")
+        server.shutdown()
+    assert not (tmp_path / "cache").exists()
