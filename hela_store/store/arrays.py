@@ -362,7 +362,9 @@ class Arrays:
                     zarr.config.set({"array.write_empty_chunks": True}),
                     self.storage.explain(f"opening {root}/{name}"),
                 ):
-                    array = zarr.open_array(self.storage.zarr(read_only=mode == "r"), path=name, mode=mode)
+                    array = zarr.open_array(
+                        self.storage.zarr(read_only=mode == "r"), path=name, mode=mode, zarr_format=3
+                    )
             except (ValueError, TypeError, KeyError) as error:
                 raise StoreError(f"{root}/{name} is damaged: {error}") from error
             self._open[name, mode] = array
