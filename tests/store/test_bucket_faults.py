@@ -134,7 +134,7 @@ def counted(store: Path, line: FaultyLine, commands: list[str], places: tuple[in
 
 
 def test_faults_while_scores_are_made(remote: Store, faulty: FaultyLine):
-    counts = counted(remote.path, faulty, ["evaluate"], (3,))
+    counts = counted(remote.path, faulty, ["evaluate"], (6,))
     assert not any(count["wrong"] or count["not reached"] for count in counts.values()), counts
     assert counts["forbidden x evaluate"]["error"] == 1
     assert all(counts[f"{kind} x evaluate"]["right"] == 1 for kind in BURSTS if kind != "forbidden"), counts
