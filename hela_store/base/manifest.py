@@ -80,10 +80,20 @@ class Sums:
         named = (self.root / name for name in self.load() if name.startswith(f"{folder}/"))
         return [path for path in named if not path.exists()]
 
-    def add(self, paths: Iterable[Path]) -> None:
-        """Write down the sums of files durably, in place of those they had."""
+    def add(self, paths: Iterable[Path], *, forget: str = "") -> None:
+        """Write down the sums of files durably, in place of those they had.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Below the root.
+        forget : str
+            A folder of which sums of files that are gone are dropped.
+        """
         known = self.load()
-        files = known | {self._name(path): sha256_file(path) for path in paths}
+        lost = {self._name(path) for path in self.lost(forget)} if forget else set()
+        files = {name: sum_ for name, sum_ in known.items() if name not in lost}
+        files |= {self._name(path): sha256_file(path) for path in paths}
         if files != known:
             text = json.dumps({"format": FORMAT, "files": files, "digest": _digest(files)}, indent=2) + "\n"
             write_atomic(self.root / FILE, text.encode())

@@ -73,8 +73,11 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
     Raises
     ------
     StoreError
-        A file of ``ingest/``, ``plan/`` or ``ledger/`` is damaged.
+        A file of ``ingest/``, ``plan/`` or ``ledger/`` is damaged or lost.
     """
+    for folder, way_out in (("ingest", "restore it"), ("plan", "`hela-store verify --repair` makes it again")):
+        for path in Sums(store).lost(folder):
+            raise StoreError(f"{path} is not there, though it was written; {way_out}")
     refused: list[RunError] = []
     done: list[Source] = []
     rows = 0

@@ -219,3 +219,15 @@ def test_a_run_that_was_made_again_is_not_the_one_that_was_indexed(store: Store)
     (folder / MANIFEST).write_bytes(manifest)
     (folder / "config.json").write_bytes(config)
     assert store.sql("SELECT avg(iou) FROM cell_metrics").fetchall() == before
+
+
+@pytest.mark.parametrize("lost", ["ingest/cells-*.parquet", "plan/*.parquet"])
+def test_sql_misses_no_table_in_silence(store: Store, lost: str) -> None:
+    store.sql("SELECT 1")
+    (path,) = store.path.glob(lost)
+    path.unlink()
+    with pytest.raises(StoreError, match=rf"{path.name} is not there, though it was written"):
+        Store.open(store.path).sql("SELECT count(*) FROM cells")
+    if lost.startswith("plan"):
+        assert verify(Store.open(store.path), VerifyConfig(repair=True, device="cpu")).whole
+        assert Store.open(store.path).sql("SELECT count(*) FROM cells").fetchall() != [(0,)]
