@@ -99,6 +99,11 @@ class Sums:
             write_atomic(self.root / FILE, text.encode())
         self._known = files
 
+    def without(self, paths: Iterable[Path]) -> list[Path]:
+        """Return those of the files that have no sum."""
+        known = self.load()
+        return [path for path in paths if self._name(path) not in known]
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 

@@ -146,7 +146,8 @@ class Store:
         paths = [path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet")]
         for path in paths:
             self._table([path])
-        self.sums.add(paths, forget="plan")  # a plan that is gone is made again, maybe under another name
+        # a plan that is gone is made again, maybe under another name
+        self.sums.add(self.sums.without(paths), forget="plan")
 
     # tables
 

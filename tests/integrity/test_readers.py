@@ -231,3 +231,15 @@ def test_sql_misses_no_table_in_silence(store: Store, lost: str) -> None:
     if lost.startswith("plan"):
         assert verify(Store.open(store.path), VerifyConfig(repair=True, device="cpu")).whole
         assert Store.open(store.path).sql("SELECT count(*) FROM cells").fetchall() != [(0,)]
+
+
+def test_what_changed_is_never_sealed_as_right(store: Store) -> None:
+    """The tables that a store has read are in memory; a file may change on the disk meanwhile."""
+    store.cells_table()
+    (path,) = store.path.glob("ingest/cells-*.parquet")
+    before = (store.path / "sums.json").read_bytes()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    store.seal()
+    assert (store.path / "sums.json").read_bytes() == before
+    with pytest.raises(StoreError, match="it changed since it was written"):
+        Store.open(store.path).cells_table()
