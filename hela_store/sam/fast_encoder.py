@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor
 from torch.nn import Identity
-from torch.nn.functional import layer_norm, pad, scaled_dot_product_attention
+from torch.nn.functional import interpolate, layer_norm, pad, scaled_dot_product_attention
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -30,9 +30,12 @@ IN_PARTS = ("cpu",)
 
 def normalise_input(x_BCHW: Tensor) -> Tensor:
     """Return ``(x - mean) / std`` for images in 0..255, (B, 3, H, W)."""
-    mean = torch.tensor(PIXEL_MEAN, device=x_BCHW.device).view(1, 3, 1, 1)
-    std = torch.tensor(PIXEL_STD, device=x_BCHW.device).view(1, 3, 1, 1)
-    return (x_BCHW - mean) / std
+    return (x_BCHW - _channels(PIXEL_MEAN, x_BCHW)) / _channels(PIXEL_STD, x_BCHW)
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    # filled on the device: torch.tensor() would copy from the CPU, and a GPU waits for that
+    return torch.cat([like.new_full((1, 1, 1, 1), value) for value in values], 1)
 
 
 def image_embedding(encoder: ImageEncoderViT, x_BCHW: Tensor) -> Tensor:
@@ -141,8 +144,8 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # with gradients the scores would be kept; the fused kernel makes them again
     in_parts = q.device.type in IN_PARTS and not q.requires_grad
     if attn.use_rel_pos:
-        down = torch.einsum("nhwc,hkc->nhwk", q, get_rel_pos(height, height, attn.rel_pos_h)).to(q.dtype)
-        across = torch.einsum("nhwc,wkc->nhwk", q, get_rel_pos(width, width, attn.rel_pos_w)).to(q.dtype)
+        down = torch.einsum("nhwc,hkc->nhwk", q, relative_positions(attn.rel_pos_h, height)).to(q.dtype)
+        across = torch.einsum("nhwc,wkc->nhwk", q, relative_positions(attn.rel_pos_w, width)).to(q.dtype)
         if in_parts and height + width >= length:
             down, across = down.flatten(1, 2), across.flatten(1, 2)
         else:
@@ -155,6 +158,24 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # fused kernels want q, k and v of one length
     v = pad(v, (0, k.shape[-1] - length))
     return scaled_dot_product_attention(scaled[None], k[None], v[None], scale=1.0)[0, ..., :length]
+
+
+def relative_positions(table_LC: Tensor, size: int) -> Tensor:
+    """Return the embedding of every offset between two of ``size`` positions, (size, size, C).
+
+    Equal to segment-anything's ``get_rel_pos``, which makes its index on the CPU: a GPU would wait for two uploads in
+    every attention, and could not replay the forward pass as a graph.
+
+    Parameters
+    ----------
+    table_LC : one row an offset; stretched linearly where it was learned for another size
+    size : int
+    """
+    offsets = 2 * size - 1
+    if len(table_LC) != offsets:
+        table_LC = interpolate(table_LC.T[None], size=offsets, mode="linear")[0].T
+    reach = torch.arange(size, device=table_LC.device)
+    return table_LC[reach[:, None] - reach + (size - 1)]
 
 
 def _with_indicators(k: Tensor) -> Tensor:
