@@ -25,7 +25,7 @@ from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 from hela_store.training.loading import load
 from hela_store.training.schedule import learning_rate

@@ -26,7 +26,7 @@ from hela_store.errors import RecipeError
 from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
 from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, learned
 from hela_store.sam.decoder import SamDecoder, SamPrompts
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.fast_encoder import drop_trunk
 from hela_store.sam.nano import build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW
@@ -139,8 +139,7 @@ def time_way(config: AdaptBenchConfig, way: int | str, device: str, threads: int
     for step in range(config.steps + 1):
         start = time.perf_counter()
         _step(learner, batch, FinetuneConfig(prompts=PromptsConfig(window=window)), optimizer, step)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronize(torch.device(device))
         taken.append(time.perf_counter() - start)
     kept = learned(learner.decoder if learner.encoder is None else learner.encoder)
     whole = sum(value.numel() for value in learner.decoder.state_dict().values()) if way != "decoder LoRA" else 0
@@ -208,7 +207,7 @@ def _step(
 
 def _peak(device: str) -> float:
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     # Linux counts in KiB, macOS in bytes
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (2**20 if sys.platform == "darwin" else 2**10)

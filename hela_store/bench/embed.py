@@ -16,7 +16,8 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.pipeline import Pipeline
 from hela_store.recipe.recipe import EncoderRecipe
 from hela_store.sam.checkpoints import load_sam_encoder
-from hela_store.sam.encoder import encode, pick_device
+from hela_store.sam.devices import pick_device
+from hela_store.sam.encoder import encode
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 

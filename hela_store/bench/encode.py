@@ -17,7 +17,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
 from hela_store.images.geometry import SAM_INPUT
-from hela_store.sam.encoder import encode, pick_device
+from hela_store.sam.devices import pick_device
+from hela_store.sam.encoder import encode
 from hela_store.sam.nano import load_nano
 from hela_store.sam.rate import bfloat16_pays, matrix_rate
 

@@ -25,7 +25,8 @@ from hela_store.evaluation.questions import Question, truth_questions
 from hela_store.images.geometry import box_to_sam, resized_shape
 from hela_store.metrics.overlap import overlap
 from hela_store.sam.decoder import SamDecoder, load_decoder
-from hela_store.sam.encoder import pick_device, preprocess
+from hela_store.sam.devices import pick_device, synchronize
+from hela_store.sam.encoder import preprocess
 from hela_store.sam.nano import build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
 from hela_store.store.store import Store
@@ -276,8 +277,7 @@ def _each(step: Callable[[TrainingStep], None], batches: Iterable[TrainingStep])
 def _rate(work: Callable[[], object], count: int, device: torch.device) -> float:
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return count / (time.perf_counter() - started)
 
 

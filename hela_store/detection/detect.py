@@ -16,7 +16,7 @@ from hela_store.errors import RunError
 from hela_store.evaluation.leaks import check_untouched
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 
 from .config import IMPORTED

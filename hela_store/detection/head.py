@@ -58,6 +58,11 @@ class HeadOutput:
     click: Tensor
 
 
+def on_cpu(output: HeadOutput) -> HeadOutput:
+    """Return the same on the CPU, where float64 exists and nothing has to wait for a device."""
+    return HeadOutput(**{name: value.cpu() for name, value in vars(output).items()})
+
+
 class _Residual(nn.Module):
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from hela_store.images.geometry import Rect
 from hela_store.images.rle import Rle, encode
 
 from .detections import Detections, join, merge_tiles, no_detections
-from .head import GridHead, HeadOutput
+from .head import GridHead, HeadOutput, on_cpu
 from .losses import boxes_at, local_peaks
 from .targets import HEAD_POSITIONS, position_px
 
@@ -42,7 +42,7 @@ def detect_tile(
     tile : number of the view among the frame's tiles
     least : lowest score that counts
     """
-    output = head(embedding[None])
+    output = on_cpu(head(embedding[None]))
     pitch = position_px(rect)
     probability = output.centre.sigmoid()
     score = (probability * output.quality.sigmoid()).sqrt()
@@ -55,8 +55,8 @@ def detect_tile(
     flat, values = flat[order], values[order]
     if len(flat) == 0:
         return no_detections()
-    boxes = boxes_at(output, 0, flat).double().cpu().numpy()
-    return _in_frame(output, flat, boxes, values.double().cpu().numpy(), rect, shape, tile)
+    boxes = boxes_at(output, 0, flat).double().numpy()
+    return _in_frame(output, flat, boxes, values.double().numpy(), rect, shape, tile)
 
 
 def _in_frame(
@@ -71,7 +71,7 @@ def _in_frame(
     pitch, corner = position_px(rect), np.asarray(rect[:2], float)
     place = torch.stack([flat % HEAD_POSITIONS, flat // HEAD_POSITIONS]) + 0.5 + output.click[0].flatten(1)[:, flat]
     limit = np.array([shape[1], shape[0]], float)
-    points = (place.T.double().cpu().numpy() * pitch + corner - 0.5).clip(0, limit - 1)
+    points = (place.T.double().numpy() * pitch + corner - 0.5).clip(0, limit - 1)
     framed = boxes * pitch + np.tile(corner, 2)
     low = framed[:, :2].clip(0, limit - 1)
     high = np.maximum(framed[:, 2:].clip(0, limit), low + 1)
@@ -89,10 +89,10 @@ def _coarse_masks(
 ) -> list[Rle | None]:
     """Give every inside position to the detection its vote falls nearest to; a mask for each detection that has any."""
     inside = output.inside[0] > 0
-    rows, columns = (axis.cpu().numpy() for axis in torch.nonzero(inside, as_tuple=True))
+    rows, columns = (axis.numpy() for axis in torch.nonzero(inside, as_tuple=True))
     owner = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.int32)
     if len(rows):
-        offset = output.offset[0][:, inside].cpu().numpy()
+        offset = output.offset[0][:, inside].numpy()
         votes = np.stack([columns + 0.5 + offset[0], rows + 0.5 + offset[1]], 1)
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1)
         far = np.linalg.norm(votes[:, None] - centres[None], axis=2) / np.maximum(sides, 1)[None]
@@ -100,7 +100,7 @@ def _coarse_masks(
         near = far[np.arange(len(far)), nearest] <= VOTE_REACH
         owner[rows[near], columns[near]] = nearest[near] + 1
     long = max(rect[2], rect[3])
-    fine = interpolate(output.inside[:, None], (long, long), mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+    fine = interpolate(output.inside[:, None], (long, long), mode="bilinear", align_corners=False)[0, 0].numpy()
     place = ((np.arange(long) + 0.5) / position_px(rect)).astype(int)
     labels = owner[np.ix_(place[: rect[3]], place[: rect[2]])] * (fine[: rect[3], : rect[2]] > 0)
     masks: list[Rle | None] = []

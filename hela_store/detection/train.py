@@ -17,7 +17,7 @@ import torch
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.leaks import check_twins
 from hela_store.runs.folder import RunFolder
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_variants
 from hela_store.training.schedule import learning_rate

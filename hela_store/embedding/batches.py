@@ -19,6 +19,7 @@ from hela_store.store.records import ViewRecord
 if TYPE_CHECKING:
     import torch
 
+    from hela_store.sam.devices import Room
     from hela_store.store.store import Store
 
 Ints = npt.NDArray[np.int64]
@@ -122,6 +123,7 @@ class Frames:
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
         self._counts: tuple[str, npt.NDArray[Any]] | None = None
         self._warps: dict[str, Warp] = {}
+        self._room: Room | None = None
 
     def stack(self, views: Sequence[ViewRecord]) -> npt.NDArray[np.float32]:
         """Return what the encoder sees of views of one size, float32, (B, row, col), 0..255.
@@ -136,12 +138,20 @@ class Frames:
         return np.stack(parts)
 
     def _augmented(self, views: Sequence[ViewRecord]) -> Iterator[npt.NDArray[np.float32]]:
+        import torch
+
         from hela_store.augment.render import render
+        from hela_store.sam.devices import Room
 
         frame, recipe = self._frame(views[0].frame), self._store.recipe
         shape, limits = (frame.shape[0], frame.shape[1]), (views[0].lo, views[0].hi)
         warps = [self._warps.setdefault(view.view, warp_of(view.params, view.rect, shape)) for view in views]
-        for counts in render(frame, warps, limits, recipe.dataset.offset, self._device):
+        device = torch.device(self._device)
+        self._room = self._room or Room()
+        some = self._room.each(
+            len(warps), device, lambda part: render(frame, warps[part], limits, recipe.dataset.offset, device)
+        )
+        for counts in itertools.chain.from_iterable(some):
             yield normalise.apply(counts, *limits, recipe.normalise.method, shape)
 
     def _frame(self, name: str) -> npt.NDArray[Any]:

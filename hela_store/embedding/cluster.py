@@ -34,7 +34,7 @@ with needs("cluster"):
 from hela_store.base.progress import Progress
 from hela_store.recipe.recipe import RECIPE_FILE, Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import in_turn, pick_device
 from hela_store.store.ledger import Entry
 from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
@@ -128,7 +128,7 @@ class Cluster:
             The scheduler is gone, workers died again and again, or have another version of this package.
         """
         known = {name: getattr(record, name) for name in ("sha256", "threads", "compiled")}
-        job = replace(self._job, device=self.conditions.device, **known)
+        job = replace(self._job, device=_same_kind(self._job.device, self.conditions.device), **known)
         waiting, running = iter(work), as_completed(loop=self._client.loop)
         pending: set[Future[Any]] = set()
 
@@ -228,6 +228,11 @@ def cluster(
         yield Cluster(client, job, progress)
 
 
+def _same_kind(asked: str, kind: str) -> str:
+    """Return the device that workers use: the GPU that was asked for, else any of the kind that the first one chose."""
+    return asked if asked.partition(":")[0] == kind else kind
+
+
 # ---- on the workers
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -276,13 +281,9 @@ def _pipeline(job: Job) -> Pipeline:
 
 
 def _device(job: Job) -> torch.device:
-    import torch
-
     device, name = pick_device(job.device), get_worker().name
     # workers of a local cluster are numbered; others see the GPU they are to use and no other
-    if device.type == "cuda" and isinstance(name, int):
-        return torch.device("cuda", name % torch.cuda.device_count())
-    return device
+    return pick_device(in_turn(job.device, name)) if isinstance(name, int) else device
 
 
 def _check_version(job: Job) -> None:

@@ -260,7 +260,7 @@ Encoded = tuple[int, float, tuple[str, ...]]
 
 
 def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
-    from hela_store.sam.encoder import pick_device
+    from hela_store.sam.devices import pick_device
 
     from .pipeline import Pipeline
     from .record import conditions_on, prepare, threads

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.errors import StoreError
+from hela_store.sam.devices import Room
 from hela_store.sam.encoder import encode
 from hela_store.store.ledger import Entry
 from hela_store.store.records import ViewRecord
@@ -51,6 +52,7 @@ class Pipeline:
     def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False) -> None:
         self._store, self._encoder, self._compiled = store, sam.encoder, compiled
         self._frames = Frames(store, next(sam.encoder.parameters()).device)
+        self._room = Room()
 
     @cached_property
     def _labelled(self) -> set[str]:
@@ -73,7 +75,6 @@ class Pipeline:
             No space, no permission, a frame that changed in the store, or a disk that does not read back what was
             written.
         """
-        how = self._store.recipe.encoder
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
 
             def write(todo: list[ViewRecord], found: dict[str, npt.NDArray[np.float32]], warped: Warped) -> list[str]:
@@ -88,13 +89,18 @@ class Pipeline:
                 assert ahead is not None
                 pixels, warped = ahead.result()
                 ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
-                embeddings = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled).numpy()
+                embeddings = self._encode(pixels)
                 if writing is not None:
                     yield from writing.result()
                 found = {view.view: embedding for view, embedding in zip(group, embeddings, strict=True)}
                 writing = committer.submit(write, todo, found, warped)
             if writing is not None:
                 yield from writing.result()
+
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        how = self._store.recipe.encoder
+        found = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled, room=self._room)
+        return found.numpy()
 
     def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Warped]:
         group, todo = part

@@ -20,6 +20,7 @@ import torch
 from hela_store.base.files import digest, fsync_path, sha256_file, write_atomic
 from hela_store.errors import CheckpointError, StoreError
 from hela_store.sam.decoder import load_decoder, save_decoder
+from hela_store.sam.devices import libraries
 
 if TYPE_CHECKING:
     from hela_store.sam.checkpoints import LoadedSam
@@ -42,18 +43,25 @@ class Conditions:
         Name of the processor (or GPU) with its vector instructions, and version of torch.
     threads : int
         Threads within an operation.
+    libraries : str
+        Versions of CUDA and cuDNN; empty on a CPU, and in records of earlier versions.
     """
 
     device: str
     processor: str
     torch: str
     threads: int
+    libraries: str = ""
 
 
 def conditions_on(device: torch.device) -> Conditions:
     """Return the conditions in this process on a device."""
     return Conditions(
-        device=device.type, processor=_processor(device), torch=torch.__version__, threads=torch.get_num_threads()
+        device=device.type,
+        processor=_processor(device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        libraries=libraries(device),
     )
 
 
@@ -69,7 +77,7 @@ class EncoderRecord:
     ----------
     architecture, sha256, precision : str
         Of the encoder; ``sha256`` of its weights file.
-    device, processor, torch, threads
+    device, processor, torch, threads, libraries
         Its :class:`Conditions`; :data:`IMPORTED` of embeddings that another tool made.
     batch : int
         Views encoded together.
@@ -93,6 +101,7 @@ class EncoderRecord:
     batch: int
     created: str
     compiled: bool = False
+    libraries: str = ""
     decoder_sha256: str = ""
     seconds_per_view: float | None = None
 
@@ -181,7 +190,7 @@ def prepare(
         sha256=sam.sha256,
         precision=store.recipe.encoder.precision,
         **asdict(conditions),
-        batch=batch or (1 if conditions.device == "cpu" else GPU_BATCH),
+        batch=batch or (GPU_BATCH if conditions.device == "cuda" else 1),
         created=datetime.now(UTC).isoformat("T", "seconds"),
         compiled=compiled,
     )
@@ -230,7 +239,9 @@ def _digest(values: dict[str, object]) -> str:
 
 def differences(first: EncoderRecord, now: Conditions) -> tuple[str, ...]:
     """Say in what conditions differ from those of the first embeddings."""
-    names = [name for name in ("device", "processor", "torch") if getattr(first, name) != getattr(now, name)]
+    names = [
+        name for name in ("device", "processor", "torch", "libraries") if getattr(first, name) != getattr(now, name)
+    ]
     return tuple(
         f"{name} is {getattr(now, name)}, the first embeddings were made with {getattr(first, name)}: equal within "
         "rounding, not bit by bit"

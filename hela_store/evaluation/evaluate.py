@@ -16,7 +16,7 @@ import pyarrow as pa
 from hela_store.base.progress import Progress, silent
 from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint

@@ -35,7 +35,7 @@ from hela_store.integrity.store_faults import planned_views, view_faults
 from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.arrays import EMBEDDING_SHAPE
 from hela_store.store.records import FrameRecord, ViewRecord
 from hela_store.store.store import Store

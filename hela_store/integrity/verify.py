@@ -34,7 +34,8 @@ from hela_store.errors import RecipeError, StoreError
 from hela_store.recipe.codecs import MANTISSA_BITS, max_relative_error, parse_codec
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
-from hela_store.sam.encoder import encode, pick_device
+from hela_store.sam.devices import pick_device
+from hela_store.sam.encoder import encode
 from hela_store.store.arrays import COORDINATES
 from hela_store.store.records import ViewRecord
 from hela_store.store.storage import METADATA

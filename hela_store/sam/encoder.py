@@ -15,28 +15,8 @@ from torch.nn.functional import interpolate, pad
 from hela_store.errors import RecipeError
 from hela_store.images.geometry import SAM_INPUT, resized_shape
 
+from .devices import Room, ieee
 from .fast_encoder import image_embedding, normalise_input, trunk_tokens
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device a user named; ``"auto"`` is cuda, then mps, then cpu.
-
-    Raises
-    ------
-    RecipeError
-        Unknown, or not on this machine.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
-    kind = name.partition(":")[0]
-    if kind not in there:
-        raise RecipeError(f"device is {name!r}, expected one of {', '.join(DEVICES)}")
-    if not there[kind]:
-        raise RecipeError(f"device {name} is not on this machine; it has {', '.join(k for k, u in there.items() if u)}")
-    return torch.device(name)
 
 
 def preprocess(views: Tensor) -> Tensor:
@@ -68,8 +48,9 @@ def encode(
     cut: int | None = None,
     *,
     compiled: bool = False,
+    room: Room | None = None,
 ) -> Tensor:
-    """Encode views of one size; where they do not fit into a GPU's memory together, in halves.
+    """Encode views of one size; where they do not fit into a GPU's memory together, in smaller parts.
 
     Parameters
     ----------
@@ -82,6 +63,8 @@ def encode(
         Stop after so many blocks; None runs them all.
     compiled : bool
         Through ``torch.compile``, which takes minutes once a process and changes the last bits.
+    room : Room
+        What is known of the memory from earlier calls.
 
     Returns
     -------
@@ -92,24 +75,19 @@ def encode(
     RecipeError
         A single view does not fit; ``torch.compile`` does not work here.
     """
+    device = next(encoder.parameters()).device
+
+    def some(part: slice) -> Tensor:
+        return _encode(encoder, views[part], precision, cut, compiled=compiled)
+
     try:
-        return _encode(encoder, views, precision, cut, compiled=compiled)
-    except torch.cuda.OutOfMemoryError as error:
-        if len(views) == 1:
-            raise RecipeError(
-                'one view does not fit into the memory of this GPU; use --device cpu, or precision = "bfloat16"'
-            ) from error
+        return torch.cat(list((room or Room()).each(len(views), device, some)))
     except RuntimeError as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RecipeError(
                 f"torch.compile does not work here ({str(error).strip().splitlines()[0]}); leave --compile out"
             ) from error
         raise
-    # outside the except clause, where the error still holds the tensors of the attempt
-    torch.cuda.empty_cache()
-    middle = len(views) // 2
-    halves = views[:middle], views[middle:]
-    return torch.cat([encode(encoder, half, precision, cut, compiled=compiled) for half in halves])
 
 
 def _forward(encoder: ImageEncoderViT, x_BCHW: Tensor, cut: int | None) -> Tensor:
@@ -134,6 +112,6 @@ def _encode(
     device = next(encoder.parameters()).device
     x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
     half = getattr(torch, precision)
-    with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
+    with ieee(device), torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
         embedding = forward(encoder, x_BCHW, cut)
     return embedding.float().cpu()

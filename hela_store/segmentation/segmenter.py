@@ -25,7 +25,8 @@ from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder
-from hela_store.sam.encoder import encode, pick_device
+from hela_store.sam.devices import pick_device
+from hela_store.sam.encoder import encode
 from hela_store.store.store import Store
 
 from .assemble import FoundCell, decode_detections, resolve

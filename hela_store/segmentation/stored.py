@@ -25,7 +25,7 @@ from hela_store.detection.propose import detect_frame
 from hela_store.detection.rows import read_detections
 from hela_store.errors import RunError
 from hela_store.images.geometry import Rect
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 
 from .assemble import decode_detections, resolve

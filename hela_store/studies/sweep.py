@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import current_process
 from pathlib import Path
@@ -21,6 +21,7 @@ from hela_store.base.sections import check_names
 from hela_store.errors import ClusterError, HelaError, RecipeError
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.folder import latest, load_run
+from hela_store.sam.devices import in_turn
 from hela_store.store.store import Store
 from hela_store.training.config import NAMES, FinetuneConfig
 from hela_store.training.finetune import shared
@@ -138,7 +139,12 @@ def _tried(
             yield number, _row(store, point, config, **how)
         return
     place = store.path, store.recipe
-    futures = {executor.submit(_row_at, place, *point, how): number for number, point in points.items()}
+    # processes of this machine share its GPUs; a worker of a cluster sees the one it is to use
+    here = isinstance(executor, ProcessPoolExecutor)
+    futures = {}
+    for turn, (number, (point, config)) in enumerate(points.items()):
+        there = config.with_choices(device=in_turn(config.device, turn)) if here else config
+        futures[executor.submit(_row_at, place, point, there, how)] = number
     for future in as_completed(futures):
         number = futures[future]
         try:

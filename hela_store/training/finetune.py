@@ -31,7 +31,7 @@ from hela_store.runs.default import helped
 from hela_store.runs.finished import claim_run, find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.adapters import set_learned
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.store.store import Store
 

@@ -20,8 +20,8 @@ def training_config(store: Store, settings: Mapping[str, Any]) -> dict[str, Any]
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a run's configuration that decides its weights: all but the number of loader processes."""
-    return {name: value for name, value in config.items() if name != "workers"}
+    """Return the part of a run's configuration that decides its weights, rounding on another device apart."""
+    return {name: value for name, value in config.items() if name not in ("workers", "device")}
 
 
 def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hela_store.errors import RecipeError
+from hela_store.sam.devices import Room, ieee, in_turn, pick_device
 from hela_store.sam.encoder import preprocess
 from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD, image_embedding, normalise_input, relative_positions
 from hela_store.sam.nano import build_nano
@@ -76,3 +78,73 @@ def test_normalising_is_that_of_segment_anything() -> None:
     images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0)) * 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     assert torch.equal(normalise_input(images), (images - mean) / std)
+
+
+def test_a_device_is_named() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert pick_device().type == best
+    for name in ("tpu", "cuda:x", "cuda:", "cuda:-1", "cuda:1.5", "cpu:two"):
+        with pytest.raises(RecipeError, match=f"device is '{name}', expected one of auto, cpu, cuda, mps, or one GPU"):
+            pick_device(name)
+    with pytest.raises(RecipeError, match="device cuda:99 is not on this machine; it has"):
+        pick_device("cuda:99")
+    if best == "cpu":
+        with pytest.raises(RecipeError, match="device cuda is not on this machine; it has cpu"):
+            pick_device("cuda")
+
+
+def test_processes_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(RecipeError, match="it has cuda:0, cuda:1, "):
+        pick_device("cuda:2")
+    assert [in_turn("auto", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [in_turn("cuda:1", number) for number in range(2)] == ["cuda:1", "cuda:1"]
+    assert in_turn("cpu", 1) == "cpu"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_way_to_say_that_memory_is_short(error: RuntimeError) -> None:
+    room, tried = Room(), list[int]()
+
+    def work(part: slice) -> int:
+        tried.append(part.stop - part.start)
+        if tried[-1] > 1:
+            raise error
+        return part.start
+
+    assert list(room.each(3, torch.device("cpu"), work)) == [0, 1, 2]
+    assert tried == [3, 1, 1, 1] and room.most == 1
+    assert list(room.each(1, torch.device("cpu"), work)) == [0]
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    def broken(part: slice) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        list(Room().each(2, torch.device("cpu"), broken))
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the older settings only")
+def test_float32_is_ieee_within_and_as_it_was_behind() -> None:
+    def state() -> list[str]:
+        return [torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
+
+    before = state()
+    with ieee(torch.device("cuda")):
+        assert state() == ["ieee", "ieee"]
+    assert state() == before
+    with ieee(torch.device("cpu")):
+        assert state() == before

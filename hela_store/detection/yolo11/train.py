@@ -33,7 +33,7 @@ from hela_store.detection.train import KIND, DetectorResult, chosen
 from hela_store.errors import ExtraError, RunError
 from hela_store.evaluation.leaks import check_twins
 from hela_store.runs.folder import RunFolder, RunInfo
-from hela_store.sam.encoder import pick_device
+from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
 from hela_store.training.settings import training_config
