@@ -186,9 +186,9 @@ class Training(Generic[Network]):
         ``ExponentialMovingAverage``).
         """
         decay = min(self.ema, (1 + self.step) / (10 + self.step))
-        values = self.read(self.network) if self.mean else {}
-        for name, mean in self.mean.items():
-            mean.lerp_(values[name], 1 - decay)
+        if self.mean:
+            values = self.read(self.network)
+            torch._foreach_lerp_(list(self.mean.values()), [values[name] for name in self.mean], 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:
