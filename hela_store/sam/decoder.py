@@ -23,7 +23,7 @@ from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import CheckpointError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 
-from .fast_decoder import decode_windows
+from .fast_decoder import decode_windows, prompt_tokens
 
 INPUT = SAM_INPUT
 POSITION = INPUT // EMBEDDING_POSITIONS
@@ -236,8 +236,9 @@ class SamDecoder(nn.Module):
         return self._pe[1]
 
     def _sparse(self, prompts: SamPrompts) -> Tensor:
-        points = None if prompts.points is None else (prompts.points, prompts.point_labels)
-        sparse_BTC, _ = self.prompt_encoder(points=points, boxes=prompts.boxes, masks=None)
+        points, labels = prompts.points, prompts.point_labels
+        clicks = None if points is None or labels is None else (points, labels)
+        sparse_BTC = prompt_tokens(self.prompt_encoder, clicks, prompts.boxes)
         return sparse_BTC if len(sparse_BTC) == len(prompts) else sparse_BTC.expand(len(prompts), -1, -1)
 
     def _dense(self, prompts: SamPrompts) -> Tensor:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 
 import torch
-from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear, pad
 
 
 def decode_windows(
@@ -49,6 +49,40 @@ def decode_windows(
     wanted = range(*masks.indices(decoder.num_mask_tokens))
     hyper = torch.stack([decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in wanted], 1)
     return _upscale(decoder, keys, hyper), decoder.iou_prediction_head(queries[:, 0])[:, masks]
+
+
+def prompt_tokens(encoder: PromptEncoder, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> Tensor:
+    """Return the tokens of clicks and boxes, as ``PromptEncoder`` makes them.
+
+    Segment-anything picks clicks by their label with boolean indices, and a GPU waits for each of them.
+
+    Parameters
+    ----------
+    encoder : segment-anything's
+    points : float32, (B, N, 2) ``(x, y)`` SAM input px, and their labels, (B, N): 1 cell, 0 background, -1 padding
+    boxes : float32, (B, 4) ``(x0, y0, x1, y1)`` SAM input px
+
+    Returns
+    -------
+    float32, (B, T, 256)
+        A token for each click, with one of padding where there is no box, and two for each box; T is 0 for neither.
+    """
+    encode, size = encoder.pe_layer.forward_with_coords, encoder.input_image_size
+    weights = [embedding.weight for embedding in encoder.point_embeddings]
+    parts: list[Tensor] = []
+    if points is not None:
+        coordinates, labels = points
+        if boxes is None:
+            coordinates, labels = pad(coordinates, (0, 0, 0, 1)), pad(labels, (0, 1), value=-1.0)
+        label = labels[..., None]
+        placed = encode(coordinates + 0.5, size)
+        background, cell = placed + weights[0], placed + weights[1]
+        nothing = encoder.not_a_point_embed.weight
+        parts.append(torch.where(label == 1, cell, torch.where(label == 0, background, nothing)))
+    if boxes is not None:
+        corners = encode((boxes + 0.5).reshape(-1, 2, 2), size)
+        parts.append(corners + torch.cat([weights[2], weights[3]]))
+    return torch.cat(parts, 1) if parts else weights[0].new_empty(1, 0, encoder.embed_dim)
 
 
 def _block(

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hela_store.errors import RecipeError
+from hela_store.sam.decoder import build_decoder
 from hela_store.sam.devices import Room, ieee, in_turn, pick_device
 from hela_store.sam.encoder import preprocess
+from hela_store.sam.fast_decoder import prompt_tokens
 from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD, image_embedding, normalise_input, relative_positions
 from hela_store.sam.nano import build_nano
 
@@ -140,7 +142,8 @@ def test_other_errors_are_not_taken_for_it() -> None:
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the older settings only")
 def test_float32_is_ieee_within_and_as_it_was_behind() -> None:
     def state() -> list[str]:
-        return [torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
+        cudnn: Any = torch.backends.cudnn
+        return [cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
 
     before = state()
     with ieee(torch.device("cuda")):
@@ -148,3 +151,37 @@ def test_float32_is_ieee_within_and_as_it_was_behind() -> None:
     assert state() == before
     with ieee(torch.device("cpu")):
         assert state() == before
+
+
+KINDS = {"clicks": (True, False), "boxes": (False, True), "both": (True, True), "neither": (False, False)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_prompts_are_those_of_segment_anything(kind: str) -> None:
+    encoder, rng = build_decoder("nano").prompt_encoder, torch.Generator().manual_seed(0)
+    with_points, with_boxes = KINDS[kind]
+    labels = torch.tensor([[1.0, 0, -1], [0, 1, 1], [-1, -1, -1], [1, 1, 0]])
+    points = (torch.rand(4, 3, 2, generator=rng) * 1024, labels) if with_points else None
+    boxes = torch.rand(4, 4, generator=rng) * 1024 if with_boxes else None
+    expected, _ = encoder(points=points, boxes=boxes, masks=None)
+    assert torch.equal(prompt_tokens(encoder, points, boxes), expected)
+
+
+def test_no_prompt_makes_a_gpu_wait() -> None:
+    encoder = build_decoder("nano").prompt_encoder.requires_grad_(False)
+    there = {name: value.shape for name, value in [*encoder.named_parameters(), *encoder.named_buffers()]}
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, *prompts: torch.Tensor) -> torch.Tensor:
+            return prompt_tokens(self.encoder, (prompts[0], prompts[1]), prompts[2])
+
+    # a boolean index has as many results as the values say, which such tensors do not have: it would be refused
+    with FakeTensorMode(), Elsewhere("cuda") as elsewhere, torch.device("cuda"):
+        weights = {f"encoder.{name}": torch.empty(shape) for name, shape in there.items()}
+        prompts = torch.empty(3, 2, 2), torch.empty(3, 2), torch.empty(3, 4)
+        out = torch.func.functional_call(Tokens(), weights, prompts)
+    assert tuple(out.shape) == (3, 4, 256) and elsewhere.found == set()
