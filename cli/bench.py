@@ -227,3 +227,34 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
         echo_json(found)
         return
     echo_table([name.replace("_", " ") for name in found["rows"][0]], [list(row.values()) for row in found["rows"]])
+
+
+@bench.command()
+@click.option(
+    "--variants",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Variants of each view.",
+)
+@click.option("--codec", default="zstd", show_default=True, help="Codec of the embeddings.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Views encoded together."
+)
+@json_option
+def pipeline(variants: int, codec: str, batch: int, as_json: bool) -> None:
+    """Time reading, augmenting and writing around an encoder that answers at once.
+
+    The views a second are the most that a GPU can be given work for.
+    """
+    from hela_store.bench.pipeline import bench_pipeline
+
+    found = bench_pipeline(variants=variants, codec=codec, batch=batch, progress=bars).to_json()
+    if as_json:
+        echo_json(found)
+        return
+    echo_table(
+        [f"views/s: {name}" if name in ("read", "write", "together") else name for name in found["rows"][0]],
+        [list(row.values()) for row in found["rows"]],
+    )

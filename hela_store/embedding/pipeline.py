@@ -113,7 +113,8 @@ def write_view(store: Store, view: ViewRecord, embedding: npt.NDArray[np.float32
     """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
     stored = store.arrays.write_embedding(store.key, view.row, embedding)
     back = store.arrays.embedding(store.key, view.row)
-    if back.tobytes() != stored.tobytes():
+    bits = f"u{stored.itemsize}"  # a NaN is not equal to itself
+    if not np.array_equal(back.view(bits), stored.view(bits)):
         raise StoreError(f"row {view.row} of {store.key} reads back other than it was written; check the disk")
     return Entry.of(view.view, view.row, back)
 

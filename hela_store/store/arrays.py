@@ -278,8 +278,12 @@ class Arrays:
                 f"row {row} of {key} has values that {target.dtype} cannot hold (largest {worst:.6g}, limit "
                 f'{np.finfo(target.dtype).max:.6g}); set arrays.dtype = "float32" in store.toml'
             )
-        stored = parse_codec(str(target.attrs["codec"]), str(target.dtype)).prepare(values)
-        self._write(name, row, stored)
+        codec = parse_codec(str(target.attrs["codec"]), str(target.dtype))
+        stored = codec.prepare(values)
+        chunk = f"{name}/{_chunk_name(target, row)}"
+        with self.storage.explain(f"writing {self.storage.root}/{name}"):
+            self.storage.write(chunk, codec.encode(stored))
+        self.storage.changed(chunk)
         return stored
 
     def embedding(self, key: str, row: int) -> FloatArray:

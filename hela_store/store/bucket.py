@@ -166,6 +166,11 @@ class Bucket:
                     raise
                 return None
 
+    def write(self, name: str, data: bytes) -> None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        with self.explain(f"writing {self.root}/{name}"):
+            obstore.put(self._store, name, data)
+
     def size(self, name: str) -> int | None:
         """See :class:`hela_store.store.storage.Storage`."""
         with self.explain(f"reading {self.root}/{name}"):

@@ -41,6 +41,10 @@ class Storage(Protocol):
         """Return what is stored under a name, None where nothing is."""
         ...
 
+    def write(self, name: str, data: bytes) -> None:
+        """Store bytes under a name; durable on return, and never half there."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Return how many bytes are stored under a name, None where nothing is."""
         ...
@@ -97,6 +101,10 @@ class Folder:
             return (self.path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """See :class:`Storage`."""
+        write_atomic(self.path / name, data)
 
     def size(self, name: str) -> int | None:
         """See :class:`Storage`."""

@@ -24,6 +24,7 @@ from hela_store.bench.codec import bench_codec
 from hela_store.bench.embed import bench_embed
 from hela_store.bench.encode import bench_encode
 from hela_store.bench.metrics import bench_metrics
+from hela_store.bench.pipeline import bench_pipeline
 from hela_store.bench.read import bench_read
 from hela_store.bench.scale import bench_scale
 from hela_store.bench.train import TrainBenchConfig
@@ -93,6 +94,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench bucket": [parts(bench_bucket)],
     "bench codec": [parts(bench_codec)],
     "bench embed": [parts(bench_embed)],
+    "bench pipeline": [parts(bench_pipeline)],
     "bench encode": [parts(bench_encode)],
     "bench metrics": [parts(bench_metrics)],
     "bench read": [parts(bench_read)],

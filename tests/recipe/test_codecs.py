@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import zarr
 
 from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
@@ -41,3 +44,17 @@ def test_bitround_keeps_its_error_bound(dtype, bits):
 def test_what_is_not_a_codec_is_refused(name, dtype, words):
     with pytest.raises(RecipeError, match=words):
         parse_codec(name, dtype)
+
+
+@pytest.mark.parametrize("name", ["raw", "lz4", "zstd", "bitround:5"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_chunk_is_encoded_as_zarr_does(name: str, dtype: str, tmp_path: Path) -> None:
+    codec = parse_codec(name, dtype)
+    shape = (1, 8, 16, 16)
+    compressors = codec.compress(np.dtype(dtype).itemsize)
+    array = zarr.create_array(tmp_path, shape=shape, chunks=shape, dtype=dtype, compressors=compressors)
+    drawn = generator("chunk").standard_normal(shape[1:]).astype(dtype)
+    for number, layout in enumerate((drawn, drawn.transpose(0, 2, 1), drawn[::-1])):
+        values = codec.prepare(layout + np.array(number, dtype))
+        array[0] = values
+        assert codec.encode(values) == (tmp_path / "c/0/0/0/0").read_bytes()

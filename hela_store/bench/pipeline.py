@@ -1,0 +1,139 @@
+"""How many views a second everything around the encoder can do: an encoder that answers at once is in its place.
+
+A fast GPU waits for whatever is slower than itself: reading frames, making augmented views, compressing and writing
+embeddings. Each is timed alone, and then all of them together, as ``embed`` runs them.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.embedding.batches import Frames, Work, unique_views, work_of
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.embedding.pipeline import Pipeline, write_view
+from hela_store.recipe.recipe import EncoderRecipe
+from hela_store.sam.checkpoints import load_sam_encoder
+from hela_store.store.arrays import EMBEDDING_SHAPE
+from hela_store.store.store import Store
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
+
+FRAME = (700, 1100)
+"""Rows and columns of the drawn frames, px, as of Fluo-N2DL-HeLa."""
+FRAMES = 4
+TILE = 512
+BATCH = 4
+"""Views that a GPU encodes together by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineRow:
+    """Views a second.
+
+    Attributes
+    ----------
+    what : ``"plain"``, views as acquired, or ``"augmented"``, variants
+    views : how many were embedded
+    read : frames read, normalised and cut, or augmented
+    write : embeddings compressed, written durably and read back, one after another
+    together : the whole of ``embed``, with an encoder that answers at once
+    """
+
+    what: str
+    views: int
+    read: float
+    write: float
+    together: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineBench:
+    """What was measured, and with how many threads of torch."""
+
+    threads: int
+    tile: int
+    batch: int
+    codec: str
+    rows: tuple[PipelineRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+class _Immediate(Pipeline):
+    """As ``embed`` runs it, but every view has its embedding at once."""
+
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.broadcast_to(an_embedding(), (len(pixels), *EMBEDDING_SHAPE))
+
+
+@functools.cache
+def an_embedding() -> npt.NDArray[np.float32]:
+    """Return numbers that are distributed as those of an embedding, and so compress like one."""
+    return generator("bench pipeline").standard_normal(EMBEDDING_SHAPE).astype(np.float32)
+
+
+def bench_pipeline(
+    *, variants: int = 4, codec: str = "zstd", batch: int = BATCH, progress: Progress = silent
+) -> PipelineBench:
+    """Time what surrounds the encoder on drawn frames in a temporary store.
+
+    Parameters
+    ----------
+    variants : augmented views of each view as acquired
+    codec : of the embeddings
+    batch : views that are encoded together
+    """
+    ways: list[tuple[str, Callable[[int], bool]]] = [
+        ("plain", lambda variant: variant == 0),
+        ("augmented", lambda variant: variant > 0),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = SyntheticConfig(frames=FRAMES, shape=FRAME, cells=64)
+        store = new(
+            Path(folder) / "store",
+            NewConfig.of(dataset="synthetic", tile=str(TILE), codec=codec, variants=variants, synthetic=drawn),
+        ).store
+        embed(store, EmbedConfig(limit=1, batch=batch))  # ingest, plan, and room in the arrays
+        rows = [
+            _row(store, what, wanted, batch) for what, wanted in progress(ways, total=len(ways), what="bench pipeline")
+        ]
+    return PipelineBench(threads=torch.get_num_threads(), tile=TILE, batch=batch, codec=codec, rows=tuple(rows))
+
+
+def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int) -> PipelineRow:
+    planned = unique_views(store.views_table())
+    chosen = np.array([wanted(variant) for variant in planned["variant"].to_pylist()])
+    work = work_of(planned.filter(chosen), np.zeros(int(chosen.sum()), bool), batch, None)
+    count = int(chosen.sum())
+    read = count / _seconds(lambda: _read(store, work))
+    made = an_embedding()
+    write = count / _seconds(lambda: [write_view(store, view, made) for _, todo in work for view in todo])
+    sam = load_sam_encoder(EncoderRecipe(), torch.device("cpu"))
+    together = count / _seconds(lambda: list(_Immediate(store, sam).run(work)))
+    return PipelineRow(what=what, views=count, read=read, write=write, together=together)
+
+
+def _read(store: Store, work: Work) -> None:
+    frames = Frames(store)
+    for group, _ in work:
+        frames.stack(group)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
