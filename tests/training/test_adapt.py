@@ -311,6 +311,7 @@ def test_an_adapted_encoder_is_not_tested_on_what_it_trained_on(adapted: tuple[P
 
 
 # as in test_cluster.py
+@SLOW  # test_cluster.py has the short form
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_workers_give_the_bytes_of_one_process(adapted: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(adapted[0], tmp_path / "store")
@@ -420,13 +421,8 @@ print(finetune(Store.open(sys.argv[1]), FinetuneConfig.of(**json.loads(sys.argv[
 KILLED = {"steps": 5, "evaluate_every": 1, "cells": 2, "validation_cells": 2, "lr": 3e-3, "window": 8, "refine": 0.5}
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"adapt": "encoder", "cut": 3, "conv": True, "rank": 2},
-        pytest.param({"adapt": "decoder"}, marks=SLOW),
-    ],
-)
+@SLOW  # the trainer is the same for all; test_finetune.py has the short form
+@pytest.mark.parametrize("how", [{"adapt": "encoder", "cut": 3, "conv": True, "rank": 2}, {"adapt": "decoder"}])
 def test_a_killed_run_goes_on_and_ends_in_the_same_adapters(cached: Store, tmp_path: Path, how: dict[str, Any]) -> None:
     shutil.copytree(cached.path, tmp_path / "other")
     config = json.dumps(KILLED | how)
