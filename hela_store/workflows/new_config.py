@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hela_store.base.sections import check_names, section
 from hela_store.errors import RecipeError
-from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
 
 AugmentPreset = Literal["default", "paper"]
 SYNTHETIC = "synthetic"
@@ -33,7 +33,7 @@ NAMES = {
     "pixel_size_um": "data.pixel_size_um",
     "offset": "data.offset",
     "field_of_interest": "data.field_of_interest",
-    "encoder": "encoder.architecture",
+    "encoder": "encoder.encoder",
     "checkpoint": "encoder.checkpoint",
     "precision": "encoder.precision",
     "normalise": "normalise",
@@ -79,9 +79,16 @@ class NewData:
 
 @dataclass(frozen=True, kw_only=True)
 class NewEncoder:
-    """Which SAM encodes the views; an empty ``checkpoint`` is the shipped or official one."""
+    """Which SAM encodes the views.
 
-    architecture: Architecture = "nano"
+    Attributes
+    ----------
+    encoder : name of an encoder, see :data:`hela_store.sam.registry.ENCODERS`
+    checkpoint : file with its weights; empty for the shipped ones, or the ones that are fetched once
+    precision : of the encoder
+    """
+
+    encoder: str = "nano"
     checkpoint: str = ""
     precision: Precision = "float32"
 
