@@ -77,28 +77,33 @@ def study(
         write(result, out)
     if as_json:
         echo_json(result.to_json())
-    elif encoders:
-        _echo_encoders(result)
     else:
         _echo(result)
     if result.errors:
         raise click.exceptions.Exit(1)
 
 
-def _echo(result: StudyResult) -> None:
-    from hela_store.studies.text import AGAINST, COLUMNS, against, footnotes, table
+def _echo(result: StudyResult | EncoderStudy) -> None:
+    from hela_store.studies.encoders import EncoderStudy
+    from hela_store.studies.text import (
+        AGAINST,
+        COLUMNS,
+        ENCODERS,
+        against,
+        encoder_footnotes,
+        encoder_table,
+        footnotes,
+        table,
+    )
 
+    if isinstance(result, EncoderStudy):
+        echo_table(ENCODERS, encoder_table(result))
+        for text in encoder_footnotes(result):
+            note(text)
+        return
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
     if result.against:
         echo_table(AGAINST, against(result))
     for text in footnotes(result):
-        note(text)
-
-
-def _echo_encoders(result: EncoderStudy) -> None:
-    from hela_store.studies.text import ENCODERS, encoder_footnotes, encoder_table
-
-    echo_table(ENCODERS, encoder_table(result))
-    for text in encoder_footnotes(result):
         note(text)

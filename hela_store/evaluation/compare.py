@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
+from hela_store.embedding.encoders import seen_notes
 from hela_store.errors import RecipeError, RunError
 from hela_store.metrics.intervals import (
     BLOCK_FRAMES,
@@ -179,6 +180,7 @@ def compare(
     tracks = cell_tracks(store, [frame for pairs in paired for frame in set(pairs["frame"].tolist())])
     for other, pairs in progress(list(zip(runs[1:], paired, strict=True)), total=len(paired), what="compare"):
         rows += _differences(pairs, ",".join(other), tracks)
+    notes += seen_notes(store, [load_run(store.path, run).encoder for run in everyone])
     notes += _few(tracks, max(row.per_cell.blocks for row in rows if row.subset == "all"))
     first = ",".join(runs[0])
     return Comparison(metric=metric, first=first, scored=scored, rows=rows, notes=notes, units=str(tracks))

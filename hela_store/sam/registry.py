@@ -225,17 +225,23 @@ def weights_of(encoder: EncoderRecipe) -> KnownEncoder | None:
 
 
 def in_domain(recipe: Recipe) -> str:
-    """Say that an encoder was trained on the data set of a recipe; return ``""`` where that is not known.
+    """Say that a recipe's encoder was trained on its data set; return ``""`` where that is not known."""
+    known = weights_of(recipe.encoder)
+    return has_seen(known.name if known else "", recipe)
+
+
+def has_seen(name: str, recipe: Recipe) -> str:
+    """Say that a known encoder was trained on the data set of a recipe; return ``""`` where that is not known.
 
     A data set is recognised by the last three parts of its path.
     """
-    known = weights_of(recipe.encoder)
+    known = ENCODERS.get(name)
     parts = [_letters(part) for part in Path(os.path.normpath(recipe.dataset.path)).parts[-FOLDERS_SEEN:]]
-    for name in known.domain if known else ():
-        folders = FOLDERS.get(name, (_letters(name),))
-        if known and any(part.startswith(folders) for part in parts):
+    for seen in known.domain if known else ():
+        folders = FOLDERS.get(seen, (_letters(seen),))
+        if any(part.startswith(folders) for part in parts):
             return (
-                f"the encoder {known.name} was trained on {name}: its scores here, zero-shot ones too, may be on "
+                f"the encoder {name} was trained on {seen}: its scores here, zero-shot ones too, may be on "
                 "images it has seen, and say little about new data"
             )
     return ""

@@ -24,7 +24,7 @@ from hela_store.studies.text import ENCODERS, encoder_markdown, encoder_table
 from hela_store.training.config import FinetuneConfig
 
 TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
-CONFIG = StudyConfig(prompts=("box",), seeds=1, prompt_seeds=1, tuning=TUNING)
+CONFIG = StudyConfig(prompts=("point",), seeds=1, prompt_seeds=1, tuning=TUNING)
 
 
 @pytest.fixture
@@ -39,14 +39,10 @@ def random(tmp_path: Path) -> Path:
 def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Path) -> None:
     found = study_encoders(store, ["nano", str(random)], CONFIG)
     assert [(row.prompt, row.method, row.encoder, len(row.runs)) for row in found.rows] == [
-        ("box", "zero-shot", "nano", 1),
-        ("box", "zero-shot", "random.safetensors", 1),
-        ("box", "tuned for box", "nano", 1),
-        ("box", "tuned for box", "random.safetensors", 1),
-        ("box-exact", "zero-shot", "nano", 1),
-        ("box-exact", "zero-shot", "random.safetensors", 1),
-        ("box-exact", "tuned for box", "nano", 1),
-        ("box-exact", "tuned for box", "random.safetensors", 1),
+        ("point", "zero-shot", "nano", 1),
+        ("point", "zero-shot", "random.safetensors", 1),
+        ("point", "tuned for point", "nano", 1),
+        ("point", "tuned for point", "random.safetensors", 1),
     ]
     for first, other in zip(found.rows[::2], found.rows[1::2], strict=True):
         assert first.over_first is None and first.cells == other.cells > 0
@@ -59,8 +55,8 @@ def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Pa
     # the image-free baseline needs no encoder and is run once
     assert len(list_runs(store.path, "baseline")) == 1
     # only the blocks that are read were embedded: 4 train, 1 val and 1 test frames of 8
-    other = Store(store.path, replace(store.recipe, encoder=encoder_at(str(random))))
-    assert len(other.ledger().table()) == 6
+    variant = Store(store.path, replace(store.recipe, encoder=encoder_at(str(random))))
+    assert len(variant.ledger().table()) == 6
 
     runs = run_ids(store.path)
     again = study_encoders(store, ["nano", str(random)], CONFIG)
@@ -71,10 +67,10 @@ def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Pa
 
     # of other cells or prompts they are not compared
     zero = found.rows[0].runs[0]
-    val = evaluate(other, None, EvaluateConfig(prompts=("box",), prompt_seeds=1, split="val", window=8)).run
+    val = evaluate(variant, None, EvaluateConfig(prompts=("point",), prompt_seeds=1, split="val", window=8)).run
     with pytest.raises(RunError, match=r"were not given the same cells or prompt seeds: \d+ only the first, \d+ only"):
         compare(store, [zero, val])
-    more = evaluate(other, None, EvaluateConfig(prompts=("box",), prompt_seeds=2, split="test", window=8)).run
+    more = evaluate(variant, None, EvaluateConfig(prompts=("point",), prompt_seeds=2, split="test", window=8)).run
     with pytest.raises(RunError, match="0 only the first"):
         compare(store, [zero, more])
 
