@@ -107,6 +107,23 @@ def _fetched(encoder: EncoderRecipe) -> KnownEncoder | None:
     return known if known is not None and known.url else None
 
 
+def weights_file(
+    encoder: EncoderRecipe, base: Path, cache_dir: Path | None = None, progress: Progress = silent
+) -> Path | None:
+    """Return the file with an encoder's weights as :func:`checkpoint_path`, fetched where it is not there yet.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, no folder to fetch it into, or it cannot be fetched.
+    """
+    if encoder.checkpoint or (known := _fetched(encoder)) is None:
+        return checkpoint_path(encoder, base, cache_dir)
+    if cache_dir is None:
+        raise CheckpointError(f"{known.name} needs encoder.checkpoint, or a folder to fetch it into")
+    return fetch(known, cache_dir, progress=progress)
+
+
 def load_sam_encoder(
     encoder: EncoderRecipe,
     device: str | torch.device = "cpu",
@@ -130,12 +147,7 @@ def load_sam_encoder(
         The recipe's embeddings are another tool's; its weights are loaded where ``source`` is taken out.
     """
     encoder.check_encodes()
-    if not encoder.checkpoint and (known := _fetched(encoder)) is not None:
-        if cache_dir is None:
-            raise CheckpointError(f"{known.name} needs encoder.checkpoint, or a folder to fetch it into")
-        path: Path | None = fetch(known, cache_dir, progress=progress)
-    else:
-        path = checkpoint_path(encoder, base, cache_dir)
+    path = weights_file(encoder, base, cache_dir, progress)
     sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
     if encoder.sha256 and encoder.sha256 != sha256:
         raise CheckpointError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from hela_store.base.files import explain_os_errors
+from hela_store.base.locks import claim
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import CheckpointError, StoreError
 
@@ -17,7 +19,8 @@ FETCH_CHUNK = 1 << 20
 def fetch(known: KnownEncoder, cache_dir: Path, *, progress: Progress = silent) -> Path:
     """Return the file of a known encoder, downloaded once into ``cache_dir``; its hash is checked every time.
 
-    A download becomes a file of the cache only when it is whole and its hash is right.
+    A download becomes a file of the cache only when it is whole and its hash is right. One process at a time fetches;
+    the others wait for it, and what a killed one left half-written is removed.
 
     Raises
     ------
@@ -26,14 +29,17 @@ def fetch(known: KnownEncoder, cache_dir: Path, *, progress: Progress = silent) 
     StoreError
         No space or permission in the cache.
     """
-    import pooch
-
     path = cache_dir / known.file
     bar = _Bar(progress, f"fetch {known.file} (MiB)")
-    pooch.get_logger().setLevel("ERROR")
     try:
-        with explain_os_errors(f"fetching {known.url} into {cache_dir}"):
-            _retrieve(known, cache_dir, bar)
+        with explain_os_errors(f"fetching into {cache_dir}"):
+            if _is_there(known, path):  # in a cache that cannot be written to, too
+                return path
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with claim(cache_dir, "fetch", wait=True, progress=progress):
+                if not _is_there(known, path):
+                    _clear(cache_dir)
+                    _retrieve(known, cache_dir, bar)
     except StoreError as error:
         raise StoreError(f"{error}; {by_hand(known, cache_dir)}") from error
     except OSError as error:
@@ -42,21 +48,32 @@ def fetch(known: KnownEncoder, cache_dir: Path, *, progress: Progress = silent) 
             raise
         other = f"; the file at {path} has another hash than {known.hash} and is not used" if path.exists() else ""
         raise CheckpointError(
-            f"cannot fetch {known.url} ({type(error).__name__}){other}; {by_hand(known, cache_dir)}"
+            f"cannot fetch {known.file} ({type(error).__name__}){other}; {by_hand(known, cache_dir)}"
         ) from error
     except ValueError as error:
         raise CheckpointError(
-            f"{known.url} is not the file expected ({known.hash}), or was cut short; it was thrown away, try again, or "
-            f"{by_hand(known, cache_dir)}"
+            f"what was fetched is not the file expected ({known.hash}), or was cut short; it was thrown away, "
+            f"try again, or {by_hand(known, cache_dir)}"
         ) from error
     finally:
         bar.close()
     return path
 
 
+def _is_there(known: KnownEncoder, path: Path) -> bool:
+    return path.is_file() and hash_of(path, known.hash.partition(":")[0]) == known.hash
+
+
+def _clear(cache_dir: Path) -> None:
+    """Remove the downloads that a killed process left; whoever calls holds the claim on the cache."""
+    for path in cache_dir.glob(f"{tempfile.gettempprefix()}*"):
+        path.unlink(missing_ok=True)
+
+
 def _retrieve(known: KnownEncoder, cache_dir: Path, bar: _Bar) -> None:
     import pooch
 
+    pooch.get_logger().setLevel("ERROR")
     try:
         pooch.retrieve(
             known.url,
@@ -73,7 +90,7 @@ def _retrieve(known: KnownEncoder, cache_dir: Path, bar: _Bar) -> None:
 def by_hand(known: KnownEncoder, cache_dir: Path) -> str:
     """Say where a file goes that was downloaded elsewhere."""
     return (
-        f"download it elsewhere and put it at {cache_dir / known.file}, or pass it with --checkpoint FILE "
+        f"download {known.url} elsewhere and put it at {cache_dir / known.file}, or pass it with --checkpoint FILE "
         f"--encoder {known.name}"
     )
 

@@ -19,6 +19,7 @@ from hela_store.errors import RecipeError
 from hela_store.evaluation.compare import compare
 from hela_store.metrics.intervals import Interval
 from hela_store.recipe.recipe import EncoderRecipe
+from hela_store.sam.checkpoints import weights_file
 from hela_store.sam.choice import encoder_at
 from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
@@ -161,6 +162,9 @@ def study_encoders(
     wanted = EmbedConfig(
         splits=tuple(dict.fromkeys(("train", "val", config.split))), device=config.tuning.device, cache_dir=cache_dir
     )
+    for own in stores.values():
+        if read_record(own) is None:  # hours of embedding should not end at a download that fails
+            weights_file(own.recipe.encoder, store.path, cache_dir, progress)
     for own in stores.values():
         embed(own, wanted, progress)
     studies = {label: study(own, config, cache_dir=cache_dir, progress=progress) for label, own in stores.items()}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hela_store.base.sections import check_names, section
 from hela_store.errors import RecipeError
 from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
+from hela_store.sam.registry import find_encoder
 
 AugmentPreset = Literal["default", "paper"]
 SYNTHETIC = "synthetic"
@@ -91,6 +92,9 @@ class NewEncoder:
     encoder: str = "nano"
     checkpoint: str = ""
     precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        find_encoder(self.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +194,7 @@ class NewConfig:
 
         Raises
         ------
-        RecipeError
+        RecipeError, CheckpointError
             A name that is unknown (the message gives the nearest one), or an impossible value.
         """
         check_names(choices, NAMES, "a new store")

@@ -78,9 +78,11 @@ def test_fetching_checks_the_sum_and_leaves_nothing_wrong_behind(tmp_path, serve
     (folder / "good.pth").unlink()
     assert fetch(official, cache) == path  # from the cache
 
+    (cache / "tmpab12").write_bytes(content[:99])  # what a killed download left
     path.write_bytes(content[:-1])  # damaged in the cache: fetched again
     (folder / "good.pth").write_bytes(content)
     assert fetch(official, cache).read_bytes() == content
+    assert [path.name for path in cache.iterdir()] == ["good.pth"]
 
 
 @pytest.mark.parametrize("name", ["wrong.pth", "cut.pth", "missing.pth"])
@@ -122,6 +124,18 @@ def test_no_server(tmp_path):
     assert fetch(lost, cache) == cache / "vit_b_lm.pt"
 
 
+def test_two_processes_fetch_once(tmp_path, server):
+    folder, url = server
+    (folder / "good.pth").write_bytes(b"weights")
+    official, found = known("good.pth", b"weights", url), []
+    threads = [threading.Thread(target=lambda: found.append(fetch(official, tmp_path / "cache"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "cache/good.pth"] * 4 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
 NOBODY = """
 import os, pooch, requests, sys
 from dataclasses import replace
@@ -137,15 +151,17 @@ except Exception as error:
 """
 
 
-def test_a_cache_without_permission_is_named_with_the_way_out(tmp_path):
+@pytest.mark.parametrize("mode", [0o500, 0o555])
+def test_a_cache_without_permission_is_named_with_the_way_out(tmp_path, mode):
     sealed = tmp_path / "cache"
     sealed.mkdir()
-    sealed.chmod(0o500)
+    sealed.chmod(mode)
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
     command = [sys.executable, "-c", NOBODY, str(sealed)]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert told.stdout.startswith("StoreError no permission to write while fetching http://127.0.0.1:9/x"), told
+    assert told.stdout.startswith("StoreError no permission to write while "), told
+    assert "download http://127.0.0.1:9/x elsewhere" in told.stdout
     assert told.stdout.count("\n") == 1 and "pass it with --checkpoint FILE --encoder vit_b_lm" in told.stdout
     assert not list(sealed.iterdir())
 

@@ -36,6 +36,7 @@ def random(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Path) -> None:
     found = study_encoders(store, ["nano", str(random)], CONFIG)
     assert [(row.prompt, row.method, row.encoder, len(row.runs)) for row in found.rows] == [
@@ -100,6 +101,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_embedded(store: S
     ):
         with pytest.raises(error, match=text):
             study_encoders(store, given, CONFIG)
+    # a plain vit_b is known without its file: what cannot be fetched is found out before nano embeds for hours
+    sealed = random.parent / "a file"
+    sealed.write_bytes(b"")
+    with pytest.raises(OSError, match="a file"):
+        study_encoders(store, [str(random), "vit_b"], CONFIG, cache_dir=sealed)
     assert run_ids(store.path) == [] and [p.name for p in (store.path / "ledger").iterdir()] == [store.key]
 
 
