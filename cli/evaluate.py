@@ -24,6 +24,7 @@ from .output import (
     echo_subsets,
     echo_table,
     note,
+    note_in_domain,
     note_pending,
     note_reused,
     note_untrained,
@@ -124,6 +125,7 @@ def _evaluate_drawn(
     if choices["robustness"] and (idle := _given("prompts", "clicks")):
         raise click.UsageError(f"--robustness has kinds of its own; leave {idle[0]} out")
     note_untrained(store)
+    note_in_domain(store)
     kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
     how = {name: value for name, value in choices.items() if name not in ("clicks", "fresh", *FROM_DETECTOR)}
     config = EvaluateConfig(prompts=kinds, **how)
@@ -155,6 +157,7 @@ def _given(*names: str) -> list[str]:
 def _evaluate_detected(
     store: Store, checkpoint: Checkpoint, prompts: tuple[str, ...], choices: dict[str, Any], as_json: bool
 ) -> None:
+    from hela_store.sam.registry import in_domain
     from hela_store.segmentation.evaluate import evaluate_detected
 
     if prompts != ("detected",):
@@ -162,12 +165,13 @@ def _evaluate_detected(
     if idle := _given(*FROM_TRUTH):
         raise click.UsageError(f"{idle[0]} is not for --prompt detected; leave it out")
     note_untrained(store)
+    note_in_domain(store)
     how = {name: value for name, value in choices.items() if name not in ("fresh", *FROM_TRUTH)}
     config = DetectedConfig(checkpoint=checkpoint(choices["form"]), **how)
     result = evaluate_detected(store, config, fresh=choices["fresh"], progress=bars)
     note_outcome(result)
     if as_json:
-        echo_json(result.to_json())
+        echo_json(result.to_json() | {"in_domain": in_domain(store.recipe)})
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
     facts = {name: value for name, value in facts.items() if name not in ("pending", "reused")}

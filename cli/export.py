@@ -40,6 +40,8 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
     from hela_store.exchange.checkpoint import export_checkpoint
 
     found = export_checkpoint(store, run, out, cache_dir=cache_dir(), progress=bars)
+    if found.in_domain:
+        note(f"note: {found.in_domain}")
     if as_json:
         echo_json(found.to_json())
     else:

@@ -12,7 +12,7 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
 from .options import cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, echo_table, note, note_reused, note_untrained
+from .output import bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
@@ -98,6 +98,7 @@ def finetune(
     import hela_store as hs
 
     note_untrained(store)
+    note_in_domain(store)
     results = []
     configs = [_config(prompt, preset, choices) for prompt in dict.fromkeys(prompts)]
     for config in configs:

@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import click
 
-from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
 from hela_store.workflows.new_config import AugmentPreset, NewArrays, NewAugment, NewConfig, NewEncoder, NewTiles
 
-from .options import STORES, json_option, new_folder
+from .options import STORES, cache_dir, json_option, new_folder
 from .output import UNTRAINED, bars, echo_facts, echo_json, note
 
 
@@ -30,10 +30,10 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option("--field-of-interest", type=click.IntRange(0), metavar="PX", help="Outer band that carries no labels.")
 @click.option(
     "--encoder",
-    type=click.Choice(get_args(Architecture)),
-    default=NewEncoder.architecture,
+    default=NewEncoder.encoder,
     show_default=True,
-    help="Which SAM.",
+    metavar="NAME",
+    help="Which SAM: a name that `hela-store encoders` lists, such as vit_b or vit_b_lm.",
 )
 @click.option("--checkpoint", default="", metavar="FILE", help="Its weights. [default: shipped, or fetched once]")
 @click.option(
@@ -85,7 +85,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     """
     import hela_store as hs
 
-    report = hs.new(new_folder(name, Path.cwd()), NewConfig.of(**choices), bars)
+    report = hs.new(new_folder(name, Path.cwd()), NewConfig.of(**choices), bars, cache_dir=cache_dir())
     if as_json:
         echo_json(report.to_json())
         return

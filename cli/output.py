@@ -85,6 +85,14 @@ def note_untrained(store: Store) -> None:
         note(UNTRAINED)
 
 
+def note_in_domain(store: Store) -> None:
+    """Say that the store's encoder was trained on its data set, where that is known."""
+    from hela_store.sam.registry import in_domain
+
+    if seen := in_domain(store.recipe):
+        note(f"note: {seen}")
+
+
 def note_reused(run: str) -> None:
     """Say that a run was finished before it was asked for."""
     note(f"note: run {run} has done just this before, so nothing was done again; --fresh makes another run")

@@ -14,7 +14,7 @@ from .output import bars, echo_facts, echo_json, echo_table, note, note_untraine
 from .sweep import Several
 
 if TYPE_CHECKING:
-    from hela_store import Store
+    from hela_store import EncoderStudy, Store
     from hela_store.studies.study import StudyResult
 
 TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
@@ -32,6 +32,14 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
     multiple=True,
     metavar="all|KIND...",
     help=f"Kinds, each with decoders of its own: {', '.join(MIXED_PROMPTS)}. [default: all: box, point and mask]",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Compare encoders with the first: give it several times, a name that `hela-store encoders` lists or a file of "
+    "weights. What is missing is embedded. [default: the store's own]",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Training seeds of each.")
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Frames to score.")
@@ -51,16 +59,20 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 @finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
 @device_option
 @json_option
-def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any) -> None:
+def study(
+    store: Store, prompts: tuple[str, ...], encoders: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any
+) -> None:
     """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
     import hela_store as hs
     from hela_store.studies.text import write
 
-    note_untrained(store)
+    if not encoders:
+        note_untrained(store)
     of_tuning = {name: choices.pop(name) for name in TUNING}
     tuning = hs.FinetuneConfig.of(**{name: value for name, value in of_tuning.items() if value is not None})
     config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
-    result = hs.study(store, config, cache_dir=cache_dir(), progress=bars)
+    how: dict[str, Any] = {"cache_dir": cache_dir(), "progress": bars}
+    result = hs.study_encoders(store, encoders, config, **how) if encoders else hs.study(store, config, **how)
     if out is not None:
         write(result, out)
     if as_json:
@@ -71,9 +83,24 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
         raise click.exceptions.Exit(1)
 
 
-def _echo(result: StudyResult) -> None:
-    from hela_store.studies.text import AGAINST, COLUMNS, against, footnotes, table
+def _echo(result: StudyResult | EncoderStudy) -> None:
+    from hela_store.studies.encoders import EncoderStudy
+    from hela_store.studies.text import (
+        AGAINST,
+        COLUMNS,
+        ENCODERS,
+        against,
+        encoder_footnotes,
+        encoder_table,
+        footnotes,
+        table,
+    )
 
+    if isinstance(result, EncoderStudy):
+        echo_table(ENCODERS, encoder_table(result))
+        for text in encoder_footnotes(result):
+            note(text)
+        return
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
     if result.against:

@@ -12,7 +12,7 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
 from .options import F, cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_table, note, note_untrained
+from .output import bars, echo_json, echo_table, note, note_in_domain, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -80,6 +80,7 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     if jobs and scheduler:
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
     note_untrained(store)
+    note_in_domain(store)
     choices = {name: list(dict.fromkeys(given[name])) for name in SWEPT if given[name]}
     shared = {name: value for name, value in given.items() if value is not None and name not in SWEPT}
     where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()

@@ -26,6 +26,8 @@ from .show.explorer import explore as explore
 from .show.report import ReportResult as ReportResult
 from .show.report import report as report
 from .store.store import Store as Store
+from .studies.encoders import EncoderStudy as EncoderStudy
+from .studies.encoders import study_encoders as study_encoders
 from .studies.study import StudyConfig as StudyConfig
 from .studies.study import StudyResult as StudyResult
 from .studies.study import study as study

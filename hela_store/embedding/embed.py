@@ -246,7 +246,7 @@ def _embed_views(
         done_now=done,
         left=planned - committed - done,
         seconds=seconds,
-        bytes_left=_bytes_each(store) * (planned - committed - done),
+        bytes_left=bytes_each(store) * (planned - committed - done),
         variants=_variants(views.filter(asked)),
         blank=_blank(store, frames),
         adapter=store.recipe.encoder.adapter,
@@ -366,7 +366,7 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
         done_now=0,
         left=left,
         seconds=None if each is None else each * left,
-        bytes_left=_bytes_each(store) * left,
+        bytes_left=bytes_each(store) * left,
         variants=_variants(views) + more,
         blank=_blank(store, frames) if known else (),
         adapter=store.recipe.encoder.adapter,
@@ -389,7 +389,8 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
     )
 
 
-def _bytes_each(store: Store) -> int:
+def bytes_each(store: Store) -> int:
+    """Return the mean size on disk of the latest views of a store; before the first embed an upper bound."""
     rows = store.ledger().table()["row"][-SIZE_SAMPLE:].to_pylist()
     found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
     sizes = [size for size in found if size is not None]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hela_store.base.files import sha256_file
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.adapters import ADAPTER_FILE
+from hela_store.sam.registry import has_seen, in_domain
 from hela_store.store.store import Store
+
+from .record import read_record
 
 
 def adapts(run: RunInfo) -> str | None:
@@ -38,6 +43,22 @@ def store_of(store: Store, run: RunInfo | None) -> Store:
         f"run {run.id} was tuned on embeddings of {run.encoder}, this recipe asks for {store.key}; give another "
         "run, or tune again on these"
     )
+
+
+def seen_notes(store: Store, keys: Iterable[str]) -> list[str]:
+    """Return a note for each encoder that was trained on the store's data set, as far as that is known.
+
+    Parameters
+    ----------
+    keys : encoder keys of runs
+    """
+    notes = []
+    for key in dict.fromkeys(keys):
+        record = read_record(store, key) if key and key != store.key else None
+        notes.append(
+            in_domain(store.recipe) if key == store.key else has_seen(record.name if record else "", store.recipe)
+        )
+    return [note for note in dict.fromkeys(notes) if note]
 
 
 def variant_of(store: Store, cut: int | None = None, adapter: str | None = None) -> Store:

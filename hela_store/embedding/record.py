@@ -21,6 +21,7 @@ from hela_store.base.files import digest, fsync_path, sha256_file, write_atomic
 from hela_store.errors import CheckpointError, StoreError
 from hela_store.sam.decoder import load_decoder, save_decoder
 from hela_store.sam.devices import libraries
+from hela_store.sam.registry import weights_of
 
 if TYPE_CHECKING:
     from hela_store.sam.checkpoints import LoadedSam
@@ -89,6 +90,9 @@ class EncoderRecord:
         Of ``decoder.safetensors``; empty in records of earlier versions.
     seconds_per_view : float or None
         Of the last embed that encoded any.
+    name : str
+        Which known encoder (:mod:`hela_store.sam.registry`) these weights are; empty for other weights, and in records
+        of earlier versions.
     """
 
     architecture: str
@@ -104,17 +108,18 @@ class EncoderRecord:
     libraries: str = ""
     decoder_sha256: str = ""
     seconds_per_view: float | None = None
+    name: str = ""
 
 
-def read_record(store: Store) -> EncoderRecord | None:
-    """Return the record of the recipe's encoder key, None before the first embed.
+def read_record(store: Store, key: str | None = None) -> EncoderRecord | None:
+    """Return the record of an encoder key (default: the recipe's), None before the first embed.
 
     Raises
     ------
     StoreError
         It is damaged.
     """
-    path = store.encoder_folder() / RECORD_FILE
+    path = store.encoder_folder(key) / RECORD_FILE
     try:
         values = json.loads(path.read_bytes())
         if values.pop("digest", None) != _digest(values):
@@ -185,6 +190,7 @@ def prepare(
         The embeddings there are come from other weights, were not compiled where these are to be, or on the CPU come
         from another batch.
     """
+    known = weights_of(store.recipe.encoder)
     now = EncoderRecord(
         architecture=sam.architecture,
         sha256=sam.sha256,
@@ -193,6 +199,7 @@ def prepare(
         batch=batch or (GPU_BATCH if conditions.device == "cuda" else 1),
         created=datetime.now(UTC).isoformat("T", "seconds"),
         compiled=compiled,
+        name=known.name if known else "",
     )
     first = read_record(store)
     if first is None:

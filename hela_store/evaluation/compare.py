@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
 from hela_store.catalog import index as catalog
+from hela_store.embedding.encoders import seen_notes
 from hela_store.errors import RecipeError, RunError
 from hela_store.metrics.intervals import (
     BLOCK_FRAMES,
@@ -47,6 +48,18 @@ WHERE a.run = $a AND b.run = $b AND a.{metric} IS NOT NULL AND b.{metric} IS NOT
     AND (a.prompt = 'none' OR b.prompt = 'none' OR (a.prompt = b.prompt AND a.prompt_seed = b.prompt_seed))
 ORDER BY prompt, a.cell, a.prompt_seed, b.prompt_seed
 """
+
+_ASKED = """
+WITH
+    shared AS (SELECT kind FROM prompts WHERE run = $a INTERSECT SELECT kind FROM prompts WHERE run = $b),
+    of_a AS (SELECT {columns} FROM prompts WHERE run = $a AND kind IN (FROM shared)),
+    of_b AS (SELECT {columns} FROM prompts WHERE run = $b AND kind IN (FROM shared))
+SELECT
+    (SELECT count(*) FROM (FROM of_a EXCEPT ALL FROM of_b)) AS only_a,
+    (SELECT count(*) FROM (FROM of_b EXCEPT ALL FROM of_a)) AS only_b
+"""
+_QUESTION = "kind, prompt_seed, cell"
+_PLACE = "x0, y0, x1, y1, points, point_labels, params"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +156,8 @@ def compare(
     Raises
     ------
     RunError
-        An unknown run, one given twice in a variant, runs that share no scored cell, or numbers of runs that do not
-        pair.
+        An unknown run, one given twice in a variant, runs that share no scored cell, runs of different encoders with
+        other cells or prompts, or numbers of runs that do not pair.
     RecipeError
         An unknown metric.
     """
@@ -167,6 +180,7 @@ def compare(
     tracks = cell_tracks(store, [frame for pairs in paired for frame in set(pairs["frame"].tolist())])
     for other, pairs in progress(list(zip(runs[1:], paired, strict=True)), total=len(paired), what="compare"):
         rows += _differences(pairs, ",".join(other), tracks)
+    notes += seen_notes(store, [load_run(store.path, run).encoder for run in everyone])
     notes += _few(tracks, max(row.per_cell.blocks for row in rows if row.subset == "all"))
     first = ",".join(runs[0])
     return Comparison(metric=metric, first=first, scored=scored, rows=rows, notes=notes, units=str(tracks))
@@ -191,6 +205,7 @@ def _pairs(
     trainings = numbered([(_weights(store, a), _weights(store, b)) for a, b in both])
     seeds, parts = len(set(trainings.tolist())), []
     for (a, b), seed in zip(both, trainings, strict=True):
+        _check_asked(store, a, b)
         pairs = catalog.query(store.path, _PAIRS.format(metric=metric), {"a": a, "b": b})
         if not len(pairs):
             found = f"{a} has {scored[a]} scored cells, {b} has {scored[b]}, and none is the same"
@@ -204,6 +219,21 @@ def _pairs(
         notes.append(f"{many}: below {LEAST_SEEDS} there are numbers and no word; give 3, as A1,A2,A3")
     table = pa.concat_tables(parts)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _check_asked(store: Store, a: str, b: str) -> None:
+    """Raise RunError where two runs of different encoders were not asked the same of the same cells."""
+    keys = [load_run(store.path, run).encoder for run in (a, b)]
+    if keys[0] == keys[1] or not all(keys):
+        return
+    for columns, what in ((_QUESTION, "cells or prompt seeds"), (f"{_QUESTION}, {_PLACE}", "prompts")):
+        found = catalog.query(store.path, _ASKED.format(columns=columns), {"a": a, "b": b}).to_pylist()[0]
+        if found["only_a"] or found["only_b"]:
+            raise RunError(
+                f"{a} (encoder {keys[0]}) and {b} (encoder {keys[1]}) were not given the same {what}: "
+                f"{found['only_a']} only the first, {found['only_b']} only the second; evaluate both with the same "
+                "--split, --prompt and --prompt-seeds"
+            )
 
 
 def _weights(store: Store, run: str) -> str:

@@ -17,6 +17,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.devices import pick_device
+from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
@@ -57,6 +58,7 @@ class EvaluateResult:
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
     reused : whether the run was finished before it was asked for
+    in_domain : says that the encoder was trained on this data set; empty where that is not known
     same_nuclei : says that the test block shows the same nuclei, later; empty where no sequence of it was trained on
     """
 
@@ -70,6 +72,7 @@ class EvaluateResult:
     pending: str = ""
     reused: bool = False
     same_nuclei: str = ""
+    in_domain: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
@@ -157,6 +160,7 @@ def _result(
         pending=pending,
         reused=reused,
         same_nuclei=_same_nuclei(unseen, run),
+        in_domain=in_domain(store.recipe),
     )
 
 

@@ -21,6 +21,7 @@ from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.lora import AdaptedLinear
+from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
 from .target import Targets
@@ -36,6 +37,7 @@ class CheckpointExport:
     run : id of the fine-tuning whose decoder is in it
     architecture : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
     tensors, bytes : int
+    in_domain : says that the encoder was trained on the store's data set; empty where that is not known
     """
 
     path: Path
@@ -43,6 +45,7 @@ class CheckpointExport:
     architecture: str
     tensors: int
     bytes: int
+    in_domain: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -95,7 +98,12 @@ def export_checkpoint(
     targets.file(out, data)
     targets.finish()
     return CheckpointExport(
-        path=out, run=info.id, architecture=architecture, tensors=len(state), bytes=out.stat().st_size
+        path=out,
+        run=info.id,
+        architecture=architecture,
+        tensors=len(state),
+        bytes=out.stat().st_size,
+        in_domain=in_domain(store.recipe),
     )
 
 

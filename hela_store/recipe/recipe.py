@@ -77,13 +77,16 @@ class DatasetRecipe:
 class EncoderRecipe:
     """``[encoder]``: the frozen SAM.
 
-    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``adapter`` is
-    a fine-tuning run of this store that adapted the encoder, or empty; ``adapter_sha256`` pins what it learned.
-    ``source`` is the tool whose embeddings were imported, or empty for embeddings made here. ``cut`` is no part of a
-    ``store.toml``: the tokens after that block instead of whole embeddings, 0 for the views themselves.
+    ``checkpoint`` is a file, or empty for the one that is fetched or shipped; ``sha256`` pins its bytes. ``name`` says
+    which weights of :mod:`hela_store.sam.registry` these are; empty for the plain ones of the architecture, or for a
+    file of unknown weights. ``adapter`` is a fine-tuning run of this store that adapted the encoder, or empty;
+    ``adapter_sha256`` pins what it learned. ``source`` is the tool whose embeddings were imported, or empty for
+    embeddings made here. ``cut`` is no part of a ``store.toml``: the tokens after that block instead of whole
+    embeddings, 0 for the views themselves.
     """
 
     architecture: Architecture = "nano"
+    name: str = ""
     checkpoint: str = ""
     sha256: str = ""
     precision: Precision = "float32"

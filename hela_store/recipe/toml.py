@@ -36,6 +36,8 @@ offset = {dataset.offset}
 [encoder]
 # nano, vit_b, vit_l, vit_h
 architecture = {encoder.architecture}
+# which weights these are, as `hela-store encoders` lists them; empty: the plain ones, or a file of unknown weights
+name = {encoder.name}
 # a weights file; empty: the one that is shipped (nano) or fetched once (vit_*)
 checkpoint = {encoder.checkpoint}
 # of the weights; other bytes are refused

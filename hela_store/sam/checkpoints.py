@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -16,7 +15,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
-from hela_store.base.files import explain_os_errors, sha256_file
+from hela_store.base.files import sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.base.text import first_line
 from hela_store.errors import CheckpointError
@@ -26,37 +25,15 @@ from hela_store.runs.folder import RunInfo, load_run
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
 from .decoder import SamDecoder, load_decoder
+from .fetch import fetch
+from .registry import KnownEncoder, weights_of
 
-OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 WRAPPERS = ("model", "state_dict", "model_state")
 PREFIXES = ("module.", "sam.")
-FETCH_CHUNK = 1 << 20
 ZIP = b"PK\x03\x04"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Official:
-    """A checkpoint of Meta's: file name and sha256."""
-
-    file: str
-    sha256: str
-
-
-OFFICIAL = {
-    "vit_b": Official(
-        file="sam_vit_b_01ec64.pth", sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit_l": Official(
-        file="sam_vit_l_0b3195.pth", sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "vit_h": Official(
-        file="sam_vit_h_4b8939.pth", sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
-"""The sums agree in mazurowski-lab/SlicerSegmentWithSAM and a dozen other public repositories that pin them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +73,19 @@ def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None =
     """
     if encoder.checkpoint:
         path = base / Path(encoder.checkpoint).expanduser()
-    elif encoder.architecture == "nano":
+    elif (known := _fetched(encoder)) is None:
         return None
     else:
-        path = Path(cache_dir or base) / OFFICIAL[encoder.architecture].file
+        path = Path(cache_dir or base) / known.file
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; pass the file with --checkpoint, or fetch the official one")
     return path
 
 
 def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
-    """Return the sha256 that pins an encoder's weights: of nano and official checkpoints known, else computed.
+    """Return the sha256 that pins an encoder's weights: of nano and official checkpoints known, of a file computed.
+
+    It is empty for a known encoder whose project publishes another hash: the file has to be fetched first.
 
     Raises
     ------
@@ -117,80 +96,32 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
         path = checkpoint_path(encoder, base)
         assert path is not None
         return sha256_file(path)
-    if encoder.architecture == "nano":
+    if (known := _fetched(encoder)) is None:
         return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
-    return OFFICIAL[encoder.architecture].sha256
+    return known.sha256
 
 
-def fetch(official: Official, cache_dir: Path, *, base_url: str = OFFICIAL_URL, progress: Progress = silent) -> Path:
-    """Return an official checkpoint's file, downloaded once into ``cache_dir``; its sha256 is checked every time.
+def _fetched(encoder: EncoderRecipe) -> KnownEncoder | None:
+    """Return the known encoder whose file is fetched; None for the nano that ships with the package."""
+    known = weights_of(replace(encoder, checkpoint=""))
+    return known if known is not None and known.url else None
+
+
+def weights_file(
+    encoder: EncoderRecipe, base: Path, cache_dir: Path | None = None, progress: Progress = silent
+) -> Path | None:
+    """Return the file with an encoder's weights as :func:`checkpoint_path`, fetched where it is not there yet.
 
     Raises
     ------
     CheckpointError
-        The server cannot be reached, or what it sends has another sum; nothing is left behind.
-    StoreError
-        No space or permission in the cache.
+        No such file, no folder to fetch it into, or it cannot be fetched.
     """
-    import pooch
-
-    url = f"{base_url.rstrip('/')}/{official.file}"
-    bar = _Bar(progress, f"fetch {official.file} (MiB)")
-    pooch.get_logger().setLevel("ERROR")
-    try:
-        with explain_os_errors(f"fetching {url} into {cache_dir}"):
-            found = pooch.retrieve(
-                url,
-                known_hash=f"sha256:{official.sha256}",
-                fname=official.file,
-                path=cache_dir,
-                downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=FETCH_CHUNK, timeout=30),
-            )
-    except OSError as error:
-        # errors of the disk have a number; those of the network, which pooch's downloader raises, have none
-        if error.errno is not None:
-            raise
-        raise CheckpointError(
-            f"cannot fetch {url} ({type(error).__name__}); download it elsewhere and pass it with --checkpoint"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{url} is not the file expected (sha256 {official.sha256[:12]}...), or was cut short; it was thrown away, "
-            "try again"
-        ) from error
-    finally:
-        bar.close()
-    return Path(found)
-
-
-class _Bar:
-    """A progress bar as pooch's downloader calls it; it shows one step of ours for each chunk."""
-
-    def __init__(self, progress: Progress, what: str) -> None:
-        self.total = 0  # in bytes; the downloader sets it when it knows
-        self._progress, self._what = progress, what
-        self._shown: Iterator[None] | None = None
-        self._ended = False
-
-    def update(self, _bytes: int) -> None:
-        """Show one more chunk."""
-        if self._shown is None:
-            self._shown = self._progress(self._chunks(), total=-(-self.total // FETCH_CHUNK), what=self._what)
-        next(self._shown, None)
-
-    def reset(self) -> None:
-        """Let the next update be the last: the downloader has all chunks, and fills its bar once more."""
-        self._ended = True
-
-    def close(self) -> None:
-        """End what is shown, wherever it stands."""
-        self._ended = True
-        if self._shown is not None:
-            next(self._shown, None)
-
-    def _chunks(self) -> Iterator[None]:
-        while not self._ended:
-            yield
+    if encoder.checkpoint or (known := _fetched(encoder)) is None:
+        return checkpoint_path(encoder, base, cache_dir)
+    if cache_dir is None:
+        raise CheckpointError(f"{known.name} needs encoder.checkpoint, or a folder to fetch it into")
+    return fetch(known, cache_dir, progress=progress)
 
 
 def load_sam_encoder(
@@ -216,12 +147,7 @@ def load_sam_encoder(
         The recipe's embeddings are another tool's; its weights are loaded where ``source`` is taken out.
     """
     encoder.check_encodes()
-    if not encoder.checkpoint and encoder.architecture != "nano":
-        if cache_dir is None:
-            raise CheckpointError(f"{encoder.architecture} needs encoder.checkpoint, or a folder to fetch it into")
-        path: Path | None = fetch(OFFICIAL[encoder.architecture], cache_dir, progress=progress)
-    else:
-        path = checkpoint_path(encoder, base, cache_dir)
+    path = weights_file(encoder, base, cache_dir, progress)
     sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
     if encoder.sha256 and encoder.sha256 != sha256:
         raise CheckpointError(

@@ -33,6 +33,7 @@ from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.sam.predict import DEFAULT_WINDOW
+from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 
@@ -303,6 +304,8 @@ def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there:
     notes = []
     if config.seeds < 3 or any(len(ids) < 3 for ids in runs.values()):
         notes.append("fewer than 3 training seeds: there are numbers and no verdict; give --seeds 3")
+    if seen := in_domain(store.recipe):
+        notes.append(seen)
     if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
     if store.recipe.encoder.architecture == "nano":

@@ -11,6 +11,7 @@ from hela_store.base.files import explain_os_errors, write_atomic
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.intervals import BLOCK_FRAMES, LEAST_BLOCKS, LEAST_SEEDS, MARGIN, Interval
 
+from .encoders import EncoderStudy
 from .rows import StudyRow
 from .study import REFERENCE, StudyResult
 
@@ -28,6 +29,10 @@ AGAINST = (
 GAINS = (
     "prompt", "method", "per cell", "bootstrap", "each training seed", "verdict", "per frame", "verdict",
 )  # fmt: skip
+ENCODERS = (
+    "prompt", "method", "encoder", "s a view", "MiB a view", "runs", "cells", "IoU", "over the first", "verdict",
+)  # fmt: skip
+"""Heads of the columns of :func:`encoder_table`."""
 FRAMES = ("mean", "low_quartile", "median", "high_quartile")
 SPREAD = (
     "prompt", "method", "mean over frames", "lower quartile", "median", "upper quartile", "HD95, median, px",
@@ -111,6 +116,39 @@ def footnotes(result: StudyResult) -> list[str]:
     ]
 
 
+def encoder_table(result: EncoderStudy) -> list[list[str]]:
+    """Return the lines of the paired table of encoders, as text."""
+    about, lines = {encoder.label: encoder for encoder in result.encoders}, []
+    for row in result.rows:
+        own, over = about[row.encoder], row.over_first
+        cost = [_number(own.seconds_per_view, ".2f"), f"{own.bytes_per_view / 2**20:.2f}"]
+        gain = ["", ""] if over is None else [interval(over), over.word]
+        scores = [str(len(row.runs)), str(row.cells), f"{row.iou:.4f}"]
+        lines.append([row.prompt, row.method, row.encoder, *cost, *scores, *gain])
+    return lines
+
+
+def encoder_footnotes(result: EncoderStudy) -> list[str]:
+    """Return what stands below the paired table of encoders."""
+    return [
+        f"Over the first: mean IoU less that of {result.encoders[0].label} on the same cells and prompts, with a 95 % "
+        "interval over tracks of cells, frames and training seeds.",
+        *result.notes,
+        *(f"missing: {error}" for error in result.errors),
+    ]
+
+
+def encoder_markdown(result: EncoderStudy) -> str:
+    """Return the comparison of encoders as Markdown, and the whole study of each below it."""
+    parts = [
+        "## Encoders",
+        _markdown_table(ENCODERS, encoder_table(result)),
+        "\n".join(f"- {text}" for text in encoder_footnotes(result)),
+        *(markdown(own).replace("## Study\n", f"## Study: {label}\n", 1) for label, own in result.studies.items()),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
 def markdown(result: StudyResult) -> str:
     """Return the whole study as Markdown."""
     facts = [f"- {name}: {value}" for name, value in result.facts.items()]
@@ -149,11 +187,12 @@ def markdown(result: StudyResult) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(result: StudyResult, path: Path) -> None:
+def write(result: StudyResult | EncoderStudy, path: Path) -> None:
     """Write the Markdown to a file; StoreError without space or permission."""
+    text = encoder_markdown(result) if isinstance(result, EncoderStudy) else markdown(result)
     with explain_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, markdown(result).encode())
+        write_atomic(path, text.encode())
 
 
 def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from hela_store.base.files import fsync_path
 from hela_store.base.sizes import folder_bytes, mebibytes
 from hela_store.base.text import first_line
+from hela_store.sam.registry import ENCODERS
 
 PACKAGE = "hela-store"
 PROBE_BYTES = 64 << 20
@@ -213,5 +214,5 @@ def _disk_speed(folder: Path) -> tuple[float, float]:
 
 
 def _cache(folder: Path) -> dict[str, Any]:
-    names = sorted(path.name for path in folder.glob("*.pth")) if folder.is_dir() else []
+    names = sorted(known.file for known in ENCODERS.values() if known.url and (folder / known.file).is_file())
     return {"folder": str(folder), "bytes": folder_bytes(folder), "checkpoints": names}

@@ -16,6 +16,7 @@ from hela_store.errors import StoreError
 from hela_store.recipe.splits import BLOCKS
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, list_runs, partial_runs
+from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
 BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
@@ -111,18 +112,18 @@ class StoreInfo:
         split = ", ".join(f"{name} {count}" for name, count in self.split.items()) or "after the first embed"
         sizes = ", ".join(f"{part} {mebibytes(size)}" for part, size in self.bytes.items() if size)
         untrained = "" if self.encoder["trained"] else " (untrained: random weights)"
+        name = self.encoder["name"] or self.encoder["architecture"]
         rows = [
             ("store", self.store),
             ("frames", f"{self.frames} ingested, {self.labelled} with labels, {self.blank} blank"),
             ("cells", str(self.cells)),
             ("split", split),
             ("views", planned),
-            (
-                "encoder",
-                f"{self.encoder['architecture']}{untrained}, {self.encoder['precision']}, key {self.encoder['key']}",
-            ),
+            ("encoder", f"{name}{untrained}, {self.encoder['precision']}, key {self.encoder['key']}"),
             ("on disk", f"{mebibytes(sum(self.bytes.values()))}: {sizes}"),
         ]
+        if self.encoder["in_domain"]:
+            rows.append(("warning", self.encoder["in_domain"]))
         rows += [("other key", f"{key}: {n} views") for key, n in self.keys.items() if key != self.encoder["key"]]
         if self.scale is not None:
             rows += _scale_facts(self.scale)
@@ -170,6 +171,8 @@ def info(store: Store) -> StoreInfo:
             "sha256": recipe.encoder.sha256,
             "precision": recipe.encoder.precision,
             "trained": store.is_trained,
+            "name": recipe.encoder.name,
+            "in_domain": in_domain(recipe),
         },
         keys={key: store.ledger(key).count() for key in store.arrays.embedding_keys()},
         scale=cell_scale(store) if ingested else None,

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hela_store.recipe.recipe import (
 )
 from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
 from hela_store.recipe.toml import recipe_text
+from hela_store.sam.registry import in_domain
 from hela_store.store.new_store import new_store
 from hela_store.store.store import Store
 
@@ -39,6 +41,10 @@ KNOWN_BLOCKS = {
     ("DIC-C2DH-HeLa", tuple(range(40))): SplitRecipe(train="0-21", val="24-28", test="31-39"),
     ("Fluo-N2DL-HeLa", tuple(range(92))): SplitRecipe(train="0-54", val="58-66", test="70-91"),
 }
+
+
+EncoderOf = Callable[[], EncoderRecipe]
+"""Chooses the encoder; it may have to fetch it, so that comes after the look at the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,13 @@ class NewReport:
             "tile": recipe.views.tile,
             "overlap": recipe.views.overlap,
             "views_per_frame": self.views,
-            "encoder": {"architecture": recipe.encoder.architecture, "key": self.store.key, "trained": self.trained},
+            "encoder": {
+                "name": recipe.encoder.name or recipe.encoder.architecture,
+                "architecture": recipe.encoder.architecture,
+                "key": self.store.key,
+                "trained": self.trained,
+                "in_domain": in_domain(recipe),
+            },
             "split": self.blocks,
             "blank": list(summary.blank),
             "warnings": list(summary.warnings),
@@ -108,16 +120,29 @@ class NewReport:
             views = f"tiles of {recipe.views.tile} px, overlap {recipe.views.overlap} px, {self.views} a frame{spans}"
         else:
             views = f"whole frames{spans}"
-        encoder = recipe.encoder.architecture + ("" if self.trained else " (untrained: random weights)")
+        encoder = (recipe.encoder.name or recipe.encoder.architecture) + (
+            "" if self.trained else " (untrained: random weights)"
+        )
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
         rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
-        return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
+        rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
+        seen = in_domain(recipe)
+        return [*rows, ("warning", seen)] if seen else rows
 
 
-def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> NewReport:
+def new(
+    path: Path | str, config: NewConfig, progress: Progress = silent, *, cache_dir: Path | None = None
+) -> NewReport:
     """Make a store in ``path``: a commented ``store.toml`` (and, for ``"synthetic"``, the frames it reads).
 
     Overwrites nothing, and leaves nothing behind where it fails.
+
+    Parameters
+    ----------
+    path : the store's folder
+    config : what to make a store of
+    progress : shown while frames are drawn or weights are fetched
+    cache_dir : where the weights of an encoder are fetched to whose sha256 is not known before
 
     Raises
     ------
@@ -129,15 +154,16 @@ def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> New
         There is a store already; no space, no permission.
     """
     path = _absolute(path)
+    encoder_of = partial(_encoder, config, path, cache_dir, progress)
     if (path / RECIPE_FILE).exists():
-        raise _there(path, config)
+        raise _there(path, config, encoder_of)
     if config.dataset == SYNTHETIC:
         with drawn(path, _sequence_names(config), config.synthetic, config.data.pixel_size_um, progress):
-            return _make(path, path / DATA_FOLDER, _as_drawn(config))
-    return _make(path, _absolute(config.dataset), config)
+            return _make(path, path / DATA_FOLDER, _as_drawn(config), encoder_of)
+    return _make(path, _absolute(config.dataset), config, encoder_of)
 
 
-def _there(path: Path, config: NewConfig) -> StoreError:
+def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
     """Return what a store that is there already is: the one asked for, made before, or another."""
     data, same = _absolute(config.dataset), True
     try:
@@ -145,7 +171,7 @@ def _there(path: Path, config: NewConfig) -> StoreError:
             data = path / DATA_FOLDER
             same = is_drawn(data, _sequence_names(config), config.synthetic, config.data.pixel_size_um)
             config = _as_drawn(config)
-        same = same and _planned(path, data, config)[0] == (path / RECIPE_FILE).read_text(encoding="utf-8")
+        same = same and _planned(path, data, config, encoder_of)[0] == (path / RECIPE_FILE).read_text(encoding="utf-8")
     except (HelaError, OSError, UnicodeDecodeError):
         same = False
     if same:
@@ -153,12 +179,14 @@ def _there(path: Path, config: NewConfig) -> StoreError:
     return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
 
 
-def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
-    text, summary, blocks, trained = _planned(path, data, config)
+def _make(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf) -> NewReport:
+    text, summary, blocks, trained = _planned(path, data, config, encoder_of)
     return NewReport(store=new_store(path, text), summary=summary, blocks=blocks, trained=trained)
 
 
-def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSummary, dict[str, int], bool]:
+def _planned(
+    path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf
+) -> tuple[str, DatasetSummary, dict[str, int], bool]:
     """Look at the data and decide; return the recipe's text and what else a report says, and write nothing."""
     sequences = config.data.sequences or config.split.sequences
     summary = inspect(
@@ -178,7 +206,7 @@ def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSum
     split = _split(config, summary, data.resolve().name, stills)
     frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in open_dataset(dataset, path).entries]
     blocks = Counter(assign(split, frames, stills).values())
-    encoder, trained = _encoder(config, path)
+    encoder = encoder_of()
     recipe = Recipe(
         name=path.name,
         dataset=dataset,
@@ -191,7 +219,7 @@ def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSum
     )
     findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
     counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
-    return recipe_text(recipe, findings, stills), summary, counts, trained
+    return recipe_text(recipe, findings, stills), summary, counts, encoder.sha256 != UNTRAINED
 
 
 def _sequence_names(config: NewConfig) -> tuple[str, ...]:
@@ -235,16 +263,14 @@ def _arrays(config: NewConfig) -> ArraysRecipe:
     return ArraysRecipe(codec=config.arrays.codec, data=config.arrays.data)
 
 
-def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
-    """Return the encoder with the sum that pins it, and whether it is trained; a checkpoint file is checked."""
-    from hela_store.sam.checkpoints import checkpoint_sha256, load_sam_encoder
+def _encoder(config: NewConfig, store: Path, cache_dir: Path | None, progress: Progress) -> EncoderRecipe:
+    """Return the encoder with the sum that pins it; a checkpoint file is checked."""
+    from hela_store.sam.choice import choose_encoder
 
-    file = _stored_path(_absolute(config.encoder.checkpoint), store) if config.encoder.checkpoint else ""
-    encoder = EncoderRecipe(
-        architecture=config.encoder.architecture, checkpoint=file, precision=config.encoder.precision
-    )
-    sha256 = load_sam_encoder(encoder, base=store).sha256 if file else checkpoint_sha256(encoder, store)
-    return replace(encoder, sha256=sha256), sha256 != UNTRAINED
+    asked = config.encoder
+    file = _stored_path(_absolute(asked.checkpoint), store) if asked.checkpoint else ""
+    how: dict[str, Any] = {"precision": asked.precision, "cache_dir": cache_dir, "progress": progress}
+    return choose_encoder(asked.encoder, file, base=store, **how)
 
 
 def _split(config: NewConfig, summary: DatasetSummary, name: str, stills: bool) -> SplitRecipe:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from hela_store.base.sections import check_names, section
 from hela_store.errors import RecipeError
-from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
+from hela_store.sam.registry import find_encoder
 
 AugmentPreset = Literal["default", "paper"]
 SYNTHETIC = "synthetic"
@@ -33,7 +34,7 @@ NAMES = {
     "pixel_size_um": "data.pixel_size_um",
     "offset": "data.offset",
     "field_of_interest": "data.field_of_interest",
-    "encoder": "encoder.architecture",
+    "encoder": "encoder.encoder",
     "checkpoint": "encoder.checkpoint",
     "precision": "encoder.precision",
     "normalise": "normalise",
@@ -79,11 +80,21 @@ class NewData:
 
 @dataclass(frozen=True, kw_only=True)
 class NewEncoder:
-    """Which SAM encodes the views; an empty ``checkpoint`` is the shipped or official one."""
+    """Which SAM encodes the views.
 
-    architecture: Architecture = "nano"
+    Attributes
+    ----------
+    encoder : name of an encoder, see :data:`hela_store.sam.registry.ENCODERS`
+    checkpoint : file with its weights; empty for the shipped ones, or the ones that are fetched once
+    precision : of the encoder
+    """
+
+    encoder: str = "nano"
     checkpoint: str = ""
     precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        find_encoder(self.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +194,7 @@ class NewConfig:
 
         Raises
         ------
-        RecipeError
+        RecipeError, CheckpointError
             A name that is unknown (the message gives the nearest one), or an impossible value.
         """
         check_names(choices, NAMES, "a new store")

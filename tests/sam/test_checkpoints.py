@@ -1,8 +1,5 @@
 import hashlib
 import pickle
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -13,15 +10,13 @@ from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 from hela_store.sam import nano
 from hela_store.sam.checkpoints import (
-    OFFICIAL,
-    Official,
     architecture_of,
     checkpoint_path,
     checkpoint_sha256,
-    fetch,
     load_sam_encoder,
     read_state,
 )
+from hela_store.sam.registry import ENCODERS
 
 
 @pytest.fixture(scope="module")
@@ -197,97 +192,11 @@ def test_where_an_encoder_lies(tmp_path):
     assert checkpoint_path(EncoderRecipe(), tmp_path) is None
     with pytest.raises(CheckpointError, match="fetch the official one"):
         checkpoint_path(EncoderRecipe(architecture="vit_b"), tmp_path, tmp_path)
-    (tmp_path / OFFICIAL["vit_b"].file).write_bytes(b"x")
-    assert checkpoint_path(EncoderRecipe(architecture="vit_b"), tmp_path, tmp_path) == tmp_path / OFFICIAL["vit_b"].file
-    assert checkpoint_sha256(EncoderRecipe(architecture="vit_h")) == OFFICIAL["vit_h"].sha256
+    (tmp_path / ENCODERS["vit_b"].file).write_bytes(b"x")
+    assert checkpoint_path(EncoderRecipe(architecture="vit_b"), tmp_path, tmp_path) == tmp_path / ENCODERS["vit_b"].file
+    assert checkpoint_sha256(EncoderRecipe(architecture="vit_h")) == ENCODERS["vit_h"].sha256
     with pytest.raises(CheckpointError, match="or a folder to fetch it into"):
         load_sam_encoder(EncoderRecipe(architecture="vit_b"))
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        if "cut" in self.path:  # fewer bytes than promised
-            self.send_response(200)
-            self.send_header("Content-Length", str(4 << 20))
-            self.end_headers()
-            self.wfile.write(b"x" * (5 << 19))
-        else:
-            super().do_GET()
-
-
-@pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-class Steps:
-    """A progress bar that counts."""
-
-    def __init__(self):
-        self.asked, self.steps, self.ended = [], 0, False
-
-    def __call__(self, iterable, *, total, what):
-        self.asked.append((total, what))
-        for item in iterable:
-            self.steps += 1
-            yield item
-        self.ended = True
-
-
-def test_fetching_checks_the_sum_and_leaves_nothing_wrong_behind(tmp_path, server):
-    folder, url = server
-    content, cache = bytes(range(256)) * 10_000, tmp_path / "cache"
-    (folder / "good.pth").write_bytes(content)
-    official = Official(file="good.pth", sha256=hashlib.sha256(content).hexdigest())
-    progress = Steps()
-    path = fetch(official, cache, base_url=url, progress=progress)
-    assert path.read_bytes() == content
-    assert (progress.asked, progress.steps, progress.ended) == ([(3, "fetch good.pth (MiB)")], 3, True)
-    (folder / "good.pth").unlink()
-    assert fetch(official, cache, base_url=url) == path  # from the cache
-
-    path.write_bytes(content[:-1])  # damaged in the cache: fetched again
-    (folder / "good.pth").write_bytes(content)
-    assert fetch(official, cache, base_url=url).read_bytes() == content
-
-
-@pytest.mark.parametrize("name", ["wrong.pth", "cut.pth", "missing.pth"])
-def test_what_cannot_be_right_is_refused(tmp_path, server, name):
-    folder, url = server
-    (folder / "wrong.pth").write_bytes(b"other weights")
-    cache = tmp_path / "cache"
-    with pytest.raises(CheckpointError, match=r"try again|pass it with --checkpoint"):
-        fetch(Official(file=name, sha256="0" * 64), cache, base_url=url)
-    assert not cache.exists() or not list(cache.iterdir())
-
-
-def test_a_bar_ends_where_a_download_breaks_off(tmp_path, server):
-    progress = Steps()
-    with pytest.raises(CheckpointError, match=r"cannot fetch|cut short"):
-        fetch(Official(file="cut.pth", sha256="0" * 64), tmp_path / "cache", base_url=server[1], progress=progress)
-    assert progress.ended and 1 <= progress.steps < 4 and progress.asked[0][0] == 4
-
-
-def test_errors_of_the_disk_are_no_errors_of_the_server(tmp_path, server):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="file") as found:
-        fetch(OFFICIAL["vit_b"], tmp_path / "file" / "cache", base_url=server[1])
-    assert found.value.errno is not None
-
-
-def test_no_server(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot fetch .* download it elsewhere and pass it with --checkpoint"):
-        fetch(OFFICIAL["vit_b"], tmp_path / "cache", base_url="http://127.0.0.1:9")
 
 
 @pytest.mark.slow

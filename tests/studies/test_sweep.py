@@ -17,7 +17,7 @@ from hela_store.base.executors import dask, outcome, processes
 from hela_store.errors import ClusterError, PromptError, RecipeError
 from hela_store.runs.finished import claim_run
 from hela_store.runs.folder import load_run, partial_runs, run_ids
-from hela_store.sam.checkpoints import OFFICIAL, Official
+from hela_store.sam.registry import ENCODERS
 from hela_store.store.store import Store
 from hela_store.studies.sweep import SweepRow, grid, sweep
 from hela_store.training.config import FinetuneConfig
@@ -29,7 +29,6 @@ BASE = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3,
 CODE = """
 import sys
 from hela_store.training.finetune import FinetuneConfig
-from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
 base = FinetuneConfig.of(steps=3, evaluate_every=2, cells=2, validation_cells=3, workers=0, window=8)
@@ -84,7 +83,6 @@ JOBS = """
 import sys
 from hela_store.base.executors import processes
 from hela_store.training.finetune import FinetuneConfig
-from hela_store.sam.checkpoints import OFFICIAL, Official
 from hela_store.store.store import Store
 from hela_store.studies.sweep import sweep
 if __name__ == "__main__":
@@ -181,7 +179,8 @@ def test_an_official_checkpoint_is_looked_for_in_the_cache(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"no checkpoint"
-    monkeypatch.setitem(OFFICIAL, "vit_b", Official(file="own.pth", sha256=hashlib.sha256(content).hexdigest()))
+    known = replace(ENCODERS["vit_b"], file="own.pth", hash=f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setitem(ENCODERS, "vit_b", known)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/own.pth").write_bytes(content)
     recipe = replace(store.recipe, encoder=replace(store.recipe.encoder, architecture="vit_b", sha256=""))

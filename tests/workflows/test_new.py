@@ -212,7 +212,7 @@ def test_a_recipe_as_text_holds_every_key() -> None:
 
 def test_sections_and_flat_names_say_the_same() -> None:
     split, tiles = NewSplit(train_frames="0-3"), NewTiles(tile="512", overlap=8)
-    nested = NewConfig(dataset="d", split=split, tiles=tiles, encoder=NewEncoder(architecture="vit_b"))
+    nested = NewConfig(dataset="d", split=split, tiles=tiles, encoder=NewEncoder(encoder="vit_b"))
     assert nested == NewConfig.of(dataset="d", train_frames="0-3", tile="512", overlap=8, encoder="vit_b")
     with pytest.raises(RecipeError, match=r"'overlp' is unknown.*did you mean overlap"):
         NewConfig.of(dataset="d", overlp=8)

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from hela_store.catalog import index as catalog
+from hela_store.embedding.encoders import seen_notes
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, NO_PROMPT, PROMPT_KINDS
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.store.store import Store
@@ -213,7 +214,10 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
         detections=detections,
         runs=tuple(run for run in everything if run.id in shown),
         ordered=bool(named),
-        notes=_notes(picked, counts, bool(rows or detections)),
+        notes=(
+            *_notes(picked, counts, bool(rows or detections)),
+            *seen_notes(store, [by_id[run].encoder for run in used]),
+        ),
     )
 
 
