@@ -138,7 +138,7 @@ class StoredFrame:
 
 
 def given_frame(features: Tensor, shape: tuple[int, int]) -> StoredFrame:
-    """Return a frame that is seen whole, with an embedding that somebody computed, (256, 64, 64) or (1, 256, 64, 64)."""
+    """Return a frame that is seen whole, with an embedding that somebody computed, ([1,] 256, 64, 64)."""
     return StoredFrame(shape, [(0, 0, shape[1], shape[0])], partial(_first, features))
 
 

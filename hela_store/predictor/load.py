@@ -28,7 +28,7 @@ from .frame import StoredFrame
 from .predictor import Parts, Predictor
 
 TILE = 512
-"""Tile of images that no recipe speaks of, px, as :func:`hela_store.images.geometry.auto_tile` chooses it unlabelled."""
+"""Tile of images that no recipe speaks of, px; :func:`hela_store.images.geometry.auto_tile` chooses it unlabelled."""
 
 
 def load(
@@ -98,7 +98,7 @@ def default_recipe(architecture: str = "nano", tile: int | None = None) -> Recip
 
 
 def load_model(recipe: Recipe, device: str, base: Path = Path(), cache_dir: Path | None = None) -> LoadedSam:
-    """Load the SAM a recipe names as :func:`hela_store.sam.checkpoints.load_sam_encoder`, with a folder to fetch into."""
+    """Load the SAM a recipe names, as :func:`hela_store.sam.checkpoints.load_sam_encoder`; it may be fetched."""
     if cache_dir is None and not recipe.encoder.checkpoint and recipe.encoder.architecture != "nano":
         import pooch
 
@@ -119,8 +119,8 @@ def stored_frame(store: Store, frame: str) -> StoredFrame:
     missing = [view for view in views if view.view not in committed]
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(views)} views of {frame} are not embedded yet; run `{embed_command(store)}`, or give "
-            "the pixels to set_image"
+            f"{len(missing)} of {len(views)} views of {frame} are not embedded yet; run `{embed_command(store)}`, or "
+            "give the pixels to set_image"
         )
     if not views:
         store.embedding(frame)  # says which frames there are

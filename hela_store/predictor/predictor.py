@@ -193,8 +193,8 @@ class Predictor:
         current = self._need()
         if len(current.frame.tiles) > 1:
             raise PromptError(
-                f"the image has {len(current.frame.tiles)} tiles with an embedding each, expected one; load the predictor "
-                "with hs.load(..., tile=0) to see images whole"
+                f"the image has {len(current.frame.tiles)} tiles with an embedding each, expected one; load the "
+                "predictor with hs.load(..., tile=0) to see images whole"
             )
         return current.frame.embedding(0)[None].to(self.device)
 
