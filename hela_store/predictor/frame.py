@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
@@ -90,6 +91,7 @@ class _OnDisk:
 
     def __init__(self, dtype: str) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it goes with this object
+        weakref.finalize(self, self._file.close)
         self._dtype = np.dtype(dtype)
         self._shape = (256, 64, 64)
         self._there: set[int] = set()

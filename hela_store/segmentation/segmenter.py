@@ -16,7 +16,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.detection import generic
 from hela_store.detection.detect import load_grid_head
 from hela_store.detection.detections import Detections, no_detections
-from hela_store.detection.generic import GENERIC_THRESHOLD, load_generic_head
+from hela_store.detection.generic import load_generic_head
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
 from hela_store.errors import RunError
@@ -140,7 +140,7 @@ def resolve_generic(prompts: DetectedConfig) -> DetectedConfig:
         named = prompts.checkpoint or prompts.detector
         raise RunError(f"run {named!r} is in a store, and none is given; name it with `-s NAME`, or leave the run out")
     load_generic_head(recipe.encoder.sha256)
-    threshold = GENERIC_THRESHOLD if prompts.threshold is None else prompts.threshold
+    threshold = generic.GENERIC_THRESHOLD if prompts.threshold is None else prompts.threshold
     window = check_window(prompts.window or DEFAULT_WINDOW[recipe.encoder.architecture])
     detector = f"{GENERIC}-{sha256_file(generic.GENERIC_FILE)[:12]}"
     return replace(prompts, detector=detector, threshold=threshold, window=window)
