@@ -24,6 +24,7 @@ from hela_store.bench.codec import bench_codec
 from hela_store.bench.embed import bench_embed
 from hela_store.bench.encode import bench_encode
 from hela_store.bench.metrics import bench_metrics
+from hela_store.bench.predict import bench_predict
 from hela_store.bench.read import bench_read
 from hela_store.bench.scale import bench_scale
 from hela_store.bench.train import TrainBenchConfig
@@ -95,6 +96,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench embed": [parts(bench_embed)],
     "bench encode": [parts(bench_encode)],
     "bench metrics": [parts(bench_metrics)],
+    "bench predict": [parts(bench_predict)],
     "bench read": [parts(bench_read)],
     "bench scale": [parts(bench_scale)],
 }

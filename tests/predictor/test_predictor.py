@@ -323,6 +323,7 @@ def test_embeddings_that_a_caller_kept_are_taken_back(nano: hs.Predictor) -> Non
     box = np.array([60, 40, 90, 75])
     nano.set_image(SMALL[0])
     assert nano.features is not None
+    assert nano.original_size is not None and nano.input_size is not None
     kept = (nano.features.clone(), nano.original_size, nano.input_size)
     expected = nano.predict(box=box, multimask_output=False)
     nano.set_image(LARGE[0])
