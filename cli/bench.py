@@ -115,6 +115,20 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
 
 
 @bench.command()
+@click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Boxes in a view.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
+@click.option("--large", type=click.IntRange(512), default=8000, show_default=True, help="Edge of a large image, px.")
+@click.option("--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Boxes in it.")
+@device_option
+@json_option
+def predict(as_json: bool, **choices: Any) -> None:
+    """Time a box against SamPredictor.predict and a frame's segmentation, and weigh a large image, with nano."""
+    from hela_store.bench.predict import bench_predict
+
+    _show(bench_predict(**choices, progress=bars), as_json)
+
+
+@bench.command()
 @click.option("--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Drawn frames.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
 @click.option("--codec", default="zstd", show_default=True, help="As in the recipe.")

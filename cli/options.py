@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 STORES = "stores"
+GENERIC = "hela_store.generic"
+"""Where a command's context keeps whether ``--generic`` was given."""
 
 
 def find_store(where: str | None, folder: Path) -> Path:
@@ -75,8 +77,24 @@ def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     return hs.Store.open(find_store(value, Path.cwd()))
 
 
-def store_option(command: F) -> F:
-    """Give a command ``--store``; it gets the opened store."""
+def _keep_generic(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[GENERIC] = value
+
+
+def _open_unless_generic(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store | None:
+    if ctx.meta[GENERIC]:
+        if value is not None:
+            raise click.UsageError("--generic works without a store; leave out --store (and HELA_STORE), or --generic")
+        return None
+    folder = Path.cwd()
+    nearest = any((parent / RECIPE_FILE).is_file() for parent in (folder, *folder.parents))
+    if value is None and not nearest and not any((folder / STORES).glob(f"*/{RECIPE_FILE}")):
+        note("there is no store here: segmenting with the encoder, detector and decoder that ship with hela-store")
+        return None
+    return _open(ctx, parameter, value)
+
+
+def _store_option(callback: Callable[..., Any], default: str) -> Callable[[F], F]:
     return click.option(
         "--store",
         "-s",
@@ -84,10 +102,23 @@ def store_option(command: F) -> F:
         envvar="HELA_STORE",
         show_envvar=True,
         metavar="NAME|PATH",
-        callback=_open,
-        help="A store's folder, or its name under ./stores. [default: the nearest store.toml upward, else the only one "
-        "under ./stores]",
-    )(command)
+        callback=callback,
+        help=f"A store's folder, or its name under ./stores. [default: {default}]",
+    )
+
+
+def store_option(command: F) -> F:
+    """Give a command ``--store``; it gets the opened store."""
+    return _store_option(_open, "the nearest store.toml upward, else the only one under ./stores")(command)
+
+
+def store_or_generic_option(command: F) -> F:
+    """Give a command ``--store`` and ``--generic``; it gets the opened store, or None where it works without one."""
+    default = "the nearest store.toml upward, else the only one under ./stores; as --generic where there is none"
+    help_text = "Work without a store: with the encoder, detector and decoder that ship with hela-store."
+    eager: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _keep_generic}
+    generic = click.option("--generic", is_flag=True, help=help_text, **eager)
+    return _store_option(_open_unless_generic, default)(generic(command))
 
 
 def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:

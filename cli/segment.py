@@ -9,7 +9,7 @@ import click
 
 from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
 
-from .options import cache_dir, default_checkpoint, device_option, json_option, store_option
+from .options import cache_dir, default_checkpoint, device_option, json_option, store_or_generic_option
 from .output import bars, echo_facts, echo_json, note_untrained
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAMES...")
-@store_option
+@store_or_generic_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default="segmented", show_default=True, metavar="DIR", help="For results."
 )
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def segment(
-    store: Store,
+    store: Store | None,
     frames: tuple[Path, ...],
     out: Path,
     zero_shot: bool,
@@ -69,8 +69,10 @@ def segment(
     """Segment frames never seen, without labels: label images, a cell table, overlays. Run it again to go on."""
     import hela_store as hs
 
-    note_untrained(store)
-    choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
+    if store is not None:
+        note_untrained(store)
+        chosen = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
+        choices["checkpoint"] = chosen
     config = SegmentConfig(
         out=out,
         prompts=DetectedConfig(**choices),

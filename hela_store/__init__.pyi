@@ -18,6 +18,8 @@ from .exchange import export as export
 from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
 from .integrity.verify import verify as verify
+from .predictor.load import load as load
+from .predictor.predictor import Predictor as Predictor
 from .recipe.recipe import Recipe as Recipe
 from .segmentation.config import SegmentConfig as SegmentConfig
 from .segmentation.segment import SegmentReport as SegmentReport

@@ -42,6 +42,10 @@ class PromptError(HelaError, ValueError):
     """A prompt is unknown or cannot be made for this cell."""
 
 
+class NoImageError(HelaError, RuntimeError):
+    """A predictor was asked for masks before an image was set."""
+
+
 class RunError(HelaError, RuntimeError):
     """A run is unknown, damaged, or does not fit the store it is used with."""
 

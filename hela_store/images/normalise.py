@@ -45,7 +45,7 @@ def limits(
     DatasetError
         The image holds NaN or infinity.
     """
-    if not np.isfinite(image).all():
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise DatasetError("the frame holds NaN or infinity, expected finite counts; replace them before ingest")
     if method == "percentile":
         black, white = (float(v) for v in np.percentile(image, [low, high]))
@@ -84,10 +84,15 @@ def apply(
     """
     if not hi > lo:
         return np.zeros(image.shape, np.float32)
-    unit = np.clip((image.astype(np.float32) - np.float32(lo)) / np.float32(hi - lo), 0, 1)
+    unit = image.astype(np.float32)  # changed in place, as frames may be large
+    unit -= np.float32(lo)
+    unit /= np.float32(hi - lo)
+    np.clip(unit, 0, 1, out=unit)
     if method == "clahe":
         from skimage.exposure import equalize_adapthist
 
         kernel = [max(1, length // CLAHE_TILES) for length in frame_shape or image.shape]
         unit = equalize_adapthist(unit, kernel_size=kernel, clip_limit=CLAHE_CLIP)
-    return (unit * WHITE).astype(np.float32)
+        return (unit * WHITE).astype(np.float32)
+    unit *= np.float32(WHITE)
+    return unit

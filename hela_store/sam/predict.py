@@ -16,7 +16,7 @@ import torch
 
 from hela_store.base.aliases import BoolArray
 from hela_store.errors import RecipeError
-from hela_store.images.geometry import EMBEDDING_POSITIONS, Rect, box_to_sam, frame_to_sam, view_scale
+from hela_store.images.geometry import EMBEDDING_POSITIONS, Rect, box_to_sam, frame_to_sam, resized_shape, view_scale
 from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.prompts.logits import LOGIT, to_mask_logits
 from hela_store.prompts.prompt import Prompt
@@ -169,22 +169,59 @@ def predict_view(
     for members in forms.values():
         sam = sam_prompts([prompts[i] for i in members], rect, [given[i] for i in members], str(embedding.device))
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
-        found = _decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
-        for i, (planes, corner, iou) in zip(members, found, strict=True):
-            masks = [_frame_mask(plane, corner, rect) for plane in planes]
+        found = decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
+        for i, answer in zip(members, found, strict=True):
+            best = np.argsort(-answer.ious, kind="stable")
+            planes, corner = answer.planes[best], answer.corner
+            masks = [frame_mask(plane, corner, rect) for plane in planes]
             if one_piece:
                 masks = [_one_piece(prompts[i], *mask) for mask in masks]
             (mask, origin), *others = masks
-            about = {"predicted_iou": iou, "logits": planes[0].copy(), "corner": corner, "others": tuple(others)}
-            out[i] = Prediction(mask=mask, origin=origin, **about)
+            about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
+            out[i] = Prediction(mask=mask, origin=origin, others=tuple(others), **about)
     return [out[i] for i in range(len(prompts))]
 
 
-def _decode_growing(
-    decoder: SamDecoder, tokens: torch.Tensor, prompts: SamPrompts, sizes: npt.NDArray[np.int64], multimask: bool
-) -> list[tuple[Logits, tuple[int, int], float]]:
-    """Return of each prompt its planes of logits (M, 4 window, 4 window), the best first, their corner and its IoU."""
-    found: dict[int, tuple[Logits, tuple[int, int], float]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The decoder's raw answer to one prompt.
+
+    Attributes
+    ----------
+    planes : float32, (M, 4 window, 4 window)
+        Low-resolution logits of the window, in the decoder's own order.
+    ious : float32, (M,)
+        Predicted IoU of each.
+    corner : (int, int)
+        ``(x, y)`` of the window's first position in the 64x64 grid.
+    """
+
+    planes: Logits
+    ious: Logits
+    corner: tuple[int, int]
+
+
+def decode_growing(
+    decoder: SamDecoder,
+    tokens: torch.Tensor,
+    prompts: SamPrompts,
+    sizes: npt.NDArray[np.int64],
+    multimask: bool,
+    *,
+    every: bool = False,
+) -> list[Answer]:
+    """Decode prompts in windows; a window grows while the predicted mask touches its edge.
+
+    Parameters
+    ----------
+    decoder : on the same device as ``tokens``
+    tokens : float32, (4096, 256), as :func:`hela_store.sam.decoder.view_tokens` gives them
+    prompts : B prompts
+    sizes : int64, (B,), the least window of each, from :func:`window_sizes`; changed to those that were used
+    multimask : whether three masks are wanted instead of one
+    every : whether each of three masks must lie inside; otherwise the one with the highest predicted IoU alone
+    """
+    found: dict[int, Answer] = {}
     for size in WINDOWS:
         todo = np.flatnonzero(sizes == size)
         chunk = max(1, POSITIONS[tokens.device.type] // size**2)
@@ -193,15 +230,13 @@ def _decode_growing(
             decoded = decoder(
                 tokens, prompts.take(torch.from_numpy(part).to(tokens.device)), window=size, multimask=multimask
             )
-            order = decoded.iou.argsort(dim=1, descending=True, stable=True)
-            pick = torch.arange(len(part), device=order.device)[:, None]
-            planes = decoded.logits[pick, order].float().cpu().numpy()
-            ious, corners = decoded.iou[pick, order].float().cpu().numpy(), decoded.origins.cpu().numpy()
-            for i, several, iou, corner in zip(part, planes, ious, corners, strict=True):
-                if size < EMBEDDING_POSITIONS and _touches_edge(several[0], corner, size):
+            planes, ious = decoded.logits.float().cpu().numpy(), decoded.iou.float().cpu().numpy()
+            for i, several, iou, corner in zip(part, planes, ious, decoded.origins.cpu().numpy(), strict=True):
+                judged = several if every else several[[int(iou.argmax())]]
+                if size < EMBEDDING_POSITIONS and any(_touches_edge(plane, corner, size) for plane in judged):
                     sizes[i] = size * 2
                 else:
-                    found[int(i)] = (several, (int(corner[0]), int(corner[1])), float(iou[0]))
+                    found[int(i)] = Answer(planes=several, ious=iou, corner=(int(corner[0]), int(corner[1])))
     return [found[i] for i in range(len(sizes))]
 
 
@@ -218,22 +253,45 @@ def _touches_edge(plane: Logits, corner: npt.NDArray[np.int64], size: int) -> bo
 
 def whole_logits(prediction: Prediction) -> Logits:
     """Return a prediction's logits on SAM's whole 256x256 grid, float32; what its window did not show is background."""
+    return whole_plane(prediction.logits, prediction.corner)
+
+
+def whole_plane(window: Logits, corner: tuple[int, int]) -> Logits:
+    """Return the logits of a window, float32, (4 window, 4 window), on the whole grid, as :func:`whole_logits`."""
     plane = np.full((EMBEDDING_POSITIONS * LOGITS, EMBEDDING_POSITIONS * LOGITS), -LOGIT, np.float32)
-    x, y = prediction.corner[0] * LOGITS, prediction.corner[1] * LOGITS
-    height, width = prediction.logits.shape
-    plane[y : y + height, x : x + width] = prediction.logits
+    x, y = corner[0] * LOGITS, corner[1] * LOGITS
+    height, width = window.shape
+    plane[y : y + height, x : x + width] = window
     return plane
 
 
-def _frame_mask(plane: Logits, corner: tuple[int, int], rect: Rect) -> tuple[BoolArray, tuple[int, int]]:
-    """Upsample a window's logits to frame pixels as SAM does and threshold; the crop ends at the view's borders."""
+def frame_mask(
+    plane: Logits, corner: tuple[int, int], rect: Rect, *, rounded: bool = False
+) -> tuple[BoolArray, tuple[int, int]]:
+    """Upsample a window's logits to frame pixels as SAM does and threshold; the crop ends at the view's borders.
+
+    Parameters
+    ----------
+    plane : float32, (4 window, 4 window)
+    corner : ``(x, y)`` of the window's first position in the 64x64 grid
+    rect : of the view, ``(x0, y0, width, height)`` px, frame
+    rounded : whether the resized view has whole pixels, as in ``SamPredictor``; its shorter side is off by up to half
+        a pixel of SAM's input then
+
+    Returns
+    -------
+    mask : bool, (row, col)
+    origin : ``(x, y)`` px, frame, of its first pixel
+    """
     inside = plane > 0
     if not inside.any():
         return np.zeros((0, 0), bool), (rect[0], rect[1])
-    scale = view_scale(rect)
-    pitch = STEP / scale
+    scales = [view_scale(rect)] * 2
+    if rounded:
+        scales = [length / side for length, side in zip(resized_shape((rect[3], rect[2])), rect[:1:-1], strict=True)]
     fine, origin = plane, []
-    for axis, (first, length) in enumerate(((corner[1], rect[3]), (corner[0], rect[2]))):
+    for axis, (first, length, scale) in enumerate(((corner[1], rect[3], scales[0]), (corner[0], rect[2], scales[1]))):
+        pitch = STEP / scale
         there = np.flatnonzero(inside.any(1 - axis)) + first * LOGITS
         # one px more than direct interpolation reaches: SAM's goes by way of its input
         start = max(math.floor((there[0] - 0.5) * pitch) - 1, 0)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +35,18 @@ from hela_store.detection.detections import Detections
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.errors import DatasetError, RunError
 from hela_store.images.rle import bbox
+from hela_store.predictor.checks import grey_image
+from hela_store.predictor.frame import EncodedFrame
+from hela_store.predictor.load import default_recipe
+from hela_store.recipe.recipe import Recipe, encoder_key
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
 from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
-from .resolve import DetectedPrompts, resolve_prompts
+from .resolve import resolve_prompts
 from .results import Item, Results, read_part
-from .segmenter import EncodedFrame, Segmenter, load_segmenter
+from .segmenter import Segmenter, load_generic_segmenter, load_segmenter, resolve_generic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,54 +80,111 @@ Near = dict[str, list[Item]]
 """By id, the frames before and after one; empty where nothing is recovered."""
 
 
+@overload
+def segment(store: npt.ArrayLike) -> npt.NDArray[np.int32]: ...
+@overload
 def segment(
-    store: Store, frames: Sequence[Path], config: SegmentConfig, *, progress: Progress = silent
-) -> SegmentReport:
-    """Segment frames that no store has seen, with a store's encoder, detector and decoder.
+    store: Store | None, frames: Sequence[Path], config: SegmentConfig, *, progress: Progress = silent
+) -> SegmentReport: ...
+def segment(
+    store: Store | npt.ArrayLike | None,
+    frames: Sequence[Path] | None = None,
+    config: SegmentConfig | None = None,
+    *,
+    progress: Progress = silent,
+) -> SegmentReport | npt.NDArray[np.int32]:
+    """Segment an image, ``segment(image)``, or files of frames that no store has seen.
+
+    An image, and files where the store is None, are segmented with the encoder, detector and decoder that ship with
+    the package.
 
     Parameters
     ----------
-    store : whose recipe says how frames are normalised, tiled and encoded
-    frames : images, stacks, or folders of them; each folder or stack is a sequence
+    store : Store, None, or array of any integer or float type, (row, col)
+        A store's recipe says how frames are normalised, tiled and encoded. An array is the image itself, grey counts.
+    frames : sequence of Path
+        Images, stacks, or folders of them; each folder or stack is a sequence. Left out with an image.
     config : SegmentConfig
+        Left out with an image.
+    progress : Progress
+        Shown frame by frame.
+
+    Returns
+    -------
+    ndarray of int32, (row, col), or SegmentReport
+        Of an image its labels, 0 background; of files what was written.
 
     Raises
     ------
     DatasetError
-        Not an image, several channels and none chosen, 3-D data, two frames or folders of one name; cells that only
-        neighbours show are asked for, and no name has a number.
+        Not an image, colours or several channels and none chosen, 3-D data, NaN, two frames or folders of one name;
+        cells that only neighbours show are asked for, and no name has a number.
     RunError
-        No detector, or one of another encoder.
+        No detector, or one of another encoder; a run is named without a store.
     RecipeError
         The store's embeddings are another tool's.
     StoreError
         ``out`` holds results of other settings, or of other pixels of these frames; no space, no permission.
     """
-    store.recipe.encoder.check_encodes()
+    if store is not None and not isinstance(store, Store):
+        if frames is not None or config is not None:
+            raise DatasetError("segment(image) takes an image alone; files take a store or None first")
+        return segment_image(store)
+    if frames is None or config is None:
+        raise DatasetError("nothing to segment: expected an image, or a store (or None), files and a SegmentConfig")
+    if store is not None:
+        store.recipe.encoder.check_encodes()
     planes = _planes(frames, config)
-    prompts = resolve_prompts(store, config.prompts)
-    if prompts.detector.kind != "detector":
-        raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
+    source = _generic(config) if store is None else _of_store(store, config, progress)
     items = list(_items(planes, progress))
     near = _near(items) if config.prompts.recover else {}
     with explain_os_errors(f"making {config.out}"):
         config.out.mkdir(parents=True, exist_ok=True)
     with claim(config.out, "segment", wait=True, progress=progress):
         clear_temporary(config.out)
-        return _segment_into(store, config, prompts, items, near, progress)
+        return _segment_into(source, config, items, near, progress)
+
+
+def segment_image(image: npt.ArrayLike, prompts: DetectedConfig | None = None) -> npt.NDArray[np.int32]:
+    """Segment one image with the shipped encoder, detector and decoder; see :func:`segment`, which raises the same."""
+    grey = grey_image(image)
+    segmenter = load_generic_segmenter(resolve_generic(prompts or DetectedConfig()))
+    label, _ = segmenter.cells(*segmenter.look(grey), [])
+    return label.astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What segments: its recipe and settings, every choice made, and how it is loaded when there is work."""
+
+    recipe: Recipe
+    prompts: DetectedConfig
+    load: Callable[[], Segmenter]
+
+
+def _of_store(store: Store, config: SegmentConfig, progress: Progress) -> _Source:
+    prompts = resolve_prompts(store, config.prompts)
+    if prompts.detector.kind != "detector":
+        raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
+    load = partial(load_segmenter, store, prompts, cache_dir=config.cache_dir, progress=progress)
+    return _Source(recipe=store.recipe, prompts=prompts.config, load=load)
+
+
+def _generic(config: SegmentConfig) -> _Source:
+    prompts = resolve_generic(config.prompts)
+    return _Source(recipe=default_recipe(), prompts=prompts, load=partial(load_generic_segmenter, prompts))
 
 
 def _segment_into(
-    store: Store, config: SegmentConfig, prompts: DetectedPrompts, items: list[Item], near: Near, progress: Progress
+    source: _Source, config: SegmentConfig, items: list[Item], near: Near, progress: Progress
 ) -> SegmentReport:
     """Segment what is not done; the caller has claimed the folder."""
     results = Results(config.out)
-    results.claim(_settings(store, prompts.config))
+    results.claim(_settings(source))
     targets = results.targets(items)
     todo = [item for item in items if not results.is_done(item, _names(near, item))]
     if todo:
-        segmenter = load_segmenter(store, prompts, cache_dir=config.cache_dir, progress=progress)
-        job = _Job(segmenter=segmenter, config=config, results=results, targets=targets, near=near)
+        job = _Job(segmenter=source.load(), config=config, results=results, targets=targets, near=near)
         _segment(job, todo, progress)
     table = results.collect()
     # the folder may hold other frames, of earlier calls
@@ -196,9 +258,10 @@ def _near(items: list[Item]) -> Near:
     return {frame: [of_id[other] for other in others] for frame, others in neighbours(places).items()}
 
 
-def _settings(store: Store, prompts: DetectedConfig) -> dict[str, Any]:
-    about = {"encoder": store.key, "tile": store.recipe.views.tile, "overlap": store.recipe.views.overlap}
-    return about | {name: value for name, value in asdict(prompts).items() if name not in ("split", "device")}
+def _settings(source: _Source) -> dict[str, Any]:
+    recipe = source.recipe
+    about = {"encoder": encoder_key(recipe), "tile": recipe.views.tile, "overlap": recipe.views.overlap}
+    return about | {name: value for name, value in asdict(source.prompts).items() if name not in ("split", "device")}
 
 
 def _names(near: Near, item: Item) -> list[str]:

@@ -2,100 +2,74 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor
 
+from hela_store.base.files import sha256_file
 from hela_store.base.progress import Progress, silent
+from hela_store.detection import generic
 from hela_store.detection.detect import load_grid_head
 from hela_store.detection.detections import Detections, no_detections
+from hela_store.detection.generic import load_generic_head
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
-from hela_store.images import normalise
-from hela_store.images.geometry import Rect, tile_rectangles
+from hela_store.errors import RunError
+from hela_store.predictor.frame import Encode, EncodedFrame, encode_tile
+from hela_store.predictor.load import default_recipe
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.devices import pick_device
-from hela_store.sam.encoder import encode
+from hela_store.sam.predict import DEFAULT_WINDOW, check_window
 from hela_store.store.store import Store
 
 from .assemble import FoundCell, decode_detections, resolve
 from .calibration import Calibration, find_calibration
+from .config import DetectedConfig
 from .recover import with_recovered
 from .resolve import DetectedPrompts
 
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedFrame:
-    """A frame as the encoder saw it.
-
-    Attributes
-    ----------
-    image : (row, col), as acquired
-    seen : float32, (row, col), 0..255, as :func:`hela_store.images.normalise.apply` gives it
-    tiles : (x0, y0, width, height) px, each
-    embeddings : (tile, 256, 64, 64), of the store's dtype, in a file that goes with it; none of a blank frame
-    """
-
-    image: npt.NDArray[Any]
-    seen: npt.NDArray[np.float32]
-    tiles: list[Rect]
-    embeddings: npt.NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns, px."""
-        return self.image.shape[0], self.image.shape[1]
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether all its pixels are the same, so that there is nothing to see."""
-        return not len(self.embeddings)
-
-    def embedding(self, tile: int) -> Tensor:
-        """Return the embedding of a tile by its number, float32, (256, 64, 64)."""
-        return torch.from_numpy(np.asarray(self.embeddings[tile], np.float32))
+GENERIC = "generic"
+"""Name of the shipped detector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenter:
-    """All that is loaded once; ``prompts`` is from :func:`hela_store.segmentation.config.resolve_prompts`."""
+    """All that is loaded once.
+
+    Attributes
+    ----------
+    recipe : how frames are normalised, tiled and encoded
+    encode : encodes a tile
+    head, decoder : that find cells and draw them
+    calibration : says which masks to doubt, None where there is none
+    threshold : score from which a detection counts
+    form : what of a detection the decoder is given
+    window : positions along each side that a prompt reads at least
+    """
 
     recipe: Recipe
-    prompts: DetectedPrompts
-    encoder: ImageEncoderViT
+    encode: Encode
     head: GridHead
     decoder: SamDecoder
     calibration: Calibration | None
+    threshold: float
+    form: str
+    window: int
 
     def look(self, image: npt.NDArray[Any]) -> tuple[EncodedFrame, Detections]:
         """Encode a frame, (row, col), as acquired; return it with the detections that count."""
-        how = self.recipe.normalise
-        lo, hi = normalise.limits(image, how.method, how.low, how.high, self.recipe.dataset.offset)
-        seen = normalise.apply(image, lo, hi, how.method)
-        tiles = tile_rectangles((image.shape[0], image.shape[1]), self.recipe.views.tile, self.recipe.views.overlap)
-        count = len(tiles) if hi > lo else 0
-        frame = EncodedFrame(image=image, seen=seen, tiles=tiles, embeddings=_on_disk(count, self.recipe.arrays.dtype))
+        frame = EncodedFrame(image, self.recipe, self.encode)
         if frame.is_blank:
             return frame, no_detections()
-        found = detect_frame(self.head, self._encoded(frame), tiles, frame.shape)
-        return frame, found.above(self.prompts.threshold)
-
-    def _encoded(self, frame: EncodedFrame) -> Iterator[Tensor]:
-        for number, (x0, y0, width, height) in enumerate(frame.tiles):
-            view = np.ascontiguousarray(frame.seen[y0 : y0 + height, x0 : x0 + width])
-            frame.embeddings[number] = encode(self.encoder, view[None], self.recipe.encoder.precision)[0].numpy()
-            yield frame.embedding(number)
+        embeddings = (frame.embedding(number) for number in range(len(frame.tiles)))
+        return frame, detect_frame(self.head, embeddings, frame.tiles, frame.shape).above(self.threshold)
 
     def cells(
         self, frame: EncodedFrame, found: Detections, others: Sequence[Detections]
@@ -116,8 +90,8 @@ class Segmenter:
             frame.embedding,
             frame.tiles,
             frame.shape,
-            form=self.prompts.config.form,
-            window=self.prompts.window,
+            form=self.form,
+            window=self.window,
         )
         return resolve(with_recovered(decode, found, others, frame.shape)[0], frame.shape)
 
@@ -143,17 +117,57 @@ def load_segmenter(
     sam = load_sam_encoder(store.recipe.encoder, device, base=store.path, cache_dir=cache_dir, progress=progress)
     return Segmenter(
         recipe=store.recipe,
-        prompts=prompts,
-        encoder=sam.encoder,
+        encode=encode_tile(sam.encoder, store.recipe.encoder.precision),
         head=load_grid_head(store, prompts.detector, prompts.config.device),
         decoder=prompts.checkpoint.load_decoder(device),
         calibration=find_calibration(store, prompts.config),
+        threshold=prompts.threshold,
+        form=prompts.config.form,
+        window=prompts.window,
     )
 
 
-def _on_disk(count: int, dtype: str) -> npt.NDArray[Any]:
-    """Return room for so many embeddings: a large frame has more tiles than memory holds."""
-    if count == 0:
-        return np.zeros((0, 256, 64, 64), dtype)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype, "w+", shape=(count, 256, 64, 64))
+def resolve_generic(prompts: DetectedConfig) -> DetectedConfig:
+    """Return settings with every choice made for segmentation without a store: the shipped detector and decoder.
+
+    Raises
+    ------
+    RunError
+        This version ships no detector, or a run is named, which only a store has.
+    """
+    recipe = default_recipe()
+    if prompts.checkpoint is not None or prompts.detector != DetectedConfig.detector:
+        named = prompts.checkpoint or prompts.detector
+        raise RunError(f"run {named!r} is in a store, and none is given; name it with `-s NAME`, or leave the run out")
+    load_generic_head(recipe.encoder.sha256)
+    threshold = generic.GENERIC_THRESHOLD if prompts.threshold is None else prompts.threshold
+    window = check_window(prompts.window or DEFAULT_WINDOW[recipe.encoder.architecture])
+    detector = f"{GENERIC}-{sha256_file(generic.GENERIC_FILE)[:12]}"
+    return replace(prompts, detector=detector, threshold=threshold, window=window)
+
+
+def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
+    """Load the shipped encoder, detector and decoder.
+
+    Parameters
+    ----------
+    prompts : from :func:`resolve_generic`
+
+    Raises
+    ------
+    CheckpointError, RunError
+        What is shipped is missing or damaged.
+    """
+    recipe, device = default_recipe(), pick_device(prompts.device)
+    sam = load_sam_encoder(recipe.encoder, device)
+    assert prompts.threshold is not None and prompts.window is not None
+    return Segmenter(
+        recipe=recipe,
+        encode=encode_tile(sam.encoder, recipe.encoder.precision),
+        head=load_generic_head(recipe.encoder.sha256, device),
+        decoder=sam.decoder.to(device),
+        calibration=None,
+        threshold=prompts.threshold,
+        form=prompts.form,
+        window=prompts.window,
+    )

@@ -25,6 +25,7 @@ from hela_store.bench.embed import bench_embed
 from hela_store.bench.encode import bench_encode
 from hela_store.bench.metrics import bench_metrics
 from hela_store.bench.pipeline import bench_pipeline
+from hela_store.bench.predict import bench_predict
 from hela_store.bench.read import bench_read
 from hela_store.bench.scale import bench_scale
 from hela_store.bench.train import TrainBenchConfig
@@ -97,6 +98,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench pipeline": [parts(bench_pipeline)],
     "bench encode": [parts(bench_encode)],
     "bench metrics": [parts(bench_metrics)],
+    "bench predict": [parts(bench_predict)],
     "bench read": [parts(bench_read)],
     "bench scale": [parts(bench_scale)],
 }

@@ -8,7 +8,7 @@ from hela_store.errors import RecipeError
 from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.prompts.prompt import Prompt
 from hela_store.sam.decoder import SamPrompts, build_decoder
-from hela_store.sam.predict import _frame_mask, check_window, predict_view, sam_prompts, whole_logits, window_sizes
+from hela_store.sam.predict import check_window, frame_mask, predict_view, sam_prompts, whole_logits, window_sizes
 
 
 def smooth_logits(seed: int, size: int = 256) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_masks_are_what_sams_postprocessing_makes(rect: tuple[int, int, int, int
     whole = interpolate(torch.from_numpy(logits)[None, None], (1024, 1024), mode="bilinear", align_corners=False)
     inside = whole[..., : round(height * scale), : round(width * scale)]
     expected = interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy() > 0
-    mask, origin = _frame_mask(logits, (0, 0), rect)
+    mask, origin = frame_mask(logits, (0, 0), rect)
     found = np.zeros((height, width), bool)
     top, left = origin[1] - y0, origin[0] - x0
     found[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
@@ -37,13 +37,13 @@ def test_a_window_gives_the_pixels_of_the_whole() -> None:
     logits = np.full((256, 256), -5, np.float32)
     logits[100:112, 60:75] = 5
     rect = (10, 20, 512, 512)
-    mask, origin = _frame_mask(logits, (0, 0), rect)
-    part, corner = _frame_mask(logits[80:144, 40:104], (10, 20), rect)
+    mask, origin = frame_mask(logits, (0, 0), rect)
+    part, corner = frame_mask(logits[80:144, 40:104], (10, 20), rect)
     assert origin == corner and np.array_equal(mask, part)
 
 
 def test_an_empty_answer_is_empty_not_an_error() -> None:
-    mask, origin = _frame_mask(np.full((64, 64), -1, np.float32), (3, 4), (5, 6, 512, 512))
+    mask, origin = frame_mask(np.full((64, 64), -1, np.float32), (3, 4), (5, 6, 512, 512))
     assert mask.size == 0 and origin == (5, 6)
 
 

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from hela_store.bench.predict import bench_predict
+
+
+def test_every_way_is_timed_and_the_large_image_is_weighed() -> None:
+    found = bench_predict(boxes=2, rounds=1, large=600, large_boxes=2, device="cpu")
+    assert [(row.way, row.window) for row in found.rows] == [
+        ("predict_boxes", 16),
+        ("predict_boxes", 64),
+        ("predict", 16),
+    ]
+    assert all(row.ours_ms > 0 and row.peer_ms > 0 and row.ratio > 0 for row in found.rows)
+    parts = found.normalise + found.encode + found.detect + found.decode + found.resolve
+    assert 0 < parts == found.frame_seconds and 100 < found.large_mib < 4096

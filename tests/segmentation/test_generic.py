@@ -1,0 +1,119 @@
+"""Segmentation without a store: the detector that ships, by the same way as a store's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+from click.testing import CliRunner
+from hela_store_cli.main import main
+
+import hela_store as hs
+from hela_store.detection import generic
+from hela_store.detection.head import load_head, save_head
+from hela_store.errors import DatasetError, RunError, StoreError
+from hela_store.runs.folder import load_run
+from hela_store.sam.nano import NANO_SHA256
+from hela_store.segmentation.config import DetectedConfig, SegmentConfig
+from hela_store.segmentation.segment import segment_image
+from hela_store.store.store import Store
+
+LOW = DetectedConfig(threshold=0.2, device="cpu")
+
+
+@pytest.fixture
+def shipped(detected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ship the detector that tests train, in place of the package's own."""
+    store = Store.open(detected)
+    head = load_head(load_run(detected, "latest", "detector").weights, store.key)
+    path = tmp_path / "nano-detector.safetensors"
+    save_head(path, head, NANO_SHA256)
+    monkeypatch.setattr(generic, "GENERIC_FILE", path)
+    monkeypatch.setattr(generic, "GENERIC_THRESHOLD", 0.2)
+    return path
+
+
+@pytest.fixture
+def frames(detected: Path, tmp_path: Path) -> Path:
+    store = Store.open(detected)
+    (tmp_path / "frames").mkdir()
+    for row in store.frames_table().to_pylist()[:2]:
+        tifffile.imwrite(tmp_path / "frames" / f"t{row['time']:03d}.tif", store.pixels.image(row["frame"]))
+    return tmp_path / "frames"
+
+
+@pytest.mark.usefixtures("shipped")
+def test_the_ways_are_those_of_a_store(detected: Path, frames: Path, tmp_path: Path) -> None:
+    store = Store.open(detected)
+    hs.segment(store, [frames], SegmentConfig(out=tmp_path / "a", prompts=LOW))
+    report = hs.segment(None, [frames], SegmentConfig(out=tmp_path / "b", prompts=LOW))
+    assert report.frames == 2 and report.cells > 4 and report.flagged is None
+    for path in sorted((tmp_path / "a/frames_RES").glob("*.tif")):
+        label = tifffile.imread(tmp_path / "b/frames_RES" / path.name)
+        assert np.array_equal(tifffile.imread(path), label) and label.any()
+        image = tifffile.imread(frames / path.name.replace("mask", "t"))
+        alone = hs.segment(image)
+        assert alone.dtype == np.int32 and np.array_equal(alone, label)
+        assert np.array_equal(hs.segment(np.repeat(image[..., None].astype(float), 3, axis=2)), label)
+    # a store knows the camera's black level, which is taken off the intensity
+    tables = [pq.read_table(tmp_path / name / "cells.parquet").drop_columns("mean_intensity") for name in "ab"]
+    assert tables[0].equals(tables[1])
+    again = hs.segment(None, [frames], SegmentConfig(out=tmp_path / "b", prompts=LOW))
+    assert again == replace(report, done_before=2)
+    with pytest.raises(StoreError, match="holds results of another threshold"):
+        hs.segment(None, [frames], SegmentConfig(out=tmp_path / "b", prompts=replace(LOW, threshold=0.3)))
+    with pytest.raises(StoreError, match="holds results of another detector"):
+        hs.segment(store, [frames], SegmentConfig(out=tmp_path / "b", prompts=LOW))
+
+
+@pytest.mark.usefixtures("shipped")
+def test_the_command_works_where_no_store_is(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.delenv("HELA_STORE", raising=False)
+    monkeypatch.chdir(tmp_path / "frames")
+    given = ["segment", str(frames), "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(main, given)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and told["cells"] > 4 and "there is no store here" in done.stderr
+    assert (tmp_path / "out/frames_RES/mask000.tif").is_file() and (tmp_path / "out/cells.parquet").is_file()
+    monkeypatch.chdir(store.path)
+    again = CliRunner().invoke(main, [*given, "--generic"])
+    assert json.loads(again.stdout) == told | {"done_before": 2}
+    both = CliRunner().invoke(main, [*given, "--generic", "-s", str(store.path)])
+    assert both.exit_code == 2 and "--generic works without a store" in both.stderr
+    run = CliRunner().invoke(main, [*given, "--generic", "--run", "20260101"])
+    assert run.exit_code == 1 and "run '20260101' is in a store, and none is given" in run.stderr
+
+
+def test_without_a_shipped_detector_it_says_so(frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generic, "GENERIC_FILE", tmp_path / "nano-detector.safetensors")
+    assert not generic.has_generic_head(NANO_SHA256)
+    for ask in (
+        lambda: hs.segment(np.zeros((20, 30))),
+        lambda: hs.segment(None, [frames], SegmentConfig(out=tmp_path / "out")),
+    ):
+        with pytest.raises(RunError, match=r"ships no detector .*`hela-store detect train -s NAME`"):
+            ask()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_of_other_weights_is_refused(shipped: Path) -> None:
+    save_head(shipped, generic.load_generic_head(NANO_SHA256), "0" * 64)
+    with pytest.raises(RunError, match="was trained on embeddings of 0000"):
+        hs.segment(np.zeros((20, 30)))
+
+
+@pytest.mark.usefixtures("shipped")
+def test_blank_images_and_what_is_no_image() -> None:
+    blank = segment_image(np.full((40, 50), 7, np.uint16))
+    assert blank.shape == (40, 50) and blank.dtype == np.int32 and not blank.any()
+    with pytest.raises(DatasetError, match="nothing to segment: expected an image, or a store"):
+        hs.segment(None, None, None)  # type: ignore[call-overload]
+    with pytest.raises(DatasetError, match="takes an image alone"):
+        hs.segment(np.zeros((4, 4)), [], SegmentConfig(out=Path("x")))  # type: ignore[call-overload]
