@@ -32,6 +32,7 @@ from hela_store.store.store import Store
 from .drawn import DATA_FOLDER, SYNTHETIC_PIXEL_UM, drawn, is_drawn
 from .findings import findings_of
 from .new_config import SYNTHETIC, NewConfig
+from .new_groups import group_stills
 
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
 # Measuring rule 1 of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
@@ -53,12 +54,15 @@ class NewReport:
         Frames in ``train``, ``val``, ``test`` and ``gap``.
     trained : bool
         False where the encoder is a nano that ships without trained weights.
+    stills : str
+        How many stills are copies of another, and how stills are grouped; empty where they were not compared.
     """
 
     store: Store
     summary: DatasetSummary
     blocks: dict[str, int]
     trained: bool
+    stills: str = ""
 
     @property
     def views(self) -> int:
@@ -94,6 +98,8 @@ class NewReport:
             "views_per_frame": self.views,
             "encoder": {"architecture": recipe.encoder.architecture, "key": self.store.key, "trained": self.trained},
             "split": self.blocks,
+            "group": recipe.split.group,
+            "stills": self.stills,
             "blank": list(summary.blank),
             "warnings": list(summary.warnings),
         }
@@ -111,6 +117,7 @@ class NewReport:
         encoder = recipe.encoder.architecture + ("" if self.trained else " (untrained: random weights)")
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
         rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
+        rows += [("stills", self.stills)] if self.stills else []
         return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
 
 
@@ -133,8 +140,8 @@ def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> New
         raise _there(path, config)
     if config.dataset == SYNTHETIC:
         with drawn(path, _sequence_names(config), config.synthetic, config.data.pixel_size_um, progress):
-            return _make(path, path / DATA_FOLDER, _as_drawn(config))
-    return _make(path, _absolute(config.dataset), config)
+            return _make(path, path / DATA_FOLDER, _as_drawn(config), progress)
+    return _make(path, _absolute(config.dataset), config, progress)
 
 
 def _there(path: Path, config: NewConfig) -> StoreError:
@@ -145,7 +152,7 @@ def _there(path: Path, config: NewConfig) -> StoreError:
             data = path / DATA_FOLDER
             same = is_drawn(data, _sequence_names(config), config.synthetic, config.data.pixel_size_um)
             config = _as_drawn(config)
-        same = same and _planned(path, data, config)[0] == (path / RECIPE_FILE).read_text(encoding="utf-8")
+        same = same and _planned(path, data, config).text == (path / RECIPE_FILE).read_text(encoding="utf-8")
     except (HelaError, OSError, UnicodeDecodeError):
         same = False
     if same:
@@ -153,13 +160,30 @@ def _there(path: Path, config: NewConfig) -> StoreError:
     return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
 
 
-def _make(path: Path, data: Path, config: NewConfig) -> NewReport:
-    text, summary, blocks, trained = _planned(path, data, config)
-    return NewReport(store=new_store(path, text), summary=summary, blocks=blocks, trained=trained)
+def _make(path: Path, data: Path, config: NewConfig, progress: Progress) -> NewReport:
+    planned = _planned(path, data, config, progress)
+    return NewReport(
+        store=new_store(path, planned.text),
+        summary=planned.summary,
+        blocks=planned.blocks,
+        trained=planned.trained,
+        stills=planned.stills,
+    )
 
 
-def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSummary, dict[str, int], bool]:
-    """Look at the data and decide; return the recipe's text and what else a report says, and write nothing."""
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A recipe's text and what else a report says."""
+
+    text: str
+    summary: DatasetSummary
+    blocks: dict[str, int]
+    trained: bool
+    stills: str
+
+
+def _planned(path: Path, data: Path, config: NewConfig, progress: Progress = silent) -> _Planned:
+    """Look at the data and decide; write nothing."""
     sequences = config.data.sequences or config.split.sequences
     summary = inspect(
         data,
@@ -176,8 +200,11 @@ def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSum
         dataset = replace(dataset, field_of_interest=config.data.field_of_interest)
     stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
-    frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in open_dataset(dataset, path).entries]
-    blocks = Counter(assign(split, frames, stills).values())
+    entries = open_dataset(dataset, path).entries
+    grouping = group_stills(dataset, split, entries, config.split.group, progress)
+    split = replace(split, group=grouping.by)
+    frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in entries]
+    blocks = Counter(assign(split, frames, stills, grouping.of).values())
     encoder, trained = _encoder(config, path)
     recipe = Recipe(
         name=path.name,
@@ -190,8 +217,14 @@ def _planned(path: Path, data: Path, config: NewConfig) -> tuple[str, DatasetSum
         split=split,
     )
     findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
-    counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
-    return recipe_text(recipe, findings, stills), summary, counts, trained
+    findings += [f"stills: {grouping.text}"] if grouping.text else []
+    return _Planned(
+        text=recipe_text(recipe, findings, stills),
+        summary=summary,
+        blocks={name: blocks[name] for name in (*BLOCKS, "gap")},
+        trained=trained,
+        stills=grouping.text,
+    )
 
 
 def _sequence_names(config: NewConfig) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
         label[row : row + 20, col : col + 22] = 1
         tifffile.imwrite(tmp_path / f"stills/images/a{i}.tif", (label * 100 + i).astype(np.uint8))
         tifffile.imwrite(tmp_path / f"stills/masks/a{i}.tif", label)
-    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
+    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5, group="none"))
     assert report.store.recipe.split == SplitRecipe()
     assert sum(report.blocks.values()) == 20 and report.blocks["gap"] == 0
     assert "by a hash of the frame's id" in (tmp_path / "s/store.toml").read_text()
