@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, store_option
+from .options import json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     from hela_store.recipe.recipe import TRUTH_NAMES
 
     found = score_runs(store, runs, truth, progress=bars)
+    note_scorings(store, [*dict.fromkeys(row.run for row in found)], None if as_json else note)
     if as_json:
         echo_json([row.to_json() for row in found])
         return

@@ -9,7 +9,7 @@ import click
 
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
-from .options import cache_dir, device_option, finetune_option, json_option, store_option
+from .options import cache_dir, device_option, finetune_option, json_option, note_scorings, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .sweep import Several
 
@@ -67,6 +67,7 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
         echo_json(result.to_json())
     else:
         _echo(result)
+    note_scorings(store, [*dict.fromkeys(row.run for row in result.against)], None if as_json else note)
     if result.errors:
         raise click.exceptions.Exit(1)
 
