@@ -191,7 +191,10 @@ def _echo(store: Store, result: EvaluateResult) -> None:
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
+    click.echo(f"protocol: {result.protocol}")
     if result.same_nuclei:
         click.echo(result.same_nuclei)
+    if result.informed:
+        click.echo(f"the encoder: {result.informed}")
     if result.split in ("test", "all"):
         note_scorings(store, show=click.echo)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from hela_store.base.progress import Progress, silent
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.encoder import pick_device
+from hela_store.sam.informed import informed_by
 from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
@@ -30,7 +31,7 @@ from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
 from .scorings import store_scorings
 from .subsets import SubsetScore, pending_subsets
-from .tracks import unseen_cells
+from .tracks import store_protocol, unseen_cells
 
 
 class HasRun(Protocol):
@@ -56,6 +57,8 @@ class EvaluateResult:
     test_scorings : how often this store's test block has been scored so far, this time included
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
+    protocol : what a score on this block means, such as ``"train 01, test 02"``
+    informed : what of a zero-shot encoder was chosen beside this data set; empty where nothing is known
     reused : whether the run was finished before it was asked for
     uncounted : damaged runs, of which nobody knows whether they scored test
     same_nuclei : says that the test block shows the same nuclei, later; empty where no sequence of it was trained on
@@ -71,6 +74,8 @@ class EvaluateResult:
     pending: str = ""
     reused: bool = False
     same_nuclei: str = ""
+    protocol: str = ""
+    informed: str = ""
     uncounted: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +166,8 @@ def _result(
         pending=pending,
         reused=reused,
         same_nuclei=_same_nuclei(unseen, run),
+        protocol=store_protocol(store, split),
+        informed=informed_by(store.recipe.encoder.architecture, store.recipe.dataset.path),
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from hela_store.base.aliases import LabelArray
 from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
 from hela_store.metrics.tracks import Method, link, traced
+from hela_store.recipe.splits import protocol
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -77,6 +78,15 @@ def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
     found = link(_label_images(store, asked))
     tracks = numbered([found.of[cell.frame, cell.label] for cell in cells]).tolist()
     return CellTracks(method=found.method, of=dict(zip(times, tracks, strict=True)), times=times)
+
+
+def store_protocol(store: Store, split: str = "test") -> str:
+    """Say what a score on a block means, as :func:`hela_store.recipe.splits.protocol`; of stills how they are split."""
+    if store.recipe.dataset.stills:
+        group = store.recipe.split.group
+        return f"stills, grouped by {group}" if group else "stills, each on its own: some may be of one slide"
+    sequences = {frame: record.sequence for frame, record in store.frame_records().items()}
+    return protocol(store.blocks(), sequences, "val" if split == "val" else "test")
 
 
 def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:

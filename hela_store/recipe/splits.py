@@ -295,6 +295,33 @@ def _ranked_blocks(count: int) -> list[Block]:
     return _repeat([("train", count - val - test), ("val", val), ("test", test)])
 
 
+SAME_NUCLEI = "the same nuclei, later"
+
+
+def protocol(blocks: Mapping[str, Block], sequences: Mapping[str, str], scored: Block = "test") -> str:
+    """Say what a score on a block means: on other sequences than trained, or on later frames of the same.
+
+    Parameters
+    ----------
+    blocks : dict of frame id to block
+    sequences : dict of frame id to sequence
+    scored : block that is scored
+
+    Returns
+    -------
+    str
+        ``"train 01, test 02"``, or :data:`SAME_NUCLEI`; empty where nothing is trained on or scored.
+    """
+    train = {sequences[frame] for frame, block in blocks.items() if block == "train"}
+    test = {sequences[frame] for frame, block in blocks.items() if block == scored}
+    if not (train and test):
+        return ""
+    text = f"train {', '.join(sorted(train))}, {scored} {', '.join(sorted(test))}"
+    if both := train & test:
+        return SAME_NUCLEI if both == test else f"{text}; of {', '.join(sorted(both))} {SAME_NUCLEI}"
+    return text
+
+
 def name_groups(pattern: str, names: Mapping[str, str]) -> dict[str, str]:
     """Group stills by what a regular expression finds in their names; those in which it finds nothing are alone.
 

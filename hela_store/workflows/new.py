@@ -24,7 +24,7 @@ from hela_store.recipe.recipe import (
     SplitRecipe,
     ViewsRecipe,
 )
-from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
+from hela_store.recipe.splits import BLOCKS, SAME_NUCLEI, FrameKey, assign, default_split, format_ranges, protocol
 from hela_store.recipe.toml import recipe_text
 from hela_store.store.new_store import new_store
 from hela_store.store.store import Store
@@ -56,6 +56,8 @@ class NewReport:
         False where the encoder is a nano that ships without trained weights.
     stills : str
         How many stills are copies of another, and how stills are grouped; empty where they were not compared.
+    protocol : str
+        What scores on the test block mean, such as ``"train 01, test 02"``.
     """
 
     store: Store
@@ -63,6 +65,7 @@ class NewReport:
     blocks: dict[str, int]
     trained: bool
     stills: str = ""
+    protocol: str = ""
 
     @property
     def views(self) -> int:
@@ -100,6 +103,7 @@ class NewReport:
             "split": self.blocks,
             "group": recipe.split.group,
             "stills": self.stills,
+            "protocol": self.protocol,
             "blank": list(summary.blank),
             "warnings": list(summary.warnings),
         }
@@ -118,7 +122,17 @@ class NewReport:
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
         rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
         rows += [("stills", self.stills)] if self.stills else []
-        return [*rows, ("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
+        split = f"{split} frames" + (f"; protocol: {self.protocol}" if self.protocol else "")
+        rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", split)]
+        return rows + ([("", advice)] if (advice := self._advice()) else [])
+
+    def _advice(self) -> str:
+        """Return how to test on other nuclei, where there is a second sequence for that."""
+        names = sorted(self.summary.times)
+        if SAME_NUCLEI not in self.protocol or len(names) < 2:
+            return ""
+        asked = f"--train-sequence {names[0]} --test-sequence {names[1]}"
+        return f"to test on nuclei that were not trained on: `hela-store new ... {asked}`"
 
 
 def new(path: Path | str, config: NewConfig, progress: Progress = silent) -> NewReport:
@@ -168,6 +182,7 @@ def _make(path: Path, data: Path, config: NewConfig, progress: Progress) -> NewR
         blocks=planned.blocks,
         trained=planned.trained,
         stills=planned.stills,
+        protocol=planned.protocol,
     )
 
 
@@ -180,6 +195,7 @@ class _Planned:
     blocks: dict[str, int]
     trained: bool
     stills: str
+    protocol: str
 
 
 def _planned(path: Path, data: Path, config: NewConfig, progress: Progress = silent) -> _Planned:
@@ -204,7 +220,8 @@ def _planned(path: Path, data: Path, config: NewConfig, progress: Progress = sil
     grouping = group_stills(dataset, split, entries, config.split.group, progress)
     split = replace(split, group=grouping.by)
     frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in entries]
-    blocks = Counter(assign(split, frames, stills, grouping.of).values())
+    placed = assign(split, frames, stills, grouping.of)
+    blocks = Counter(placed.values())
     encoder, trained = _encoder(config, path)
     recipe = Recipe(
         name=path.name,
@@ -224,6 +241,7 @@ def _planned(path: Path, data: Path, config: NewConfig, progress: Progress = sil
         blocks={name: blocks[name] for name in (*BLOCKS, "gap")},
         trained=trained,
         stills=grouping.text,
+        protocol="" if stills else protocol(placed, {e.id: e.sequence for e in entries}),
     )
 
 

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from hela_store.errors import RecipeError, SplitError
 from hela_store.recipe.recipe import SplitRecipe
-from hela_store.recipe.splits import FrameKey, assign, default_split, format_ranges, members, name_groups, parse_ranges
+from hela_store.recipe.splits import (
+    FrameKey,
+    assign,
+    default_split,
+    format_ranges,
+    members,
+    name_groups,
+    parse_ranges,
+    protocol,
+)
 
 
 def frames_of(**lengths: int) -> list[FrameKey]:
@@ -186,3 +195,15 @@ def test_groups_by_name() -> None:
     for wrong in ("name:", "name:(", "slide"):
         with pytest.raises(RecipeError, match=r"split\.group is"):
             SplitRecipe(group=wrong)
+
+
+def test_protocol_says_whether_test_shows_the_same_nuclei() -> None:
+    frames = frames_of(s01=40, s02=40)
+    sequences = {frame: sequence for frame, sequence, _ in frames}
+    by_sequence = assign(SplitRecipe(mode="sequence", train="01", test="02"), frames)
+    assert protocol(by_sequence, sequences) == "train 01, test 02"
+    assert protocol(by_sequence, sequences, "val") == "the same nuclei, later"
+    assert protocol(assign(SplitRecipe(), frames), sequences) == "the same nuclei, later"
+    part = {frame: block for frame, block in assign(SplitRecipe(), frames).items() if frame < "02" or block == "test"}
+    assert protocol(part, sequences) == "train 01, test 01, 02; of 01 the same nuclei, later"
+    assert protocol(assign(SplitRecipe(test="0-9"), frames), sequences) == ""

@@ -38,6 +38,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     assert (run_ids(store.path) == runs and again.rows == first.rows) or repr(again.rows) == repr(first.rows)
     assert again.test_scorings == first.test_scorings
 
+    assert first.facts["protocol"] == "the same nuclei, later"
     tuned = first.rows[2]
     of_run = [
         store.sql(

@@ -56,6 +56,18 @@ def test_a_data_set_elsewhere_has_an_absolute_path(drawn: Path, tmp_path: Path) 
     assert report.to_json()["frames"] == 12
 
 
+def test_new_says_what_the_test_block_means_and_how_to_test_on_other_nuclei(drawn: Path, tmp_path: Path) -> None:
+    said = new(tmp_path / "a", NewConfig.of(dataset=str(drawn)))
+    facts = dict(said.facts())
+    assert facts["split"].endswith("protocol: the same nuclei, later")
+    assert "--train-sequence 01 --test-sequence 02" in facts[""]
+    config = NewConfig.of(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
+    facts = dict(new(tmp_path / "b", config).facts())
+    assert facts["split"].endswith("protocol: train 01, test 02") and "" not in facts
+    facts = dict(new(tmp_path / "c", NewConfig.of(dataset=str(drawn), sequences=("01",))).facts())
+    assert facts["split"].endswith("the same nuclei, later") and "" not in facts
+
+
 def test_split_by_sequence(drawn: Path, tmp_path: Path) -> None:
     config = NewConfig.of(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
     report = new(tmp_path / "s", config)
