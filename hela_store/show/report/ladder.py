@@ -75,7 +75,7 @@ def ladder(choice: Choice) -> Section | None:
     return Section(
         id="ladder",
         title="Result ladder",
-        text=f"Block: {choice.split}; protocol: {store_protocol(choice.store, choice.split)}; {units.tracks}. {HOW}",
+        text=f"Block: {choice.split}; protocol: {store_protocol(choice.store, choice.split)}; {units}. {HOW}",
         tables=[_table(steps, more)] if any(steps.values()) else [],
         charts=charts,
         notes=[STUDY, *_apart(choice, steps)],

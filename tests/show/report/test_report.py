@@ -224,6 +224,7 @@ def test_a_run_whose_predictions_are_gone_is_named(scored: Path, tmp_path: Path)
     assert first in made.runs and "ladder" in made.sections and "change" not in made.sections
     shutil.rmtree(store.path / "arrays.zarr" / "frames")
     assert "ladder" in report(Store.open(store.path), out=tmp_path / "r.html").sections
+    assert "no intervals, the label of frame" in (tmp_path / "r.html").read_text()
 
 
 def test_a_hundred_thousand_predictions_are_aggregated(scored: Path, tmp_path: Path) -> None:
