@@ -73,10 +73,11 @@ def study(store: Store, prompts: tuple[str, ...], out: Path | None, as_json: boo
 
 
 def _echo(result: StudyResult) -> None:
-    from hela_store.studies.text import AGAINST, COLUMNS, against, footnotes, table
+    from hela_store.studies.text import AGAINST, COLUMNS, SPREAD, against, footnotes, spread, table
 
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
+    echo_table(SPREAD, spread(result))
     if result.against:
         echo_table(AGAINST, against(result))
     for text in footnotes(result):
