@@ -42,18 +42,22 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
     click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same nuclei; {found[0].units}")
     echo_table(INTERVALS, [[r.run, r.prompt, r.interval.tracks, *_ends(r)] for r in found])
-    paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
-    if paired:
-        click.echo(
-            f"IoU less that of {found[0].run}, paired on the same nuclei and prompts; one training each, no verdict"
-        )
-        echo_table(PAIRED, paired)
+    _echo_paired(found)
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
     lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
     echo_table(("run", "prompt", f"against all of the {TRUTH_NAMES[truth]}", "SEG", "labels' own SEG"), lines)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
+
+
+def _echo_paired(found: list[TruthScore]) -> None:
+    """Print every run less the first one, where there are several."""
+    paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
+    if paired:
+        told = "paired on the same nuclei and prompts; one training each, so no verdict"
+        click.echo(f"IoU less that of {found[0].run}, {told}")
+        echo_table(PAIRED, paired)
 
 
 def _of(interval: Interval | None) -> list[float]:
