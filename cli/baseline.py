@@ -10,7 +10,7 @@ from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
-from .options import device_option, json_option, setting_option, store_option
+from .options import device_option, json_option, note_scorings, setting_option, store_option
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, note_pending
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -
     from hela_store.baselines.classical import classical as run
 
     config = ClassicalConfig(split=split, budget=budget, seed=seed)
-    _echo(run(store, config, progress=bars), as_json)
+    _echo(store, run(store, config, progress=bars), as_json)
 
 
 @baseline.command()
@@ -67,7 +67,7 @@ def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
     from hela_store.baselines.unet import unet as run
 
     given = {name: value for name, value in choices.items() if value is not None}
-    _echo(run(store, UnetConfig(**given), split=split, progress=bars), as_json)
+    _echo(store, run(store, UnetConfig(**given), split=split, progress=bars), as_json)
 
 
 @baseline.command("image-free")
@@ -87,12 +87,13 @@ def image_free(store: Store, split: str, prompts: tuple[str, ...], prompt_seeds:
     """Ellipse in the box, disc at the point, the mask itself: what prompts are worth alone."""
     from hela_store.baselines.image_free import image_free as run
 
-    _echo(run(store, split=split, prompts=prompts, prompt_seeds=prompt_seeds, progress=bars), as_json)
+    _echo(store, run(store, split=split, prompts=prompts, prompt_seeds=prompt_seeds, progress=bars), as_json)
 
 
-def _echo(result: BaselineResult, as_json: bool) -> None:
+def _echo(store: Store, result: BaselineResult, as_json: bool) -> None:
     if result.pending:
         note_pending(result.run, result.pending)
+    note_scorings(store)
     if as_json:
         echo_json(result.to_json())
         return

@@ -14,7 +14,7 @@ from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
-from .options import default_checkpoint, device_option, json_option, store_option
+from .options import default_checkpoint, device_option, json_option, note_scorings, store_option
 from .output import (
     bars,
     echo_facts,
@@ -135,8 +135,9 @@ def _evaluate_drawn(
     note_outcome(result)
     if as_json:
         echo_json(result.to_json())
+        note_scorings(store)
     else:
-        _echo(result)
+        _echo(store, result)
 
 
 def note_outcome(result: EvaluateResult | DetectedResult) -> None:
@@ -172,6 +173,7 @@ def _evaluate_detected(
     note_outcome(result)
     if as_json:
         echo_json(result.to_json() | {"in_domain": in_domain(store.recipe)})
+        note_scorings(store)
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
     facts = {name: value for name, value in facts.items() if name not in ("pending", "reused")}
@@ -182,16 +184,21 @@ def _evaluate_detected(
     echo_subsets({"detected": result.subsets})
     if result.sequences is not None:
         echo_sequences(result.sequences)
+    if choices["split"] in ("test", "all"):
+        note_scorings(store, show=click.echo)
 
 
-def _echo(result: EvaluateResult) -> None:
+def _echo(store: Store, result: EvaluateResult) -> None:
     click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
     failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
     names = list(next(iter(failures.values()), {}))
     echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
+    click.echo(f"protocol: {result.protocol}")
     if result.same_nuclei:
         click.echo(result.same_nuclei)
+    if result.informed:
+        click.echo(f"the encoder: {result.informed}")
     if result.split in ("test", "all"):
-        click.echo(f"this store's test split has been scored {result.test_scorings} times")
+        note_scorings(store, show=click.echo)

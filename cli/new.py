@@ -8,7 +8,15 @@ from typing import Any, get_args
 import click
 
 from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
-from hela_store.workflows.new_config import AugmentPreset, NewArrays, NewAugment, NewConfig, NewEncoder, NewTiles
+from hela_store.workflows.new_config import (
+    AugmentPreset,
+    NewArrays,
+    NewAugment,
+    NewConfig,
+    NewEncoder,
+    NewSplit,
+    NewTiles,
+)
 
 from .options import STORES, cache_dir, json_option, new_folder
 from .output import UNTRAINED, bars, echo_facts, echo_json, note
@@ -77,6 +85,14 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option("--train-frames", default="", metavar="0-54", help="Split by frame numbers, both ends included.")
 @click.option("--val-frames", default="", metavar="58-66", help="Frames to validate on.")
 @click.option("--test-frames", default="", metavar="70-91", help="Frames to test on.")
+@click.option(
+    "--group",
+    default=NewSplit.group,
+    show_default=True,
+    metavar="auto|none|look|copies|name:REGEX",
+    help="Which stills stay in one block of the split: those of like look, copies of one image, or those with the same "
+    "part of their name, such as name:^[^_]+.",
+)
 @json_option
 def new(name: str, as_json: bool, **choices: Any) -> None:
     """Look at a data set and write a commented store.toml; overwrites nothing.

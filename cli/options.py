@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,6 +69,17 @@ def cache_dir() -> Path:
     import pooch
 
     return Path(pooch.os_cache("hela-store"))
+
+
+def note_scorings(store: Store, scored_again: Sequence[str] = (), show: Callable[[str], None] | None = None) -> None:
+    """Write scorings of test into the user's file; say what is missing there, and give ``show`` the count."""
+    from hela_store.evaluation.scorings import count_scorings
+
+    found = count_scorings(store, cache_dir() / "test_scorings.jsonl", scored_again)
+    for line in found.notes():
+        note(f"note: {line}")
+    if show is not None:
+        show(str(found))
 
 
 def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:

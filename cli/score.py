@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, store_option
+from .options import json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.evaluation.other_labels import Labels, TruthScore
+    from hela_store.metrics.intervals import Interval
 
 COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
 INTERVALS = (
     "run", "prompt", "tracks", "IoU", "95 % from", "to", "labels' own IoU", "95 % from", "to",
     "IoU less labels' own", "95 % from", "to",
 )  # fmt: skip
+
+PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 
 
 @click.command()
@@ -31,6 +34,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     from hela_store.recipe.recipe import TRUTH_NAMES
 
     found = score_runs(store, runs, truth, progress=bars)
+    note_scorings(store, [*dict.fromkeys(row.run for row in found)], None if as_json else note)
     if as_json:
         echo_json([row.to_json() for row in found])
         return
@@ -38,12 +42,26 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
     click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same nuclei; {found[0].units}")
     echo_table(INTERVALS, [[r.run, r.prompt, r.interval.tracks, *_ends(r)] for r in found])
+    _echo_paired(found)
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
     lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
     echo_table(("run", "prompt", f"against all of the {TRUTH_NAMES[truth]}", "SEG", "labels' own SEG"), lines)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
+
+
+def _echo_paired(found: list[TruthScore]) -> None:
+    """Print every run less the first one, where there are several."""
+    paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
+    if paired:
+        told = "paired on the same nuclei and prompts; one training each, so no verdict"
+        click.echo(f"IoU less that of {found[0].run}, {told}")
+        echo_table(PAIRED, paired)
+
+
+def _of(interval: Interval | None) -> list[float]:
+    return [] if interval is None else [interval.mean, interval.low, interval.high]
 
 
 def _ends(row: TruthScore) -> list[float]:

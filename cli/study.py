@@ -9,7 +9,7 @@ import click
 
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
-from .options import cache_dir, device_option, finetune_option, json_option, store_option
+from .options import cache_dir, device_option, finetune_option, json_option, note_scorings, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .sweep import Several
 
@@ -64,6 +64,7 @@ def study(
 ) -> None:
     """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
     import hela_store as hs
+    from hela_store.studies.encoders import EncoderStudy
     from hela_store.studies.text import write
 
     if not encoders:
@@ -79,6 +80,8 @@ def study(
         echo_json(result.to_json())
     else:
         _echo(result)
+    rescored = [] if isinstance(result, EncoderStudy) else [*dict.fromkeys(row.run for row in result.against)]
+    note_scorings(store, rescored, None if as_json else note)
     if result.errors:
         raise click.exceptions.Exit(1)
 
@@ -89,10 +92,12 @@ def _echo(result: StudyResult | EncoderStudy) -> None:
         AGAINST,
         COLUMNS,
         ENCODERS,
+        SPREAD,
         against,
         encoder_footnotes,
         encoder_table,
         footnotes,
+        spread,
         table,
     )
 
@@ -103,6 +108,7 @@ def _echo(result: StudyResult | EncoderStudy) -> None:
         return
     echo_facts(list(result.facts.items()))
     echo_table(COLUMNS, table(result))
+    echo_table(SPREAD, spread(result))
     if result.against:
         echo_table(AGAINST, against(result))
     for text in footnotes(result):

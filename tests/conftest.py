@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 # the suite runs one process a core, and torch's threads would take the cores from each other
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+# what commands keep for their user, such as the counter of test scorings, is kept for this run of the tests alone
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hela-store-tests-")
 # a job started in the background ignores Ctrl-C, and so would every process the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

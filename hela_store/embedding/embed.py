@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import UNTRAINED
 from hela_store.recipe.splits import BLOCKS, Block, assign, members
 from hela_store.runs.leftovers import clear_run_leftovers
+from hela_store.store.groups import entry_groups
 from hela_store.store.store import Store
 from hela_store.store.tables import PLAN_SCHEMA
 
@@ -339,6 +340,7 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
     later = in_free_times((e for e in reader.entries if e.id not in keys), known.values(), store.recipe.dataset.stills)
     entries = {entry.id: entry for entry in later}
     keys |= {entry.id: (entry.id, entry.sequence, entry.time) for entry in later}
+    groups = cache(partial(entry_groups, store.recipe, later, known))
     views = plan = PLAN_SCHEMA.empty_table()
     notes: tuple[str, ...] = ()
     if known:
@@ -347,10 +349,11 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
         views, notes = unique_views(plan), _damping_note(plan)
     frames = None
     if config.splits:
-        frames = _frames_of(assign(store.recipe.split, [*keys.values()], store.recipe.dataset.stills), config.splits)
+        blocks = assign(store.recipe.split, [*keys.values()], store.recipe.dataset.stills, groups())
+        frames = _frames_of(blocks, config.splits)
     views = views.filter(_asked(plan, views, frames))
     tile, overlap = store.recipe.views.tile, store.recipe.views.overlap
-    varied = varied_frames(store.recipe, [*keys.values()])
+    varied = varied_frames(store.recipe, [*keys.values()], groups)
     fresh = {frame: entry for frame, entry in entries.items() if frames is None or frame in frames}
     tiles = {frame: len(tile_rectangles(entry.image.shape, tile, overlap)) for frame, entry in fresh.items()}
     more = sum(count * store.recipe.augment.variants for frame, count in tiles.items() if frame in varied)

@@ -26,6 +26,7 @@ from hela_store.datasets import CtcReader, FolderReader, open_dataset
 from hela_store.datasets.doubts import LabelLook, doubts_of_labels, look_at_label
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame, frame_digest
+from hela_store.datasets.look_groups import look_of
 from hela_store.datasets.pixels import stored_dtype
 from hela_store.errors import DatasetError, StoreError
 from hela_store.images.geometry import tile_rectangles
@@ -311,6 +312,7 @@ def _write_frame(store: Store, frame: Frame, places: dict[str, _Place]) -> tuple
         "pixel_size_um": frame.pixel_size_um,
         "is_blank": bool(frame.image.min() == frame.image.max()),
         **_sums(frame.id, parts),
+        "look": look_of(frame.image) if store.recipe.dataset.stills else None,
     }
     return row, measure_cells(frame, tiles, store.recipe.dataset.offset)
 

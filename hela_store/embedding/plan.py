@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -94,7 +94,7 @@ def _views_from(store: Store, first: int, progress: Progress) -> pa.Table:
     known, drawn = _frame_limits(store, frames, metadata), _drawn_before(store)
     every = store.frames_table()
     keys = (every[name].to_pylist() for name in ("frame", "sequence", "time")) if recipe.augment.variants else ()
-    varied = varied_frames(recipe, list(zip(*keys, strict=True)))
+    varied = varied_frames(recipe, list(zip(*keys, strict=True)), store.groups)
     rows: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names if name != "row"}
     for frame in progress(_dicts(frames), total=len(frames), what="plan"):
         lo, hi = known.get(frame["frame"]) or _measure(store, frame)
@@ -116,13 +116,15 @@ def _views_from(store: Store, first: int, progress: Progress) -> pa.Table:
     return table.replace_schema_metadata(metadata)
 
 
-def varied_frames(recipe: Recipe, frames: Sequence[FrameKey]) -> set[str]:
+def varied_frames(
+    recipe: Recipe, frames: Sequence[FrameKey], groups: Callable[[], Mapping[str, str] | None]
+) -> set[str]:
     """Return the ids of the frames whose views get variants; raises as :func:`hela_store.recipe.splits.assign`."""
     if not recipe.augment.variants:
         return set()
     if recipe.augment.frames == "all":
         return {frame for frame, _, _ in frames}
-    blocks = assign(recipe.split, frames, recipe.dataset.stills)
+    blocks = assign(recipe.split, frames, recipe.dataset.stills, groups())
     return {frame for frame, block in blocks.items() if block == "train"}
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
-from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.devices import pick_device
+from hela_store.sam.informed import informed_by
 from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
@@ -30,8 +30,9 @@ from .reads import data_digest
 from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
+from .scorings import store_scorings
 from .subsets import SubsetScore, pending_subsets
-from .tracks import unseen_cells
+from .tracks import store_protocol, unseen_cells
 
 
 class HasRun(Protocol):
@@ -57,8 +58,11 @@ class EvaluateResult:
     test_scorings : how often this store's test block has been scored so far, this time included
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
+    protocol : what a score on this block means, such as ``"train 01, test 02"``
+    informed : what of a zero-shot encoder was chosen beside this data set; empty where nothing is known
     reused : whether the run was finished before it was asked for
     in_domain : says that the encoder was trained on this data set; empty where that is not known
+    uncounted : damaged runs, of which nobody knows whether they scored test
     same_nuclei : says that the test block shows the same nuclei, later; empty where no sequence of it was trained on
     """
 
@@ -73,6 +77,9 @@ class EvaluateResult:
     reused: bool = False
     same_nuclei: str = ""
     in_domain: str = ""
+    protocol: str = ""
+    informed: str = ""
+    uncounted: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store evaluate --json`` prints."""
@@ -148,6 +155,7 @@ def _result(
 ) -> EvaluateResult:
     store = checkpoint.store
     unseen = unseen_cells(store, labelled_frames(store, split)) if split == "test" else None
+    scorings, uncounted = store_scorings(store)
     subsets, pending = pending_subsets(store, run.id, unseen)
     return EvaluateResult(
         run=run.id,
@@ -155,12 +163,15 @@ def _result(
         split=split,
         prompts={kind: PromptScore.of(score) for kind, score in run.result()["prompts"].items()},
         subsets=subsets,
-        test_scorings=_test_scorings(store),
+        test_scorings=len(scorings),
+        uncounted=uncounted,
         own_prompts=None if fitted is None else fitted.fit,
         pending=pending,
         reused=reused,
         same_nuclei=_same_nuclei(unseen, run),
         in_domain=in_domain(store.recipe),
+        protocol=store_protocol(store, split),
+        informed=informed_by(store.recipe.encoder.architecture, store.recipe.dataset.path),
     )
 
 
@@ -213,8 +224,3 @@ def _light(score: Score) -> Score:
     # means need no masks; a long evaluation should not keep them
     empty = np.zeros((0, 0), np.float32)
     return replace(score, prediction=replace(score.prediction, logits=empty, others=()))
-
-
-def _test_scorings(store: Store) -> int:
-    """Count the runs that scored the test block, as the catalog's ``test_scorings`` does, from the runs themselves."""
-    return sum(run.kind != "finetune" and run.split in ("test", "all") for run in readable_runs(store.path))

@@ -7,9 +7,12 @@ frames they trained and chose on. Tiles and augmented variants train only with t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from hela_store.datasets.look_groups import Looks, copies
 from hela_store.errors import RunError, SplitError
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.recipe.splits import format_ranges, parse_ranges
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.store.records import FrameRecord
@@ -48,18 +51,73 @@ def _kept(frames: str | list[str], records: Iterable[FrameRecord]) -> set[str]:
     return {record.frame for record in records if any(first <= record.time <= last for first, last in ranges)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Copies of one image among the stills of a store.
+
+    Attributes
+    ----------
+    pairs : (earlier, later) frame ids, where the later still is a copy of the earlier one
+    across : those of them that lie in different blocks of the split, gaps left out
+    unknown : stills that an earlier version ingested, among which no copies were looked for
+    """
+
+    pairs: list[tuple[str, str]]
+    across: list[tuple[str, str]]
+    unknown: int
+
+    def __str__(self) -> str:
+        text = f"{len(self.pairs)} stills are a copy of another, {len(self.across)} of one in another block"
+        return text + (f"; {self.unknown} not looked at: an earlier version ingested them" if self.unknown else "")
+
+
+def find_copies(store: Store) -> Copies | None:
+    """Return the near-copies among a store's stills, turned and mirrored ones included; None for a time-lapse."""
+    if not store.recipe.dataset.stills:
+        return None
+    records, blocks = list(store.frame_records().values()), store.blocks()
+    seen = [record for record in records if record.look is not None and not record.is_blank]
+    found = copies(Looks.of([record.look for record in seen if record.look is not None]))
+    pairs = [(seen[earlier].frame, seen[later].frame) for earlier, later in found]
+    across = [pair for pair in pairs if len({blocks[frame] for frame in pair}) == 2 and not _unused(pair, blocks)]
+    return Copies(pairs=pairs, across=across, unknown=sum(record.look is None for record in records))
+
+
+def _unused(frames: Iterable[str], blocks: Mapping[str, str]) -> bool:
+    return any(blocks[frame] == "gap" for frame in frames)
+
+
 def check_twins(store: Store) -> None:
-    """Raise SplitError where a frame of the test block has the very pixels of one that trains or validates."""
+    """Refuse a split in which an image is in two blocks.
+
+    Of stills whose split nobody chose that also means copies that are not equal pixel by pixel. Where the recipe names
+    the blocks or groups the stills, :func:`find_copies` counts those and nothing is refused.
+
+    Raises
+    ------
+    SplitError
+        A frame has the very pixels of one in another block, or a still is a copy of one there.
+    """
     of_frame = store.blocks()
     owners: dict[str, tuple[str, str]] = {}
     for row in store.frame_records().values():
         frame, block = row.frame, of_frame[row.frame]
         if block == "gap" or row.is_blank:
             continue
-        kind = "test" if block == "test" else "train"
-        twin, other = owners.setdefault(row.sha256, (frame, kind))
-        if other != kind:
+        twin, other = owners.setdefault(row.sha256, (frame, block))
+        if other != block:
             raise SplitError(f"{frame} ({block}) is the same image as {twin} ({other}); put both into one block")
+    split = store.recipe.split
+    if split.group or split.mode != "frames" or split.train or split.val or split.test:
+        return
+    found = find_copies(store)
+    if found is not None and found.across:
+        earlier, later = found.across[0]
+        raise SplitError(
+            f"{later} ({of_frame[later]}) is a copy of {earlier} ({of_frame[earlier]}), and so are {len(found.across)} "
+            f'stills of one in another block; write group = "look" under [split] in {store.path / RECIPE_FILE}, which '
+            "splits anew so that stills of like look stay together"
+        )
 
 
 def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], split: str = "test") -> None:

@@ -56,6 +56,9 @@ class TruthScore:
         Of ``iou`` and ``between_iou``, over tracks and frames; one run has one training seed.
     over_labels : Interval
         Of the paired difference: IoU of a mask less that of the store's label of the same nucleus.
+    over_first : Interval or None
+        Of the paired difference to the first run with this prompt: IoU with the other truth on the same nuclei and
+        prompts; None of that run itself, and where no prompt is the same.
     units : how tracks were found
     """
 
@@ -75,11 +78,16 @@ class TruthScore:
     between_interval: Interval
     over_labels: Interval
     units: str
+    over_first: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, SEG under its right name (measuring rule 8)."""
         row = asdict(self)
         return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
+
+
+_Ious = dict[tuple[str, str, int], float]
+"""IoU with the other truth, by frame, cell and prompt seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +138,24 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     if not frames:
         raise DatasetError(f"no frame of {store.path} has {labels} labels; expected some of the data set's")
     found: list[TruthScore] = []
+    firsts: dict[str, _Ious] = {}
     for info in infos:
         rows = _answers(info)
         for prompt in dict.fromkeys(row["kind"] for row in rows):
-            found.append(_score(store, info, prompt, [row for row in rows if row["kind"] == prompt], frames))
+            one, ious = _score(store, info, prompt, [row for row in rows if row["kind"] == prompt], frames)
+            first = firsts.setdefault(prompt, ious)
+            found.append(one if first is ious else replace(one, over_first=_paired(store, first, ious)))
     return found
+
+
+def _paired(store: Store, first: _Ious, ious: _Ious) -> Interval | None:
+    """Return the interval of the difference on the cells and prompts that both runs answered."""
+    both = sorted(first.keys() & ious.keys())
+    if not both:
+        return None
+    tracks = cell_tracks(store, sorted({frame for frame, _, _ in both}))
+    change = np.array([ious[key] - first[key] for key in both], np.float64)
+    return crossed_interval(change, tracks.units([cell for _, cell, _ in both]))
 
 
 def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
@@ -176,14 +197,15 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
 
 
 def _answers(info: RunInfo) -> list[dict[str, Any]]:
-    kinds = {row["prompt_id"]: row["kind"] for row in info.rows("prompts", ["prompt_id", "kind"])}
+    asked = info.rows("prompts", ["prompt_id", "kind", "prompt_seed"])
+    kinds = {row["prompt_id"]: {"kind": row["kind"], "prompt_seed": row["prompt_seed"]} for row in asked}
     columns = ["prompt_id", "cell", "frame", "iou", "dice", "rle"]
-    return [row | {"kind": kinds[row["prompt_id"]]} for row in info.rows("predictions", columns)]
+    return [row | kinds[row["prompt_id"]] for row in info.rows("predictions", columns)]
 
 
 def _score(
     store: Store, info: RunInfo, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]
-) -> TruthScore:
+) -> tuple[TruthScore, _Ious]:
     looked = {row["frame"] for row in rows} & frames.keys()
     scored, kept = [], []
     for row in rows:
@@ -204,7 +226,9 @@ def _score(
         (match_frame(frames[frame.frame].truth, apply_field_of_interest(label, band)), frames[frame.frame].between)
         for frame, label in labels
     ]
-    return TruthScore(
+    asked = ((row["frame"], row["cell"], row["prompt_seed"]) for row in kept)
+    answered = dict(zip(asked, ious[0].tolist(), strict=True))
+    scored_run = TruthScore(
         run=info.id,
         prompt=prompt,
         nuclei=len({row["cell"] for row in kept}),
@@ -222,3 +246,4 @@ def _score(
         over_labels=crossed_interval(ious[0] - ious[1], units),
         units=str(tracks),
     )
+    return scored_run, answered

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from hela_store.base.aliases import LabelArray
 from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
 from hela_store.metrics.tracks import Method, link, traced
+from hela_store.recipe.splits import protocol
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -24,6 +25,7 @@ class CellTracks:
     Attributes
     ----------
     method : how they were found, see :class:`hela_store.metrics.tracks.Tracks`
+    groups : how stills are grouped, ``split.group`` of the recipe; a group is then the unit. Empty: not at all
     of : dict of cell id to the number of its track
     times : dict of cell id to its (sequence, time)
     """
@@ -31,14 +33,16 @@ class CellTracks:
     method: Method
     of: dict[str, int]
     times: dict[str, tuple[str, int]]
+    groups: str = ""
 
     @property
     def is_stills(self) -> bool:
-        """Whether the units are images."""
+        """Whether the units are images, or groups of them."""
         return self.method == "images"
 
     def __str__(self) -> str:
-        return "units: images" if self.is_stills else f"tracks: {self.method}"
+        images = f"groups of images ({self.groups})" if self.groups else "images"
+        return f"units: {images}" if self.is_stills else f"tracks: {self.method}"
 
     def units(self, cells: Sequence[str], seeds: npt.NDArray[np.int64] | None = None) -> Units:
         """Return the units of rows.
@@ -50,27 +54,39 @@ class CellTracks:
         """
         times = [self.times[cell] for cell in cells]
         order = {time: number for number, time in enumerate(sorted(set(times)))}
+        track = np.array([self.of[cell] for cell in cells], np.int64)
         return Units(
-            track=np.array([self.of[cell] for cell in cells], np.int64),
+            track=track,
             frame=None if self.is_stills else np.array([order[time] for time in times], np.int64),
-            block=frame_blocks(times, 1 if self.is_stills else BLOCK_FRAMES),
+            block=track if self.is_stills else frame_blocks(times, BLOCK_FRAMES),
             seed=np.zeros(len(cells), np.int64) if seeds is None else seeds,
         )
 
 
 def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
-    """Return the tracks of all cells of some frames; of stills the image is the unit."""
+    """Return the tracks of all cells of some frames; of stills the unit is the image, or its group."""
     records = store.frame_records()
     asked = sorted(set(frames), key=lambda name: (records[name].sequence, records[name].time))
     table = store.cells_table()
     cells = list(CellRecord.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(asked, pa.string())))))
     times = {cell.cell: (records[cell.frame].sequence, records[cell.frame].time) for cell in cells}
     if store.recipe.dataset.stills:
-        images = numbered([cell.frame for cell in cells]).tolist()
-        return CellTracks(method="images", of=dict(zip(times, images, strict=True)), times=times)
+        groups = store.groups() or {}
+        images = numbered([groups.get(cell.frame, cell.frame) for cell in cells]).tolist()
+        grouped = store.recipe.split.group if groups else ""
+        return CellTracks(method="images", of=dict(zip(times, images, strict=True)), times=times, groups=grouped)
     found = link(_label_images(store, asked))
     tracks = numbered([found.of[cell.frame, cell.label] for cell in cells]).tolist()
     return CellTracks(method=found.method, of=dict(zip(times, tracks, strict=True)), times=times)
+
+
+def store_protocol(store: Store, split: str = "test") -> str:
+    """Say what a score on a block means, as :func:`hela_store.recipe.splits.protocol`; of stills how they are split."""
+    if store.recipe.dataset.stills:
+        group = store.recipe.split.group
+        return f"stills, grouped by {group}" if group else "stills, each on its own: some may be of one slide"
+    sequences = {frame: record.sequence for frame, record in store.frame_records().items()}
+    return protocol(store.blocks(), sequences, "val" if split == "val" else "test")
 
 
 def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:

@@ -40,6 +40,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 EmbeddingSource = Literal["", "micro-sam"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
 SplitMode = Literal["frames", "sequence", "folds"]
+LOOKS = ("look", "copies")
+"""Ways to group stills that look at their pixels."""
 
 
 # no user or key before the bucket, no query behind: credentials have no place in a recipe
@@ -193,6 +195,9 @@ class SplitRecipe:
     ``val_share`` of their frames after a gap of ``gap`` frames.
     ``folds``: every sequence is cut into ``folds`` blocks in time, number ``fold`` (from 0) tests, ``val_share`` of the
     frames behind it validate, and ``gap`` frames around both are unused.
+    ``group``: which stills belong together and go whole into one block of the default split, and are counted once by
+    intervals: ``"look"``, ``"copies"``, or ``"name:REGEX"`` for the part of the frame's name that the expression
+    finds; empty for none.
     """
 
     mode: SplitMode = "frames"
@@ -203,6 +208,7 @@ class SplitRecipe:
     gap: int = 3
     folds: int = 5
     fold: int = 0
+    group: str = ""
 
     def __post_init__(self) -> None:
         check_choice(self.mode, SplitMode, "split.mode")
@@ -210,6 +216,7 @@ class SplitRecipe:
         check_range(self.fold, 0, self.folds - 1, f"split.fold (of {self.folds})")
         check_range(self.val_share, 0, 0.5, "split.val_share")
         check_range(self.gap, 0, 10_000, "split.gap (frames)")
+        check_group(self.group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +243,19 @@ SECTIONS: dict[str, type] = {
     "arrays": ArraysRecipe,
     "split": SplitRecipe,
 }
+
+
+def check_group(group: str, where: str = "split.group") -> None:
+    """Raise RecipeError where that is no way to group stills."""
+    if group in ("", *LOOKS):
+        return
+    kind, _, pattern = group.partition(":")
+    if kind != "name" or not pattern:
+        raise RecipeError(f"{where} is {group!r}, expected look, copies, name:REGEX such as name:^[^_]+, or nothing")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise RecipeError(f"{where} is {group!r}: {pattern!r} is no regular expression: {error}") from None
 
 
 def from_mapping(cls: type, values: dict[str, Any], where: str) -> Any:

@@ -100,7 +100,9 @@ def format_ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def assign(split: SplitLike, frames: Sequence[FrameKey], stills: bool = False) -> dict[str, Block]:
+def assign(
+    split: SplitLike, frames: Sequence[FrameKey], stills: bool = False, groups: Mapping[str, str] | None = None
+) -> dict[str, Block]:
     """Say for every frame which block it belongs to.
 
     Parameters
@@ -110,6 +112,8 @@ def assign(split: SplitLike, frames: Sequence[FrameKey], stills: bool = False) -
     frames : sequence of (frame id, sequence, time)
     stills : bool
         The frames are no time-lapse; only the default split asks.
+    groups : dict of frame id to group, optional
+        Of stills: a group goes whole into one block of the default split; a frame that is not there is its own.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def assign(split: SplitLike, frames: Sequence[FrameKey], stills: bool = False) -
     if split.mode == "folds":
         return _by_folds(split, frames)
     if not (split.train or split.val or split.test):
-        return default_split(frames, stills)
+        return default_split(frames, stills, groups)
     blocks = _by_sequence(split, frames) if split.mode == "sequence" else _by_frames(split, frames)
     held = Counter(blocks.values())
     for name in BLOCKS:
@@ -235,15 +239,19 @@ def _fold_blocks(times: Sequence[int], split: SplitLike, sequence: str) -> dict[
     return blocks
 
 
-def default_split(frames: Sequence[FrameKey], stills: bool = False) -> dict[str, Block]:
+def default_split(
+    frames: Sequence[FrameKey], stills: bool = False, groups: Mapping[str, str] | None = None
+) -> dict[str, Block]:
     """Split where nothing was said.
 
     Time-lapse: in each sequence blocks in time order, about 60 % train, 10 % val, 24 % test, and between them gaps of
-    3 frames (1 frame below 30 frames, none below 10). Stills: by a hash of the frame id, 60/15/25 %. Fewer than three
-    frames cannot be split in three: one frame is test, two are train and test.
+    3 frames (1 frame below 30 frames, none below 10). Stills: by a hash of the frame id, or of its group, 60/15/25 %.
+    Fewer than three frames cannot be split in three: one frame is test, two are train and test.
     """
     if stills:
-        return _split_stills([frame for frame, _, _ in frames])
+        of_frame = {frame: (groups or {}).get(frame, frame) for frame, _, _ in frames}
+        placed = _split_stills(list(dict.fromkeys(of_frame.values())))
+        return {frame: placed[group] for frame, group in of_frame.items()}
     sequences: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for frame, sequence, time in frames:
         sequences[sequence].append((time, frame))
@@ -285,6 +293,55 @@ def _ranked_blocks(count: int) -> list[Block]:
         return _blocks_in_time(count)
     val, test = max(1, round(0.15 * count)), max(1, round(0.25 * count))
     return _repeat([("train", count - val - test), ("val", val), ("test", test)])
+
+
+SAME_NUCLEI = "the same nuclei, later"
+
+
+def protocol(blocks: Mapping[str, Block], sequences: Mapping[str, str], scored: Block = "test") -> str:
+    """Say what a score on a block means: on other sequences than trained, or on later frames of the same.
+
+    Parameters
+    ----------
+    blocks : dict of frame id to block
+    sequences : dict of frame id to sequence
+    scored : block that is scored
+
+    Returns
+    -------
+    str
+        ``"train 01, test 02"``, or :data:`SAME_NUCLEI`; empty where nothing is trained on or scored.
+    """
+    train = {sequences[frame] for frame, block in blocks.items() if block == "train"}
+    test = {sequences[frame] for frame, block in blocks.items() if block == scored}
+    if not (train and test):
+        return ""
+    text = f"train {', '.join(sorted(train))}, {scored} {', '.join(sorted(test))}"
+    if both := train & test:
+        return SAME_NUCLEI if both == test else f"{text}; of {', '.join(sorted(both))} {SAME_NUCLEI}"
+    return text
+
+
+def name_groups(pattern: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Group stills by what a regular expression finds in their names; those in which it finds nothing are alone.
+
+    Parameters
+    ----------
+    pattern : str
+        Its first bracketed part counts, or all it finds where it has none.
+    names : dict of frame id to the frame's name
+
+    Raises
+    ------
+    SplitError
+        It finds nothing in any name.
+    """
+    found = {frame: re.search(pattern, name) for frame, name in names.items()}
+    groups = {frame: match[1 if match.re.groups else 0] or "" for frame, match in found.items() if match is not None}
+    if names and not any(groups.values()):
+        few = ", ".join(list(names.values())[:3])
+        raise SplitError(f"split.group = 'name:{pattern}' finds nothing in the names of the stills, such as {few}")
+    return {frame: groups.get(frame) or frame for frame in names}
 
 
 def members(blocks: Mapping[str, Block], name: str) -> list[str]:

@@ -108,6 +108,11 @@ train = {split.train}
 val = {split.val}
 test = {split.test}
 """
+_GROUPED = """\
+# which stills go whole into one block where all three are empty, and are counted once by intervals. look: of like look,
+# copies: copies of one image, name:REGEX: equal in what the expression finds in the name, such as name:^[^_]+; "": none
+group = {split.group}
+"""
 _BY_SEQUENCE = """\
 # names of sequences; the last val_share of the training frames validate, after gap unused ones
 mode = "sequence"
@@ -125,7 +130,7 @@ val_share = {split.val_share}
 gap = {split.gap}
 """
 _WRAP: dict[str, Any] = {"initial_indent": "# ", "subsequent_indent": "#   ", "break_long_words": False}
-STILLS_RULE = "60 % train, 15 % validate, 25 % test by a hash of the frame's id"
+STILLS_RULE = "60 % train, 15 % validate, 25 % test by a hash of the frame's id, or of its group's"
 TIME_RULE = "in each sequence about 60 % train, 10 % validate, 24 % test in this order"
 
 
@@ -164,6 +169,8 @@ def recipe_text(recipe: Recipe, findings: Sequence[str] = (), stills: bool = Fal
     names = ("dataset", "encoder", "normalise", "views", "augment", "arrays")
     sections = {name: _Toml(getattr(recipe, name)) for name in names}
     block = {"frames": _BY_FRAMES, "sequence": _BY_SEQUENCE, "folds": _BY_FOLDS}[split.mode]
+    if split.group or (stills and split.mode == "frames"):
+        block += _GROUPED
     um = dataset.pixel_size_um
     size = "# pixel_size_um = 0.5  # unknown" if um is None else f"pixel_size_um = {toml_value(um)}"
     stack = [f"axis = {toml_value(dataset.axis)}\n"] if dataset.axis else []

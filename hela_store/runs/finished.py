@@ -28,12 +28,21 @@ def find_finished(store_path: Path | str, kind: str, same: Callable[[RunInfo], b
     return next((run for run in found if same(run)), None)
 
 
-def readable_runs(store_path: Path | str, kind: str | None = None) -> Iterator[RunInfo]:
-    """Yield all published runs (of that kind) but damaged ones: what another run has become stops no work."""
+def readable_runs(
+    store_path: Path | str, kind: str | None = None, damaged: list[str] | None = None
+) -> Iterator[RunInfo]:
+    """Yield all published runs (of that kind) but damaged ones: what another run has become stops no work.
+
+    Parameters
+    ----------
+    damaged : takes the ids of runs that cannot be read, of whatever kind; for whoever counts
+    """
     for name in run_ids(store_path):
         try:
             run = read_info(Path(store_path) / "runs" / name, name)
         except RunError:
+            if damaged is not None:
+                damaged.append(name)
             continue
         if kind in (None, run.kind):
             yield run

@@ -34,7 +34,7 @@ class FrameRecord(_Record):
 
     ``group`` and ``row`` say where its pixels are in the arrays; ``height`` and ``width`` are px. The sums are those of
     :func:`hela_store.base.sums.array_sum` over the frame's id and what is stored; None where an earlier version
-    ingested it.
+    ingested it. ``look`` is what a still looks like (:mod:`hela_store.datasets.look_groups`); None of a time-lapse.
     """
 
     frame: str
@@ -55,6 +55,7 @@ class FrameRecord(_Record):
     image_xxh3: str | None
     label_xxh3: str | None
     valid_xxh3: str | None
+    look: bytes | None
 
     @property
     def shape(self) -> tuple[int, int]:

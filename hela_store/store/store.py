@@ -27,6 +27,7 @@ from hela_store.errors import EMBED_FIRST, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe
 from hela_store.recipe.splits import Block, assign
 
+from .groups import table_groups
 from .ledger import Entry, Ledger
 from .plan_names import plan_names
 from .records import FrameRecord, ViewRecord
@@ -193,11 +194,14 @@ class Store:
         """
 
         def assigned(frames: pa.Table) -> dict[str, Block]:
-            frames = in_time_order(frames)
-            columns = (frames[name].to_pylist() for name in ("frame", "sequence", "time"))
-            return assign(self.recipe.split, list(zip(*columns, strict=True)), self.recipe.dataset.stills)
+            columns = (in_time_order(frames)[name].to_pylist() for name in ("frame", "sequence", "time"))
+            return assign(self.recipe.split, [*zip(*columns, strict=True)], self.recipe.dataset.stills, self.groups())
 
         return self._once("blocks", assigned)
+
+    def groups(self) -> dict[str, str] | None:
+        """Return the group of each still by frame id; None where stills are not grouped."""
+        return self._once("groups", lambda frames: table_groups(self.recipe, frames))
 
     def _once(self, name: str, make: Callable[[pa.Table], T]) -> T:
         """Return what is made of the frames as they were ingested; made again only when frames were added."""

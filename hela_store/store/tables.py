@@ -34,9 +34,10 @@ FRAMES_SCHEMA = pa.schema(
         ("image_xxh3", pa.string()),
         ("label_xxh3", pa.string()),
         ("valid_xxh3", pa.string()),
+        ("look", pa.binary()),
     ]
 )
-SUMS = ("image_xxh3", "label_xxh3", "valid_xxh3")
+LATER = ("image_xxh3", "label_xxh3", "valid_xxh3", "look")
 """Columns of frames that were added later; files of earlier versions read as if they were NULL."""
 
 
@@ -84,7 +85,7 @@ PLAN_SCHEMA = pa.schema(
 def checked_frames(path: Path, table: pa.Table) -> pa.Table:
     """Return the rows of one ``ingest/frames-*.parquet``, its names checked: they become paths.
 
-    Columns of :data:`SUMS` are NULL where an earlier version wrote none.
+    Columns of :data:`LATER` are NULL where an earlier version wrote none.
 
     Raises
     ------
@@ -102,9 +103,9 @@ def checked_frames(path: Path, table: pa.Table) -> pa.Table:
             if side is None or not 0 < side <= LONGEST_SIDE:
                 found = f"{path} is damaged: a frame has a {column} of {side} px"
                 raise StoreError(f"{found}, expected 1 to {LONGEST_SIDE}; restore it, or make a new store")
-    for name in SUMS:
+    for name in LATER:
         if name not in table.column_names:
-            table = table.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(table), pa.string()))
+            table = table.append_column(FRAMES_SCHEMA.field(name), pa.nulls(len(table), FRAMES_SCHEMA.field(name).type))
     return table
 
 

@@ -27,11 +27,12 @@ from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.other_labels import Labels, TruthScore, score
-from hela_store.evaluation.tracks import unseen_cells
+from hela_store.evaluation.tracks import store_protocol, unseen_cells
 from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS, MIXED_PROMPTS, NO_PROMPT
 from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, list_runs, load_run
+from hela_store.sam.informed import informed_by
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
@@ -277,10 +278,12 @@ def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str
     same = set(_sequences(blocks["train"])) & set(_sequences(blocks[config.split]))
     usual, always = FinetuneConfig().flat(), {name: tuning[name] for name in ("steps", "lr")}
     changed = {k: v for k, v in tuning.items() if v != usual[k] and k not in ("workers", "device")}
+    told = informed_by(recipe.encoder.architecture, recipe.dataset.path)
     weights = recipe.encoder.sha256[:12] if store.is_trained else "UNTRAINED"
     return {
-        "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}",
+        "encoder": f"{recipe.encoder.architecture}, weights {weights}, key {store.key}" + (f"; {told}" if told else ""),
         "data": f"{Path(recipe.dataset.path).name} (store {recipe.name})",
+        "protocol": store_protocol(store, config.split),
         "scored": f"{config.split}: {len(frames)} frames, {cells} cells" + (_same(store, frames) if same else ""),
         "blocks": "; ".join(f"{name} {text or 'none'}" for name, text in blocks.items()),
         "truth": ", ".join(TRUTH_NAMES.get(origin, origin) for origin in sorted(set(origins.to_pylist()))),

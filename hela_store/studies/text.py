@@ -59,6 +59,16 @@ def against(result: StudyResult) -> list[list[str]]:
     return lines
 
 
+def spread(result: StudyResult) -> list[list[str]]:
+    """Return the lines of the table over frames, as text, with the cells that no training frame holds."""
+    return [
+        [row.prompt, row.method, *(f"{getattr(row.frames, name):.4f}" for name in FRAMES)]
+        + [_number(row.hd95_median, ".2f"), _number(row.hd95_worst, ".2f")]
+        + ["" if row.unseen is None else str(row.unseen), _number(row.iou_unseen, ".4f")]
+        for row in result.rows
+    ]
+
+
 def _line(row: StudyRow) -> list[str]:
     seg = ", ".join(f"{name} {value:.3f}" for name, value in row.seg.items())
     return [
@@ -159,12 +169,6 @@ def markdown(result: StudyResult) -> str:
         [prompt, method, interval(cell), bootstrap(cell), _signed(seeds), cell.word, interval(frame), frame.word]
         for prompt, method, cell, frame, seeds in found
     ]
-    spread = [
-        [row.prompt, row.method, *(f"{getattr(row.frames, name):.4f}" for name in FRAMES)]
-        + [_number(row.hd95_median, ".2f"), _number(row.hd95_worst, ".2f")]
-        + ["" if row.unseen is None else str(row.unseen), _number(row.iou_unseen, ".4f")]
-        for row in result.rows
-    ]
     parts = [
         "## Study",
         "\n".join(facts),
@@ -173,7 +177,7 @@ def markdown(result: StudyResult) -> str:
         "### Over zero-shot, per cell and per frame",
         _markdown_table(GAINS, gains),
         "### IoU over frames, and HD95",
-        _markdown_table(SPREAD, spread),
+        _markdown_table(SPREAD, spread(result)),
         *(
             ("### Against the other labels, on the same nuclei", _markdown_table(AGAINST, against(result)))
             if result.against

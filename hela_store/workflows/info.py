@@ -13,6 +13,7 @@ from hela_store.catalog import index as catalog
 from hela_store.embedding.batches import done_of, unique_views
 from hela_store.embedding.measure import CellScale, cell_scale
 from hela_store.errors import StoreError
+from hela_store.evaluation.leaks import find_copies
 from hela_store.recipe.splits import BLOCKS
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, list_runs, partial_runs
@@ -81,6 +82,8 @@ class StoreInfo:
         scores unless told.
     unfinished : tuple of str
         Runs that were started and not published; some may be running now.
+    copies : str
+        How many stills are copies of another, and how many of one in another block; empty for a time-lapse.
     """
 
     store: str
@@ -99,6 +102,7 @@ class StoreInfo:
     runs: tuple[RunLine, ...]
     default_run: str | None
     unfinished: tuple[str, ...]
+    copies: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -118,6 +122,7 @@ class StoreInfo:
             ("frames", f"{self.frames} ingested, {self.labelled} with labels, {self.blank} blank"),
             ("cells", str(self.cells)),
             ("split", split),
+            *([("copies", self.copies)] if self.copies else []),
             ("views", planned),
             ("encoder", f"{name}{untrained}, {self.encoder['precision']}, key {self.encoder['key']}"),
             ("on disk", f"{mebibytes(sum(self.bytes.values()))}: {sizes}"),
@@ -179,6 +184,7 @@ def info(store: Store) -> StoreInfo:
         runs=tuple(_runs(store)),
         default_run=default.id if default else None,
         unfinished=tuple(partial_runs(store.path)),
+        copies=str(find_copies(store) or "") if ingested else "",
     )
 
 

@@ -25,7 +25,7 @@ from hela_store.recipe.recipe import (
     SplitRecipe,
     ViewsRecipe,
 )
-from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
+from hela_store.recipe.splits import BLOCKS, SAME_NUCLEI, FrameKey, assign, default_split, format_ranges, protocol
 from hela_store.recipe.toml import recipe_text
 from hela_store.sam.registry import in_domain
 from hela_store.store.new_store import new_store
@@ -34,6 +34,7 @@ from hela_store.store.store import Store
 from .drawn import DATA_FOLDER, SYNTHETIC_PIXEL_UM, drawn, is_drawn
 from .findings import findings_of
 from .new_config import SYNTHETIC, NewConfig
+from .new_groups import group_stills
 
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
 # Measuring rule 1 of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
@@ -59,12 +60,18 @@ class NewReport:
         Frames in ``train``, ``val``, ``test`` and ``gap``.
     trained : bool
         False where the encoder is a nano that ships without trained weights.
+    stills : str
+        How many stills are copies of another, and how stills are grouped; empty where they were not compared.
+    protocol : str
+        What scores on the test block mean, such as ``"train 01, test 02"``.
     """
 
     store: Store
     summary: DatasetSummary
     blocks: dict[str, int]
     trained: bool
+    stills: str = ""
+    protocol: str = ""
 
     @property
     def views(self) -> int:
@@ -106,6 +113,9 @@ class NewReport:
                 "in_domain": in_domain(recipe),
             },
             "split": self.blocks,
+            "group": recipe.split.group,
+            "stills": self.stills,
+            "protocol": self.protocol,
             "blank": list(summary.blank),
             "warnings": list(summary.warnings),
         }
@@ -125,9 +135,19 @@ class NewReport:
         )
         split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
         rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
-        rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", f"{split} frames")]
-        seen = in_domain(recipe)
-        return [*rows, ("warning", seen)] if seen else rows
+        rows += [("stills", self.stills)] if self.stills else []
+        split = f"{split} frames" + (f"; protocol: {self.protocol}" if self.protocol else "")
+        rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", split)]
+        more = [("warning", in_domain(recipe)), ("", self._advice())]
+        return rows + [row for row in more if row[1]]
+
+    def _advice(self) -> str:
+        """Return how to test on other nuclei, where there is a second sequence for that."""
+        names = sorted(self.summary.times)
+        if SAME_NUCLEI not in self.protocol or len(names) < 2:
+            return ""
+        asked = f"--train-sequence {names[0]} --test-sequence {names[1]}"
+        return f"to test on nuclei that were not trained on: `hela-store new ... {asked}`"
 
 
 def new(
@@ -159,8 +179,8 @@ def new(
         raise _there(path, config, encoder_of)
     if config.dataset == SYNTHETIC:
         with drawn(path, _sequence_names(config), config.synthetic, config.data.pixel_size_um, progress):
-            return _make(path, path / DATA_FOLDER, _as_drawn(config), encoder_of)
-    return _make(path, _absolute(config.dataset), config, encoder_of)
+            return _make(path, path / DATA_FOLDER, _as_drawn(config), encoder_of, progress)
+    return _make(path, _absolute(config.dataset), config, encoder_of, progress)
 
 
 def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
@@ -171,7 +191,8 @@ def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
             data = path / DATA_FOLDER
             same = is_drawn(data, _sequence_names(config), config.synthetic, config.data.pixel_size_um)
             config = _as_drawn(config)
-        same = same and _planned(path, data, config, encoder_of)[0] == (path / RECIPE_FILE).read_text(encoding="utf-8")
+        text = _planned(path, data, config, encoder_of).text if same else ""
+        same = same and text == (path / RECIPE_FILE).read_text(encoding="utf-8")
     except (HelaError, OSError, UnicodeDecodeError):
         same = False
     if same:
@@ -179,15 +200,32 @@ def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
     return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
 
 
-def _make(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf) -> NewReport:
-    text, summary, blocks, trained = _planned(path, data, config, encoder_of)
-    return NewReport(store=new_store(path, text), summary=summary, blocks=blocks, trained=trained)
+def _make(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, progress: Progress) -> NewReport:
+    planned = _planned(path, data, config, encoder_of, progress)
+    return NewReport(
+        store=new_store(path, planned.text),
+        summary=planned.summary,
+        blocks=planned.blocks,
+        trained=planned.trained,
+        stills=planned.stills,
+        protocol=planned.protocol,
+    )
 
 
-def _planned(
-    path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf
-) -> tuple[str, DatasetSummary, dict[str, int], bool]:
-    """Look at the data and decide; return the recipe's text and what else a report says, and write nothing."""
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A recipe's text and what else a report says."""
+
+    text: str
+    summary: DatasetSummary
+    blocks: dict[str, int]
+    trained: bool
+    stills: str
+    protocol: str
+
+
+def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, progress: Progress = silent) -> _Planned:
+    """Look at the data and decide; write nothing."""
     sequences = config.data.sequences or config.split.sequences
     summary = inspect(
         data,
@@ -204,8 +242,12 @@ def _planned(
         dataset = replace(dataset, field_of_interest=config.data.field_of_interest)
     stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
-    frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in open_dataset(dataset, path).entries]
-    blocks = Counter(assign(split, frames, stills).values())
+    entries = open_dataset(dataset, path).entries
+    grouping = group_stills(dataset, split, entries, config.split.group, progress)
+    split = replace(split, group=grouping.by)
+    frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in entries]
+    placed = assign(split, frames, stills, grouping.of)
+    blocks = Counter(placed.values())
     encoder = encoder_of()
     recipe = Recipe(
         name=path.name,
@@ -218,8 +260,15 @@ def _planned(
         split=split,
     )
     findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
-    counts = {name: blocks[name] for name in (*BLOCKS, "gap")}
-    return recipe_text(recipe, findings, stills), summary, counts, encoder.sha256 != UNTRAINED
+    findings += [f"stills: {grouping.text}"] if grouping.text else []
+    return _Planned(
+        text=recipe_text(recipe, findings, stills),
+        summary=summary,
+        blocks={name: blocks[name] for name in (*BLOCKS, "gap")},
+        trained=encoder.sha256 != UNTRAINED,
+        stills=grouping.text,
+        protocol="" if stills else protocol(placed, {e.id: e.sequence for e in entries}),
+    )
 
 
 def _sequence_names(config: NewConfig) -> tuple[str, ...]:

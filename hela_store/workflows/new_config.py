@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hela_store.base.sections import check_names, section
 from hela_store.errors import RecipeError
-from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import Labels, NormaliseMethod, Precision, check_group
 from hela_store.sam.registry import find_encoder
 
 AugmentPreset = Literal["default", "paper"]
@@ -49,6 +49,7 @@ NAMES = {
     "train_frames": "split.train_frames",
     "val_frames": "split.val_frames",
     "test_frames": "split.test_frames",
+    "group": "split.group",
     "synthetic": "synthetic",
 }
 """Where each setting lies, by the flat name it has on the command line."""
@@ -145,6 +146,7 @@ class NewSplit:
     ----------
     train_sequences, test_sequences : split by sequence; validation is cut from the end of the training sequences
     train_frames, val_frames, test_frames : split by frame numbers, e.g. ``"0-54"``
+    group : which stills stay together, as ``split.group`` of the recipe, or ``"none"``; ``"auto"``: by what is found
     """
 
     train_sequences: tuple[str, ...] = ()
@@ -152,8 +154,11 @@ class NewSplit:
     train_frames: str = ""
     val_frames: str = ""
     test_frames: str = ""
+    group: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.group not in ("auto", "none"):
+            check_group(self.group, "group")
         by_sequence = self.train_sequences or self.test_sequences
         if by_sequence and (self.train_frames or self.val_frames or self.test_frames):
             raise RecipeError("the split is given by sequence and by frames; give one of the two")

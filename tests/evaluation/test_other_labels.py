@@ -78,6 +78,20 @@ def test_against_its_own_labels_a_run_scores_as_before(gold_store: Store) -> Non
     assert found.iou == found.reference_iou == found.seg == 1
 
 
+def test_runs_are_compared_on_the_same_nuclei(gold_store: Store) -> None:
+    run = imitate(gold_store)
+    first, same = score(gold_store, [run, run])
+    assert first.over_first is None
+    assert same.over_first is not None and same.over_first.mean == 0
+    smaller = squares((5, 5, 16), (40, 5, 20), (5, 35, 20)).astype(np.int32)
+    segmented = segment_split(gold_store, "test", lambda image: smaller, "gold", silent)
+    as_gold = write_run(gold_store, {"split": "test", "checkpoint": "gold"}, segmented, label="test").run
+    _, better = score(gold_store, [run, as_gold])
+    assert better.over_first is not None and better.over_first.mean == pytest.approx((1 - 16**2 / 20**2) / 2)
+    done = CliRunner().invoke(main, ["score", run, as_gold, "-s", str(gold_store.path)])
+    assert f"IoU less that of {run}, paired on the same nuclei and prompts" in done.output, done.output
+
+
 def test_the_command_and_what_it_refuses(gold_store: Store) -> None:
     run = imitate(gold_store)
     done = CliRunner().invoke(main, ["score", run, "--truth", "GT", "-s", str(gold_store.path)])

@@ -13,7 +13,8 @@ from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.frames import labelled_frames
 from hela_store.evaluation.subsets import UNSEEN
-from hela_store.evaluation.tracks import cell_tracks, unseen_cells
+from hela_store.evaluation.tracks import cell_tracks, store_protocol, unseen_cells
+from hela_store.sam.informed import informed_by
 from hela_store.store.store import Store
 
 
@@ -65,3 +66,16 @@ def test_cells_of_no_training_frame_have_a_row(store: Store) -> None:
     cells = store.sql(f"select cell, iou from cell_metrics where run = '{run}' order by cell limit 2").fetchall()
     found = subset_scores(store, run, [cell for cell, _ in cells])["box"][UNSEEN]
     assert found.n == 2 and found.mean_iou == pytest.approx(np.mean([iou for _, iou in cells]))
+
+
+def test_a_store_says_what_its_test_block_means(store: Store) -> None:
+    assert store_protocol(store) == "the same nuclei, later"
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace('reader = "ctc"', 'reader = "folder"').replace('"ST"', '"masks"'))
+    assert store_protocol(Store.open(store.path)) == "stills, each on its own: some may be of one slide"
+
+
+def test_zero_shot_says_what_was_chosen_beside_a_data_set() -> None:
+    assert "drawn scenes was informed by sequence 01" in informed_by("nano", "/x/Fluo-N2DL-HeLa")
+    assert "after results on sequence 01" in informed_by("nano", "DIC-C2DH-HeLa/")
+    assert informed_by("nano", "data") == informed_by("vit_b", "/x/Fluo-N2DL-HeLa") == ""

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from hela_store.errors import RecipeError, SplitError
 from hela_store.recipe.recipe import SplitRecipe
-from hela_store.recipe.splits import FrameKey, assign, default_split, format_ranges, members, parse_ranges
+from hela_store.recipe.splits import (
+    FrameKey,
+    assign,
+    default_split,
+    format_ranges,
+    members,
+    name_groups,
+    parse_ranges,
+    protocol,
+)
 
 
 def frames_of(**lengths: int) -> list[FrameKey]:
@@ -155,3 +164,46 @@ def test_folds_that_leave_nothing_say_so() -> None:
         assign(SplitRecipe(mode="folds", test="3"), frames_of(s01=40))
     with pytest.raises(RecipeError, match=r"split.fold \(of 3\) is 3"):
         SplitRecipe(mode="folds", folds=3, fold=3)
+
+
+def test_a_group_of_stills_is_in_one_block_and_moves_no_other() -> None:
+    frames = [(f"images/s{n:03}", "images", n) for n in range(200)]
+    groups = {frame: f"g{n // 4}" for frame, _, n in frames}
+    blocks = assign(SplitRecipe(group="look"), frames, True, groups)
+    by_group: dict[str, set[str]] = {}
+    for frame, group in groups.items():
+        by_group.setdefault(group, set()).add(blocks[frame])
+    assert all(len(found) == 1 for found in by_group.values())
+    assert Counter(blocks.values())["train"] > 90 and min(Counter(blocks.values()).values()) > 10
+    assert assign(SplitRecipe(), frames[:160], True, groups).items() <= blocks.items()
+
+
+def test_stills_without_groups_are_split_as_ever() -> None:
+    frames = [(f"images/s{n}", "images", n) for n in range(9)]
+    own = {frame: frame for frame, _, _ in frames}
+    before = "test train val train test test train train val".split()
+    assert list(assign(SplitRecipe(), frames, True).values()) == before
+    assert list(assign(SplitRecipe(), frames, True, own).values()) == before
+
+
+def test_groups_by_name() -> None:
+    names = {"images/a_1": "a_1", "images/a_2": "a_2", "images/b_1": "b_1", "images/x": "x"}
+    of = {"images/a_1": "a", "images/a_2": "a", "images/b_1": "b", "images/x": "images/x"}
+    assert name_groups("^([^_]+)_", names) == of
+    with pytest.raises(SplitError, match=r"finds nothing in the names of the stills, such as a_1, a_2, b_1"):
+        name_groups("plate", names)
+    for wrong in ("name:", "name:(", "slide"):
+        with pytest.raises(RecipeError, match=r"split\.group is"):
+            SplitRecipe(group=wrong)
+
+
+def test_protocol_says_whether_test_shows_the_same_nuclei() -> None:
+    frames = frames_of(s01=40, s02=40)
+    sequences = {frame: sequence for frame, sequence, _ in frames}
+    by_sequence = assign(SplitRecipe(mode="sequence", train="01", test="02"), frames)
+    assert protocol(by_sequence, sequences) == "train 01, test 02"
+    assert protocol(by_sequence, sequences, "val") == "the same nuclei, later"
+    assert protocol(assign(SplitRecipe(), frames), sequences) == "the same nuclei, later"
+    part = {frame: block for frame, block in assign(SplitRecipe(), frames).items() if frame < "02" or block == "test"}
+    assert protocol(part, sequences) == "train 01, test 01, 02; of 01 the same nuclei, later"
+    assert protocol(assign(SplitRecipe(test="0-9"), frames), sequences) == ""

@@ -38,6 +38,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     assert (run_ids(store.path) == runs and again.rows == first.rows) or repr(again.rows) == repr(first.rows)
     assert again.test_scorings == first.test_scorings
 
+    assert first.facts["protocol"] == "the same nuclei, later"
     tuned = first.rows[2]
     of_run = [
         store.sql(
@@ -88,6 +89,7 @@ def test_the_command_with_classical(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "tables" / "study.md"
     done = CliRunner().invoke(main, [*given, "--classical", "-s", str(store.path), "--out", str(out)])
     assert done.exit_code == 0 and "classical" in done.output and "over zero-shot" in done.output, done.output
+    assert "cells in no training frame" in done.output
     assert out.read_text().startswith("## Study")
     told = CliRunner().invoke(main, [*given, "-s", str(store.path), "--json"])
     found = json.loads(told.stdout)

@@ -56,6 +56,18 @@ def test_a_data_set_elsewhere_has_an_absolute_path(drawn: Path, tmp_path: Path) 
     assert report.to_json()["frames"] == 12
 
 
+def test_new_says_what_the_test_block_means_and_how_to_test_on_other_nuclei(drawn: Path, tmp_path: Path) -> None:
+    said = new(tmp_path / "a", NewConfig.of(dataset=str(drawn)))
+    facts = dict(said.facts())
+    assert facts["split"].endswith("protocol: the same nuclei, later")
+    assert "--train-sequence 01 --test-sequence 02" in facts[""]
+    config = NewConfig.of(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
+    facts = dict(new(tmp_path / "b", config).facts())
+    assert facts["split"].endswith("protocol: train 01, test 02") and "" not in facts
+    facts = dict(new(tmp_path / "c", NewConfig.of(dataset=str(drawn), sequences=("01",))).facts())
+    assert facts["split"].endswith("the same nuclei, later") and "" not in facts
+
+
 def test_split_by_sequence(drawn: Path, tmp_path: Path) -> None:
     config = NewConfig.of(dataset=str(drawn), train_sequences=("01",), test_sequences=("02",))
     report = new(tmp_path / "s", config)
@@ -121,7 +133,7 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
         label[row : row + 20, col : col + 22] = 1
         tifffile.imwrite(tmp_path / f"stills/images/a{i}.tif", (label * 100 + i).astype(np.uint8))
         tifffile.imwrite(tmp_path / f"stills/masks/a{i}.tif", label)
-    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5))
+    report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5, group="none"))
     assert report.store.recipe.split == SplitRecipe()
     assert sum(report.blocks.values()) == 20 and report.blocks["gap"] == 0
     assert "by a hash of the frame's id" in (tmp_path / "s/store.toml").read_text()

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
-import numpy.typing as npt
 
-from hela_store.base.rng import generator
+from hela_store.evaluation.spread import frame_spread
+from hela_store.evaluation.tracks import store_protocol
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.overlap import skill
 from hela_store.studies.study import REFERENCE
 
 from .choice import FREE, Choice, Row
 from .page import AFTER, BEFORE, Chart, Section, Table, number, to_spec, values
+from .units import Units
 
-DRAWS = 2000
 STUDY = (
     "For reference only: the study behind this tool reports IoU (Dice) of "
     + ", ".join(f"{iou} ({dice}) with {kind} prompts" for kind, (iou, dice) in REFERENCE.items())
@@ -24,10 +24,11 @@ STUDY = (
     "drawn into the exact box, without looking at the image, has IoU 0.834 and Dice 0.907 on Fluo-N2DL-HeLa/01."
 )
 HOW = (
-    "Means over the cells that all runs of a prompt share. The range is a 95 % interval from a bootstrap over frames, "
-    "because cells of one frame are not independent draws; training seeds are not in it. Image-free is what the prompt "
-    "alone is worth; skill is the share of what it leaves open that the run wins. Prompts come from the truth, but for "
-    "detected ones and for the classical baseline, which is given none; a cell they miss counts as 0."
+    "Means over the cells that all runs of a prompt share. The range is a 95 % interval over tracks of cells and "
+    "frames (of stills over images, or groups of them), because the frames of a block show the same cells. Every "
+    "training is a line of its own, so training seeds are not in its interval. Image-free is what the prompt alone is "
+    "worth; skill is the share of what it leaves open that the run wins. Prompts come from the truth, but for detected "
+    "ones and for the classical baseline, which is given none; a cell they miss counts as 0."
 )
 OPTIONAL = {
     "boundary_iou": "boundary IoU",
@@ -38,6 +39,9 @@ OPTIONAL = {
 }
 """Columns of ``cell_metrics`` that are shown where they are there, and their headings."""
 
+OVER_FRAMES = ("mean over frames", "median of frames", "quartiles of frames")
+UNSEEN = "IoU of cells in no training frame"
+
 NAMES = alt.Axis(labelLimit=150)
 LEGEND = alt.Legend(orient="bottom", columns=2)
 
@@ -47,22 +51,14 @@ MEANS = """,
            sum(free_iou) AS free_iou, sum(free_dice) AS free_dice {more}
     FROM scored SEMI JOIN same USING (cell) GROUP BY run, frame ORDER BY ALL
 """
+CELLS = """,
+    same AS (SELECT cell FROM scored GROUP BY cell HAVING count(DISTINCT run) = $runs)
+    SELECT run, cell, count(*) AS n, sum(iou) AS iou, sum(free_iou) AS free_iou
+    FROM scored SEMI JOIN same USING (cell) GROUP BY run, cell ORDER BY ALL
+"""
 FAILED = """
     SELECT run, failure, count(*) AS n FROM scored WHERE failure <> '' GROUP BY ALL ORDER BY ALL
 """
-
-
-def interval(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return a 95 % interval of a mean over cells, drawn anew frame by frame.
-
-    Parameters
-    ----------
-    sums, counts : float64, (frame,)
-        Of the score and of cells in each frame.
-    """
-    weights = generator("report interval").multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
-    low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def ladder(choice: Choice) -> Section | None:
@@ -70,26 +66,30 @@ def ladder(choice: Choice) -> Section | None:
     if not choice.lines:
         return None
     more = [name for name in OPTIONAL if name in choice.columns]
-    steps = {prompt: _steps(choice, prompt, more) for prompt in choice.prompts}
+    scored = choice.scored("SELECT DISTINCT frame FROM scored ORDER BY ALL", choice.lines)
+    units = Units.of(choice, [row["frame"] for row in scored])
+    steps = {prompt: _steps(choice, prompt, more, units) for prompt in choice.prompts}
     charts = [_chart(prompt, found) for prompt, found in steps.items() if found]
     if "failure" in choice.columns:
         charts += _failures(choice)
     return Section(
         id="ladder",
         title="Result ladder",
-        text=f"Block: {choice.split}. {HOW}",
+        text=f"Block: {choice.split}; protocol: {store_protocol(choice.store, choice.split)}; {units}. {HOW}",
         tables=[_table(steps, more)] if any(steps.values()) else [],
         charts=charts,
         notes=[STUDY, *_apart(choice, steps)],
     )
 
 
-def _steps(choice: Choice, prompt: str, more: Sequence[str]) -> list[Row]:
+def _steps(choice: Choice, prompt: str, more: Sequence[str], units: Units) -> list[Row]:
     lines = choice.beside(prompt)
     extra = "".join(f", sum({name}) AS {name}, count({name}) AS {name}_n" for name in more)
     frames = choice.scored(MEANS.format(more=extra), lines, runs=len({line.run for line in lines}))
+    cells = choice.scored(CELLS, lines, runs=len({line.run for line in lines}))
     found: list[Row] = []
     for line in lines:
+        own = [row for row in cells if row["run"] == line.run]
         rows = [row for row in frames if row["run"] == line.run]
         if not rows:
             continue
@@ -100,10 +100,13 @@ def _steps(choice: Choice, prompt: str, more: Sequence[str]) -> list[Row]:
         for name in more:
             step[name] = _mean(rows, name, f"{name}_n")
         step["empty"] = sum(row["empty"] for row in rows) / n
-        step["low"], step["high"] = _interval(rows, "iou")
+        step["low"], step["high"] = units.interval(own, "iou")
+        step["frames"] = frame_spread(np.array([row["iou"] / row["n"] for row in rows]), [row["frame"] for row in rows])
+        new = [row for row in own if units.unseen is not None and row["cell"] in units.unseen]
+        step["unseen"] = (len(new), _mean(new, "iou", "n"))
         if step["free_iou"] is not None:
             step["skill"] = skill(step["iou"], step["free_iou"])
-            step["free_low"], step["free_high"] = _interval(rows, "free_iou")
+            step["free_low"], step["free_high"] = units.interval(own, "free_iou")
         found.append(step)
     with_free = next((step for step in found if step["free_iou"] is not None), None)
     if with_free is None or found[0]["kind"] == FREE:
@@ -118,15 +121,9 @@ def _mean(rows: Sequence[Row], name: str, count: str) -> float | None:
     return total / n if n and any(row[name] is not None for row in rows) else None
 
 
-def _interval(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    if any(row[name] is None for row in rows):
-        return float("nan"), float("nan")
-    sums, counts = (np.array([row[key] for row in rows], float) for key in (name, "n"))
-    return interval(sums, counts)
-
-
 def _table(steps: Mapping[str, Sequence[Row]], more: Sequence[str]) -> Table:
-    columns = ("", "n", "IoU", "95 % interval", "Dice", "skill", "empty", *(OPTIONAL[name] for name in more))
+    columns: tuple[str, ...] = ("", "n", "IoU", "95 % interval", *OVER_FRAMES, UNSEEN, "Dice", "skill", "empty")
+    columns = (*columns, *(OPTIONAL[name] for name in more))
     rows: list[tuple[str, ...]] = []
     heads = set()
     for prompt, found in steps.items():
@@ -136,9 +133,25 @@ def _table(steps: Mapping[str, Sequence[Row]], more: Sequence[str]) -> Table:
             between = f"{number(step['low'])} to {number(step['high'])}"
             empty = step.get("empty")
             share = "–" if empty is None else f"{100 * empty:.1f} %"
-            scores = (number(step["iou"]), between, number(step["dice"]), number(step.get("skill")), share)
+            scores = (
+                number(step["iou"]),
+                between,
+                *_spread(step),
+                number(step["dice"]),
+                number(step.get("skill")),
+                share,
+            )
             rows.append((step["name"], str(step["n"]), *scores, *(number(step.get(name)) for name in more)))
     return Table(columns=columns, rows=rows, heads=frozenset(heads))
+
+
+def _spread(step: Row) -> tuple[str, str, str, str]:
+    """Return mean, median and quartiles over frames, and the score of cells that no training frame holds, as text."""
+    if "frames" not in step:
+        return "–", "–", "–", "–"
+    frames, (cells, iou) = step["frames"], step["unseen"]
+    quartiles = f"{number(frames.low_quartile)} to {number(frames.high_quartile)}"
+    return number(frames.mean), number(frames.median), quartiles, f"{number(iou)} (n {cells})" if cells else "–"
 
 
 def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
@@ -150,7 +163,7 @@ def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(
         y=alt.Y("name:N", sort=order, title=None, axis=NAMES), color=colour
     )
-    x = alt.X("low:Q", title="IoU, 95 % interval over frames", scale=alt.Scale(zero=False))
+    x = alt.X("low:Q", title="IoU, 95 % interval over tracks and frames", scale=alt.Scale(zero=False))
     tooltip = ["name:N", "n:Q", "iou:Q", "low:Q", "high:Q", "dice:Q"]
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", tooltip=tooltip)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x="iou:Q", tooltip=tooltip)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
 
 from hela_store.prompts.kinds import ROBUSTNESS_PROMPTS
 
 from .choice import FREE, Choice, Row
-from .ladder import interval
 from .page import BEFORE, HEIGHT, MOST_RUNS, PALETTE, Chart, Section, to_spec, values
+from .units import Units
 
 LEGEND = alt.Legend(orient="top", direction="vertical", symbolOpacity=1)
 SETTINGS = {
@@ -22,10 +21,11 @@ SETTINGS = {
 }
 """What the number after ``@`` is, by the prompt before it."""
 MEANS = """
-    SELECT q.run, q.prompt, q.frame, count(*) AS n, sum(q.iou) AS iou, sum(p.free_iou) AS free
+    SELECT q.run, q.prompt, q.cell, any_value(q.frame) AS frame, count(*) AS n, sum(q.iou) AS iou,
+        sum(p.free_iou) AS free
     FROM predictions q JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id
     WHERE list_contains($runs, q.run) AND q.split = $split AND list_contains($prompts, q.prompt)
-    GROUP BY ALL ORDER BY ALL
+    GROUP BY q.run, q.prompt, q.cell ORDER BY q.run, q.prompt, q.cell
 """
 
 
@@ -36,33 +36,34 @@ def robustness(choice: Choice) -> Section | None:
         return None
     asked = {"runs": list(names), "split": choice.split, "prompts": list(ROBUSTNESS_PROMPTS)}
     rows = choice.rows(MEANS, **asked)
+    units = Units.of(choice, sorted({row["frame"] for row in rows}))
     charts = []
     for base, title in SETTINGS.items():
         mine = [row for row in rows if row["prompt"].partition("@")[0] == base]
-        points = [point for run, name in names.items() for point in _curve(name, run, mine)]
+        points = [point for run, name in names.items() for point in _curve(name, run, mine, units)]
         if points:
             # the same prompts for all runs, and so the same image-free answers
-            points = _curve(FREE, mine[0]["run"], mine, "free") + points
+            points = _curve(FREE, mine[0]["run"], mine, units, "free") + points
             drawn = _drawn(points, title, [FREE, *names.values()])
             charts.append(Chart(title=f"robustness, {base}", spec=to_spec(drawn, title)))
     text = (
-        "Mean IoU over cells, with a 95 % interval from a bootstrap over frames, as the prompt changes; image-free is "
-        "what the prompt alone is worth."
+        "Mean IoU over cells, with a 95 % interval over tracks of cells and frames, as the prompt changes; image-free "
+        "is what the prompt alone is worth."
     )
     return Section(id="robustness", title="Robustness", text=text, charts=charts) if charts else None
 
 
-def _curve(name: str, run: str, rows: Sequence[Row], column: str = "iou") -> list[Row]:
+def _curve(name: str, run: str, rows: Sequence[Row], units: Units, column: str = "iou") -> list[Row]:
     """Return the mean of a column, and its interval, for each setting."""
     by_setting: dict[float, list[Row]] = {}
     for row in rows:
         if row["run"] == run and row[column] is not None:
             by_setting.setdefault(float(row["prompt"].partition("@")[2]), []).append(row)
     points: list[Row] = []
-    for setting, frames in sorted(by_setting.items()):
-        sums, counts = (np.array([row[key] for row in frames], float) for key in (column, "n"))
-        low, high = interval(sums, counts)
-        mean = {"iou": float(sums.sum() / counts.sum()), "low": low, "high": high, "n": int(counts.sum())}
+    for setting, cells in sorted(by_setting.items()):
+        low, high = units.interval(cells, column)
+        count = sum(row["n"] for row in cells)
+        mean = {"iou": sum(row[column] for row in cells) / count, "low": low, "high": high, "n": count}
         points.append({"name": name, "setting": setting} | mean)
     return points
 

@@ -25,16 +25,18 @@ from hela_store.errors import ExtraError, RunError, StoreError
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
+from hela_store.evaluation.tracks import CellTracks
 from hela_store.runs.folder import list_runs, new_run
 from hela_store.show.report import ReportResult, report
 from hela_store.show.report.augmented import panels
 from hela_store.show.report.choice import choose
 from hela_store.show.report.detection import detection
 from hela_store.show.report.gallery import MOST_CARDS
-from hela_store.show.report.ladder import interval, ladder
+from hela_store.show.report.ladder import UNSEEN, ladder
 from hela_store.show.report.page import in_script
 from hela_store.show.report.robustness import robustness
 from hela_store.show.report.scores import POINTS
+from hela_store.show.report.units import Units
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
@@ -114,6 +116,8 @@ def test_a_rung_for_baselines_zero_shot_and_each_tuning(full: Store) -> None:
         ]
         for rung, line in zip(rungs[1:], choice.beside(prompt), strict=True):
             there = mean[line.run, line.prompt]
+            unseen = rung[section.tables[0].columns.index(UNSEEN)]
+            assert unseen == "–" or "(n " in unseen
             assert rung[:3] == (line.name, str(there["n"]), f"{there['iou']:.3f}")
 
 
@@ -220,6 +224,7 @@ def test_a_run_whose_predictions_are_gone_is_named(scored: Path, tmp_path: Path)
     assert first in made.runs and "ladder" in made.sections and "change" not in made.sections
     shutil.rmtree(store.path / "arrays.zarr" / "frames")
     assert "ladder" in report(Store.open(store.path), out=tmp_path / "r.html").sections
+    assert "no intervals, the label of frame" in (tmp_path / "r.html").read_text()
 
 
 def test_a_hundred_thousand_predictions_are_aggregated(scored: Path, tmp_path: Path) -> None:
@@ -256,15 +261,21 @@ def _datasets(value: Any) -> list[Any]:
     return []
 
 
-def test_intervals_hold_the_mean_and_widen_with_frames_that_differ() -> None:
+def test_intervals_count_a_cell_over_time_once() -> None:
+    """Twenty frames of ten cells, which differ from each other and not from frame to frame, are ten draws."""
     rng = np.random.default_rng(0)
-    counts = np.full(20, 50.0)
-    alike, apart = 0.8 + 0.001 * rng.normal(size=20), 0.8 + 0.1 * rng.normal(size=20)
-    narrow, wide = interval(alike * counts, counts), interval(apart * counts, counts)
-    assert narrow[0] <= alike.mean() <= narrow[1] and wide[0] <= apart.mean() <= wide[1]
-    # of 20 frames: 1.96 standard errors each way
-    assert wide[1] - wide[0] == pytest.approx(2 * 1.96 * apart.std() / np.sqrt(20), rel=0.15)
-    assert narrow[1] - narrow[0] < 0.05 * (wide[1] - wide[0])
+    of_track = rng.normal(0.8, 0.1, 10)
+    cells = [(f"{frame}/{track}", frame, track) for frame in range(20) for track in range(10)]
+    tracks = CellTracks(
+        method="labels", of={c: track for c, _, track in cells}, times={c: ("01", frame) for c, frame, _ in cells}
+    )
+    rows = [{"cell": c, "n": 2, "iou": 2 * of_track[track]} for c, _, track in cells]
+    low, high = Units(tracks=tracks, unseen=None).interval(rows, "iou")
+    assert low is not None and high is not None and low < of_track.mean() < high
+    assert high - low == pytest.approx(2 * 2.26 * of_track.std(ddof=1) / np.sqrt(10), rel=0.1)
+    nothing = Units(tracks=tracks, unseen=None)
+    assert nothing.interval([row | {"iou": None} for row in rows], "iou") == (None, None)
+    assert nothing.interval([row for row in rows if row["cell"].startswith("3/")], "iou") == (None, None), "one frame"
 
 
 def test_data_cannot_end_its_script() -> None:
