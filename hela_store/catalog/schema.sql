@@ -246,7 +246,7 @@ COMMENT ON COLUMN cell_metrics.failure IS
 CREATE VIEW test_scorings AS
     SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
     FROM runs WHERE kind <> 'finetune' AND split IN ('test', 'all') GROUP BY checkpoint ORDER BY checkpoint;
-COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (measuring rule 1).';
+COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (rule "blocks of time").';
 COMMENT ON COLUMN test_scorings.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
 COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all.';
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';

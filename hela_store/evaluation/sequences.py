@@ -1,7 +1,7 @@
 """SEG, DET and count errors of a run, from its stored masks.
 
 Of an evaluation these start from the truth, since every prompt was made for a true cell: they are called
-``SEG (oracle prompts)`` and ``DET (oracle prompts)`` (measuring rule 8). Only runs that found their cells themselves,
+``SEG (oracle prompts)`` and ``DET (oracle prompts)`` (rule "names"). Only runs that found their cells themselves,
 which have ``detections.parquet``, get the plain names.
 """
 
@@ -173,7 +173,7 @@ def _named(score: SequenceScore, suffix: str) -> dict[str, Any]:
 def sequence_scores(labels: RunLabels, progress: Progress = silent) -> SequenceScores:
     """Score a run's label images against the labels of its frames; frames without labels are left out.
 
-    Result objects that lie wholly in the outer band of the field of interest are not counted (measuring rule 6).
+    Result objects that lie wholly in the outer band of the field of interest are not counted (rule "valid pixels").
 
     Raises
     ------

@@ -19,7 +19,7 @@ FrameKey = tuple[str, str, int]
 BLOCKS: tuple[Literal["train"], Literal["val"], Literal["test"]] = ("train", "val", "test")
 SPLITS = (*BLOCKS, "all")
 """Choices of frames; ``"all"``: every frame."""
-# shares of validation and test frames; measuring rule 1 cuts 92 frames into 55 + 9 + 22 and two gaps of 3
+# shares of validation and test frames; rule "blocks of time" cuts 92 frames into 55 + 9 + 22 and two gaps of 3
 VAL_SHARE, TEST_SHARE = 0.1, 0.24
 GAP = 3
 LONG_ENOUGH = 30
