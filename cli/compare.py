@@ -8,6 +8,7 @@ import click
 
 from hela_store.evaluation.config import METRICS
 
+from .help import Command
 from .options import json_option, store_option
 from .output import bars, echo_json, echo_table, note
 
@@ -22,13 +23,16 @@ SUBSETS = ("prompt and subset", *NUMBERS)
 EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their number, so they carry no verdict"
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("hela-store compare -s fluo RUN RUN", "hela-store compare -s fluo ZERO A1,A2,A3 --metric dice"),
+)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
-@click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="What is compared.")
+@click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="Compare this metric.")
 @store_option
 @json_option
 def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> None:
-    """Compare runs with the first, on the same prompts and cells; A1,A2,A3 are the training seeds of one."""
+    """Compare runs with the first one, on the same prompts and cells. Write training seeds as A1,A2,A3."""
     import hela_store as hs
 
     if len(runs) < 2:

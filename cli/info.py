@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, store_option
 from .output import echo_facts, echo_json, echo_row, echo_table
 
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store info -s fluo",))
 @store_option
 @click.option("--watch", is_flag=True, help="Follow the log of the run that is being written.")
 @json_option
 def info(store: Store, watch: bool, as_json: bool) -> None:
-    """Say what is in a store: frames, views done and planned, cells, bytes, runs with their scores."""
+    """Show what is in a store: frames, views, cells, bytes, and runs with their scores."""
     import hela_store as hs
 
     if watch:

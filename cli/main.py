@@ -103,7 +103,9 @@ def _leave(text: str, code: int) -> NoReturn:
 @click.version_option(package_name="hela-store", prog_name="hela-store")
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
-    """Encode microscopy frames with SAM once; tune, evaluate and query from disk ever after.
+    """Fine-tune SAM on microscopy frames, get masks of new ones and a score of every cell.
 
-    A store is a folder with a recipe, store.toml. `hela-store demo` walks through everything in a few minutes.
+    The encoder runs once per frame and its embeddings are kept in a store, a folder with a file store.toml. `hela-store
+    demo` tries everything in a few minutes. For your own frames, use new, embed, finetune, evaluate, detect, segment
+    and report, in this order.
     """

@@ -85,8 +85,8 @@ def store_option(command: F) -> F:
         show_envvar=True,
         metavar="NAME|PATH",
         callback=_open,
-        help="A store's folder, or its name under ./stores. [default: the nearest store.toml upward, else the only one "
-        "under ./stores]",
+        help="Name the store by its folder or its name under ./stores. [default: the nearest store.toml upward, else "
+        "the only one under ./stores]",
     )(command)
 
 
@@ -103,9 +103,12 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
 def variant_options(command: F) -> F:
     """Give a command ``--cut`` and ``--adapter``: which embeddings it is about."""
     cut = click.option(
-        "--cut", type=click.IntRange(1), metavar="K", help="Tokens after K blocks of the encoder instead of embeddings."
+        "--cut",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Use the tokens after K blocks of the encoder instead of its embeddings.",
     )
-    adapter = click.option("--adapter", metavar="RUN", help="Embeddings of the encoder that a fine-tuning adapted.")
+    adapter = click.option("--adapter", metavar="RUN", help="Use the encoder that this fine-tuning adapted.")
     return cut(adapter(command))
 
 
@@ -137,5 +140,5 @@ def json_option(command: F) -> F:
 
 def device_option(command: F) -> F:
     """Give a command ``--device``."""
-    help_text = "auto, cpu, cuda or mps; auto takes the best there is."
+    help_text = "Compute on auto, cpu, cuda or mps; auto takes a GPU if there is one."
     return click.option("--device", default="auto", show_default=True, metavar="NAME", help=help_text)(command)

@@ -68,7 +68,7 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
 
 
 def test_every_command_has_help(start: Run) -> None:
-    assert "Encode microscopy frames with SAM once" in start("--help").stdout
+    assert "Fine-tune SAM on microscopy frames" in start("--help").stdout
     context = click.Context(main)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
