@@ -11,7 +11,7 @@ from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
 from .help import Command
-from .options import device_option, json_option, setting_option, store_option
+from .options import device_option, full_option, json_option, setting_option, store_option
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, note_pending
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def baseline() -> None:
     "--seed", type=int, default=ClassicalConfig.seed, show_default=True, help="Set the random seed of the search."
 )
 @store_option
+@full_option
 @json_option
 def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -> None:
     """Find cells with a threshold and a watershed, searched on train and chosen on val."""
@@ -66,6 +67,7 @@ def classical(store: Store, split: str, budget: int, seed: int, as_json: bool) -
 @setting_option(UNET, "workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
 @device_option
 @store_option
+@full_option
 @json_option
 def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
     """Train MONAI's U-Net on train and choose its weights on val. The same command resumes."""
@@ -95,6 +97,7 @@ def unet(store: Store, split: str, as_json: bool, **choices: Any) -> None:
     help="Set how many random prompts are drawn per cell and prompt kind.",
 )
 @store_option
+@full_option
 @json_option
 def image_free(store: Store, split: str, prompts: tuple[str, ...], prompt_seeds: int, as_json: bool) -> None:
     """Score prompts alone, without the image: an ellipse in the box, a disc at the click, the mask itself."""

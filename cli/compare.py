@@ -9,7 +9,7 @@ import click
 from hela_store.evaluation.config import METRICS
 
 from .help import Command
-from .options import json_option, store_option
+from .options import full_option, json_option, store_option
 from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
 @click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="Compare this metric.")
 @store_option
+@full_option
 @json_option
 def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> None:
     """Compare runs with the first one, on the same prompts and cells. Write training seeds as A1,A2,A3."""

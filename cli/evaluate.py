@@ -14,8 +14,9 @@ from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
+from . import verdicts
 from .help import Command
-from .options import default_checkpoint, device_option, json_option, store_option
+from .options import default_checkpoint, device_option, full_option, json_option, store_option
 from .output import (
     bars,
     echo_facts,
@@ -121,6 +122,7 @@ GROUPS = {
 @click.option("--recover", is_flag=True, help="Also ask for cells that only neighbouring frames show.")
 @click.option("--fresh", is_flag=True, help="Score again, even if the same scoring is already a finished run.")
 @device_option
+@full_option
 @json_option
 def evaluate(
     store: Store,
@@ -166,6 +168,7 @@ def _evaluate_drawn(
         echo_json(result.to_json())
     else:
         _echo(result)
+        verdicts.evaluation(store, result)
 
 
 def note_outcome(result: EvaluateResult | DetectedResult) -> None:
@@ -216,9 +219,11 @@ def _echo(result: EvaluateResult) -> None:
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
     failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
     names = list(next(iter(failures.values()), {}))
-    echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
+    if failures:
+        echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
     if result.same_nuclei:
         click.echo(result.same_nuclei)
     if result.split in ("test", "all"):
-        click.echo(f"this store's test split has been scored {result.test_scorings} times")
+        times = "once" if result.test_scorings == 1 else f"{result.test_scorings} times"
+        click.echo(f"This store's test block has been scored {times}.")

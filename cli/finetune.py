@@ -11,9 +11,10 @@ import click
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
+from . import verdicts
 from .help import Command
-from .options import cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, echo_table, note, note_reused, note_untrained
+from .options import cache_dir, device_option, finetune_option, full_option, json_option, store_option, typed
+from .output import NOTHING, bars, echo_json, echo_scores, echo_table, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
@@ -119,6 +120,7 @@ GROUPS = {
     help="Write logs for TensorBoard into this folder, too.",
 )
 @click.option("--fresh", is_flag=True, help="Train again, even if such a run is finished or was interrupted.")
+@full_option
 @json_option
 def finetune(
     store: Store,
@@ -165,23 +167,24 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     from hela_store.runs.folder import load_run
 
     if result.adapts_encoder:
-        return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
+        return f"To score it, embed with the adapted encoder: {typed(f'embed --adapter {result.run}')}"
     if result.is_worse:
-        return f"not the default run: {_harm(result)}"
+        return f"This is not the default run: {_harm(result)}."
     try:
         default = default_run(store.path, store.key)
         best, iou = best_run(store.path, load_run(store.path, result.run))
     except HelaError as error:  # another run is damaged: this one is published all the same
-        return f"which is the default run cannot be said: {error}"
+        return f"The default run cannot be determined: {error}"
     if default is not None and default.id != result.run:
-        return f"not the default run: {default.id} began later"
-    higher = f", though {best.id} is higher on the same validation cells, {iou:.4f}" if best.id != result.run else ""
-    return "now the default run" + higher
+        return f"This is not the default run: {default.id} began later."
+    higher = f", but {best.id} is higher on the same validation cells, {iou:.3f}" if best.id != result.run else ""
+    return f"This is now the default run{higher}."
 
 
-def _change(kind: str, change: FinetuneResult | Change) -> list[str | float | None]:
+def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
     ends = [None if math.isnan(end) else end for end in (change.low, change.high)]
-    return [kind, change.mean_change, *ends, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
+    numbers = [NOTHING if end is None else f"{end:+.3f}" for end in (change.mean_change, *ends)]
+    return [kind, *numbers, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
 
 
 def _echo(store: Store, result: FinetuneResult) -> None:
@@ -195,8 +198,10 @@ def _echo(store: Store, result: FinetuneResult) -> None:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
-    click.echo(f"paired change of IoU per cell, {result.frames} frames; best step {result.best_step}")
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    click.echo(f"paired change of IoU per cell, {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))
+    verdicts.fine_tuning(store, result)
     if result.is_worse:
         note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")

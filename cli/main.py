@@ -14,7 +14,7 @@ import click
 from hela_store.base.text import visible
 from hela_store.errors import AlreadyComplete, HelaError
 
-from .output import guard_terminal
+from .output import guard_terminal, with_store
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
@@ -62,7 +62,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             again = (
-                "the same command again goes on from there"
+                "the same command resumes where it stopped"
                 if ctx.invoked_subcommand in RESUMABLE
                 else "nothing is kept"
             )
@@ -91,7 +91,7 @@ def _fail(ctx: click.Context, error: BaseException, text: str) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    click.echo(visible(" ".join(text.split())), err=True)
+    click.echo(visible(with_store(" ".join(text.split()))), err=True)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from hela_store.errors import StoreError
 from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.training.config import FinetuneConfig
 
-from .output import note
+from .output import FULL, STORE_GIVEN, note
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -69,8 +70,28 @@ def cache_dir() -> Path:
     return Path(pooch.os_cache("hela-store"))
 
 
+def typed(words: str) -> str:
+    """Return a command as the user would type it next, with the store that was given."""
+    context = click.get_current_context(silent=True)
+    store = None if context is None else context.meta.get(STORE_GIVEN)
+    return f"hela-store {words}" + (f" -s {shlex.quote(store)}" if store else "")
+
+
+def full_option(command: F) -> F:
+    """Give a command ``--full``, which prints every column of its tables."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[FULL] = value
+
+    text = "Print every column, also beyond 80 characters."
+    return click.option("--full", is_flag=True, expose_value=False, callback=remember, help=text)(command)
+
+
 def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:
     import hela_store as hs
+
+    if value is not None:
+        ctx.meta[STORE_GIVEN] = value
 
     return hs.Store.open(find_store(value, Path.cwd()))
 
