@@ -11,9 +11,10 @@ from hela_store.detection.config import IMPORTED, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
+from . import verdicts
 from .help import Command
 from .options import default_checkpoint, device_option, json_option, setting_option, store_option
-from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
+from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -80,7 +81,7 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
 
         note(f"note: {LICENCE}")
         result = train_yolo(store, YoloConfig(**given), progress=bars)
-    _echo(result.to_json(), as_json)
+    _echo(result.to_json(), as_json, f"detect run --detector {result.run}")
 
 
 @detect.command(cls=Command, examples=("hela-store detect run -s fluo --split test",))
@@ -105,7 +106,7 @@ def run(store: Store, detector: str, split: str, threshold: float | None, device
     from hela_store.detection.detect import detect as find
 
     result = find(store, detector, split, threshold=threshold, device=device, progress=bars)
-    _echo(result.to_json(), as_json)
+    _echo(result.to_json(), as_json, "detect evaluate")
 
 
 @detect.command(cls=Command, examples=("hela-store detect evaluate -s fluo --run latest",))
@@ -127,6 +128,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
         echo_json(report.to_json())
     else:
         _echo_report(report)
+        verdicts.detection(report)
 
 
 @detect.command("import", cls=Command, examples=("hela-store detect import -s fluo boxes.csv",))
@@ -144,7 +146,7 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     """Keep the boxes of another detector as a run: a table, or a folder of YOLO label files."""
     from hela_store.detection.detect import import_boxes
 
-    _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json)
+    _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json, "detect evaluate")
 
 
 @detect.command(cls=Command, examples=("hela-store detect calibrate -s fluo",))
@@ -180,7 +182,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
-    _echo({"run": run_id} | asdict(found), as_json)
+    _echo({"run": run_id} | asdict(found), as_json, "segment FRAMES")
 
 
 @detect.command(cls=Command, examples=("hela-store detect describe -s fluo --split val",))
@@ -201,22 +203,25 @@ def describe(store: Store, split: str, as_json: bool) -> None:
         echo_table([f"{found['n']} boxes", "min", "5 %", "median", "95 %", "max"], rows)
 
 
-def _echo(result: dict[str, Any], as_json: bool) -> None:
+def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
     if as_json:
         echo_json(result)
     else:
-        shown = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in result.items()}
-        echo_facts([(name.replace("_", " "), value) for name, value in shown.items() if value != "None"])
+        echo_facts(named_facts(result))
+        if then:
+            verdicts.next_step(then)
 
 
 def _echo_report(report: DetectionReport) -> None:
     click.echo(f"run {report.run}, split {report.split}, {report.frames} frames, {report.cells} cells")
-    click.echo(f"scores of {report.threshold:g} and more count")
+    click.echo(f"Detections with a score of {report.threshold:g} or more count.")
     names = ["tp", "fp", "fn", "precision", "recall", "f1", "iou"]
     parts = [("box", report.boxes), ("mask", report.masks)]
     rows = [[f"{what} IoU {iou}", *(at[n] for n in names)] for what, part in parts for iou, at in part.items()]
     echo_table(["matched by", *names[:5], "F1", "mean IoU"], rows)
-    click.echo(f"AP50 {report.ap50:.4f}, AP75 {report.ap75:.4f}, AP50:95 {report.ap50_95:.4f}")
+    click.echo(
+        f"AP at IoU 0.5: {report.ap50:.3f}, at 0.75: {report.ap75:.3f}, mean over 0.5 to 0.95: {report.ap50_95:.3f}"
+    )
     echo_table(["recall of", "n", "recall"], [[k, v["n"], v["recall"]] for k, v in report.recall_by.items()])
     if report.seconds_per_frame is not None:
-        click.echo(f"{report.seconds_per_frame:.3f} s a frame, {report.seconds_per_view:.4f} s a view")
+        click.echo(f"{report.seconds_per_frame:.3f} s per frame, {report.seconds_per_view:.4f} s per view")

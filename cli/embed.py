@@ -10,6 +10,7 @@ import click
 from hela_store.recipe.recipe import Precision
 from hela_store.recipe.splits import BLOCKS
 
+from . import verdicts
 from .help import Command
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
@@ -68,6 +69,7 @@ def embed(store: Store, as_json: bool, **choices: Any) -> None:
         echo_json(asdict(report))
     else:
         echo_facts(_facts(report, choices["splits"], choices["dry_run"]))
+        verdicts.embedding(report, choices["dry_run"])
 
 
 def _break_even(report: EmbedReport) -> str:
@@ -99,7 +101,7 @@ def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[
     if report.variants:
         rows.append(("variants", _break_even(report)))
     if not dry_run and report.done_now and report.seconds is not None:
-        rows.append(("speed", f"{report.seconds / report.done_now:.2f} s a view"))
+        rows.append(("speed", f"{report.seconds / report.done_now:.2f} s per view"))
     if report.blank:
         few = ", ".join(report.blank[:5]) + (", ..." if len(report.blank) > 5 else "")
         rows.append(

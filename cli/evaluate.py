@@ -25,6 +25,7 @@ from .output import (
     echo_sequences,
     echo_subsets,
     echo_table,
+    named_facts,
     note,
     note_pending,
     note_reused,
@@ -208,10 +209,11 @@ def _evaluate_detected(
     told = ("ece", "brier_skill", "auroc", "aurc", "too_few", "flagged", "failures", "caught")
     said = {name: value for name, value in (result.calibration or {}).items() if name in told}
     facts |= {f"calibration: {name}": value for name, value in said.items() if value not in (None, "")}
-    echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    echo_facts(named_facts(facts))
     echo_subsets({"detected": result.subsets})
     if result.sequences is not None:
         echo_sequences(result.sequences)
+    verdicts.next_step("report")
 
 
 def _echo(result: EvaluateResult) -> None:

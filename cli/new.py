@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import click
 from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
 from hela_store.workflows.new_config import AugmentPreset, NewArrays, NewAugment, NewConfig, NewEncoder, NewTiles
 
+from . import verdicts
 from .help import Command
 from .options import STORES, json_option, new_folder
 from .output import UNTRAINED, bars, echo_facts, echo_json, note
@@ -165,5 +167,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     echo_facts(report.facts())
     if not report.trained:
         note(UNTRAINED)
+    for line in verdicts.advice(report):
+        click.echo(line)
     shown = name if report.store.path.parent.name == STORES and "/" not in name else str(report.store.path)
-    click.echo(f"next: hela-store embed -s {shown}")
+    click.echo(f"Next: hela-store embed -s {shlex.quote(shown)}")

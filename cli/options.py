@@ -117,7 +117,7 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
 
     run = default_run(store.path, store.key, prompt)
     found = "using the zero-shot decoder: there is no default run yet"
-    note(found if run is None else f"using the default run, {run.id}, tuned for {', '.join(run.prompts)}")
+    note(found if run is None else f"using the default run, {run.id}, fine-tuned for {', '.join(run.prompts)}")
     return None if run is None else run.id
 
 

@@ -34,8 +34,8 @@ FULL = "hela_store.full"
 """Where a click context keeps whether tables are printed with every column."""
 NOTHING = "–"
 _COMMANDS = re.compile(
-    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|detect|baseline"
-    r"|export|import|catalog|augment)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
+    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|detect"
+    r"|baseline|export|import|catalog|augment)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
 )
 UNTRAINED = (
     "note: the encoder is UNTRAINED (nano with random weights of a fixed seed): "
@@ -138,6 +138,28 @@ def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
     width = max(len(what) for what, _ in facts)
     for what, value in facts:
         click.echo(f"{what:<{width}}  {visible(value)}")
+
+
+FACTS = {
+    "f1": "F1",
+    "f1 70": "F1 at IoU 0.7",
+    "f1_70": "F1 at IoU 0.7",
+    "ap50": "AP at IoU 0.5",
+    "mean iou": "mean IoU",
+    "mean dice": "mean Dice",
+    "mean iou found": "mean IoU of the cells found",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "msa": "mSA",
+}
+"""How facts are called that have another name in JSON."""
+
+
+def named_facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return values as lines of (what, value), named for people; what is None is left out."""
+    names = {name: name.replace("_", " ") for name in values}
+    return [(FACTS.get(names[key], names[key]), _text(value)) for key, value in values.items() if value is not None]
 
 
 def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

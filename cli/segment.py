@@ -9,9 +9,10 @@ import click
 
 from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
 
+from . import verdicts
 from .help import Command
 from .options import cache_dir, default_checkpoint, device_option, json_option, store_option
-from .output import bars, echo_facts, echo_json, note_untrained
+from .output import bars, echo_facts, echo_json, named_facts, note_untrained, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -105,4 +106,5 @@ def segment(
     if as_json:
         echo_json(report)
     else:
-        echo_facts([(name.replace("_", " "), str(value)) for name, value in report.items() if value is not None])
+        echo_facts(named_facts(report))
+        verdicts.segmentation(report, relative(out.absolute()))

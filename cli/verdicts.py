@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import typed
 
 if TYPE_CHECKING:
-    from hela_store import EvaluateResult, FinetuneResult, Store
+    from hela_store import EmbedReport, EvaluateResult, FinetuneResult, Store
+    from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
+    from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
     SELECT run FROM cell_metrics WHERE kind = 'evaluate' AND checkpoint = 'zero-shot' AND split = '{split}'
@@ -119,3 +121,53 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
 
 def _scored(prompt: str) -> str:
     return "box" if prompt == "all" else prompt
+
+
+def detection(report: DetectionReport) -> None:
+    """Print what a detector finds, and what to do next."""
+    at = next(iter(report.boxes.values()))
+    click.echo(
+        f"Of {report.cells} cells {at['recall']:.1%} are found; {at['precision']:.1%} of the detections are cells."
+    )
+    found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
+    if found:
+        hard = min(found, key=lambda name: found[name] or 0.0)
+        click.echo(f"Hardest: {subset_name(hard)}, of which {found[hard]:.1%} are found.")
+    next_step(f"evaluate --prompt detected --split {report.split}")
+
+
+def embedding(report: EmbedReport, dry_run: bool) -> None:
+    """Print whether every view is embedded, and what to do next."""
+    if dry_run:
+        next_step("embed")
+    elif report.left:
+        click.echo(f"{report.left} views are left; the same command resumes.")
+    else:
+        click.echo(
+            "Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder."
+        )
+        next_step("evaluate --run latest" if report.adapter else "finetune")
+
+
+def segmentation(report: Mapping[str, Any], out: str) -> None:
+    """Print what was segmented, where it is, and what to do next."""
+    click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
+    click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
+    next_step("report")
+
+
+LARGE = 7
+"""Embedding positions that a cell may span before nano becomes worse than an ellipse: DIC cells span 14, nuclei 3."""
+
+
+def advice(report: NewReport) -> Iterator[str]:
+    """Yield what a new store needs to be told before an hour of work."""
+    recipe, summary = report.store.recipe, report.summary
+    spans = report.positions(recipe.views.tile)
+    if recipe.encoder.architecture == "nano" and spans is not None and spans > LARGE:
+        size = f"{summary.diameter:.0f} px, {spans:.0f} embedding positions"
+        yield f"Advice: nano is poor on cells as large as these ({size})."
+        yield "Add --variants 8, or use a checkpoint: --encoder vit_b --checkpoint FILE."
+    if summary.labelled and report.blocks.get("val", 0) == 1:
+        yield "Advice: one validation frame is too few to say whether fine-tuning helps."
+        yield "Label more frames, or give more of them to validation with --val-frames."

@@ -28,7 +28,18 @@ STALE = re.compile(
     r"measuring rule \d|\brule [0-9]+\b|\b(goes|go) on from there\b|\banew\b|\bmade anew\b", re.IGNORECASE
 )
 SUMMARIES_LEFT = {
-    *("augment", "baselines", "bench", "catalog", "datasets", "embedding", "evaluation", "exchange", "integrity", "metrics"),
+    *(
+        "augment",
+        "baselines",
+        "bench",
+        "catalog",
+        "datasets",
+        "embedding",
+        "evaluation",
+        "exchange",
+        "integrity",
+        "metrics",
+    ),
     *("prompts", "recipe", "runs", "sam", "segmentation", "show", "store", "training", "workflows"),
 }
 """Packages whose docstring summaries are not mended yet; the list only shrinks."""
