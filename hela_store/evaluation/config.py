@@ -15,7 +15,7 @@ METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is scored.
+    """Settings of an evaluation.
 
     Attributes
     ----------
