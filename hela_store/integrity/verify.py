@@ -94,7 +94,7 @@ class VerifyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found.
+    """Result of a verification.
 
     Attributes
     ----------
