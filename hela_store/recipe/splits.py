@@ -26,7 +26,7 @@ LONG_ENOUGH = 30
 
 
 class SplitLike(Protocol):
-    """What a split is made from; ``recipe.SplitRecipe`` is one (that module lies above this one)."""
+    """Settings of a split; ``recipe.SplitRecipe`` is one (that module lies above this one)."""
 
     @property
     def mode(self) -> str:
