@@ -46,7 +46,7 @@ from .segmenter import EncodedFrame, Segmenter, load_segmenter
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentReport:
-    """What was segmented.
+    """Result of a segmentation.
 
     Attributes
     ----------
