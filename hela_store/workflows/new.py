@@ -43,7 +43,7 @@ KNOWN_BLOCKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class NewReport:
-    """What was found and decided.
+    """Findings and decisions of ``new``.
 
     Attributes
     ----------
