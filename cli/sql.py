@@ -46,4 +46,11 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     elif as_csv:
         sys.stdout.writelines(csv_lines(names, plain_rows(found)))
     else:
-        echo_table(names, [[str(v).lower() if isinstance(v, bool) else v for v in row] for row in plain_rows(found)])
+        echo_table(names, [[_word(value) for value in row] for row in plain_rows(found)])
+
+
+def _word(value: object) -> object:
+    """Return a value as SQL names it, also where it is no number."""
+    if isinstance(value, bool) or value != value:
+        return str(value).lower()
+    return value

@@ -88,8 +88,9 @@ def test_help_ends_with_examples_and_long_help_has_headings(name: str) -> None:
 def summaries(package: str) -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / "hela_store" / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if documented and (text := ast.get_docstring(node)):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if text := ast.get_docstring(node):
                 yield f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}", text.splitlines()[0]
 
 
