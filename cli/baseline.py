@@ -10,6 +10,7 @@ from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
+from . import verdicts
 from .help import Command
 from .options import device_option, full_option, json_option, setting_option, store_option
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, note_pending
@@ -117,3 +118,4 @@ def _echo(result: BaselineResult, as_json: bool) -> None:
     echo_subsets(result.subsets)
     if result.sequences is not None:
         echo_sequences(result.sequences)
+    verdicts.next_step(f"evaluate --split {result.split}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .help import Command
-from .options import json_option, store_option
+from .options import json_option, store_option, typed
 from .output import echo_facts, echo_json, echo_row, echo_table
 
 if TYPE_CHECKING:
@@ -38,3 +38,5 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         rows = [asdict(line) for line in found.runs]
         click.echo()
         echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+    todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"
+    click.echo(f"Next: {typed('report' if found.default_run else todo)}")

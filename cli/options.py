@@ -117,7 +117,8 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
 
     run = default_run(store.path, store.key, prompt)
     found = "using the zero-shot decoder: there is no default run yet"
-    note(found if run is None else f"using the default run, {run.id}, fine-tuned for {', '.join(run.prompts)}")
+    which = f"the default run for {prompt}" if prompt else "the default run"
+    note(found if run is None else f"using {which}, {run.id}, fine-tuned for {', '.join(run.prompts)}")
     return None if run is None else run.id
 
 

@@ -9,6 +9,7 @@ import click
 
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
+from . import verdicts
 from .help import Command
 from .options import cache_dir, device_option, finetune_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
@@ -115,3 +116,4 @@ def _echo(result: StudyResult) -> None:
         echo_table(AGAINST, against(result))
     for text in footnotes(result):
         note(text)
+    verdicts.next_step("report")

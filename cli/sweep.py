@@ -11,8 +11,9 @@ import click
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
+from . import verdicts
 from .help import Command
-from .options import F, cache_dir, device_option, finetune_option, json_option, store_option
+from .options import F, cache_dir, device_option, finetune_option, json_option, store_option, typed
 from .output import bars, echo_json, echo_table, note, note_untrained
 
 if TYPE_CHECKING:
@@ -121,8 +122,9 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     else:
         echo_table(list(rows[0].flat()), [list(row.flat().values()) for row in rows])
         for prompt, row in _best(rows).items():
-            change = f"{row.mean_change:+.4f} over zero-shot"
-            click.echo(f"best on validation, tuned for {prompt}: {row.run}, IoU {row.mean_iou:.4f} ({change})")
+            change = f"{row.mean_change:+.3f} over zero-shot"
+            click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
+            click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)}')}")
     if any(row.error for row in rows):
         raise click.exceptions.Exit(1)
 

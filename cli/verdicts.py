@@ -116,10 +116,11 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     elif result.is_worse:
         next_step(f"finetune --prompt {result.prompt} --lr 1e-3")
     else:
-        next_step(f"evaluate --run {result.run} --prompt {_scored(result.prompt)}")
+        next_step(f"evaluate --run {result.run} --prompt {scored(result.prompt)}")
 
 
-def _scored(prompt: str) -> str:
+def scored(prompt: str) -> str:
+    """Return the prompt to score a fine-tuning with; a decoder for all kinds is scored with boxes first."""
     return "box" if prompt == "all" else prompt
 
 
