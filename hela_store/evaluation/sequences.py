@@ -88,7 +88,7 @@ def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_see
     asked = info.rows("prompts", ["prompt_id", "kind", "prompt_seed"])
     kinds = list(dict.fromkeys(row["kind"] for row in asked))
     if prompt is None and len(kinds) > 1:
-        raise RunError(f"run {info.id} has the prompts {', '.join(kinds)}; choose one")
+        raise RunError(f"run {info.id} has the prompts {', '.join(kinds)}; choose one, such as --prompt {kinds[0]}")
     prompt = prompt or kinds[0]
     seeds = sorted({row["prompt_seed"] for row in asked if row["kind"] == prompt})
     if not seeds or (prompt_seed is not None and prompt_seed not in seeds):
