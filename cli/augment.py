@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, store_option
 from .output import echo_json, echo_table, relative
 
@@ -16,15 +17,25 @@ if TYPE_CHECKING:
 
 @click.group()
 def augment() -> None:
-    """Look at what [augment] of the recipe does."""
+    """Look at what the section [augment] of the recipe does."""
 
 
-@augment.command()
+@augment.command(cls=Command, examples=("hela-store augment preview -s dic --out preview.png --frame 01/t012",))
 @store_option
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE.png")
-@click.option("--frame", metavar="ID", help="Such as 01/t012. [default: the middle one]")
-@click.option("--tile", type=click.IntRange(0), default=0, show_default=True, metavar="N")
-@click.option("--variants", type=click.IntRange(1, 32), default=4, show_default=True, metavar="N")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE.png",
+    help="Write the picture into this file.",
+)
+@click.option("--frame", metavar="ID", help="Show this frame, such as 01/t012. [default: the middle one]")
+@click.option(
+    "--tile", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Show this tile of the frame."
+)
+@click.option(
+    "--variants", type=click.IntRange(1, 32), default=4, show_default=True, metavar="N", help="Draw N variants."
+)
 @json_option
 def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int, as_json: bool) -> None:
     """Draw variants beside their view, and a sheet of elastic strength."""

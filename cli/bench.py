@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .help import Command
 from .options import device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table
 
@@ -18,28 +19,38 @@ if TYPE_CHECKING:
 
 @click.group()
 def bench() -> None:
-    """Time this machine: ours against the named peers, interleaved in one run."""
+    """Measure speed on this machine, against other software in the same run."""
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench train -s fluo",))
 @store_option
-@click.option("--steps", type=click.IntRange(2), default=20, show_default=True, help="Optimiser steps a round.")
-@click.option("--cells", type=click.IntRange(1), default=16, show_default=True, help="Most cells a step.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Times each pair is timed.")
+@click.option(
+    "--steps", type=click.IntRange(2), default=20, show_default=True, help="Time this many optimiser steps per round."
+)
+@click.option(
+    "--cells", type=click.IntRange(1), default=16, show_default=True, help="Train on at most this many cells per step."
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Time each pair this many times.")
 @click.option(
     "--encoder",
     type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
     default="vit_b",
     show_default=True,
-    help="Stock encoder in the loop, random weights.",
+    help="Run this stock encoder in the loop, with random weights.",
 )
-@click.option("--encoder-steps", type=click.IntRange(0), default=2, show_default=True, help="Steps with it; 0: none.")
-@click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Cells to predict.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that load batches. [default: as finetune]")
+@click.option(
+    "--encoder-steps",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Time this many steps with the encoder; 0: none.",
+)
+@click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Predict this many cells.")
+@click.option("--workers", type=click.IntRange(0), help="Load batches in this many processes. [default: as finetune]")
 @device_option
 @json_option
 def train(store: Store, as_json: bool, **choices: Any) -> None:
-    """Tuning against memory and against the encoder in the loop; evaluation against SamPredictor."""
+    """Time fine-tuning against the encoder in the loop, and evaluation against SamPredictor."""
     from hela_store.bench.train import TrainBenchConfig, bench_train
 
     found = bench_train(store, TrainBenchConfig(**choices), progress=bars).to_json()
@@ -50,12 +61,14 @@ def train(store: Store, as_json: bool, **choices: Any) -> None:
     echo_table(columns, [list(pair.values()) for pair in found["pairs"]])
 
 
-@bench.command()
-@click.option("--cells", type=click.IntRange(1, 130), default=130, show_default=True, help="Nuclei a frame.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="How often each way is timed.")
+@bench.command(cls=Command, examples=("hela-store bench metrics",))
+@click.option(
+    "--cells", type=click.IntRange(1, 130), default=130, show_default=True, help="Draw this many nuclei per frame."
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Time each way this many times.")
 @json_option
 def metrics(cells: int, repeats: int, as_json: bool) -> None:
-    """Per-cell metrics beside MONAI, SEG and DET beside py-ctcmetrics, on the same drawn masks."""
+    """Time the metrics against MONAI and py-ctcmetrics on the same drawn masks."""
     from hela_store.bench.metrics import bench_metrics
 
     found = bench_metrics(cells=cells, repeats=repeats, progress=bars)
@@ -69,14 +82,22 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
     echo_table([f"{found.cells} cells", "who", "median, ms a frame", "best", "largest difference"], rows)
 
 
-@bench.command()
-@click.option("--encoder", type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]), default="nano", show_default=True)
-@click.option("--tile", type=int, default=512, show_default=True, metavar="PX")
-@click.option("--views", type=int, default=8, show_default=True, metavar="N")
-@click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Threads of torch.")
+@bench.command(cls=Command, examples=("hela-store bench augment --encoder nano",))
+@click.option(
+    "--encoder",
+    type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
+    default="nano",
+    show_default=True,
+    help="Time this encoder.",
+)
+@click.option(
+    "--tile", type=int, default=512, show_default=True, metavar="PX", help="Set the edge length of a view, in pixels."
+)
+@click.option("--views", type=int, default=8, show_default=True, metavar="N", help="Make N views.")
+@click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Use N threads of torch.")
 @json_option
 def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: bool) -> None:
-    """Time the making of augmented views against their encoding, on the CPU."""
+    """Time how augmented views are made, against their encoding, on the CPU."""
     from hela_store.bench.augment import bench_augment
 
     found = bench_augment(encoder, tile=tile, views=views, cores=cores, progress=bars)
@@ -100,38 +121,54 @@ def _show(found: Any, as_json: bool) -> None:
         echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
 
 
-@bench.command()
-@click.option("--encoder", default="nano", show_default=True, help="nano, or vit_b, vit_l, vit_h with random weights.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Views at once, ours.")
-@click.option("--compile", "compiled", is_flag=True, help="Ours through torch.compile, too.")
+@bench.command(cls=Command, examples=("hela-store bench encode --encoder vit_b",))
+@click.option(
+    "--encoder", default="nano", show_default=True, help="Time nano, or vit_b, vit_l, vit_h with random weights."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Encode N views at once."
+)
+@click.option("--compile", "compiled", is_flag=True, help="Also time our encoder through torch.compile.")
 @device_option
 @json_option
 def encode(encoder: str, as_json: bool, **choices: Any) -> None:
-    """Time SAM's encoder as its authors run it, in bfloat16, and ours; parity, share of the matrix rate."""
+    """Time our encoder against the stock one, in float32 and bfloat16, and compare their values."""
     from hela_store.bench.encode import bench_encode
 
     _show(bench_encode(encoder, **choices, progress=bars), as_json)
 
 
-@bench.command()
-@click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Boxes in a view.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
-@click.option("--large", type=click.IntRange(512), default=8000, show_default=True, help="Edge of a large image, px.")
-@click.option("--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Boxes in it.")
+@bench.command(cls=Command, examples=("hela-store bench predict --boxes 32",))
+@click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Ask for N boxes in a view.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+)
+@click.option(
+    "--large", type=click.IntRange(512), default=8000, show_default=True, help="Weigh an image of this edge, in pixels."
+)
+@click.option(
+    "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Ask for N boxes in that image."
+)
 @device_option
 @json_option
 def predict(as_json: bool, **choices: Any) -> None:
-    """Time a box against SamPredictor.predict and a frame's segmentation, and weigh a large image, with nano."""
+    """Time a box against SamPredictor.predict and the segmentation of a frame, and weigh a large image, with nano."""
     from hela_store.bench.predict import bench_predict
 
     _show(bench_predict(**choices, progress=bars), as_json)
 
 
-@bench.command()
-@click.option("--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Drawn frames.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
-@click.option("--codec", default="zstd", show_default=True, help="As in the recipe.")
+@bench.command(cls=Command, examples=("hela-store bench embed --views 8",))
+@click.option(
+    "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N drawn frames."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+)
+@click.option("--codec", default="zstd", show_default=True, help="Compress with this codec.")
 @device_option
 @json_option
 def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> None:
@@ -141,10 +178,14 @@ def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> No
     _show(bench_embed(views=views, rounds=rounds, codec=codec, device=device, progress=bars), as_json)
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench read -s fluo --cold",))
 @store_option
-@click.option("--views", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Embeddings copied.")
-@click.option("--reads", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Reads of each way.")
+@click.option(
+    "--views", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Read from N embeddings."
+)
+@click.option(
+    "--reads", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Time N reads of each way."
+)
 @click.option("--cold", is_flag=True, help="Drop the page cache before each read.")
 @json_option
 def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> None:
@@ -154,16 +195,26 @@ def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> Non
     _show(bench_read(store, views=views, reads=reads, cold=cold, progress=bars), as_json)
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench bucket -s fluo --delay 5",))
 @store_option
 @click.option(
-    "--delay", "delays", multiple=True, type=click.FloatRange(0), default=(1, 5, 20), show_default=True, help="ms."
+    "--delay",
+    "delays",
+    multiple=True,
+    type=click.FloatRange(0),
+    default=(1, 5, 20),
+    show_default=True,
+    help="Add this delay to every request, in ms.",
 )
-@click.option("--steps", type=click.IntRange(2), default=40, show_default=True, help="Optimiser steps of each way.")
-@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load batches.")
+@click.option(
+    "--steps", type=click.IntRange(2), default=40, show_default=True, help="Time this many optimiser steps of each way."
+)
+@click.option(
+    "--workers", type=click.IntRange(0), default=1, show_default=True, help="Load batches in this many processes."
+)
 @json_option
 def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as_json: bool) -> None:
-    """Time tuning from a local S3 server with added delay, with and without a cache, against the local disk."""
+    """Time fine-tuning from a local S3 server with added delay, with and without a cache, against the local disk."""
     from hela_store.bench.bucket import bench_bucket
 
     def connect(address: str) -> None:
@@ -172,11 +223,11 @@ def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as
     _show(bench_bucket(store, connect, delays=delays, steps=steps, workers=workers, progress=bars), as_json)
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench codec -s fluo",))
 @store_option
-@click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Views decoded.")
-@click.option("--prompt", default="box", show_default=True, help="Kind of the prompts.")
-@click.option("--split", default="val", show_default=True, help="Block of the views.")
+@click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Decode N views.")
+@click.option("--prompt", default="box", show_default=True, help="Use prompts of this kind.")
+@click.option("--split", default="val", show_default=True, help="Take views of this block.")
 @json_option
 def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> None:
     """Measure size, speed, error and change of per-cell IoU of every codec, on a store's own embeddings."""
@@ -185,7 +236,7 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
     _show(bench_codec(store, views=views, prompt=prompt, split=split, progress=bars), as_json)
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench scale --views 1000 --rows 0",))
 @click.option(
     "--views",
     multiple=True,
@@ -193,7 +244,7 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
     default=(1_000, 10_000, 100_000, 1_000_000),
     show_default=True,
     metavar="N",
-    help="Size of a simulated store; may be given several times.",
+    help="Simulate a store of N views; repeat for several.",
 )
 @click.option(
     "--rows",
@@ -202,11 +253,11 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
     default=10_000_000,
     show_default=True,
     metavar="N",
-    help="Rows of cell metrics, beside pandas and SQLite; 0: none.",
+    help="Query N rows of cell metrics, against pandas and SQLite; 0: none.",
 )
 @json_option
 def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
-    """Open, plan, info, random read and append of stores of up to a million views; queries over many rows."""
+    """Time opening, planning, reading and appending for simulated stores of up to a million views."""
     from hela_store.bench.scale import bench_scale
 
     found = bench_scale(views=views, metric_rows=metric_rows, progress=bars).to_json()
@@ -221,19 +272,30 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
         echo_table(columns, [[name, *taken.values()] for name, taken in queries.items()])
 
 
-@bench.command()
-@click.option("--encoder", default="vit_b", show_default=True, help="nano, or vit_b, vit_l, vit_h; random weights.")
-@click.option("--cut", "cuts", type=int, multiple=True, metavar="K", help="[default: 0, half, all but two blocks]")
-@click.option("--rank", type=int, default=4, show_default=True, metavar="N", help="Of the adapters.")
-@click.option("--conv", is_flag=True, help="Conv-LoRA.")
-@click.option("--linear", is_flag=True, help="Adapt all linear layers.")
-@click.option("--full", is_flag=True, help="The blocks themselves instead of adapters.")
-@click.option("--cells", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Box prompts a step.")
-@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="That are timed.")
+@bench.command(cls=Command, examples=("hela-store bench adapt --encoder nano --cut 2",))
+@click.option(
+    "--encoder", default="vit_b", show_default=True, help="Time nano, vit_b, vit_l or vit_h, with random weights."
+)
+@click.option(
+    "--cut",
+    "cuts",
+    type=int,
+    multiple=True,
+    metavar="K",
+    help="Adapt the blocks after the first K; repeat for several. [default: 0, half, all but two blocks]",
+)
+@click.option("--rank", type=int, default=4, show_default=True, metavar="N", help="Set the rank of the adapters.")
+@click.option("--conv", is_flag=True, help="Use Conv-LoRA adapters.")
+@click.option("--linear", is_flag=True, help="Adapt all linear layers of a block.")
+@click.option("--full", is_flag=True, help="Train the blocks themselves instead of adapters.")
+@click.option(
+    "--cells", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Give N box prompts per step."
+)
+@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time N steps.")
 @device_option
 @json_option
 def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
-    """Time a training step and its memory: encoder adapters from several cuts on, and the decoder alone."""
+    """Time a training step and measure its memory, for encoder adapters and for the decoder alone."""
     from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt
 
     found = bench_adapt(AdaptBenchConfig(cuts=cuts or None, **choices), progress=bars).to_json()
@@ -243,18 +305,18 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
     echo_table([name.replace("_", " ") for name in found["rows"][0]], [list(row.values()) for row in found["rows"]])
 
 
-@bench.command()
+@bench.command(cls=Command, examples=("hela-store bench pipeline --variants 8",))
 @click.option(
     "--variants",
     type=click.IntRange(1),
     default=4,
     show_default=True,
     metavar="N",
-    help="Variants of each view.",
+    help="Make N variants of each view.",
 )
-@click.option("--codec", default="zstd", show_default=True, help="Codec of the embeddings.")
+@click.option("--codec", default="zstd", show_default=True, help="Compress with this codec.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Views encoded together."
+    "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Encode N views together."
 )
 @json_option
 def pipeline(variants: int, codec: str, batch: int, as_json: bool) -> None:

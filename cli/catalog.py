@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, store_option
 from .output import echo_facts, echo_json
 
@@ -17,14 +18,14 @@ COUNTED = ("frames", "cells", "views", "committed", "runs", "prompts", "predicti
 
 @click.group()
 def catalog() -> None:
-    """Look after catalog.duckdb, the index over a store's files."""
+    """Manage catalog.duckdb, the index over a store's files."""
 
 
-@catalog.command()
+@catalog.command(cls=Command, examples=("hela-store catalog rebuild -s fluo",))
 @store_option
 @json_option
 def rebuild(store: Store, as_json: bool) -> None:
-    """Make the catalog anew from the files of the store; needs neither data set nor encoder."""
+    """Rebuild the catalog from the files of the store, without data set or encoder."""
     from hela_store.catalog.index import query
     from hela_store.catalog.index import rebuild as make_anew
 

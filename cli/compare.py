@@ -8,8 +8,10 @@ import click
 
 from hela_store.evaluation.config import METRICS
 
-from .options import json_option, store_option
-from .output import bars, echo_json, echo_table, note
+from . import verdicts
+from .help import Command
+from .options import full_option, json_option, store_option
+from .output import NOTHING, bars, echo_json, echo_table, is_full, note
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -17,18 +19,37 @@ if TYPE_CHECKING:
 
 NUMBERS = ("cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse")
 COLUMNS = ("prompt", *NUMBERS, "bootstrap from", "to", "verdict")
+SHORT = ("prompt", "cells", "first", "this", "change", "95 % from", "to", "verdict")
+SUBSET = {
+    "small": "smallest third",
+    "medium": "middle third in size",
+    "large": "largest third",
+    "dark": "dimmest third",
+    "middling": "middle third in brightness",
+    "bright": "brightest third",
+    "touching": "touching another",
+    "alone": "touching no other",
+    "dim": "dimmest fifth of a frame",
+    "bright-small": "bright and small",
+}
+"""How subsets are called in a table."""
+METRIC = {"iou": "IoU", "dice": "Dice"}
 SPREAD = ("prompt", "mean over frames", "95 % from", "to", "frames: median", "quartile", "to", "each training seed")
 SUBSETS = ("prompt and subset", *NUMBERS)
 EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their number, so they carry no verdict"
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("hela-store compare -s fluo RUN RUN", "hela-store compare -s fluo ZERO A1,A2,A3 --metric dice"),
+)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
-@click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="What is compared.")
+@click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="Compare this metric.")
 @store_option
+@full_option
 @json_option
 def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> None:
-    """Compare runs with the first, on the same prompts and cells; A1,A2,A3 are the training seeds of one."""
+    """Compare runs with the first one, on the same prompts and cells. Write training seeds as A1,A2,A3."""
     import hela_store as hs
 
     if len(runs) < 2:
@@ -40,13 +61,36 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
     for variant in dict.fromkeys(row.variant for row in found.rows):
         rows = [row for row in found.rows if row.variant == variant]
         whole = [row for row in rows if not row.is_exploratory]
-        click.echo(f"{metric} of {variant} less that of {found.first}; {found.units}")
-        echo_table(COLUMNS, [[row.prompt, *_numbers(row), *_bootstrap(row), row.word] for row in whole])
-        echo_table(SPREAD, [_spread(row) for row in whole])
-        click.echo(EXPLORATORY)
-        echo_table(SUBSETS, [[f"{r.prompt}, {r.subset}", *_numbers(r)] for r in rows if r.is_exploratory])
+        click.echo(f"Change in {METRIC.get(metric, metric)} from {found.first} to {variant}; {found.units}")
+        subsets = [row for row in rows if row.is_exploratory]
+        (_full if is_full() else _short)(whole, subsets)
     for text in found.notes:
         note(f"note: {text}")
+
+
+def _full(whole: list[Difference], subsets: list[Difference]) -> None:
+    echo_table(COLUMNS, [[row.prompt, *_numbers(row), *_bootstrap(row), row.word] for row in whole])
+    echo_table(SPREAD, [_spread(row) for row in whole])
+    click.echo(EXPLORATORY)
+    echo_table(SUBSETS, [[f"{row.prompt}, {row.subset}", *_numbers(row)] for row in subsets])
+
+
+def _short(whole: list[Difference], subsets: list[Difference]) -> None:
+    echo_table(SHORT, [[row.prompt, *_few(row), row.word or NOTHING] for row in whole])
+    click.echo(EXPLORATORY)
+    echo_table(
+        ("prompt and subset", *SHORT[1:-1]),
+        [[f"{row.prompt}, {SUBSET.get(row.subset, row.subset)}", *_few(row)] for row in subsets],
+    )
+    for row in whole:
+        ends = verdicts.interval(row.mean, row.per_cell.low, row.per_cell.high)
+        word = row.word or "too few frames or seeds for a verdict"
+        click.echo(f"{row.prompt}: {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}), {word}.")
+
+
+def _few(row: Difference) -> list[int | str]:
+    changes = (f"{value:+.3f}" for value in (row.mean, row.per_cell.low, row.per_cell.high))
+    return [row.cells, f"{row.mean_a:.3f}", f"{row.mean_b:.3f}", *changes]
 
 
 def _numbers(row: Difference) -> list[int | float]:

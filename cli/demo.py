@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import STORES, json_option
 from .output import UNTRAINED, bars, echo_json, echo_table, note, relative
 
@@ -18,14 +19,21 @@ COLUMNS = ("prompt", "cells", "image-free IoU", "zero-shot IoU", "tuned IoU", "z
 FIELDS = ("prompt", "n", "image_free_iou", "zero_shot_iou", "tuned_iou", "zero_shot_dice", "tuned_dice")
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path(STORES, "demo"), show_default=True, metavar="DIR")
+@click.command(cls=Command, examples=("hela-store demo", "hela-store demo --out /tmp/demo"))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(STORES, "demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Make the store in this folder.",
+)
 @json_option
 def demo(out: Path, as_json: bool) -> None:
-    """Do the whole main job once on a drawn sequence, offline, in at most five minutes.
+    """Try the whole workflow once on a drawn sequence, offline, in at most five minutes.
 
-    New, embed, finetune for boxes, points and masks, evaluate zero-shot against tuned, one SQL query. A second demo
-    keeps what the first finished; delete the folder to begin anew.
+    It makes a store, embeds it, fine-tunes for boxes, points and masks, compares with zero-shot and asks one SQL query.
+    A second demo keeps what the first finished; delete the folder to start over.
     """
     import hela_store as hs
 

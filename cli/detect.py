@@ -11,8 +11,10 @@ from hela_store.detection.config import IMPORTED, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
+from . import verdicts
+from .help import Command
 from .options import default_checkpoint, device_option, json_option, setting_option, store_option
-from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
+from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -25,30 +27,46 @@ GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
 
 @click.group()
 def detect() -> None:
-    """Find cells without ground truth: prompts for the decoder."""
+    """Find cells without labels, and make prompts of them for the decoder."""
 
 
-@detect.command()
+@detect.command(
+    cls=Command, examples=("hela-store detect train -s fluo", "hela-store detect train -s fluo --steps 400 --seed 1")
+)
 @store_option
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),
     default=DetectorConfig.backend,
     show_default=True,
-    help="yolo11: AGPL-3.0.",
+    help="Choose the detector; yolo11 is licensed under AGPL-3.0.",
 )
-@setting_option(GRID, "steps", "Optimiser steps at most.", type=click.IntRange(1), metavar="N")
-@setting_option(GRID, "seed", "Of weights and order.", type=int)
-@setting_option(GRID, "lr", "[grid] Learning rate at its peak.", type=float)
-@setting_option(GRID, "variants", "[grid] Augmented ones. [default: all stored]", type=click.IntRange(0), metavar="N")
-@setting_option(GRID, "workers", "[grid] Processes that prepare batches.", type=click.IntRange(0), metavar="N")
-@setting_option(YOLO, "batch", "[yolo11] Views a step.", type=click.IntRange(2), metavar="N")
-@setting_option(YOLO, "image_size", "[yolo11] Side of a view.", type=click.IntRange(64), metavar="PX")
-@setting_option(YOLO, "weights", "[yolo11] safetensors to begin with.", type=click.Path(path_type=Path), metavar="FILE")
+@setting_option(GRID, "steps", "Train for at most N optimiser steps.", type=click.IntRange(1), metavar="N")
+@setting_option(GRID, "seed", "Set the random seed for weights and order.", type=int)
+@setting_option(GRID, "lr", "Set the learning rate at its peak (grid only).", type=float)
+@setting_option(
+    GRID,
+    "variants",
+    "Train on N augmented variants per view (grid only). [default: all stored]",
+    type=click.IntRange(0),
+    metavar="N",
+)
+@setting_option(GRID, "workers", "Prepare batches in N processes (grid only).", type=click.IntRange(0), metavar="N")
+@setting_option(YOLO, "batch", "Train on N views per step (yolo11 only).", type=click.IntRange(2), metavar="N")
+@setting_option(
+    YOLO, "image_size", "Resize views to this side, in pixels (yolo11 only).", type=click.IntRange(64), metavar="PX"
+)
+@setting_option(
+    YOLO,
+    "weights",
+    "Start from the weights in this safetensors file (yolo11 only).",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
 @device_option
 @json_option
 def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
-    """Train a detector on the train block; its threshold is chosen on validation."""
+    """Train a detector on the training frames; its threshold is chosen on validation."""
     given = {name: value for name, value in choices.items() if value is not None}
     for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "variants", "workers")}[backend]:
         if name in given:
@@ -63,14 +81,24 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
 
         note(f"note: {LICENCE}")
         result = train_yolo(store, YoloConfig(**given), progress=bars)
-    _echo(result.to_json(), as_json)
+    _echo(result.to_json(), as_json, f"detect run --detector {result.run}")
 
 
-@detect.command()
+@detect.command(cls=Command, examples=("hela-store detect run -s fluo --split test",))
 @store_option
-@click.option("--detector", default="latest", show_default=True, metavar="RUN", help="Training run of the detector.")
-@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Frames to look at.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
+@click.option(
+    "--detector", default="latest", show_default=True, metavar="RUN", help="Use the detector of this training run."
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="test",
+    show_default=True,
+    help="Choose the block of frames to look at.",
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the detector's]"
+)
 @device_option
 @json_option
 def run(store: Store, detector: str, split: str, threshold: float | None, device: str, as_json: bool) -> None:
@@ -78,17 +106,21 @@ def run(store: Store, detector: str, split: str, threshold: float | None, device
     from hela_store.detection.detect import detect as find
 
     result = find(store, detector, split, threshold=threshold, device=device, progress=bars)
-    _echo(result.to_json(), as_json)
+    _echo(result.to_json(), as_json, "detect evaluate")
 
 
-@detect.command()
+@detect.command(cls=Command, examples=("hela-store detect evaluate -s fluo --run latest",))
 @store_option
-@click.option("--run", "run_id", default="latest", show_default=True, metavar="RUN", help="Detection run to score.")
-@click.option("--split", type=click.Choice(SPLITS), help="Part of its frames. [default: all it looked at]")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the run's]")
+@click.option("--run", "run_id", default="latest", show_default=True, metavar="RUN", help="Score this detection run.")
+@click.option(
+    "--split", type=click.Choice(SPLITS), help="Score only this block of its frames. [default: all it looked at]"
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the run's]"
+)
 @json_option
 def evaluate(store: Store, run_id: str, split: str | None, threshold: float | None, as_json: bool) -> None:
-    """Score a detection run: one-to-one by box and by mask, average precision, curves, recall by kind of cell."""
+    """Score a detection run by box and by mask: F1, average precision, and recall by kind of cell."""
     from hela_store.detection.evaluate import evaluate_detections
 
     report = evaluate_detections(store, run_id, split=split, threshold=threshold, progress=bars)
@@ -96,36 +128,50 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
         echo_json(report.to_json())
     else:
         _echo_report(report)
+        verdicts.detection(report)
 
 
-@detect.command("import")
+@detect.command("import", cls=Command, examples=("hela-store detect import -s fluo boxes.csv",))
 @store_option
 @click.argument("boxes", type=click.Path(path_type=Path), metavar="FILE.parquet|.csv|LABELS/")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=IMPORTED, show_default=True, help="Least score to count."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=IMPORTED,
+    show_default=True,
+    help="Accept boxes from this score on.",
 )
 @json_option
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     """Keep the boxes of another detector as a run: a table, or a folder of YOLO label files."""
     from hela_store.detection.detect import import_boxes
 
-    _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json)
+    _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json, "detect evaluate")
 
 
-@detect.command()
+@detect.command(cls=Command, examples=("hela-store detect calibrate -s fluo",))
 @store_option
 @click.option(
-    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
+    "--run",
+    "checkpoint",
+    metavar="RUN",
+    help="Use the decoder of this fine-tuning. [default: the default run for the form]",
 )
-@click.option("--zero-shot", is_flag=True, help="The decoder the encoder came with.")
+@click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
 @click.option(
     "--detector",
     default=DetectedConfig.detector,
     show_default=True,
     metavar="RUN",
-    help="Training run of the detector.",
+    help="Use the detector of this training run.",
 )
-@click.option("--form", type=click.Choice(FORMS), default=DetectedConfig.form, show_default=True, help="As used.")
+@click.option(
+    "--form",
+    type=click.Choice(FORMS),
+    default=DetectedConfig.form,
+    show_default=True,
+    help="Choose which prompt is made from each detection.",
+)
 @device_option
 @json_option
 def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> None:
@@ -136,12 +182,14 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
-    _echo({"run": run_id} | asdict(found), as_json)
+    _echo({"run": run_id} | asdict(found), as_json, "segment FRAMES")
 
 
-@detect.command()
+@detect.command(cls=Command, examples=("hela-store detect describe -s fluo --split val",))
 @store_option
-@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which cells.")
+@click.option(
+    "--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Choose the block of frames."
+)
 @json_option
 def describe(store: Store, split: str, as_json: bool) -> None:
     """Describe the boxes of a split: sizes and positions; --json has the histograms of a correlogram."""
@@ -155,22 +203,25 @@ def describe(store: Store, split: str, as_json: bool) -> None:
         echo_table([f"{found['n']} boxes", "min", "5 %", "median", "95 %", "max"], rows)
 
 
-def _echo(result: dict[str, Any], as_json: bool) -> None:
+def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
     if as_json:
         echo_json(result)
     else:
-        shown = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in result.items()}
-        echo_facts([(name.replace("_", " "), value) for name, value in shown.items() if value != "None"])
+        echo_facts(named_facts(result))
+        if then:
+            verdicts.next_step(then)
 
 
 def _echo_report(report: DetectionReport) -> None:
     click.echo(f"run {report.run}, split {report.split}, {report.frames} frames, {report.cells} cells")
-    click.echo(f"scores of {report.threshold:g} and more count")
+    click.echo(f"Detections with a score of {report.threshold:g} or more count.")
     names = ["tp", "fp", "fn", "precision", "recall", "f1", "iou"]
     parts = [("box", report.boxes), ("mask", report.masks)]
     rows = [[f"{what} IoU {iou}", *(at[n] for n in names)] for what, part in parts for iou, at in part.items()]
     echo_table(["matched by", *names[:5], "F1", "mean IoU"], rows)
-    click.echo(f"AP50 {report.ap50:.4f}, AP75 {report.ap75:.4f}, AP50:95 {report.ap50_95:.4f}")
+    click.echo(
+        f"AP at IoU 0.5: {report.ap50:.3f}, at 0.75: {report.ap75:.3f}, mean over 0.5 to 0.95: {report.ap50_95:.3f}"
+    )
     echo_table(["recall of", "n", "recall"], [[k, v["n"], v["recall"]] for k, v in report.recall_by.items()])
     if report.seconds_per_frame is not None:
-        click.echo(f"{report.seconds_per_frame:.3f} s a frame, {report.seconds_per_view:.4f} s a view")
+        click.echo(f"{report.seconds_per_frame:.3f} s per frame, {report.seconds_per_view:.4f} s per view")

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
+from .help import Command
 from .options import STORES, cache_dir, json_option
 from .output import echo_facts, echo_json
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store doctor",))
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say how this machine and installation are; exit code 1 where something will not work."""
+    """Check this machine and installation; exit with 1 if something will not work."""
     import hela_store as hs
 
     report = hs.doctor(Path.cwd() / STORES, cache_dir())

@@ -10,20 +10,30 @@ import click
 from hela_store.recipe.recipe import Precision
 from hela_store.recipe.splits import BLOCKS
 
+from . import verdicts
+from .help import Command
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import EmbedReport, Store
 
+GROUPS = {
+    "What is embedded": ("store", "splits", "limit", "cut", "adapter", "precision"),
+    "Where it runs": ("device", "batch", "compile", "workers", "scheduler"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command, groups=GROUPS, examples=("hela-store embed -s fluo --dry-run", "hela-store embed -s fluo --workers 4")
+)
 @store_option
 @device_option
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
-    help="Instead of the recipe's; makes embeddings of their own.",
+    help="Compute in this precision instead of the recipe's; these embeddings get a key of their own.",
 )
 @variant_options
 @click.option(
@@ -31,18 +41,24 @@ if TYPE_CHECKING:
     "splits",
     multiple=True,
     type=click.Choice(BLOCKS),
-    help="Only frames of this block; several times. [default: all frames]",
+    help="Embed only frames of this block; repeat for several. [default: all frames]",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after so many views.")
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Views encoded together.")
-@click.option("--compile", is_flag=True, help="Through torch.compile; the first embed of an encoder decides it.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N views.")
+@click.option(
+    "--batch", type=click.IntRange(1), metavar="N", help="Encode N views together. [default: chosen for the device]"
+)
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="Compile the encoder with torch.compile; the first embed of an encoder key decides for all.",
+)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
-@click.option("--dry-run", is_flag=True, help="Say what there is to do, and do nothing.")
-@click.option("--yes", is_flag=True, help="Embed more than 100 variants of every view, too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--yes", is_flag=True, help="Confirm that more than 100 variants of every view shall be embedded.")
 @json_option
 def embed(store: Store, as_json: bool, **choices: Any) -> None:
-    """Ingest, plan, encode and commit what is missing; running it again does only what is left."""
+    """Encode every view that is not yet in the store. The same command resumes after an interruption."""
     import hela_store as hs
 
     note_untrained(store)
@@ -53,6 +69,7 @@ def embed(store: Store, as_json: bool, **choices: Any) -> None:
         echo_json(asdict(report))
     else:
         echo_facts(_facts(report, choices["splits"], choices["dry_run"]))
+        verdicts.embedding(report, choices["dry_run"])
 
 
 def _break_even(report: EmbedReport) -> str:
@@ -84,7 +101,7 @@ def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[
     if report.variants:
         rows.append(("variants", _break_even(report)))
     if not dry_run and report.done_now and report.seconds is not None:
-        rows.append(("speed", f"{report.seconds / report.done_now:.2f} s a view"))
+        rows.append(("speed", f"{report.seconds / report.done_now:.2f} s per view"))
     if report.blank:
         few = ", ".join(report.blank[:5]) + (", ..." if len(report.blank) > 5 else "")
         rows.append(

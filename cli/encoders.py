@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .help import Command
 from .options import cache_dir, json_option
 from .output import echo_facts, echo_json, echo_table
 
@@ -14,7 +15,7 @@ COLUMNS = ("name", "MB", "here", "trained on")
 WIDTH = 60
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store encoders", "hela-store encoders vit_b_lm"))
 @click.argument("name", required=False, metavar="[NAME]")
 @json_option
 def encoders(name: str | None, as_json: bool) -> None:

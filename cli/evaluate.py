@@ -14,7 +14,9 @@ from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
-from .options import default_checkpoint, device_option, json_option, note_scorings, store_option
+from . import verdicts
+from .help import Command
+from .options import default_checkpoint, device_option, full_option, json_option, note_scorings, store_option
 from .output import (
     bars,
     echo_facts,
@@ -23,6 +25,7 @@ from .output import (
     echo_sequences,
     echo_subsets,
     echo_table,
+    named_facts,
     note,
     note_in_domain,
     note_pending,
@@ -34,15 +37,30 @@ if TYPE_CHECKING:
     from hela_store import EvaluateResult, Store
     from hela_store.segmentation.scores import DetectedResult
 
+GROUPS = {
+    "What is scored": ("store", "run", "zero_shot", "split", "window"),
+    "Prompts from the ground truth": ("prompts", "prompt_seeds", "clicks", "robustness", "foreign"),
+    "Your own prompts": ("prompt_table", "prompt_masks"),
+    "Prompts from a detector": ("detector", "form", "recover"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "hela-store evaluate -s fluo --zero-shot --prompt box --split val",
+        "hela-store evaluate -s fluo --run latest --prompt box --split val",
+    ),
+)
 @store_option
 @click.option(
     "--run",
     metavar="RUN",
-    help="Fine-tuning run to score: an id, its beginning, or latest. [default: the default run, see info]",
+    help="Score this fine-tuning: an id, its beginning, or latest. [default: the default run, see info]",
 )
-@click.option("--zero-shot", is_flag=True, help="Score the decoder the encoder came with.")
+@click.option("--zero-shot", is_flag=True, help="Score the decoder that the encoder came with.")
 @click.option(
     "--prompt",
     "prompts",
@@ -50,47 +68,63 @@ if TYPE_CHECKING:
     default=EvaluateConfig.prompts,
     show_default=True,
     metavar="KIND",
-    help=f"Prompts made from the truth: {', '.join(PROMPT_KINDS)}; box@0.1 has a jitter of 10 %; detected: "
-    "found without it, see `hela-store detect`.",
+    help=f"Give this prompt; repeat for several. Made from the ground truth: {', '.join(PROMPT_KINDS)}; box@0.1 is off "
+    "by 10 %. detected: cells are found without labels, see `hela-store detect`.",
 )
 @click.option(
     "--prompt-seeds",
     type=click.IntRange(1, 100),
     default=EvaluateConfig.prompt_seeds,
     show_default=True,
-    help="Draws a cell and kind.",
+    help="Set how many random prompts are drawn per cell and prompt kind.",
 )
 @click.option(
     "--prompts",
     "prompt_table",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Own boxes or points, .parquet or .csv.",
+    help="Read your own boxes or points from a .parquet or .csv file.",
 )
 @click.option(
-    "--prompt-masks", type=click.Path(path_type=Path), metavar="DIR", help="Own masks: a folder of label images."
+    "--prompt-masks",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Read your own mask prompts from a folder of label images.",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
     default=EvaluateConfig.split,
     show_default=True,
-    help="Frames to score.",
+    help="Choose the block of frames to score.",
 )
-@click.option("--clicks", type=click.IntRange(2), metavar="N", help="Score points with N - 1 corrective clicks, too.")
-@click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
-@click.option("--foreign", is_flag=True, help="Control: decode with embeddings of the frame half the split away.")
-@click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
+@click.option("--clicks", type=click.IntRange(2), metavar="N", help="Also score points with N - 1 corrective clicks.")
+@click.option("--robustness", is_flag=True, help="Score curves over box error, click place and mask prompt IoU.")
+@click.option(
+    "--foreign", is_flag=True, help="Sanity check: decode with the embeddings of another frame; scores should collapse."
+)
+@click.option(
+    "--window",
+    type=int,
+    metavar="N",
+    help="Read N embedding positions per side around a prompt: 8, 16, 32 or 64. [default: as trained]",
+)
 @click.option(
     "--detector",
     default=DetectedConfig.detector,
     metavar="RUN",
-    help="With --prompt detected: a detector, or detections.",
+    help="Use this detector, or these detections, with --prompt detected.",
 )
-@click.option("--form", type=click.Choice(FORMS), default=DetectedConfig.form, help="What of a detection.")
-@click.option("--recover", is_flag=True, help="Ask for cells that only neighbouring frames show.")
-@click.option("--fresh", is_flag=True, help="Score again, even if this very scoring is a finished run.")
+@click.option(
+    "--form",
+    type=click.Choice(FORMS),
+    default=DetectedConfig.form,
+    help="Choose which prompt is made from each detection.",
+)
+@click.option("--recover", is_flag=True, help="Also ask for cells that only neighbouring frames show.")
+@click.option("--fresh", is_flag=True, help="Score again, even if the same scoring is already a finished run.")
 @device_option
+@full_option
 @json_option
 def evaluate(
     store: Store,
@@ -100,7 +134,7 @@ def evaluate(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Score every cell of a split and keep prompts, masks and scores as a run; what is scored already is shown."""
+    """Score every cell of a block of frames, and keep prompts, masks and scores as a run."""
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     score = _evaluate_detected if "detected" in prompts else _evaluate_drawn
@@ -138,6 +172,7 @@ def _evaluate_drawn(
         note_scorings(store)
     else:
         _echo(store, result)
+        verdicts.evaluation(store, result)
 
 
 def note_outcome(result: EvaluateResult | DetectedResult) -> None:
@@ -180,12 +215,13 @@ def _evaluate_detected(
     told = ("ece", "brier_skill", "auroc", "aurc", "too_few", "flagged", "failures", "caught")
     said = {name: value for name, value in (result.calibration or {}).items() if name in told}
     facts |= {f"calibration: {name}": value for name, value in said.items() if value not in (None, "")}
-    echo_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    echo_facts(named_facts(facts))
     echo_subsets({"detected": result.subsets})
     if result.sequences is not None:
         echo_sequences(result.sequences)
     if choices["split"] in ("test", "all"):
         note_scorings(store, show=click.echo)
+    verdicts.next_step("report")
 
 
 def _echo(store: Store, result: EvaluateResult) -> None:
@@ -193,7 +229,8 @@ def _echo(store: Store, result: EvaluateResult) -> None:
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
     failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
     names = list(next(iter(failures.values()), {}))
-    echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
+    if failures:
+        echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
     click.echo(f"protocol: {result.protocol}")
     if result.same_nuclei:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import store_option
 from .output import note
 
@@ -13,13 +14,19 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store explore -s fluo",))
 @store_option
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Listen on this port; 0 takes a free one.",
+)
 def explore(store: Store, port: int) -> None:
-    """Serve a local page over the catalog: SQL, results as tables, cells as crops with outlines.
+    """Serve a local page over the catalog that shows cells as crops with outlines.
 
-    Only this machine reaches it, only with the address printed, and it changes nothing. Ctrl-C ends it.
+    Only this machine reaches it, with the address that is printed, and it changes nothing. Ctrl-C ends it.
     """
     import hela_store as hs
 

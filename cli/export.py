@@ -9,6 +9,7 @@ import click
 
 from hela_store.prompts.kinds import PROMPT_KINDS
 
+from .help import Command
 from .options import F, cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, note, relative
 
@@ -19,24 +20,37 @@ if TYPE_CHECKING:
 def masks_options(command: F) -> F:
     """Give a command ``--prompt`` and ``--prompt-seed``: which of a run's masks it is about."""
     kind = click.option(
-        "--prompt", type=click.Choice(PROMPT_KINDS), help="Which prompts, where the run has several kinds."
+        "--prompt",
+        type=click.Choice(PROMPT_KINDS),
+        help="Export masks of this prompt; needed if the run has several kinds.",
     )
-    draw = click.option("--prompt-seed", type=int, metavar="N", help="Which draw of them. [default: the first]")
+    draw = click.option(
+        "--prompt-seed", type=int, metavar="N", help="Export masks of this random draw. [default: the first]"
+    )
     return kind(draw(command))
 
 
 @click.group()
 def export() -> None:
-    """Write what other tools read."""
+    """Write files that other tools read."""
 
 
-@export.command()
+@export.command(cls=Command, examples=("hela-store export checkpoint -s fluo --out tuned.pth",))
 @store_option
 @click.argument("run", required=False)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help=".pth; nano: .safetensors")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Write this file: .pth, or .safetensors for nano.",
+)
 @json_option
 def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
-    """Write encoder and the tuned decoder of RUN (the default run) as one SAM checkpoint."""
+    """Write the encoder and the fine-tuned decoder of RUN as one SAM checkpoint.
+
+    Without RUN the default run is written.
+    """
     from hela_store.exchange.checkpoint import export_checkpoint
 
     found = export_checkpoint(store, run, out, cache_dir=cache_dir(), progress=bars)
@@ -48,9 +62,15 @@ def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
         click.echo(f"{relative(found.path)}: {found.architecture} with all that {found.run} tuned")
 
 
-@export.command()
+@export.command(cls=Command, examples=("hela-store export ctc -s fluo RUN --prompt box --out results",))
 @click.argument("run", metavar="RUN")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>_RES.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Write <sequence>_RES into this folder.",
+)
 @masks_options
 @store_option
 @json_option
@@ -70,9 +90,9 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
         echo_sequences(result.scores)
 
 
-@export.command()
+@export.command(cls=Command, examples=("hela-store export coco -s fluo RUN --prompt box --out masks.json",))
 @click.argument("run", metavar="RUN")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="JSON.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Write this JSON file.")
 @masks_options
 @store_option
 @json_option
@@ -90,14 +110,25 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
         click.echo(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
 
 
-@export.command()
+@export.command(cls=Command, examples=("hela-store export onnx -s fluo --out decoder.onnx",))
 @store_option
 @click.argument("run", required=False)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Ends in .onnx.")
-@click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads. [default: as it was tuned]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Write this file, which ends in .onnx.",
+)
+@click.option(
+    "--window", type=int, metavar="N", help="Read N embedding positions per side around a prompt. [default: as trained]"
+)
 @json_option
 def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: bool) -> None:
-    """Write the tuned decoder of RUN (the default run) as ONNX, checked with onnxruntime."""
+    """Write the fine-tuned decoder of RUN as ONNX, checked with onnxruntime.
+
+    Without RUN the default run is written.
+    """
     from hela_store.exchange.onnx import export_onnx
 
     found = export_onnx(store, run, out, window=window)
@@ -108,9 +139,17 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
         click.echo(f"{relative(found.path)}: decoder of {found.run}, window {found.window}; {apart}")
 
 
-@export.command(name="ome-zarr")
+@export.command(
+    name="ome-zarr", cls=Command, examples=("hela-store export ome-zarr -s fluo RUN --prompt box --out zarr",)
+)
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets <sequence>.ome.zarr.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Write <sequence>.ome.zarr into this folder.",
+)
 @masks_options
 @store_option
 @json_option
@@ -128,10 +167,16 @@ def ome_zarr(
         click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
 
 
-@export.command(name="micro-sam")
+@export.command(name="micro-sam", cls=Command, examples=("hela-store export micro-sam 01/t012 -s fluo --out annotate",))
 @click.argument("what", metavar="FRAME|SEQUENCE")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Embeddings and image.")
-@click.option("--tile", type=int, default=0, show_default=True, metavar="N", help="Which tile of the frame.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Write embeddings and image into this folder.",
+)
+@click.option("--tile", type=int, default=0, show_default=True, metavar="N", help="Export this tile of the frame.")
 @store_option
 @json_option
 def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> None:

@@ -11,8 +11,10 @@ import click
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
-from .options import cache_dir, device_option, finetune_option, json_option, store_option
-from .output import bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
+from . import verdicts
+from .help import Command
+from .options import cache_dir, device_option, finetune_option, full_option, json_option, store_option, typed
+from .output import NOTHING, bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
@@ -20,8 +22,23 @@ if TYPE_CHECKING:
 
 CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for", "verdict")
 
+GROUPS = {
+    "What is trained": ("store", "prompts", "adapt", "cut", "rank", "conv", "linear", "init", "preset"),
+    "Training": ("steps", "lr", "warmup", "schedule", "ema", "accumulate", "cells", "variants", "seed", "patience"),
+    "Loss and prompts": ("loss", "loss_weight", "loss_ramp", "masks", "clicks", "refine", "window"),
+    "Validation": ("evaluate_every", "validation_cells"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "hela-store finetune -s fluo --prompt box",
+        "hela-store finetune -s fluo --prompt point --lr 1e-3 --steps 900",
+    ),
+)
 @store_option
 @click.option(
     "--prompt",
@@ -30,60 +47,80 @@ CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for",
     multiple=True,
     default=(FinetuneConfig.prompt,),
     show_default=FinetuneConfig.prompt,
-    help="What the decoder is tuned for; several times: one run each; all: one decoder for all kinds.",
+    help="Fine-tune for this prompt; repeat for one run each; all: one decoder for all kinds.",
 )
-@finetune_option("steps", "Number of optimiser steps.", type=click.IntRange(1), metavar="N")
-@finetune_option("lr", "Learning rate at its peak.", type=float)
-@finetune_option("seed", "Random seed for batches and training prompts.", type=int)
+@finetune_option("steps", "Train for N optimiser steps.", type=click.IntRange(1), metavar="N")
+@finetune_option("lr", "Set the learning rate at its peak.", type=float)
+@finetune_option("seed", "Set the random seed for batches and training prompts.", type=int)
 @click.option(
     "--preset",
     type=click.Choice(["default", "paper"]),
     default="default",
     show_default=True,
-    help="paper: Adam, lr 1e-5, one random cell a step, all of the embedding.",
+    help="Choose a set of defaults; paper: Adam, lr 1e-5, one random cell per step, window 64.",
 )
-@finetune_option("cells", "Maximum number of cells per training step.", type=click.IntRange(1), metavar="N")
+@finetune_option("cells", "Train on at most N cells per step.", type=click.IntRange(1), metavar="N")
 @finetune_option(
-    "window", "Embedding positions a prompt reads: 8, 16, 32 or 64. [default: the encoder's]", type=int, metavar="N"
+    "window",
+    "Read N embedding positions per side around a prompt: 8, 16, 32 or 64. [default: the encoder's]",
+    type=int,
+    metavar="N",
 )
-@finetune_option("warmup", "Steps until the learning rate is at its peak.", type=click.IntRange(0), metavar="N")
-@finetune_option("evaluate_every", "Steps between validations; 0: one epoch.", type=click.IntRange(0), metavar="N")
-@finetune_option("schedule", "How the learning rate falls after its peak.", type=click.Choice(SCHEDULES))
+@finetune_option("warmup", "Raise the learning rate to its peak over N steps.", type=click.IntRange(0), metavar="N")
+@finetune_option("evaluate_every", "Validate every N steps; 0: once per epoch.", type=click.IntRange(0), metavar="N")
+@finetune_option("schedule", "Choose how the learning rate falls after its peak.", type=click.Choice(SCHEDULES))
 @finetune_option(
-    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
+    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
 )
-@finetune_option("accumulate", "Views per step.", type=click.IntRange(1), metavar="N")
-@finetune_option("ema", "Decay of the running average of the weights; 0: no average.", type=float, metavar="DECAY")
-@finetune_option("loss", "dice+bce, dice+focal, boundary, hausdorff-distance, ...", metavar="NAME")
-@finetune_option("loss_weight", "Weight of the boundary or Hausdorff term, added to Dice + cross-entropy.", type=float)
-@finetune_option("loss_ramp", "Share of the steps over which that weight grows from 0.", type=float)
+@finetune_option("accumulate", "Accumulate gradients over N views per step.", type=click.IntRange(1), metavar="N")
+@finetune_option("ema", "Average the weights over steps with this decay; 0: no average.", type=float, metavar="DECAY")
+@finetune_option(
+    "loss", "Choose the loss, such as dice+bce, dice+focal, boundary or hausdorff-distance.", metavar="NAME"
+)
+@finetune_option(
+    "loss_weight", "Weight the boundary or Hausdorff term that is added to Dice + cross-entropy.", type=float
+)
+@finetune_option("loss_ramp", "Let that weight grow from 0 over this share of the steps.", type=float)
 @finetune_option(
     "masks",
-    "Which of SAM's three masks for a single click are trained: only the best one, or all three.",
+    "Train only the best of SAM's three masks for a single click, or all three.",
     type=click.Choice(MASKS),
 )
-@finetune_option("clicks", "Passes with point prompts, one click each.", type=click.IntRange(1), metavar="N")
-@finetune_option("refine", "Share of the steps with a second pass, logits fed back.", type=float, metavar="SHARE")
-@finetune_option("init", "Begin with the weights of this fine-tuning.", metavar="RUN")
-@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
 @finetune_option(
-    "variants", "Augmented variants to train on. [default: all stored]", type=click.IntRange(0), metavar="N"
+    "clicks", "Train N passes with point prompts, one more click each.", type=click.IntRange(1), metavar="N"
+)
+@finetune_option(
+    "refine", "Feed the logits back for a second pass in this share of the steps.", type=float, metavar="SHARE"
+)
+@finetune_option("init", "Start from the weights of this fine-tuning.", metavar="RUN")
+@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
+@finetune_option(
+    "variants", "Train on N augmented variants per view. [default: all stored]", type=click.IntRange(0), metavar="N"
 )
 @finetune_option(
     "adapt",
-    "Train low-rank adapters in the decoder or in the encoder's last blocks; or those blocks themselves.",
+    "Train low-rank adapters in the decoder or in the encoder's last blocks, or those blocks themselves.",
     type=click.Choice(ADAPT),
 )
-@finetune_option("cut", "Encoder blocks that stay; see embed --cut.", type=click.IntRange(0), metavar="K")
-@finetune_option("rank", "Rank of the adapters.", type=int, metavar="N")
+@finetune_option(
+    "cut",
+    "Keep the first K encoder blocks as they are; `embed --cut K` stores their tokens.",
+    type=click.IntRange(0),
+    metavar="K",
+)
+@finetune_option("rank", "Set the rank of the adapters.", type=int, metavar="N")
 @finetune_option("conv", "Use Conv-LoRA: adapters with convolutions of several scales.", is_flag=True)
 @finetune_option("linear", "Adapt all linear layers of a block, not only q and v.", is_flag=True)
 @device_option
 @click.option(
-    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write for TensorBoard, too."
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write logs for TensorBoard into this folder, too.",
 )
-@click.option("--fresh", is_flag=True, help="Train anew, even if such a run is finished or was interrupted.")
+@click.option("--fresh", is_flag=True, help="Train again, even if such a run is finished or was interrupted.")
+@full_option
 @json_option
 def finetune(
     store: Store,
@@ -94,7 +131,7 @@ def finetune(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Tune the mask decoder, or adapters, from the store, and say whether it helped."""
+    """Fine-tune the mask decoder on stored embeddings, and say whether it helped on validation."""
     import hela_store as hs
 
     note_untrained(store)
@@ -131,23 +168,24 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     from hela_store.runs.folder import load_run
 
     if result.adapts_encoder:
-        return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
+        return f"To score it, embed with the adapted encoder: {typed(f'embed --adapter {result.run}')}"
     if result.is_worse:
-        return f"not the default run: {_harm(result)}"
+        return f"This is not the default run: {_harm(result)}."
     try:
         default = default_run(store.path, store.key)
         best, iou = best_run(store.path, load_run(store.path, result.run))
     except HelaError as error:  # another run is damaged: this one is published all the same
-        return f"which is the default run cannot be said: {error}"
+        return f"The default run cannot be determined: {error}"
     if default is not None and default.id != result.run:
-        return f"not the default run: {default.id} began later"
-    higher = f", though {best.id} is higher on the same validation cells, {iou:.4f}" if best.id != result.run else ""
-    return "now the default run" + higher
+        return f"This is not the default run: {default.id} began later."
+    higher = f", but {best.id} is higher on the same validation cells, {iou:.3f}" if best.id != result.run else ""
+    return f"This is now the default run{higher}."
 
 
-def _change(kind: str, change: FinetuneResult | Change) -> list[str | float | None]:
+def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
     ends = [None if math.isnan(end) else end for end in (change.low, change.high)]
-    return [kind, change.mean_change, *ends, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
+    numbers = [NOTHING if end is None else f"{end:+.3f}" for end in (change.mean_change, *ends)]
+    return [kind, *numbers, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
 
 
 def _echo(store: Store, result: FinetuneResult) -> None:
@@ -161,8 +199,10 @@ def _echo(store: Store, result: FinetuneResult) -> None:
         echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
-    click.echo(f"paired change of IoU per cell, {result.frames} frames; best step {result.best_step}")
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    click.echo(f"paired change of IoU per cell, {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))
+    verdicts.fine_tuning(store, result)
     if result.is_worse:
         note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json
 
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
 
 @click.group(name="import")
 def import_() -> None:
-    """Bring in what other tools computed."""
+    """Import what other tools computed."""
 
 
-@import_.command(name="micro-sam")
+@import_.command(name="micro-sam", cls=Command, examples=("hela-store import micro-sam embeddings.zarr 01 -s cells",))
 @click.argument("embeddings", type=click.Path(path_type=Path), metavar="EMBEDDINGS.zarr")
 @click.argument("what", metavar="FRAME|SEQUENCE")
 @store_option
 @device_option
 @json_option
 def micro_sam(store: Store, embeddings: Path, what: str, device: str, as_json: bool) -> None:
-    """Commit what micro-sam's precompute_image_embeddings left of whole frames, under a key of its own."""
+    """Import embeddings of whole frames that micro-sam computed, under an encoder key of their own."""
     from hela_store.exchange.micro_sam_import import import_micro_sam
 
     found = import_micro_sam(store, embeddings, what, device=device, cache_dir=cache_dir(), progress=bars)

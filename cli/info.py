@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, store_option
+from .help import Command
+from .options import json_option, store_option, typed
 from .output import echo_facts, echo_json, echo_row, echo_table
 
 if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store info -s fluo",))
 @store_option
 @click.option("--watch", is_flag=True, help="Follow the log of the run that is being written.")
 @json_option
 def info(store: Store, watch: bool, as_json: bool) -> None:
-    """Say what is in a store: frames, views done and planned, cells, bytes, runs with their scores."""
+    """Show what is in a store: frames, views, cells, bytes, and runs with their scores."""
     import hela_store as hs
 
     if watch:
@@ -37,3 +38,5 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         rows = [asdict(line) for line in found.runs]
         click.echo()
         echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+    todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"
+    click.echo(f"Next: {typed('report' if found.default_run else todo)}")

@@ -14,7 +14,7 @@ import click
 from hela_store.base.text import visible
 from hela_store.errors import AlreadyComplete, HelaError
 
-from .output import guard_terminal
+from .output import guard_terminal, with_store
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
@@ -62,7 +62,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             again = (
-                "the same command again goes on from there"
+                "the same command resumes where it stopped"
                 if ctx.invoked_subcommand in RESUMABLE
                 else "nothing is kept"
             )
@@ -91,7 +91,7 @@ def _fail(ctx: click.Context, error: BaseException, text: str) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    click.echo(visible(" ".join(text.split())), err=True)
+    click.echo(visible(with_store(" ".join(text.split()))), err=True)
     sys.exit(code)
 
 
@@ -103,7 +103,9 @@ def _leave(text: str, code: int) -> NoReturn:
 @click.version_option(package_name="hela-store", prog_name="hela-store")
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
-    """Encode microscopy frames with SAM once; tune, evaluate and query from disk ever after.
+    """Fine-tune SAM on microscopy frames, get masks of new ones and a score of every cell.
 
-    A store is a folder with a recipe, store.toml. `hela-store demo` walks through everything in a few minutes.
+    The encoder runs once per frame and its embeddings are kept in a store, a folder with a file store.toml. `hela-store
+    demo` tries everything in a few minutes. For your own frames, use new, embed, finetune, evaluate, detect, segment
+    and report, in this order.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,86 +19,160 @@ from hela_store.workflows.new_config import (
     NewTiles,
 )
 
+from . import verdicts
+from .help import Command
 from .options import STORES, cache_dir, json_option, new_folder
 from .output import UNTRAINED, bars, echo_facts, echo_json, note
 
+GROUPS = {
+    "Data": ("dataset", "sequences", "labels", "axis", "channel", "pixel_size_um", "offset", "field_of_interest"),
+    "Encoder": ("encoder", "checkpoint", "precision", "normalise"),
+    "Views": ("tile", "overlap", "variants", "augment"),
+    "Split": ("train_sequences", "test_sequences", "train_frames", "val_frames", "test_frames", "group"),
+    "Storage": ("codec", "data"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "hela-store new fluo --dataset path/to/frames",
+        "hela-store new fluo --dataset Fluo-N2DL-HeLa --labels GT+ST --tile 512",
+    ),
+)
 @click.argument("name")
-@click.option("--dataset", required=True, metavar="DIR|synthetic", help="A folder of frames, a stack, or: synthetic.")
-@click.option("--sequence", "sequences", multiple=True, metavar="NAME", help="Take only these. [default: all]")
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="DIR|synthetic",
+    help="Read this folder of frames or this stack; synthetic draws a sequence.",
+)
+@click.option(
+    "--sequence",
+    "sequences",
+    multiple=True,
+    metavar="NAME",
+    help="Take only this sequence; repeat for several. [default: all]",
+)
 @click.option(
     "--labels",
     type=click.Choice(get_args(Labels)),
-    help="Which labels. [default: the most complete there are]",
+    help="Choose the ground truth. [default: the most complete labels found]",
 )
-@click.option("--axis", default="", metavar="t", help="Frames lie along this axis of stacks.")
-@click.option("--channel", type=click.IntRange(0), help="Take this channel of several.")
-@click.option("--pixel-size-um", type=float, metavar="UM", help="Edge length of a pixel. [default: from metadata]")
-@click.option("--offset", type=float, help="Black level in counts. [default: estimated]")
-@click.option("--field-of-interest", type=click.IntRange(0), metavar="PX", help="Outer band that carries no labels.")
+@click.option("--axis", default="", metavar="t", help="Read frames along this axis of a stack.")
+@click.option("--channel", type=click.IntRange(0), help="Read this channel of several, counted from 0.")
+@click.option(
+    "--pixel-size-um",
+    type=float,
+    metavar="UM",
+    help="Set the edge length of a pixel, in micrometres. [default: from metadata]",
+)
+@click.option("--offset", type=float, help="Set the black level, in counts. [default: estimated]")
+@click.option(
+    "--field-of-interest",
+    type=click.IntRange(0),
+    metavar="PX",
+    help="Set the width of the outer band that carries no labels, in pixels.",
+)
 @click.option(
     "--encoder",
     default=NewEncoder.encoder,
     show_default=True,
     metavar="NAME",
-    help="Which SAM: a name that `hela-store encoders` lists, such as vit_b or vit_b_lm.",
+    help="Choose the SAM whose encoder is used, by a name that `hela-store encoders` lists, such as vit_b_lm.",
 )
-@click.option("--checkpoint", default="", metavar="FILE", help="Its weights. [default: shipped, or fetched once]")
+@click.option(
+    "--checkpoint",
+    default="",
+    metavar="FILE",
+    help="Read the encoder's weights from this file. [default: shipped, or downloaded once]",
+)
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
     default=NewEncoder.precision,
     show_default=True,
-    help="Of the encoder.",
+    help="Set the number format in which the encoder computes.",
 )
 @click.option(
     "--normalise",
     type=click.Choice(get_args(NormaliseMethod)),
     default=NewConfig.normalise,
     show_default=True,
-    help="From counts to what the encoder sees.",
+    help="Choose how counts become what the encoder sees.",
 )
-@click.option("--tile", default=NewTiles.tile, show_default=True, metavar="auto|none|PX", help="Edge length of tiles.")
-@click.option("--overlap", type=click.IntRange(0), metavar="PX", help="Of tiles. [default: from the size of the cells]")
+@click.option(
+    "--tile",
+    default=NewTiles.tile,
+    show_default=True,
+    metavar="auto|none|PX",
+    help="Set the edge length of tiles, in pixels; none: whole frames.",
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    metavar="PX",
+    help="Set the overlap of tiles, in pixels. [default: from the size of the cells]",
+)
 @click.option(
     "--variants",
     type=click.IntRange(0),
     default=NewAugment.variants,
     show_default=True,
-    help="Augmented ones of every view.",
+    help="Embed this many augmented variants of every view.",
 )
 @click.option(
     "--augment",
     type=click.Choice(get_args(AugmentPreset)),
     default=NewAugment.preset,
     show_default=True,
-    help="paper: geometry only, the elastic formula as written.",
+    help="Choose the augmentation; paper: geometry only, with the elastic formula as published.",
 )
 @click.option(
-    "--codec", default=NewArrays.codec, show_default=True, metavar="NAME", help="raw, lz4, zstd or bitround:<keepbits>."
+    "--codec",
+    default=NewArrays.codec,
+    show_default=True,
+    metavar="NAME",
+    help="Compress embeddings with raw, lz4, zstd or bitround:<keepbits>.",
 )
-@click.option("--data", default="", metavar="s3://BUCKET/PREFIX", help="Arrays go there. [default: beside store.toml]")
 @click.option(
-    "--train-sequence", "train_sequences", multiple=True, metavar="NAME", help="Split by sequence: train here,"
+    "--data",
+    default="",
+    metavar="s3://BUCKET/PREFIX",
+    help="Keep the arrays in this bucket. [default: beside store.toml]",
 )
-@click.option("--test-sequence", "test_sequences", multiple=True, metavar="NAME", help="and test there.")
-@click.option("--train-frames", default="", metavar="0-54", help="Split by frame numbers, both ends included.")
-@click.option("--val-frames", default="", metavar="58-66", help="Frames to validate on.")
-@click.option("--test-frames", default="", metavar="70-91", help="Frames to test on.")
+@click.option(
+    "--train-sequence",
+    "train_sequences",
+    multiple=True,
+    metavar="NAME",
+    help="Train on this sequence; repeat for several.",
+)
+@click.option(
+    "--test-sequence",
+    "test_sequences",
+    multiple=True,
+    metavar="NAME",
+    help="Test on this sequence; repeat for several.",
+)
+@click.option("--train-frames", default="", metavar="0-54", help="Train on these frame numbers, both ends included.")
+@click.option("--val-frames", default="", metavar="58-66", help="Validate on these frame numbers.")
+@click.option("--test-frames", default="", metavar="70-91", help="Test on these frame numbers.")
 @click.option(
     "--group",
     default=NewSplit.group,
     show_default=True,
     metavar="auto|none|look|copies|name:REGEX",
-    help="Which stills stay in one block of the split: those of like look, copies of one image, or those with the same "
-    "part of their name, such as name:^[^_]+.",
+    help="Keep stills together in one block of the split: those that look alike, copies of one image, or those with "
+    "the same part of their name, such as name:^[^_]+.",
 )
 @json_option
 def new(name: str, as_json: bool, **choices: Any) -> None:
-    """Look at a data set and write a commented store.toml; overwrites nothing.
+    """Look at a data set and write a commented store.toml. Existing files are never overwritten.
 
-    NAME makes ./stores/NAME; with a slash it is the folder itself.
+    NAME becomes ./stores/NAME. A NAME with a slash is the folder itself.
     """
     import hela_store as hs
 
@@ -108,5 +183,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     echo_facts(report.facts())
     if not report.trained:
         note(UNTRAINED)
+    for line in verdicts.advice(report):
+        click.echo(line)
     shown = name if report.store.path.parent.name == STORES and "/" not in name else str(report.store.path)
-    click.echo(f"next: hela-store embed -s {shown}")
+    click.echo(f"Next: hela-store embed -s {shlex.quote(shown)}")

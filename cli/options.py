@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from hela_store.errors import StoreError
 from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.training.config import FinetuneConfig
 
-from .output import note
+from .output import FULL, STORE_GIVEN, note
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -82,8 +83,28 @@ def note_scorings(store: Store, scored_again: Sequence[str] = (), show: Callable
         show(str(found))
 
 
+def typed(words: str) -> str:
+    """Return a command as the user would type it next, with the store that was given."""
+    context = click.get_current_context(silent=True)
+    store = None if context is None else context.meta.get(STORE_GIVEN)
+    return f"hela-store {words}" + (f" -s {shlex.quote(store)}" if store else "")
+
+
+def full_option(command: F) -> F:
+    """Give a command ``--full``, which prints every column of its tables."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[FULL] = value
+
+    text = "Print every column, also beyond 80 characters."
+    return click.option("--full", is_flag=True, expose_value=False, callback=remember, help=text)(command)
+
+
 def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:
     import hela_store as hs
+
+    if value is not None:
+        ctx.meta[STORE_GIVEN] = value
 
     return hs.Store.open(find_store(value, Path.cwd()))
 
@@ -114,7 +135,7 @@ def _store_option(callback: Callable[..., Any], default: str) -> Callable[[F], F
         show_envvar=True,
         metavar="NAME|PATH",
         callback=callback,
-        help=f"A store's folder, or its name under ./stores. [default: {default}]",
+        help=f"Name the store by its folder or its name under ./stores. [default: {default}]",
     )
 
 
@@ -138,16 +159,20 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
 
     run = default_run(store.path, store.key, prompt)
     found = "using the zero-shot decoder: there is no default run yet"
-    note(found if run is None else f"using the default run, {run.id}, tuned for {', '.join(run.prompts)}")
+    which = f"the default run for {prompt}" if prompt else "the default run"
+    note(found if run is None else f"using {which}, {run.id}, fine-tuned for {', '.join(run.prompts)}")
     return None if run is None else run.id
 
 
 def variant_options(command: F) -> F:
     """Give a command ``--cut`` and ``--adapter``: which embeddings it is about."""
     cut = click.option(
-        "--cut", type=click.IntRange(1), metavar="K", help="Tokens after K blocks of the encoder instead of embeddings."
+        "--cut",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Use the tokens after K blocks of the encoder instead of its embeddings.",
     )
-    adapter = click.option("--adapter", metavar="RUN", help="Embeddings of the encoder that a fine-tuning adapted.")
+    adapter = click.option("--adapter", metavar="RUN", help="Use the encoder that this fine-tuning adapted.")
     return cut(adapter(command))
 
 
@@ -179,5 +204,5 @@ def json_option(command: F) -> F:
 
 def device_option(command: F) -> F:
     """Give a command ``--device``."""
-    help_text = "auto, cpu, cuda or mps; auto takes the best there is."
+    help_text = "Compute on auto, cpu, cuda or mps; auto takes a GPU if there is one."
     return click.option("--device", default="auto", show_default=True, metavar="NAME", help=help_text)(command)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Cell = str | int | float | bool | None
 TERMINAL_ROWS = 500
+STORE_GIVEN = "hela_store.store"
+"""Where a click context keeps the store as the user named it."""
+FULL = "hela_store.full"
+"""Where a click context keeps whether tables are printed with every column."""
+NOTHING = "–"
+_COMMANDS = re.compile(
+    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|detect"
+    r"|baseline|export|import|catalog|augment)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
+)
 UNTRAINED = (
     "note: the encoder is UNTRAINED (nano with random weights of a fixed seed): "
     "scores show that everything works, not what SAM can do"
@@ -74,9 +86,18 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     yield from shown
 
 
+def with_store(text: str) -> str:
+    """Return a message whose commands carry the store that the user gave."""
+    context = click.get_current_context(silent=True)
+    store = None if context is None else context.meta.get(STORE_GIVEN)
+    if not store:
+        return text
+    return _COMMANDS.sub(lambda found: f"`hela-store {found[1]} -s {shlex.quote(store)}{found[2]}`", text)
+
+
 def note(text: str) -> None:
     """Say something beside the result."""
-    click.echo(visible(text), err=True)
+    click.echo(visible(with_store(text)), err=True)
 
 
 def note_untrained(store: Store) -> None:
@@ -125,6 +146,28 @@ def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
     width = max(len(what) for what, _ in facts)
     for what, value in facts:
         click.echo(f"{what:<{width}}  {visible(value)}")
+
+
+FACTS = {
+    "f1": "F1",
+    "f1 70": "F1 at IoU 0.7",
+    "f1_70": "F1 at IoU 0.7",
+    "ap50": "AP at IoU 0.5",
+    "mean iou": "mean IoU",
+    "mean dice": "mean Dice",
+    "mean iou found": "mean IoU of the cells found",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "msa": "mSA",
+}
+"""How facts are called that have another name in JSON."""
+
+
+def named_facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return values as lines of (what, value), named for people; what is None is left out."""
+    names = {name: name.replace("_", " ") for name in values}
+    return [(FACTS.get(names[key], names[key]), _text(value)) for key, value in values.items() if value is not None]
 
 
 def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -180,7 +223,9 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.5g}"
+        if math.isnan(value):
+            return NOTHING
+        return f"{value:.3f}" if 0.1 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
     if isinstance(value, list | tuple | Mapping):
         return _json(value)
     return visible(str(value))
@@ -192,8 +237,47 @@ def _json(value: Any, indent: int | None = None) -> str:
     return UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
+def is_full() -> bool:
+    """Return whether the user asked for every column."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(FULL))
+
+
+SHORT = {
+    "n": "n",
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
+    "image_free_iou": "naive guess",
+    "skill": "skill",
+    "empty": "empty",
+    "mean_hd95": "HD95, px",
+}
+"""Columns of scores that fit 80 characters, with their headings."""
+
+
+def _echo_short(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    keys = [key for key in SHORT if any(row.get(key) is not None for _, row in rows)]
+    printed = [[name, *(_short(key, row) for key in keys)] for name, row in rows]
+    _echo_plain([title, *(SHORT[key] for key in keys)], printed, [False, *(True for _ in keys)])
+    if any(NOTHING in row for row in printed):
+        click.echo(f"{NOTHING}: there is no such number")
+
+
+def _short(key: str, row: Mapping[str, Any]) -> str:
+    value = row.get(key)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    if key == "empty":
+        return f"{round(value * row['n'])} of {row['n']}"
+    return str(value) if key == "n" else f"{value:.3f}"
+
+
 def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Print score rows; ``title`` heads their names."""
+    """Print score rows; ``title`` heads their names. With ``--full`` all columns, else those that fit 80 characters."""
+    rows = list(rows)
+    if not is_full():
+        _echo_short(title, rows)
+        return
     names = {
         "n": "n",
         "mean_iou": "mean IoU",
@@ -230,9 +314,13 @@ def _flat_frames(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def echo_subsets(subsets: Mapping[str, Mapping[str, SubsetScore]]) -> None:
     """Print the means over hard cells, by prompt kind and subset."""
-    rows = [(f"{kind}, {name}", vars(score)) for kind, part in subsets.items() for name, score in part.items()]
+    rows = [
+        (f"{kind}, {name.replace('bright-small', 'bright and small')}", vars(score))
+        for kind, part in subsets.items()
+        for name, score in part.items()
+    ]
     if rows:
-        echo_scores("exploratory: hard and new cells", rows)
+        echo_scores("hard cells (exploratory)", rows)
 
 
 def echo_sequences(scores: SequenceScores) -> None:

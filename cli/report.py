@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, store_option
 from .output import bars, echo_json, note, relative
 
@@ -14,16 +15,25 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command()
+@click.command(
+    cls=Command, examples=("hela-store report -s fluo", "hela-store report -s fluo RUN RUN --out change.html")
+)
 @store_option
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, metavar="FILE")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="Write the report into this file.",
+)
 @json_option
 def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Write charts, tables and a gallery of cells as one HTML file that works offline.
 
     RUN is an evaluation, or a fine-tuning for all evaluations of its weights; the first is compared with the last.
-    Without any: the latest evaluation of every checkpoint.
+    Without RUN, the report has the latest evaluation of every checkpoint.
     """
     import hela_store as hs
 
@@ -37,3 +47,4 @@ def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> Non
         click.echo(
             f"{relative(Path(found.path))}: {len(found.runs)} runs, {found.charts} charts, {found.cards} cells, {size}"
         )
+        click.echo("Open it in a browser; the gallery begins with the worst cells.")

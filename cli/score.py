@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note
 
@@ -23,13 +24,19 @@ INTERVALS = (
 PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store score -s fluo RUN --truth GT",))
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), default="GT", show_default=True, help="Labels.")
+@click.option(
+    "--truth",
+    type=click.Choice(["GT", "ST", "GT+ST"]),
+    default="GT",
+    show_default=True,
+    help="Choose the labels to score against.",
+)
 @store_option
 @json_option
 def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
-    """Score runs against other labels of the data set, such as partial gold, beside the store's, on the same nuclei."""
+    """Score runs against other labels, such as partial human gold, on the same nuclei as the store's labels."""
     from hela_store.evaluation.other_labels import score as score_runs
     from hela_store.recipe.recipe import TRUTH_NAMES
 

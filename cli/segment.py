@@ -9,49 +9,72 @@ import click
 
 from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
 
+from . import verdicts
+from .help import Command
 from .options import cache_dir, default_checkpoint, device_option, json_option, store_or_generic_option
-from .output import bars, echo_facts, echo_json, note_untrained
+from .output import bars, echo_facts, echo_json, named_facts, note_untrained, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
 
+GROUPS = {
+    "Frames": ("axis", "channel"),
+    "Decoder and detector": ("store", "generic", "checkpoint", "zero_shot", "detector", "form", "threshold", "recover"),
+    "Output": ("out", "overlay"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=("hela-store segment new_frames -s fluo", "hela-store segment movie.tif -s fluo --axis t --out masks"),
+)
 @click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAMES...")
 @store_or_generic_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="segmented", show_default=True, metavar="DIR", help="For results."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="segmented",
+    show_default=True,
+    metavar="DIR",
+    help="Write results into this folder.",
 )
 @click.option(
-    "--run", "checkpoint", metavar="RUN", help="Fine-tuning run of the decoder. [default: the latest for the form]"
+    "--run",
+    "checkpoint",
+    metavar="RUN",
+    help="Use the decoder of this fine-tuning. [default: the default run for the form]",
 )
-@click.option("--zero-shot", is_flag=True, help="Take the decoder the encoder came with.")
+@click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
 @click.option(
     "--detector",
     default=DetectedConfig.detector,
     show_default=True,
     metavar="RUN",
-    help="Training run of the detector.",
+    help="Use the detector of this training run.",
 )
 @click.option(
     "--form",
     type=click.Choice(FORMS),
     default=DetectedConfig.form,
     show_default=True,
-    help="Given to the decoder.",
+    help="Choose which prompt is made from each detection.",
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least score that counts. [default: the detector's]")
-@click.option("--recover", is_flag=True, help="Ask for cells that only the frames before and after show.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the detector's]"
+)
+@click.option("--recover", is_flag=True, help="Also ask for cells that only the frames before and after show.")
 @click.option(
     "--axis",
     default=SegmentConfig.axis,
     show_default=True,
     metavar="LETTER",
-    help="Frames lie along this axis of stacks.",
+    help="Read frames along this axis of a stack.",
 )
-@click.option("--channel", type=click.IntRange(0), help="Take this channel of several.")
+@click.option("--channel", type=click.IntRange(0), help="Read this channel of several, counted from 0.")
 @click.option(
-    "--overlay/--no-overlay", default=SegmentConfig.overlay, show_default=True, help="Write PNGs with outlines."
+    "--overlay/--no-overlay", default=SegmentConfig.overlay, show_default=True, help="Write PNG images with outlines."
 )
 @device_option
 @json_option
@@ -66,7 +89,7 @@ def segment(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Segment frames never seen, without labels: label images, a cell table, overlays. Run it again to go on."""
+    """Write masks of new frames: label images, a table of cells, overlays. The same command resumes."""
     import hela_store as hs
 
     if store is not None:
@@ -85,4 +108,5 @@ def segment(
     if as_json:
         echo_json(report)
     else:
-        echo_facts([(name.replace("_", " "), str(value)) for name, value in report.items() if value is not None])
+        echo_facts(named_facts(report))
+        verdicts.segmentation(report, relative(out.absolute()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import Command
 from .options import json_option, store_option
 from .output import echo_json, echo_table, note
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command()
+@click.command(cls=Command, examples=('hela-store sql -s fluo "SELECT * FROM cell_metrics ORDER BY iou LIMIT 9"',))
 @store_option
 @click.argument("query")
 @json_option
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write the result into a Parquet file."
 )
 def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | None) -> None:
-    """Run one SELECT over the catalog, read-only.
+    """Answer one SELECT over the catalog, read-only.
 
     Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections; cell_metrics joins them,
     cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names their columns.
@@ -45,4 +46,11 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     elif as_csv:
         sys.stdout.writelines(csv_lines(names, plain_rows(found)))
     else:
-        echo_table(names, [[str(v).lower() if isinstance(v, bool) else v for v in row] for row in plain_rows(found)])
+        echo_table(names, [[_word(value) for value in row] for row in plain_rows(found)])
+
+
+def _word(value: object) -> object:
+    """Return a value as SQL names it, also where it is no number."""
+    if isinstance(value, bool) or value != value:
+        return str(value).lower()
+    return value

@@ -9,6 +9,8 @@ import click
 
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
+from . import verdicts
+from .help import Command
 from .options import cache_dir, device_option, finetune_option, json_option, note_scorings, store_option
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .sweep import Several
@@ -21,8 +23,26 @@ TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "worke
 """Options that every fine-tuning of the table gets."""
 PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 
+GROUPS = {
+    "What is compared": (
+        "store",
+        "prompts",
+        "seeds",
+        "split",
+        "prompt_seeds",
+        "encoders",
+        "classical",
+        "unet",
+        "truth",
+    ),
+    "Training": ("steps", "lr", "loss", "cells", "patience", "validation_cells"),
+}
+"""Options by the heading of the help."""
 
-@click.command()
+
+@click.command(
+    cls=Command, groups=GROUPS, examples=("hela-store study -s fluo --prompt box point --seeds 3 --classical",)
+)
 @store_option
 @click.option(
     "--prompt",
@@ -31,38 +51,64 @@ PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
     type=PROMPTS,
     multiple=True,
     metavar="all|KIND...",
-    help=f"Kinds, each with decoders of its own: {', '.join(MIXED_PROMPTS)}. [default: all: box, point and mask]",
+    help=f"Compare these prompts, each with decoders of its own: {', '.join(MIXED_PROMPTS)}. [default: all: "
+    "box, point and mask]",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Train each decoder with this many seeds.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Choose the block of frames to score.",
+)
+@click.option(
+    "--prompt-seeds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Set how many random prompts are drawn per cell and prompt kind.",
 )
 @click.option(
     "--encoder",
     "encoders",
     multiple=True,
     metavar="NAME|FILE",
-    help="Compare encoders with the first: give it several times, a name that `hela-store encoders` lists or a file of "
-    "weights. What is missing is embedded. [default: the store's own]",
+    help="Compare this encoder with the first one; repeat for several. It is a name that `hela-store encoders` lists, "
+    "or a file of weights; missing views are embedded. [default: the store's own]",
 )
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Training seeds of each.")
-@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Frames to score.")
-@click.option("--prompt-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Draws a cell.")
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
-@click.option("--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score`.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Write Markdown, too.")
-@finetune_option("steps", "Number of optimiser steps of every run.", type=click.IntRange(1), metavar="N")
-@finetune_option("lr", "Learning rate at its peak.", type=float, metavar="X")
-@finetune_option("loss", "Loss of every run.", metavar="NAME")
-@finetune_option("cells", "Maximum number of cells per training step.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
+@click.option(
+    "--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score` does."
 )
-@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.md",
+    help="Write the table as Markdown, too.",
+)
+@finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
+@finetune_option("lr", "Set the learning rate at its peak.", type=float, metavar="X")
+@finetune_option("loss", "Choose the loss of every run.", metavar="NAME")
+@finetune_option("cells", "Train on at most N cells per step.", type=click.IntRange(1), metavar="N")
+@finetune_option(
+    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
+)
+@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
 @device_option
 @json_option
 def study(
     store: Store, prompts: tuple[str, ...], encoders: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any
 ) -> None:
-    """Zero-shot and tuned, each prompt kind, several seeds, baselines: one table; run it again to go on."""
+    """Compare zero-shot with fine-tuned decoders and baselines in one table. The same command resumes."""
     import hela_store as hs
     from hela_store.studies.encoders import EncoderStudy
     from hela_store.studies.text import write
@@ -113,3 +159,4 @@ def _echo(result: StudyResult | EncoderStudy) -> None:
         echo_table(AGAINST, against(result))
     for text in footnotes(result):
         note(text)
+    verdicts.next_step("report")

@@ -11,7 +11,9 @@ import click
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
-from .options import F, cache_dir, device_option, finetune_option, json_option, store_option
+from . import verdicts
+from .help import Command
+from .options import F, cache_dir, device_option, finetune_option, json_option, store_option, typed
 from .output import bars, echo_json, echo_table, note, note_in_domain, note_untrained
 
 if TYPE_CHECKING:
@@ -45,35 +47,64 @@ def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
     return click.option(f"--{name}", name, cls=Several, type=kind, multiple=True, metavar="...", help=help_text)
 
 
-@click.command()
+GROUPS = {
+    "Values to combine": (
+        "lr",
+        "loss",
+        "prompt",
+        "seed",
+        "cells",
+        "window",
+        "ema",
+        "accumulate",
+        "masks",
+        "clicks",
+        "refine",
+        "schedule",
+        "init",
+        "variants",
+    ),
+    "Settings of every run": ("steps", "patience", "evaluate_every", "validation_cells"),
+    "Where it runs": ("jobs", "scheduler", "device", "workers"),
+}
+"""Options by the heading of the help."""
+
+
+@click.command(cls=Command, groups=GROUPS, examples=("hela-store sweep -s fluo --lr 1e-4 3e-4 1e-3 --seed 0 1 2",))
 @store_option
-@_several("lr", float, "Learning rates.")
-@_several("loss", str, "Losses.")
-@_several("prompt", click.Choice(TRAINING_PROMPTS), "Prompts.")
-@_several("seed", int, "Seeds.")
-@_several("cells", click.IntRange(1), "Maximum numbers of cells per training step.")
-@_several("window", int, "Embedding positions a prompt reads.")
-@_several("ema", float, "Decays of the running average of the weights.")
-@_several("accumulate", click.IntRange(1), "Views a step.")
-@_several("masks", click.Choice(MASKS), "Which of a lone point's three masks learn; no other --prompt.")
-@_several("clicks", click.IntRange(1), "Passes with prompts that have points, a click each; no other --prompt.")
-@_several("refine", float, "Shares of the steps with a second pass.")
-@_several("schedule", click.Choice(SCHEDULES), "How the learning rate falls after its peak.")
-@_several("init", str, "Fine-tunings whose weights are the beginning.")
-@_several("variants", click.IntRange(0), "Augmented variants to train on.")
-@finetune_option("steps", "Number of optimiser steps of every run.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "patience", "Stop after N validations without a better one; 0: never.", type=click.IntRange(0), metavar="N"
+@_several("lr", float, "Try these learning rates.")
+@_several("loss", str, "Try these losses.")
+@_several("prompt", click.Choice(TRAINING_PROMPTS), "Try these prompts.")
+@_several("seed", int, "Try these training seeds.")
+@_several("cells", click.IntRange(1), "Try these maximum numbers of cells per step.")
+@_several("window", int, "Try these numbers of embedding positions per side.")
+@_several("ema", float, "Try these decays of the running average of the weights.")
+@_several("accumulate", click.IntRange(1), "Try accumulating gradients over these numbers of views.")
+@_several(
+    "masks", click.Choice(MASKS), "Try training the best or all masks of a single click; only with --prompt point."
 )
-@finetune_option("evaluate_every", "Steps between validations; 0: one epoch.", type=click.IntRange(0), metavar="N")
-@finetune_option("validation_cells", "Maximum number of cells per validation.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Processes that prepare batches.", type=click.IntRange(0), metavar="N")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N at once, in processes of this machine.")
+@_several(
+    "clicks",
+    click.IntRange(1),
+    "Try these numbers of passes with one more click each; only with prompts that have points.",
+)
+@_several("refine", float, "Try these shares of steps with a second pass.")
+@_several("schedule", click.Choice(SCHEDULES), "Try these schedules of the learning rate.")
+@_several("init", str, "Try starting from the weights of these fine-tunings.")
+@_several("variants", click.IntRange(0), "Try these numbers of augmented variants.")
+@finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
+@finetune_option(
+    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
+)
+@finetune_option("evaluate_every", "Validate every N steps; 0: once per epoch.", type=click.IntRange(0), metavar="N")
+@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
+@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at once on this machine.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option
 @json_option
 def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, **given: Any) -> None:
-    """Run a grid of fine-tunings, one run folder each; the same command again goes on with what is left."""
+    """Run a grid of fine-tunings, one run each. The same command resumes with what is left."""
     from hela_store.base.executors import dask, processes
     from hela_store.studies.sweep import sweep as run_sweep
 
@@ -91,11 +122,16 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
         echo_json([row.flat() for row in rows])
     else:
         echo_table(list(rows[0].flat()), [list(row.flat().values()) for row in rows])
-        for prompt, row in _best(rows).items():
-            change = f"{row.mean_change:+.4f} over zero-shot"
-            click.echo(f"best on validation, tuned for {prompt}: {row.run}, IoU {row.mean_iou:.4f} ({change})")
+        _verdict(rows)
     if any(row.error for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _verdict(rows: list[SweepRow]) -> None:
+    for prompt, row in _best(rows).items():
+        change = f"{row.mean_change:+.3f} over zero-shot"
+        click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
+        click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)}')}")
 
 
 def _best(rows: list[SweepRow]) -> dict[str, SweepRow]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .help import Command
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, echo_table
 
@@ -14,16 +15,23 @@ if TYPE_CHECKING:
     from hela_store import Store, VerifyReport
 
 
-@click.command()
+@click.command(cls=Command, examples=("hela-store verify -s fluo", "hela-store verify -s fluo --repair"))
 @store_option
-@click.option("--repair", is_flag=True, help="Encode again what is wrong, and nothing else.")
-@click.option("--deep", is_flag=True, help="Also encode a sample again and compare.")
-@click.option("--sample", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Views of --deep.")
+@click.option("--repair", is_flag=True, help="Encode damaged embeddings again, and nothing else.")
+@click.option("--deep", is_flag=True, help="Also encode a sample of views again and compare.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Encode N views again with --deep.",
+)
 @variant_options
 @device_option
 @json_option
 def verify(store: Store, as_json: bool, **choices: Any) -> None:
-    """Prove that a store is whole: embeddings against the ledger, the files around them, runs; else exit with 1."""
+    """Check every file of a store against its sum; exit with 1 if something is damaged."""
     import hela_store as hs
 
     report = hs.verify(store, hs.VerifyConfig(cache_dir=cache_dir(), **choices), bars)

@@ -1,4 +1,4 @@
-"""What is drawn for one variant of a view: a pure function of (seed, frame, tile, variant) and the recipe's ranges."""
+"""Draw one variant of a view as a pure function of (seed, frame, tile, variant) and the recipe's ranges."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def outcome(future: Future[T]) -> T:
 
 
 _GONE = "the process that worked on it ended abruptly, perhaps for want of memory"
-_AGAIN = "what was done stays, the same command goes on from there"
+_AGAIN = "what was done stays, the same command resumes where it stopped"
 
 
 def _begin(threads: int) -> None:

@@ -11,7 +11,7 @@ from hela_store.training.schedule import check_rate
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicalConfig:
-    """What is searched and scored.
+    """Settings of the classical search and of its scoring.
 
     Attributes
     ----------

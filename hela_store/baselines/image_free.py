@@ -27,7 +27,7 @@ def image_free(
     prompt_seeds: int = 3,
     progress: Progress = silent,
 ) -> BaselineResult:
-    """Answer the prompts that ``evaluate`` gives without the image (measuring rule 2).
+    """Answer the prompts that ``evaluate`` gives without the image (rule "image-free rows").
 
     Parameters
     ----------

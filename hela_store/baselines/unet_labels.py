@@ -20,7 +20,7 @@ from .found import Labels
 
 BACKGROUND, NUCLEUS, BORDER = 0, 1, 2
 IGNORED = -1
-"""Class of pixels that say nothing (measuring rule 6)."""
+"""Class of pixels that say nothing (rule "valid pixels")."""
 BORDER_SIDE = 5
 """Side of the window, px of the network, that makes a cell's pixel a border where it holds anything else."""
 

@@ -40,7 +40,7 @@ DECODER_WAYS = ("decoder", "decoder LoRA")
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptBenchConfig:
-    """What is timed.
+    """Settings of the benchmark of adapters.
 
     Attributes
     ----------

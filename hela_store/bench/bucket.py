@@ -54,7 +54,7 @@ class BucketRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BucketBench:
-    """What was measured."""
+    """Results of the bucket benchmark."""
 
     steps: int
     workers: int

@@ -54,7 +54,7 @@ class CodecRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CodecBench:
-    """What was measured; ``stored`` is the codec of the store itself, whose losses are not counted again."""
+    """Costs of each codec; ``stored`` is the codec of the store itself, whose losses are not counted again."""
 
     stored: str
     split: str

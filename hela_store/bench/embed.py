@@ -24,7 +24,7 @@ from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedBench:
-    """What was measured; ``ratio`` is ``embed_seconds / encode_seconds``, both a view and over all rounds."""
+    """Times of embedding; ``ratio`` is ``embed_seconds / encode_seconds``, both a view and over all rounds."""
 
     device: str
     views: int

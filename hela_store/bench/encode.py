@@ -58,7 +58,7 @@ class EncodeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeBench:
-    """What was measured for one architecture; ``matrix_gflops`` by precision, ``gflop`` a view."""
+    """Results for one architecture; ``matrix_gflops`` by precision, ``gflop`` a view."""
 
     architecture: str
     device: str

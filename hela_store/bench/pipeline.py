@@ -60,7 +60,7 @@ class PipelineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineBench:
-    """What was measured, and with how many threads of torch."""
+    """The measured rates, and how many threads of torch there were."""
 
     threads: int
     tile: int

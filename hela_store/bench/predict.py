@@ -50,7 +50,7 @@ class BoxRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictBench:
-    """What was measured.
+    """The measured times and memory.
 
     Attributes
     ----------

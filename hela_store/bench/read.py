@@ -37,7 +37,7 @@ class ReadRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadBench:
-    """What was measured."""
+    """Results of the reading benchmark."""
 
     views: int
     reads: int

@@ -49,7 +49,7 @@ QUERIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowsBench:
-    """What was measured: rows a second from files into each, and seconds of each query.
+    """Results of the row benchmark: rows per second from files into each, and seconds of each query.
 
     pandas has the rows in memory before it is asked, the two databases do not.
     """

@@ -1,4 +1,4 @@
-"""What a store costs that has very many views: tables, ledger and metadata are real, of the embeddings a few are there.
+"""Measure a store with very many views; tables, ledger and metadata are real, and only a few embeddings exist.
 
 Each measurement runs in a process of its own; its seconds and its memory are those beyond the imports.
 """
@@ -69,7 +69,7 @@ class ScaleRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleBench:
-    """What was measured; ``metrics`` is None where no rows were asked for."""
+    """Results of the scale benchmark; ``metrics`` is None where no rows were asked for."""
 
     rows: tuple[ScaleRow, ...]
     metrics: RowsBench | None

@@ -38,7 +38,7 @@ from hela_store.training.step import step_loss
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBenchConfig:
-    """What is timed.
+    """Settings of the training benchmark.
 
     Attributes
     ----------

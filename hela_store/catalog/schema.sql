@@ -16,7 +16,7 @@ COMMENT ON COLUMN frames.width IS 'Columns, px.';
 COMMENT ON COLUMN frames.dtype IS 'Pixel type as acquired, e.g. "uint16".';
 COMMENT ON COLUMN frames."group" IS 'Array group under arrays.zarr/frames/.';
 COMMENT ON COLUMN frames."row" IS 'Index in that group.';
-COMMENT ON COLUMN frames.sha256 IS 'Of the image bytes (little-endian), shape and dtype.';
+COMMENT ON COLUMN frames.sha256 IS 'The sha256 of the image bytes (little-endian), shape and dtype.';
 COMMENT ON COLUMN frames.has_label IS 'False: the frame can be embedded and predicted, not scored.';
 COMMENT ON COLUMN frames.partial IS 'True where only some of the cells are labelled (gold truth).';
 COMMENT ON COLUMN frames.label_origin IS 'ST, GT, GT+ST, masks or synthetic; empty without labels.';
@@ -34,14 +34,14 @@ COMMENT ON COLUMN cells.frame IS 'frames.frame.';
 COMMENT ON COLUMN cells.label IS 'Value in the label image.';
 COMMENT ON COLUMN cells.area IS 'px.';
 COMMENT ON COLUMN cells.area_um2 IS 'um^2; NULL where the pixel size is unknown.';
-COMMENT ON COLUMN cells.diameter IS 'Of the disc of equal area, px.';
+COMMENT ON COLUMN cells.diameter IS 'Diameter of the disc with the same area, in pixels.';
 COMMENT ON COLUMN cells.x0 IS 'Left edge of the bounding box, px, frame, inclusive.';
 COMMENT ON COLUMN cells.y0 IS 'Upper edge of the bounding box, px, frame, inclusive.';
 COMMENT ON COLUMN cells.x1 IS 'Right edge of the bounding box, px, frame, exclusive.';
 COMMENT ON COLUMN cells.y1 IS 'Lower edge of the bounding box, px, frame, exclusive.';
 COMMENT ON COLUMN cells.cx IS 'x of the centroid, px, frame.';
 COMMENT ON COLUMN cells.cy IS 'y of the centroid, px, frame.';
-COMMENT ON COLUMN cells.eccentricity IS 'Of the ellipse of equal second moments, 0 (disc) to 1.';
+COMMENT ON COLUMN cells.eccentricity IS 'Eccentricity of the ellipse with the same second moments, 0 (disc) to 1.';
 COMMENT ON COLUMN cells.touches_neighbour IS 'True where a pixel of another cell is adjacent.';
 COMMENT ON COLUMN cells.touches_border IS 'True where the cell reaches the border of the frame.';
 COMMENT ON COLUMN cells.mean_intensity IS 'Mean count above the black level (offset) of the recipe.';
@@ -59,17 +59,17 @@ COMMENT ON COLUMN plans.tile IS 'Number of the tile in its frame; 0 for whole fr
 COMMENT ON COLUMN plans.variant IS '0 as acquired, 1..N augmented.';
 COMMENT ON COLUMN plans.x0 IS 'Left edge of the tile, px, frame.';
 COMMENT ON COLUMN plans.y0 IS 'Upper edge of the tile, px, frame.';
-COMMENT ON COLUMN plans.width IS 'Of the tile, px, frame.';
-COMMENT ON COLUMN plans.height IS 'Of the tile, px, frame.';
+COMMENT ON COLUMN plans.width IS 'Width of the tile, px, frame.';
+COMMENT ON COLUMN plans.height IS 'Height of the tile, px, frame.';
 COMMENT ON COLUMN plans.lo IS 'Lower normalisation limit of the frame, counts.';
 COMMENT ON COLUMN plans.hi IS 'Upper normalisation limit of the frame, counts.';
-COMMENT ON COLUMN plans.seed IS 'Of the variant.';
+COMMENT ON COLUMN plans.seed IS 'Seed of the variant.';
 COMMENT ON COLUMN plans.params IS 'Parameters of the variant, JSON.';
 COMMENT ON COLUMN plans."row" IS 'Index in every embeddings array.';
 
 CREATE VIEW views AS
     SELECT DISTINCT ON (view, frame) * EXCLUDE (plan) FROM plans ORDER BY view, frame, plan;
-COMMENT ON VIEW views IS 'What is encoded: a tile of a frame or the whole of it; the rows of all plans, each view once.';
+COMMENT ON VIEW views IS 'Everything that is encoded: a tile of a frame or the whole frame; the rows of all plans, each view once.';
 
 CREATE TABLE committed (view VARCHAR, encoder VARCHAR, "row" BIGINT);
 COMMENT ON TABLE committed IS 'Views whose embedding is durable, by encoder key (ledger/<encoder>/*.jsonl).';
@@ -96,7 +96,7 @@ CREATE TABLE prompts (
     frame VARCHAR, view VARCHAR, x0 DOUBLE, y0 DOUBLE, x1 DOUBLE, y1 DOUBLE, points DOUBLE[], point_labels BIGINT[],
     params VARCHAR, prompt_iou DOUBLE, free_iou DOUBLE, free_dice DOUBLE, cut BOOLEAN
 );
-COMMENT ON TABLE prompts IS 'What was given for a cell (runs/<id>/prompts.parquet).';
+COMMENT ON TABLE prompts IS 'One prompt for one cell (runs/<id>/prompts.parquet).';
 COMMENT ON COLUMN prompts.run IS 'runs.id.';
 COMMENT ON COLUMN prompts.prompt_id IS 'Unique within the run.';
 COMMENT ON COLUMN prompts.kind IS 'Kind of prompt, e.g. box-exact, or a setting of one, e.g. box@0.1; none for cells found without a prompt.';
@@ -173,7 +173,7 @@ CREATE TABLE detections (
     y1 DOUBLE, cx DOUBLE, cy DOUBLE, x DOUBLE, y DOUBLE, score DOUBLE, cell VARCHAR, iou DOUBLE, mask_cell VARCHAR,
     mask_iou DOUBLE, counted BOOLEAN, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
 );
-COMMENT ON TABLE detections IS 'What a detector found, each cell of a frame once (runs/<id>/detections.parquet).';
+COMMENT ON TABLE detections IS 'Detections, each cell of a frame once (runs/<id>/detections.parquet).';
 COMMENT ON COLUMN detections.run IS 'runs.id.';
 COMMENT ON COLUMN detections.detection IS 'Unique within the run.';
 COMMENT ON COLUMN detections.split IS 'Split of the frame: train, val, test or gap.';
@@ -189,9 +189,9 @@ COMMENT ON COLUMN detections.x IS 'x of the click point, px, frame.';
 COMMENT ON COLUMN detections.y IS 'y of the click point, px, frame.';
 COMMENT ON COLUMN detections.score IS '0 to 1; which score counts is config->''config''->>''threshold'' of the run.';
 COMMENT ON COLUMN detections.cell IS 'cells.cell it was matched with by box IoU, one to one, least IoU 0.5; NULL for none.';
-COMMENT ON COLUMN detections.iou IS 'Of the box with that cell''s box.';
+COMMENT ON COLUMN detections.iou IS 'IoU of the box with that cell''s box.';
 COMMENT ON COLUMN detections.mask_cell IS 'cells.cell by the IoU of the coarse mask, one to one, least IoU 0.5; NULL for none.';
-COMMENT ON COLUMN detections.mask_iou IS 'Of the coarse mask with that cell.';
+COMMENT ON COLUMN detections.mask_iou IS 'IoU of the coarse mask with that cell.';
 COMMENT ON COLUMN detections.counted IS 'False where it is neither right nor wrong: mostly on pixels that say nothing.';
 COMMENT ON COLUMN detections.rle IS 'Coarse mask in frame coordinates, COCO compressed run lengths; NULL without one.';
 COMMENT ON COLUMN detections.rle_height IS 'Rows of the mask, px.';
@@ -225,7 +225,7 @@ COMMENT ON COLUMN cell_metrics.view IS 'views.view in which it was decoded.';
 COMMENT ON COLUMN cell_metrics.cell IS 'cells.cell.';
 COMMENT ON COLUMN cell_metrics.label IS 'cells.label.';
 COMMENT ON COLUMN cell_metrics.area IS 'px.';
-COMMENT ON COLUMN cell_metrics.diameter IS 'Of the disc of equal area, px.';
+COMMENT ON COLUMN cell_metrics.diameter IS 'Diameter of the disc with the same area, in pixels.';
 COMMENT ON COLUMN cell_metrics.touches_neighbour IS 'A pixel of another cell is adjacent.';
 COMMENT ON COLUMN cell_metrics.touches_border IS 'The cell reaches the border of the frame.';
 COMMENT ON COLUMN cell_metrics.is_bright_small IS 'Bright and small for its frame (cell_subsets): mostly mitotic cells.';
@@ -246,24 +246,24 @@ COMMENT ON COLUMN cell_metrics.failure IS
 CREATE VIEW test_scorings AS
     SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
     FROM runs WHERE kind <> 'finetune' AND split IN ('test', 'all') GROUP BY checkpoint ORDER BY checkpoint;
-COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (measuring rule 1).';
+COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (rule "blocks of time").';
 COMMENT ON COLUMN test_scorings.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
 COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all.';
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
 COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
 
 CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT, sum VARCHAR);
-COMMENT ON TABLE indexed IS 'What of the store is in this catalog; used to find what is missing.';
+COMMENT ON TABLE indexed IS 'Files of the store that are in this catalog; used to find what is missing.';
 COMMENT ON COLUMN indexed.path IS 'Relative to the store.';
 COMMENT ON COLUMN indexed.kind IS 'frames, cells, plan, ledger or run.';
 COMMENT ON COLUMN indexed.bytes IS 'Size when it was indexed; 0 for a run, whose folder never changes.';
-COMMENT ON COLUMN indexed.sum IS 'Of a run the sha256 of its manifest.json, so that a run that changed is refused; else empty.';
+COMMENT ON COLUMN indexed.sum IS 'For a run, the sha256 of its manifest.json, so that a run that changed is refused; else empty.';
 
 CREATE TABLE catalog_schema (digest VARCHAR);
 COMMENT ON TABLE catalog_schema IS 'Digest of the schema this catalog was made with.';
 
 CREATE TABLE table_sums (name VARCHAR, "rows" BIGINT, sum VARCHAR);
-COMMENT ON TABLE table_sums IS 'What was written into each table, so that rows that were altered are noticed.';
+COMMENT ON TABLE table_sums IS 'Sums of the rows that were written into each table, so that rows that were altered are noticed.';
 COMMENT ON COLUMN table_sums.name IS 'Name of the table.';
 COMMENT ON COLUMN table_sums."rows" IS 'Number of its rows.';
 COMMENT ON COLUMN table_sums.sum IS 'Sum of DuckDB''s hash over its rows.';

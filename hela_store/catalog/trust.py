@@ -1,4 +1,4 @@
-"""What of a catalog file is believed: base tables that schema.sql makes, with the rows that were written.
+"""Believe of a catalog file only the base tables of schema.sql, with the rows that were written.
 
 A catalog comes with a store that somebody else may have sent. Views, macros and triggers are programs, so access to
 files is closed and the configuration locked before the first statement, and whatever schema.sql does not make, or

@@ -36,7 +36,7 @@ _PAIRS, _SERIES, _SIDE = 4, 3, 256
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLook:
-    """What one label image looks like: values, pieces of like size of each, and the share of the frame of each."""
+    """Values of one label image, with the pieces of similar size and the share of the frame of each."""
 
     frame: str
     values: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a reader knows of a frame before it reads it, and the checks both readers share."""
+"""Describe a frame before it is read, with the checks that both readers share."""
 
 from __future__ import annotations
 

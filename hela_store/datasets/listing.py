@@ -30,7 +30,7 @@ _LABEL_FILES = (".npy", ".npz", ".roi", ".zip", ".geojson", ".json")
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a folder holds.
+    """Contents of a folder of frames.
 
     Attributes
     ----------

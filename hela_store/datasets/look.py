@@ -47,7 +47,7 @@ LABELS_SAMPLED = 100
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """What a data set holds.
+    """Contents of a data set.
 
     Attributes
     ----------

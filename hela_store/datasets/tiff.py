@@ -31,7 +31,7 @@ _MOST_OPEN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file's header tells of its array.
+    """Description of a file's array in its header.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ class FramePairs:
     ----------
     scores : float64, (N,), of detections
     ious : float64, (N, M), of detections with cells, by box or by mask
-    counted : bool, (N,), whether a detection counts as false where it has no cell (measuring rule 6)
+    counted : bool, (N,), whether a detection counts as false where it has no cell (rule "valid pixels")
     """
 
     scores: Floats
@@ -166,7 +166,7 @@ def average_precision(
     """Return COCO's AP50, AP75 and AP50:95 of boxes, by pycocotools, with no limit on detections a frame.
 
     A detection that is no cell's (box IoU below 0.5 with all) and lies mostly on pixels that say nothing is left out
-    (measuring rule 6).
+    (rule "valid pixels").
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Tasks a worker is given: one it does, and the next."""
-AGAIN = "what is committed stays, the same command goes on from there"
+AGAIN = "what is committed stays, the same command resumes where it stopped"
 
 
 @dataclass(frozen=True, kw_only=True)

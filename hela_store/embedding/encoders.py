@@ -1,4 +1,4 @@
-"""What a fine-tuning run left: the decoder it tuned, and the encoder that decoder belongs to."""
+"""Load the decoder that a run fine-tuned, and the encoder to which it belongs."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ MOST_BELOW_BLACK = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """What one ingest did.
+    """Result of one ingest.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What is measured of every cell at ingest, and how large the cells of a store are for SAM."""
+"""Measure every cell at ingest, and how large the cells of a store are for SAM."""
 
 from __future__ import annotations
 

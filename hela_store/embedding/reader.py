@@ -1,4 +1,4 @@
-"""What a decoder, or the part of an encoder that adapts, reads of a view: stored arrays, or the view itself."""
+"""Read a view for a decoder or an adapting encoder: its stored arrays, or the view itself."""
 
 from __future__ import annotations
 

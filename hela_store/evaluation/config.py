@@ -10,12 +10,12 @@ from hela_store.prompts.kinds import HEADLINE_PROMPTS, ROBUSTNESS_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
 METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
-"""Scores from 0 to 1, higher is better; rule 7's limits are made for these."""
+"""Scores from 0 to 1, higher is better; the limits of rule "statistics" are made for these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is scored.
+    """Settings of an evaluation.
 
     Attributes
     ----------

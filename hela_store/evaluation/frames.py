@@ -109,7 +109,7 @@ def with_foreign_embeddings(store: Store, frames: Sequence[str]) -> Iterator[Fra
     """Yield frames as :func:`frame_cells`, but every tile with the embedding of the same tile of another frame.
 
     The other frame is half the list away, of the same size. What a score keeps under this control comes from the prompt
-    alone, not from the image (measuring rule 4).
+    alone, not from the image (rule "mask prompts").
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""No frame that is tested or validated on has trained (measuring rule 1): by frames as they are and as a run saw them.
+"""No frame that is tested or validated on has trained (rule "blocks of time").
+
+Frames are compared as they are and as a run saw them.
 
 A recipe's split may change between a fine-tuning and its evaluation, as it does from fold to fold; so runs keep which
 frames they trained and chose on. Tiles and augmented variants train only with their frame.

@@ -81,7 +81,7 @@ class TruthScore:
     over_first: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, SEG under its right name (measuring rule 8)."""
+        """Return plain values, SEG under its right name (rule "names")."""
         row = asdict(self)
         return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
 

@@ -118,7 +118,7 @@ def ask(
 
 
 def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int], radius: float) -> list[Question]:
-    """Ask for every cell of a frame, with prompts drawn from the truth (measuring rules 3 and 4).
+    """Ask for every cell of a frame, with prompts drawn from the truth (rules "prompts" and "mask prompts").
 
     ``"mask-previous"`` is asked with a jittered box here and ``"point-clicks"`` with its first click; :func:`answer`
     feeds the logits of a pass back, and clicks where it was wrong.

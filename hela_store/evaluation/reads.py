@@ -1,4 +1,4 @@
-"""What a run reads of a store, as one digest: two runs are the same work only where they read the same."""
+"""Give everything that a run reads of a store one digest: runs with different digests are different work."""
 
 from __future__ import annotations
 

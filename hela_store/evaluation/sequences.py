@@ -1,7 +1,7 @@
 """SEG, DET and count errors of a run, from its stored masks.
 
 Of an evaluation these start from the truth, since every prompt was made for a true cell: they are called
-``SEG (oracle prompts)`` and ``DET (oracle prompts)`` (measuring rule 8). Only runs that found their cells themselves,
+``SEG (oracle prompts)`` and ``DET (oracle prompts)`` (rule "names"). Only runs that found their cells themselves,
 which have ``detections.parquet``, get the plain names.
 """
 
@@ -88,7 +88,7 @@ def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_see
     asked = info.rows("prompts", ["prompt_id", "kind", "prompt_seed"])
     kinds = list(dict.fromkeys(row["kind"] for row in asked))
     if prompt is None and len(kinds) > 1:
-        raise RunError(f"run {info.id} has the prompts {', '.join(kinds)}; choose one")
+        raise RunError(f"run {info.id} has the prompts {', '.join(kinds)}; choose one, such as --prompt {kinds[0]}")
     prompt = prompt or kinds[0]
     seeds = sorted({row["prompt_seed"] for row in asked if row["kind"] == prompt})
     if not seeds or (prompt_seed is not None and prompt_seed not in seeds):
@@ -173,7 +173,7 @@ def _named(score: SequenceScore, suffix: str) -> dict[str, Any]:
 def sequence_scores(labels: RunLabels, progress: Progress = silent) -> SequenceScores:
     """Score a run's label images against the labels of its frames; frames without labels are left out.
 
-    Result objects that lie wholly in the outer band of the field of interest are not counted (measuring rule 6).
+    Result objects that lie wholly in the outer band of the field of interest are not counted (rule "valid pixels").
 
     Raises
     ------

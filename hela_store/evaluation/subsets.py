@@ -14,7 +14,7 @@ from hela_store.store.store import Store
 SUBSETS = {"touching": "touches_neighbour", "dim": "is_dim", "bright-small": "is_bright_small"}
 """Columns of cell_metrics by the names that tables show."""
 PROMPT_BINS = {f"prompt IoU {low:g}-{high:g}": f"prompt_iou >= {low} AND prompt_iou < {high}" for low, high in BINS}
-"""Mask prompts by their own IoU (measuring rule 4)."""
+"""Mask prompts by their own IoU (rule "mask prompts")."""
 
 _NAMES = [*SUBSETS, *PROMPT_BINS]
 _NUMBERS = ", ".join(

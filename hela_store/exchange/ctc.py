@@ -30,7 +30,7 @@ MOST_OBJECTS = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class CtcExport:
-    """What was written.
+    """Result of an export to the Cell Tracking Challenge's form.
 
     Attributes
     ----------

@@ -40,7 +40,7 @@ EMBEDDINGS, IMAGE = "embeddings.zarr", "image.tif"
 
 @dataclass(frozen=True, kw_only=True)
 class MicroSamExport:
-    """What was written.
+    """Result of an export to micro-sam.
 
     Attributes
     ----------

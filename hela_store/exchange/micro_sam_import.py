@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class MicroSamImport:
-    """What was brought in.
+    """Result of an import from micro-sam.
 
     Attributes
     ----------

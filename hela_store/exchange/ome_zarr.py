@@ -38,7 +38,7 @@ TRUTH = "truth"
 
 @dataclass(frozen=True, kw_only=True)
 class OmeZarrExport:
-    """What was written.
+    """Result of an export to OME-NGFF.
 
     Attributes
     ----------

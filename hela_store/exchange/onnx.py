@@ -70,7 +70,7 @@ class OnnxExport:
 
 
 class OnnxDecoder(nn.Module):
-    """What is exported: prompts as tensors in, all four masks of a prompt on SAM's whole grid out."""
+    """Exported decoder: it takes prompts as tensors and gives all four masks of a prompt on SAM's whole grid."""
 
     def __init__(self, decoder: SamDecoder, window: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from hela_store.errors import AlreadyComplete, RunError
 
 
 class Targets:
-    """What one export writes; what is there already and is the same, byte for byte, is left as it is.
+    """Files that one export writes; a file that exists and is the same byte for byte is left alone.
 
     So a job that was killed after some of it was in place is completed by the same command.
     """

@@ -57,7 +57,7 @@ def assemble(answers: Sequence[Answer], frame_shape: tuple[int, int]) -> npt.NDA
         A mask is damaged, or of another frame size; an id occurs twice.
     """
     if len({answer.id for answer in answers}) < len(answers):
-        raise RunError("a cell or detection has several masks in one frame; choose one prompt kind and seed")
+        raise RunError("a cell or detection has several masks in one frame; add --prompt KIND and --prompt-seed N")
     label = np.zeros(frame_shape, np.int32)
     order = sorted(range(len(answers)), key=lambda i: _rank(answers[i]), reverse=True)
     for i in order:

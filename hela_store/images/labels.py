@@ -100,7 +100,7 @@ def field_of_interest(shape: tuple[int, int], band: int) -> BoolArray:
 def apply_field_of_interest(label: Labels, band: int) -> Labels:
     """Return the labels without the objects that lie wholly in the outer band of ``band`` px.
 
-    Design, measuring rule 6: they carry no label and count neither way; one with a pixel further in stays whole.
+    Rule "valid pixels": they carry no label and count neither way; one with a pixel further in stays whole.
     """
     if band == 0:
         return label

@@ -95,7 +95,7 @@ class VerifyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found.
+    """Result of a verification.
 
     Attributes
     ----------

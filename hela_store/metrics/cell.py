@@ -23,7 +23,7 @@ class CellScores:
     boundary_iou : float, 0..1
         With the band of :func:`hela_store.metrics.boundaries.band_width`.
     hd95 : float, px
-        95 % Hausdorff distance; of an empty prediction the cell's diameter (measuring rule 8).
+        95 % Hausdorff distance; of an empty prediction the cell's diameter (rule "names").
     nsd1, nsd2 : float, 0..1
         Normalised surface Dice at 1 and 2 px; 0 of an empty prediction.
     spill : float, 0..1

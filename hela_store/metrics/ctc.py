@@ -26,7 +26,7 @@ MISSED, SPURIOUS, SPLIT = 10, 1, 5
 
 @dataclass(frozen=True, kw_only=True)
 class FrameMatch:
-    """What one frame adds to SEG and DET.
+    """Contribution of one frame to SEG and DET.
 
     Attributes
     ----------

@@ -101,7 +101,7 @@ def mask_ious(masks: Sequence[Rle | None], label: LabelArray, labels: Sequence[i
 
 
 def countable(boxes: Floats, valid: BoolArray) -> BoolArray:
-    """Return which boxes can be false: at least half of each is valid pixels (measuring rule 6); bool, (N,)."""
+    """Return which boxes can be false: at least half of each is valid pixels (rule "valid pixels"); bool, (N,)."""
     total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int64)
     total[1:, 1:] = valid.cumsum(0).cumsum(1)
     low = np.floor(boxes[:, :2]).astype(int).clip(0)

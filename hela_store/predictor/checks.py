@@ -1,4 +1,4 @@
-"""What callers may hand in: images of any type that are grey, prompts that lie in the frame."""
+"""Check what callers hand in: images of any type that are grey, prompts that lie in the frame."""
 
 from __future__ import annotations
 

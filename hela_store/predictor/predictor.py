@@ -53,7 +53,7 @@ class _Current:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a predictor is made of.
+    """The encoder, the decoder and the settings of a predictor.
 
     Attributes
     ----------

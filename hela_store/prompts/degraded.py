@@ -1,4 +1,4 @@
-"""Mask prompts (measuring rule 4): the truth, made worse in units of the cell's diameter d.
+"""Mask prompts (rule "mask prompts"): the truth, made worse in units of the cell's diameter d.
 
 On the signed distance field: an offset, a smooth noise and a shift, now and then a merge with a neighbour or a cut
 along a straight line; of the result only the largest piece without its holes. A prompt belongs to one of five bins of
@@ -33,7 +33,7 @@ BATCHES = (8, 16, *(32,) * 12)
 """Draws are made so many at a time: most bins are reached at once, the best one is not."""
 REDRAWS = sum(BATCHES)
 
-# measuring rule 4, in cell diameters
+# rule "mask prompts", in cell diameters
 OFFSET = 0.15
 NOISE_RMS = 0.08
 CORRELATION_LENGTH = 0.25

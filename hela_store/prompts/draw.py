@@ -1,4 +1,4 @@
-"""Prompts drawn from the truth (measuring rules 3 and 4).
+"""Prompts drawn from the truth (rules "prompts" and "mask prompts").
 
 Evaluation prompts depend on (cell, kind, prompt seed) alone, so that runs are compared on identical prompts. Training
 uses the same functions with its own generator, keyed by (seed, epoch, step, cell).
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 JITTER = 0.05
-"""Standard deviation of a side's jitter, as a share of the box's extent across that side (measuring rule 3)."""
+"""Standard deviation of a side's jitter, as a share of the box's extent across that side (rule "prompts")."""
 CLICKS = 3
 """Of a ``"point-clicks"`` prompt, where nothing else is said."""
 RANGES = {
@@ -294,7 +294,7 @@ def centre_point(mask: BoolArray) -> npt.NDArray[np.float64]:
 
 
 def draw_mask(rng: np.random.Generator, cell: CellContext, bin: int | None = None) -> DrawnPrompt:
-    """Draw a mask prompt: the truth degraded by measuring rule 4, see :mod:`hela_store.prompts.degraded`.
+    """Draw a mask prompt: the truth degraded by rule "mask prompts", see :mod:`hela_store.prompts.degraded`.
 
     Parameters
     ----------

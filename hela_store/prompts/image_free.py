@@ -1,4 +1,4 @@
-"""What a prompt alone is worth: answers that never look at the image.
+"""Answer prompts without looking at the image, to show how much a prompt alone is worth.
 
 Every table shows them beside the model's scores, because an ellipse in the true box already has IoU 0.83 on round
 nuclei. Pixel ``i`` covers ``[i, i + 1)`` of a box's axis and has its centre at ``i + 0.5`` there, so the box of one

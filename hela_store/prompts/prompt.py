@@ -14,7 +14,7 @@ from hela_store.images.rle import bbox
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What is given for one cell.
+    """Prompt of one cell.
 
     Attributes
     ----------

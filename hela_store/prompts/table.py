@@ -31,7 +31,7 @@ LEAST_OVERLAP = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class UserPrompt:
-    """What a table gives for one cell.
+    """Prompt that a user's table gives for one cell.
 
     Attributes
     ----------

@@ -134,7 +134,7 @@ class EncoderRecipe:
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """What is stored of a view: (256, 64, 64), CHW, of a whole encoder; (64, 64, C), HWC, of one that is cut."""
+        """Return a view's stored shape: (256, 64, 64), CHW, of a whole encoder; (64, 64, C), HWC, of a cut one."""
         return (256, 64, 64) if self.cut is None else (64, 64, TOKEN_WIDTH[self.architecture])
 
 

@@ -19,14 +19,14 @@ FrameKey = tuple[str, str, int]
 BLOCKS: tuple[Literal["train"], Literal["val"], Literal["test"]] = ("train", "val", "test")
 SPLITS = (*BLOCKS, "all")
 """Choices of frames; ``"all"``: every frame."""
-# shares of validation and test frames; measuring rule 1 cuts 92 frames into 55 + 9 + 22 and two gaps of 3
+# shares of validation and test frames; rule "blocks of time" cuts 92 frames into 55 + 9 + 22 and two gaps of 3
 VAL_SHARE, TEST_SHARE = 0.1, 0.24
 GAP = 3
 LONG_ENOUGH = 30
 
 
 class SplitLike(Protocol):
-    """What a split is made from; ``recipe.SplitRecipe`` is one (that module lies above this one)."""
+    """Settings of a split; ``recipe.SplitRecipe`` is one (that module lies above this one)."""
 
     @property
     def mode(self) -> str:

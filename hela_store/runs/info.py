@@ -1,4 +1,4 @@
-"""What a run's ``config.json`` holds, and how configurations become JSON."""
+"""Describe a run's ``config.json``, and turn configurations into JSON."""
 
 from __future__ import annotations
 

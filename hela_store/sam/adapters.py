@@ -50,7 +50,7 @@ class Adapter:
 
     @property
     def is_mergeable(self) -> bool:
-        """Whether what it learned can become weights of the stock model."""
+        """Whether the adapter can be merged into weights of the stock model."""
         return not self.conv
 
 

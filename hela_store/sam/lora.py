@@ -139,7 +139,7 @@ class AdaptedLinear(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """Of the frozen layer."""
+        """Bias of the frozen layer."""
         return self.base.bias
 
 

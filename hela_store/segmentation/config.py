@@ -11,7 +11,7 @@ FORMS = ("box", "point", "mask")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectedConfig:
-    """What is segmented and scored.
+    """Settings of a segmentation from detections.
 
     Attributes
     ----------

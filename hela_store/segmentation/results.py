@@ -72,7 +72,7 @@ class Item(_Identity):
 
 @dataclass(frozen=True, kw_only=True)
 class Made(_Identity):
-    """What a folder of results has of a frame.
+    """Result of one frame in a folder of results.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a label-free segmentation scores: its cells beside the truth, frame by frame, and the means."""
+"""Score a label-free segmentation against the ground truth, frame by frame, and in the mean."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ from .segmenter import Segmenter, load_generic_segmenter, load_segmenter, resolv
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentReport:
-    """What was segmented.
+    """Result of a segmentation.
 
     Attributes
     ----------

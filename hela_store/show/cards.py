@@ -38,7 +38,7 @@ TOLERANCE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a page needs to draw one cell; paths are SVG path data in px of the crop, upper left corner (0, 0).
+    """Data of a page's drawing of one cell; paths are SVG path data in px of the crop, upper left corner (0, 0).
 
     Attributes
     ----------

@@ -47,7 +47,7 @@ Shape = tuple[int, int, int]
 
 
 class Arrays:
-    """What is in ``<store>/arrays.zarr``.
+    """Arrays in ``<store>/arrays.zarr``.
 
     Parameters
     ----------

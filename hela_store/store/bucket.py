@@ -41,7 +41,7 @@ GIVE_UP_SECONDS = 120.0
 CREDENTIALS_SECONDS = 300.0
 """How long credentials are kept before the chain is asked again; botocore renews them ten minutes ahead."""
 OWNER = "hela-store.json"
-AGAIN = "run the same command again: it goes on"
+AGAIN = "run the same command again: it resumes"
 EXPIRED = ("the credentials have expired", "renew them, for example with `aws sso login`")
 UNKNOWN_KEY = ("the server does not know these credentials", "correct them with `aws configure`")
 NO_RIGHT = ("these credentials do not allow it", "have this user given the right")

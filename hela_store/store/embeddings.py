@@ -18,7 +18,7 @@ REPAIR = "`hela-store verify --repair` encodes it again"
 
 
 class Embeddings:
-    """What is stored of the committed views of one encoder key, by their rows.
+    """Stored arrays of the committed views of one encoder key, by their rows.
 
     Entries of the ledger that were written before there were fast sums are compared by their sha256, once in a process.
 

@@ -1,4 +1,4 @@
-"""What is done: a view counts as embedded only through an entry here, written after its chunk is durable.
+"""Record which views are embedded: a view counts only through an entry that is written after its chunk is durable.
 
 ``ledger/<encoder key>/<n>.jsonl`` holds one segment per committed group of views, one line a view; segments are written
 whole (temporary file, sync, rename) and never changed, but 1024 of them become one. A later segment's word on a view

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewData:
-    """What a view shows.
+    """Image, labels and valid pixels of a view.
 
     Attributes
     ----------

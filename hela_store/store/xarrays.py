@@ -1,4 +1,4 @@
-"""What is on disk as lazy, Dask-backed xarray Datasets. Nothing is read before it is computed."""
+"""Show what is on disk as lazy, Dask-backed xarray Datasets. Nothing is read before it is computed."""
 
 from __future__ import annotations
 

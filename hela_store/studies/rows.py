@@ -73,7 +73,7 @@ class StudyRow:
     iou, dice : empty predictions count as 0
     iou_spread, dice_spread : standard deviation over the runs; None of a single run
     free_iou, over_free, skill : of the image-free answers to the same prompts, the gain over them, and the share won of
-        what they leave open (measuring rule 2); None without a prompt
+        what they leave open (rule "image-free rows"); None without a prompt
     boundary_iou : float
     iou_runs, dice_runs : of each run, in their order
     frames : IoU by frame, mean over the runs
@@ -82,7 +82,7 @@ class StudyRow:
     empty : share of empty predictions
     failures : how many predictions failed each way, mean over the runs
     seg, det : by sequence, mean over the runs, first prompt seed; only of a run without prompts these are SEG and DET,
-        of others ``SEG (oracle prompts)`` (measuring rule 8)
+        of others ``SEG (oracle prompts)`` (rule "names")
     unseen, iou_unseen : number and IoU of the cells that no training frame holds; None where all or none are such
     gain : over zero-shot; None of zero-shot itself and of what has no prompt
     """

@@ -44,7 +44,7 @@ from .sweep import sweep
 ALL = ("box", "point", "mask")
 """What ``--prompt all`` stands for: a decoder for each."""
 SCORED_ON = {"box": ("box", "box-exact")}
-"""Kinds that a decoder tuned for another is scored on, too (measuring rule 3)."""
+"""Kinds that a decoder tuned for another is scored on, too (rule "prompts")."""
 REFERENCE = {"box": (0.8366, 0.9081), "point": (0.7298, 0.8356), "mask": (0.7209, 0.7852)}
 """IoU and Dice of the study's tuned ViT-B: other data, other split."""
 
@@ -94,7 +94,7 @@ class StudyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """The table and what its claims have to name (measuring rule 10).
+    """The table and what its claims have to name (rule "claims").
 
     Attributes
     ----------

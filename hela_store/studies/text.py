@@ -93,7 +93,7 @@ def _line(row: StudyRow) -> list[str]:
 def interval(found: Interval) -> str:
     """Write a mean difference with its 95 % interval."""
     if math.isnan(found.low):
-        return f"{found.mean:+.4f} (one track or frame, no interval)"
+        return f"{found.mean:+.4f} (one track or frame is too few for an interval)"
     return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 

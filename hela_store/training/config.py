@@ -188,7 +188,7 @@ class TrainingDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """What is trained in place of the mask decoder's weights.
+    """Settings of adapters and of training parts of the encoder.
 
     Attributes
     ----------

@@ -272,7 +272,7 @@ class NotFinite(Exception):
 
 
 class Task(Protocol[AnyNetwork, Batch]):
-    """What a network learns, and how it is judged."""
+    """Task of a training: what a network learns, and how it is judged."""
 
     def learn(self, network: AnyNetwork, batch: Batch) -> float:
         """Add the gradients of one step's loss and return the loss; :class:`NotFinite` if it is not finite."""

@@ -50,7 +50,7 @@ def view_groups(steps: TrainingSteps, config: FinetuneConfig, count: int, device
 
 @dataclass(frozen=True, kw_only=True)
 class TuningTask:
-    """What a learner learns in a fine-tuning.
+    """Fine-tuning as a task of the trainer.
 
     Attributes
     ----------

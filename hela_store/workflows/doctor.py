@@ -1,4 +1,4 @@
-"""What a bug report needs and what keeps things from working: `hela-store doctor`."""
+"""Collect what a bug report needs, and find what keeps things from working: `hela-store doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a store: `hela-store info`."""
+"""Show the contents of a store: `hela-store info`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RunLine:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """What is in a store.
+    """Contents of a store.
 
     Attributes
     ----------

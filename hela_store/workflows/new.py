@@ -37,7 +37,7 @@ from .new_config import SYNTHETIC, NewConfig
 from .new_groups import group_stills
 
 PRESETS: dict[str, Callable[..., AugmentRecipe]] = {"default": AugmentRecipe, "paper": paper_augment}
-# Measuring rule 1 of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
+# Rule "blocks of time" of the benchmarks, by data set and frame numbers; other sequences get the same proportions.
 KNOWN_BLOCKS = {
     ("DIC-C2DH-HeLa", tuple(range(40))): SplitRecipe(train="0-21", val="24-28", test="31-39"),
     ("Fluo-N2DL-HeLa", tuple(range(92))): SplitRecipe(train="0-54", val="58-66", test="70-91"),
@@ -50,7 +50,7 @@ EncoderOf = Callable[[], EncoderRecipe]
 
 @dataclass(frozen=True, kw_only=True)
 class NewReport:
-    """What was found and decided.
+    """Findings and decisions of ``new``.
 
     Attributes
     ----------

@@ -39,7 +39,7 @@ INVALID = np.array([120, 0, 0])
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewReport:
-    """What was drawn.
+    """Result of a preview.
 
     Attributes
     ----------

@@ -1,11 +1,15 @@
-"""Draw the README's pictures: cells that the decoder got wrong and tuning mends, and what the README's query finds.
+"""Draw the pages' pictures from the store of ``hela-store demo``.
 
     hela-store demo --out stores/demo
+    hela-store detect train -s stores/demo
+    hela-store evaluate -s stores/demo --prompt detected
+    python tests/benchmarks/picture.py outlines --store stores/demo --prompt mask --out tests/benchmarks/outlines.png
     python tests/benchmarks/picture.py mended --store stores/demo --prompt mask --out tests/benchmarks/mended.png
     python tests/benchmarks/picture.py found --store stores/demo --out tests/benchmarks/found.png
 
 ``mended``: the test frame with the most failures, by the newest zero-shot and tuned evaluation of that prompt; the crops
-are the cells whose IoU rose most. ``found``: the crops that the README's query finds. Truth green, prediction magenta,
+are the cells whose IoU rose most. ``outlines``: a test frame with the masks of the newest evaluation of detected prompts,
+and the same crops. ``found``: the crops that the query in ``notebooks/queries.md`` finds. Truth green, prediction magenta,
 prompt yellow. Use drawn frames: pixels of a data set belong to its owners.
 """
 
@@ -63,9 +67,9 @@ def pairs(store: Store, prompt: str) -> list[dict[str, Any]]:
     return rows
 
 
-def readme_query() -> str:
-    """Return the query over one run that the README shows."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def shown_query() -> str:
+    """Return the query over one run that the page on queries shows."""
+    text = (Path(__file__).parents[2] / "notebooks/queries.md").read_text()
     query: str = text.split("```sql\n")[1].split("```")[0]
     return query.replace("SELECT cell,", "SELECT run, prompt_seed, cell,", 1)
 
@@ -106,8 +110,8 @@ def draw_crop(axis: Axes, image: np.ndarray, label: np.ndarray, row: dict[str, A
 
 
 def found(store: Store) -> Figure:
-    """Draw the cells that the README's query finds, one crop each."""
-    rows = store.sql(FOUND.format(query=readme_query())).to_arrow_table().to_pylist()
+    """Draw the cells that the shown query finds, one crop each."""
+    rows = store.sql(FOUND.format(query=shown_query())).to_arrow_table().to_pylist()
     figure, axes = plt.subplots(1, len(rows), figsize=(13, 2.7), layout="constrained")
     for axis, row in zip(axes, rows, strict=True):
         draw_crop(axis, *frame_pixels(store, row["frame"]), row, "after")
@@ -115,6 +119,37 @@ def found(store: Store) -> Figure:
             f"{row['cell']}, {row['prompt']}\n{row['after']:.2f}, {row['failure'] or 'no failure'}", fontsize=8
         )
         axis.axis("off")
+    return figure
+
+
+DETECTED = """
+    SELECT p.cell, p.iou, p.rle AS rle_after, p.rle_height, p.rle_width FROM predictions p
+    WHERE p.run = (SELECT max(run) FROM cell_metrics WHERE prompt = 'detected' AND split = 'test')
+    AND p.frame = '{frame}' AND p.rle IS NOT NULL
+"""
+
+
+def outlines(store: Store, prompt: str) -> Figure:
+    """Draw a test frame with the masks that were found without prompts, and cells before and after fine-tuning."""
+    rows = pairs(store, prompt)
+    frame = min(row["frame"] for row in rows)
+    image, label = frame_pixels(store, frame)
+    figure = plt.figure(figsize=(12, 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, 5)
+    whole = figure.add_subplot(grid[:, :2])
+    whole.imshow(image, cmap="gray")
+    for number in np.unique(label[label > 0]):
+        outline(whole, label == number, "lime")
+    for row in store.sql(DETECTED.format(frame=frame)).to_arrow_table().to_pylist():
+        outline(whole, prediction(row, "after", 0, 0, label.shape), "magenta")
+    whole.set_title("synthetic frame: found without prompts", fontsize=10)
+    whole.axis("off")
+    for k, row in enumerate(rows[:3]):
+        for i, when in enumerate(("before", "after")):
+            axis = figure.add_subplot(grid[i, 2 + k])
+            draw_crop(axis, *frame_pixels(store, row["frame"]), row, when)
+            axis.set_title(f"{'zero-shot' if when == 'before' else 'fine-tuned'} {row[when]:.2f}", fontsize=10)
+            axis.axis("off")
     return figure
 
 
@@ -139,14 +174,15 @@ def mended(store: Store, prompt: str) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("mended", "found"))
+    parser.add_argument("what", choices=("outlines", "mended", "found"))
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--prompt", default="mask")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     store = Store.open(arguments.store)
-    figure = found(store) if arguments.what == "found" else mended(store, arguments.prompt)
-    figure.savefig(arguments.out, dpi=80)
+    draw = {"outlines": outlines, "mended": mended}
+    figure = found(store) if arguments.what == "found" else draw[arguments.what](store, arguments.prompt)
+    figure.savefig(arguments.out, dpi=80, pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
     assert "prompt_iou" in scored["prompts"]["mask"] and "prompt_iou" not in scored["prompts"]["box"]
     zero = run("evaluate", "--zero-shot", "--prompt", "box-exact", **here)
     assert "checkpoint zero-shot, split test" in zero.stdout and "mean IoU" in zero.stdout
-    assert "has been scored 1 times" in zero.stdout
+    assert "has been scored once" in zero.stdout
     query = (
         "SELECT prompt, count(*) AS n, avg(iou) AS iou FROM cell_metrics WHERE split = 'val' GROUP BY ALL ORDER BY ALL"
     )

@@ -1,4 +1,4 @@
-"""README and .ci/run say what is so."""
+"""The pages and .ci/run say what is so."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from hela_store_cli.main import main
 from hela_store.store.store import Store
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-SHELL = [text.strip() for kind, text in BLOCKS if kind == "bash"]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("", "notebooks", "stores", "hela_store", "cli", "tests/benchmarks")
+    for path in (ROOT / folder).glob("*.md")
+    if path.name != "CHANGELOG.md"
+)
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
+README = TEXTS[Path("README.md")]
+BLOCKS = [found for text in TEXTS.values() for found in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)]
+SHELL = [text.strip() for kind, text in re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL) if kind == "bash"]
 
 
 def leaves(group: click.Group, above: str) -> dict[str, click.Command]:
@@ -45,15 +52,27 @@ def test_ci_runs_the_second_command_verbatim() -> None:
     assert os.access(script, os.X_OK)
 
 
-MENTIONED = [*re.findall(r"hela-store [^#\n]*", "\n".join(SHELL)), *re.findall(r"`(hela-store [^`]*)`", README)]
+def mentioned(text: str) -> list[str]:
+    """Return the commands of a page, in blocks and in the text."""
+    blocks = "\n".join(block for kind, block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if kind != "text")
+    spoken = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [
+        *re.findall(r"^(?:.*&& )?(hela-store [^#&\n]*)", blocks, re.M),
+        *re.findall(r"`(hela-store [^`]*)`", spoken),
+    ]
+
+
+MENTIONED = sorted({line.strip() for text in TEXTS.values() for line in mentioned(text)})
 
 
 @pytest.mark.parametrize("line", MENTIONED)
-def test_the_readme_names_only_options_there_are(line: str) -> None:
+def test_the_pages_name_only_commands_and_options_there_are(line: str) -> None:
     name = next((name for name in sorted(COMMANDS, key=len, reverse=True) if line.startswith(name)), None)
-    assert name is not None, line
+    if name is None:
+        assert any(command.startswith(line.split(" -")[0]) for command in COMMANDS), line
+        return
     known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-    assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= known
+    assert set(re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", line)) <= known | {"--help"}
 
 
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
@@ -67,14 +86,43 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_the_python_of_the_readme_runs(store: Store, code: str) -> None:
+def test_the_python_of_the_pages_runs(store: Store, code: str) -> None:
     for there, here in SMALLER.items():
         code = code.replace(there, here.format(store=store.path))
     exec(code, {})
 
 
-def test_the_python_of_the_readme_is_made_small() -> None:
+def test_the_python_of_the_pages_is_made_small() -> None:
     assert all(there in "".join(PYTHON) for there in SMALLER)
+
+
+@pytest.mark.parametrize("query", [text for kind, text in BLOCKS if kind == "sql"])
+def test_the_queries_of_the_pages_run(scored: Path, query: str) -> None:
+    assert Store.open(scored).sql(query).fetchall() is not None
+
+
+def anchors(text: str) -> set[str]:
+    """Return what a link into a page can name: its headings, as GitHub spells them, and its own anchors."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    spelt = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return spelt | set(re.findall(r'id="([\w-]+)"', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`]*`", "", TEXTS[page], flags=re.DOTALL)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_the_first_page_is_short_and_a_guide_is_never_lost() -> None:
+    assert len(README.splitlines()) <= 150
+    guides = {page for page in PAGES if page.parts[0] == "notebooks" and page.name != "README.md"}
+    assert all(f"({page.name})" in TEXTS[Path("notebooks/README.md")] for page in guides)
 
 
 def test_the_format_page_names_every_column() -> None:
@@ -91,12 +139,7 @@ def test_the_format_page_names_every_column() -> None:
 
 
 def test_no_place_or_host_of_a_developer_is_named() -> None:
-    for path in (
-        ROOT / "README.md",
-        ROOT / "cli/README.md",
-        ROOT / "CHANGELOG.md",
-        ROOT / ".ci/run",
-        ROOT / "pyproject.toml",
-    ):
+    others = (Path("CHANGELOG.md"), Path(".ci/run"), Path("pyproject.toml"))
+    for path in (ROOT / page for page in (*PAGES, *others)):
         text = path.read_text().replace("--index-url https://download.pytorch.org/whl/cpu", "")
         assert not re.search(r"/(work|home|root|opt)/|index-url|pypi\.", text), path

@@ -55,7 +55,7 @@ def test_every_error_is_one_line_and_exit_code_1(error: Exception, line: str) ->
     assert asked.exception is error
 
 
-@pytest.mark.parametrize(("command", "words"), [("embed", "goes on from there"), ("sql", "nothing is kept")])
+@pytest.mark.parametrize(("command", "words"), [("embed", "resumes where it stopped"), ("sql", "nothing is kept")])
 def test_ctrl_c_is_exit_code_130(command: str, words: str) -> None:
     done = CliRunner().invoke(group_that_raises(KeyboardInterrupt()), [command])
     assert done.exit_code == 130
@@ -68,7 +68,7 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
 
 
 def test_every_command_has_help(start: Run) -> None:
-    assert "Encode microscopy frames with SAM once" in start("--help").stdout
+    assert "Fine-tune SAM on microscopy frames" in start("--help").stdout
     context = click.Context(main)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
@@ -114,7 +114,7 @@ def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store)
         process.send_signal(signal.SIGINT)
         printed = process.stderr.read().decode()
     assert process.returncode == 130, printed
-    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    assert "stopped; the same command resumes where it stopped" in printed and "Traceback" not in printed
     done = sum(len(path.read_text().splitlines()) for path in ledger.glob("*/*.jsonl"))
     assert 1 <= done < 8
     again = run("embed", "--limit", 1, folder=store.path)
@@ -133,7 +133,7 @@ def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: 
         process.send_signal(signal.SIGINT)
         printed = process.stderr.read().decode()
     assert process.returncode == 130, printed
-    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    assert "stopped; the same command resumes where it stopped" in printed and "Traceback" not in printed
     (partial,) = store.path.glob("runs/.*.partial")
     again = json.loads(run(*asked, "--json", folder=store.path).stdout)
     assert again["run"] == partial.name.removeprefix(".").removesuffix(".partial")
@@ -158,7 +158,7 @@ def test_ctrl_c_reaches_loader_processes_as_well_and_nobody_complains_or_stays(s
         os.killpg(process.pid, signal.SIGINT)
         printed = process.stderr.read().decode()
     assert process.returncode == 130, printed
-    assert "stopped; the same command again goes on from there" in printed and "Traceback" not in printed
+    assert "stopped; the same command resumes where it stopped" in printed and "Traceback" not in printed
     assert_gone(process.pid)
 
 

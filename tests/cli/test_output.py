@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
-from hela_store_cli.output import bars, echo_facts, echo_json, echo_table
+from hela_store_cli.main import main
+from hela_store_cli.options import typed
+from hela_store_cli.output import FULL, STORE_GIVEN, bars, echo_facts, echo_json, echo_scores, echo_table, with_store
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,10 +19,10 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_piped_table_is_plain_and_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     echo_table(["name", "iou", "n"], [["box", 0.91234, 7], ["point", None, 12], ["[bold]", 1e-9, 3]])
     assert capsys.readouterr().out.splitlines() == [
-        "name       iou   n",
-        "box     0.9123   7",
-        "point           12",
-        "[bold]   1e-09   3",
+        "name      iou   n",
+        "box     0.912   7",
+        "point          12",
+        "[bold]  1e-09   3",
     ]
 
 
@@ -43,8 +46,8 @@ def test_a_drawn_table_fits_the_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80" if wide else "21")
     echo_table(["name", "n"], [["a long name", 1], ["two\nlines", 12.5], ["", None]])
-    rows = ["┃ name        ┃       n ┃", "│ a long name │       1 │", "│ two         │ 12.5000 │"]
-    folded = ["┃ name    ┃       n ┃", "│ a long  │       1 │", "│ name    │         │", "│ two     │ 12.5000 │"]
+    rows = ["┃ name        ┃      n ┃", "│ a long name │      1 │", "│ two         │ 12.500 │"]
+    folded = ["┃ name     ┃      n ┃", "│ a long n │      1 │", "│ ame      │        │", "│ two      │ 12.500 │"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0][0] == "┏" and printed[2][0] == "┡" and printed[-1][0] == "└"
     assert len({len(line) for line in printed}) == 1
@@ -61,3 +64,31 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(bars([1, 2], total=2, what="embed")) == [1, 2]
     printed = capsys.readouterr()
     assert printed.out == "" and "embed: 100%" in printed.err
+
+
+SCORE = {"n": 273, "mean_iou": 0.93812, "mean_dice": 0.9671, "empty": 0.0, "skill": float("nan"), "mean_spill": 0.00001}
+
+
+def test_scores_fit_80_columns_and_full_prints_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(main) as context:
+        echo_scores("prompt", [("mask-previous", SCORE)])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1].split() == ["mask-previous", "273", "0.938", "0.967", "–", "0", "of", "273"]
+        assert lines[2] == "–: there is no such number" and max(map(len, lines)) <= 80
+        context.meta[FULL] = True
+        echo_scores("prompt", [("mask-previous", SCORE)])
+        assert "spill" in capsys.readouterr().out
+
+
+def test_commands_in_messages_carry_the_store_of_the_user() -> None:
+    text = (
+        "run `hela-store embed` or `hela-store detect train --seed 1`, not `hela-store new` nor `hela-store sql -s b`"
+    )
+    assert with_store(text) == text
+    with click.Context(main) as context:
+        context.meta[STORE_GIVEN] = "my store"
+        assert with_store(text) == (
+            "run `hela-store embed -s 'my store'` or `hela-store detect train -s 'my store' --seed 1`, "
+            "not `hela-store new` nor `hela-store sql -s b`"
+        )
+        assert typed("report") == "hela-store report -s 'my store'"

@@ -165,7 +165,7 @@ def test_a_scheduler_that_is_lost(store: Store):
     before = chunks(store)
     forget(store, 4)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None) as it:
-        with pytest.raises(ClusterError, match=r"the Dask scheduler is gone .* goes on from there"):
+        with pytest.raises(ClusterError, match=r"the Dask scheduler is gone .* resumes where it stopped"):
             embed(store, EmbedConfig(scheduler=it.scheduler_address), after(1, it.close))
     assert 5 <= len(store.committed()) < 8
     assert embed(store).left == 0

@@ -26,7 +26,7 @@ from hela_store.training.data import TrainingView
 KEEP = 0.5
 """Share of a cell that a view has to show for a label; the rest of others is blanked."""
 BLANK = 114
-"""Grey of what says nothing (measuring rule 6): YOLO's own for what is no image."""
+"""Grey of what says nothing (rule "valid pixels"): YOLO's own for what is no image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from .scores import against, calibration, change, distributions, over_time
 
 @dataclass(frozen=True, kw_only=True)
 class ReportResult:
-    """What was written.
+    """Result of a report.
 
     Attributes
     ----------

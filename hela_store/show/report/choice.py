@@ -1,4 +1,4 @@
-"""What a report is about: which runs, on which block, which pairs of them are compared; and rows from the catalog."""
+"""Choose the runs of a report, their block and the pairs that are compared, and read their rows from the catalog."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is reported.
+    """Runs and pairs that a report shows.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a decoder pass learns from: a mask loss by name, the choice among several masks, and predicted IoU."""
+"""Compute the loss of a decoder pass: a mask loss by name, the choice among several masks, and predicted IoU."""
 
 from __future__ import annotations
 

@@ -1,0 +1,174 @@
+"""Plain verdicts: what a result means, in sentences, and what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import typed
+
+if TYPE_CHECKING:
+    from hela_store import EmbedReport, EvaluateResult, FinetuneResult, Store
+    from hela_store.detection.evaluate import DetectionReport
+    from hela_store.evaluation.compare import Difference
+    from hela_store.workflows.new import NewReport
+
+ZERO_SHOT = """
+    SELECT run FROM cell_metrics WHERE kind = 'evaluate' AND checkpoint = 'zero-shot' AND split = '{split}'
+    AND prompt = '{prompt}' ORDER BY run DESC LIMIT 1
+"""
+SUBSETS = {"bright-small": "bright and small cells (mostly dividing)", "touching": "touching cells", "dim": "dim cells"}
+
+
+def subset_name(name: str) -> str:
+    """Return how a subset of cells is called in a sentence."""
+    return SUBSETS.get(name, name)
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """Return a change with its interval, such as ``+0.032, 95 % 0.028 to 0.036``."""
+    if math.isnan(low) or math.isnan(high):
+        return f"{mean:+.3f}, without an interval"
+    return f"{mean:+.3f}, 95 % {low:+.3f} to {high:+.3f}"
+
+
+def helped(word: str, mean: float) -> str:
+    """Return a verb for a verdict's word, such as *better*."""
+    verbs = {"better": "helped", "worse": "made masks worse", "equivalent": "made no difference"}
+    return verbs.get(word, "raised the mean" if mean > 0 else "lowered the mean" if mean < 0 else "changed nothing")
+
+
+def next_step(words: str) -> None:
+    """Print the command to type next."""
+    click.echo(f"Next: {typed(words)}")
+
+
+def evaluation(store: Store, result: EvaluateResult) -> None:
+    """Print what an evaluation means: the change over zero-shot where that was scored, and which cells are hard."""
+    if result.checkpoint != "zero-shot":
+        for line in _changes(store, result):
+            click.echo(line)
+    means = {
+        (kind, name): score.mean_iou for kind, part in result.subsets.items() for name, score in part.items() if score.n
+    }
+    if means:
+        kind, name = min(means, key=lambda key: means[key])
+        click.echo(f"Hardest: {subset_name(name)} with {kind}, IoU {means[kind, name]:.3f}.")
+    for kind, score in result.prompts.items():
+        if score.made_worse is not None:
+            click.echo(f"With {kind}, {score.made_worse:.1%} of the masks became worse than the prompt.")
+        if score.mean_iou < (score.image_free_iou or 0.0):
+            click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
+    next_step("finetune" if result.checkpoint == "zero-shot" else "report")
+
+
+def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
+    from hela_store.errors import HelaError
+    from hela_store.evaluation.compare import compare
+
+    missing = []
+    for kind in result.prompts:
+        try:
+            found = store.sql(ZERO_SHOT.format(split=result.split, prompt=kind)).fetchall()
+            rows = compare(store, (found[0][0], result.run)).rows if found else ()
+        except HelaError as error:
+            yield f"The change over zero-shot cannot be said: {error}"
+            return
+        whole = [row for row in rows if row.prompt == kind and not row.is_exploratory]
+        if whole:
+            yield _change(whole[0])
+        else:
+            missing.append(kind)
+    if missing:
+        kinds = " ".join(f"--prompt {kind}" for kind in missing)
+        command = typed(f"evaluate --zero-shot --split {result.split} {kinds}")
+        yield f"To see what fine-tuning changed, score the decoder before it: {command}"
+
+
+def _change(row: Difference) -> str:
+    ends = interval(row.mean, row.per_cell.low, row.per_cell.high)
+    unsure = "" if row.word else " Too few frames or seeds for a verdict." if not math.isnan(row.per_cell.low) else ""
+    verb = helped(row.word, row.mean)
+    return f"Fine-tuning {verb} with {row.prompt}: IoU {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}).{unsure}"
+
+
+def fine_tuning(store: Store, result: FinetuneResult) -> None:
+    """Print whether a fine-tuning helped on validation, and what to do next."""
+    zero, tuned = result.zero_shot.mean_iou, result.tuned.mean_iou
+    ends = interval(result.mean_change, result.low, result.high)
+    if result.best_step == 0:
+        click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
+    elif math.isnan(result.low):
+        few = "one validation frame is" if result.frames == 1 else f"{result.frames} validation frames are"
+        click.echo(f"{result.mean_change:+.3f} IoU; {few} too few to say whether this is real.")
+    else:
+        verb = helped(result.verdict, result.mean_change)
+        click.echo(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
+    if tuned < (result.tuned.image_free_iou or 0.0):
+        free = f"{result.tuned.image_free_iou:.3f}"
+        click.echo(f"It does not beat the naive guess without the image ({free}). Try more --steps, a higher --lr,")
+        click.echo("augmented variants (new --variants 8), or an encoder that knows such cells (new --encoder vit_b).")
+    if result.adapts_encoder:
+        next_step(f"embed --adapter {result.run}")
+    elif result.is_worse:
+        next_step(f"finetune --prompt {result.prompt} --lr 1e-3")
+    else:
+        next_step(f"evaluate --run {result.run} --prompt {scored(result.prompt)}")
+
+
+def scored(prompt: str) -> str:
+    """Return the prompt to score a fine-tuning with; a decoder for all kinds is scored with boxes first."""
+    return "box" if prompt == "all" else prompt
+
+
+def detection(report: DetectionReport) -> None:
+    """Print what a detector finds, and what to do next."""
+    at = next(iter(report.boxes.values()))
+    click.echo(
+        f"Of {report.cells} cells {at['recall']:.1%} are found; {at['precision']:.1%} of the detections are cells."
+    )
+    found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
+    if found:
+        hard = min(found, key=lambda name: found[name] or 0.0)
+        click.echo(f"Hardest: {subset_name(hard)}, of which {found[hard]:.1%} are found.")
+    next_step(f"evaluate --prompt detected --split {report.split}")
+
+
+def embedding(report: EmbedReport, dry_run: bool) -> None:
+    """Print whether every view is embedded, and what to do next."""
+    if dry_run:
+        next_step("embed")
+    elif report.left:
+        click.echo(f"{report.left} views are left; the same command resumes.")
+    else:
+        click.echo(
+            "Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder."
+        )
+        next_step("evaluate --run latest" if report.adapter else "finetune")
+
+
+def segmentation(report: Mapping[str, Any], out: str) -> None:
+    """Print what was segmented, where it is, and what to do next."""
+    click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
+    click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
+    next_step("report")
+
+
+LARGE = 7
+"""Embedding positions that a cell may span before nano becomes worse than an ellipse: DIC cells span 14, nuclei 3."""
+
+
+def advice(report: NewReport) -> Iterator[str]:
+    """Yield what a new store needs to be told before an hour of work."""
+    recipe, summary = report.store.recipe, report.summary
+    spans = report.positions(recipe.views.tile)
+    if recipe.encoder.architecture == "nano" and spans is not None and spans > LARGE:
+        size = f"{summary.diameter:.0f} px, {spans:.0f} embedding positions"
+        yield f"Advice: nano is poor on cells as large as these ({size})."
+        yield "Add --variants 8, or use a checkpoint: --encoder vit_b --checkpoint FILE."
+    if summary.labelled and report.blocks.get("val", 0) == 1:
+        yield "Advice: one validation frame is too few to say whether fine-tuning helps."
+        yield "Label more frames, or give more of them to validation with --val-frames."
