@@ -101,7 +101,7 @@ def _show(found: Any, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--encoder", default="nano", show_default=True, help="nano, or vit_b, vit_l, vit_h with random weights.")
+@click.option("--encoder", default="nano", show_default=True, help="nano; vit_t, vit_b, vit_l, vit_h: random weights.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Timings of each.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Views at once, ours.")
 @click.option("--compile", "compiled", is_flag=True, help="Ours through torch.compile, too.")

@@ -34,7 +34,7 @@ class CheckpointExport:
     ----------
     path : Path
     run : id of the fine-tuning whose decoder is in it
-    architecture : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    architecture : ``"nano"``, ``"vit_t"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
     tensors, bytes : int
     """
 

@@ -34,7 +34,7 @@ offset = {dataset.offset}
 {pixel_size}
 {stack}
 [encoder]
-# nano, vit_b, vit_l, vit_h
+# nano, vit_t, vit_b, vit_l, vit_h
 architecture = {encoder.architecture}
 # a weights file; empty: the one that is shipped (nano) or fetched once (vit_*)
 checkpoint = {encoder.checkpoint}

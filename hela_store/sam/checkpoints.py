@@ -26,6 +26,7 @@ from hela_store.runs.folder import RunInfo, load_run
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
 from .decoder import SamDecoder, load_decoder
+from .tiny_vit import TinyViT, build_vit_t
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -65,14 +66,14 @@ class LoadedSam:
 
     Attributes
     ----------
-    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
+    encoder : ImageEncoderViT or TinyViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
     decoder : SamDecoder, float32, on the CPU; of an adapted encoder the one that was tuned with it
     architecture : str
     sha256 : str
         Of the weights file; ``"untrained"`` where nano ships none.
     """
 
-    encoder: ImageEncoderViT
+    encoder: ImageEncoderViT | TinyViT
     decoder: SamDecoder
     architecture: str
     sha256: str
@@ -99,7 +100,7 @@ def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None =
     elif encoder.architecture == "nano":
         return None
     else:
-        path = Path(cache_dir or base) / OFFICIAL[encoder.architecture].file
+        path = Path(cache_dir or base) / official_of(encoder.architecture).file
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; pass the file with --checkpoint, or fetch the official one")
     return path
@@ -119,7 +120,20 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
         return sha256_file(path)
     if encoder.architecture == "nano":
         return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
-    return OFFICIAL[encoder.architecture].sha256
+    return official_of(encoder.architecture).sha256
+
+
+def official_of(architecture: str) -> Official:
+    """Return the checkpoint that is fetched where a recipe names no file.
+
+    Raises
+    ------
+    CheckpointError
+        The architecture has none.
+    """
+    if architecture not in OFFICIAL:
+        raise CheckpointError(f"{architecture} has no weights to fetch; pass its file with --checkpoint")
+    return OFFICIAL[architecture]
 
 
 def fetch(official: Official, cache_dir: Path, *, base_url: str = OFFICIAL_URL, progress: Progress = silent) -> Path:
@@ -219,7 +233,7 @@ def load_sam_encoder(
     if not encoder.checkpoint and encoder.architecture != "nano":
         if cache_dir is None:
             raise CheckpointError(f"{encoder.architecture} needs encoder.checkpoint, or a folder to fetch it into")
-        path: Path | None = fetch(OFFICIAL[encoder.architecture], cache_dir, progress=progress)
+        path: Path | None = fetch(official_of(encoder.architecture), cache_dir, progress=progress)
     else:
         path = checkpoint_path(encoder, base, cache_dir)
     sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
@@ -308,7 +322,17 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
     patch = state.get("image_encoder.patch_embed.proj.weight")
     if patch is not None and patch.ndim:
         return WIDTHS.get(patch.shape[0])
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "vit_t"
     return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
+
+
+def build_sam(architecture: str) -> Any:
+    """Return a SAM with random weights; large ones have none at all, so that nothing is drawn to be thrown away."""
+    if architecture == "nano":
+        return nano.build_nano()
+    with torch.device("meta"):
+        return build_vit_t() if architecture == "vit_t" else sam_model_registry[architecture]()
 
 
 def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
@@ -320,9 +344,7 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
         )
     if found != architecture:
         raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {found}")
-    # the large ones are never filled with random numbers that would be thrown away
-    with torch.device("cpu" if architecture == "nano" else "meta"):
-        sam = nano.build_nano() if architecture == "nano" else sam_model_registry[architecture]()
+    sam = build_sam(architecture)
     expected = sam.state_dict()
     missing = [name for name in expected if name not in state]
     if missing:
@@ -340,11 +362,13 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
             f"{path}: {odd[0]} has shape {tuple(state[odd[0]].shape)}, {architecture} has "
             f"{tuple(expected[odd[0]].shape)} ({len(odd)} such)"
         )
-    for name in expected:
+    plain = [name for name in expected if expected[name].is_floating_point()]
+    for name in plain:
         if not (state[name].is_floating_point() and state[name].device.type == "cpu" and not state[name].is_sparse):
             kind = f"{state[name].dtype}, {state[name].layout}, {state[name].device}".replace("torch.", "")
             raise CheckpointError(f"{path}: {name} is of {kind}; expected plain floating-point numbers")
-    values = {name: state[name].float() for name in expected}
+    # what BatchNorm counts is a whole number, and nothing reads it
+    values = {name: state[name].float() if name in plain else state[name].long() for name in expected}
     wrong = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if wrong:
         count = int((~torch.isfinite(values[wrong[0]])).sum())
