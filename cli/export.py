@@ -14,6 +14,7 @@ from .output import bars, echo_json, echo_sequences, note, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.exchange.checkpoint import CheckpointFormat
 
 
 def masks_options(command: F) -> F:
@@ -34,12 +35,20 @@ def export() -> None:
 @store_option
 @click.argument("run", required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help=".pth; nano: .safetensors")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["sam", "huggingface"]),
+    default="sam",
+    show_default=True,
+    help="Write segment-anything's names, or a folder that transformers' SamModel opens.",
+)
 @json_option
-def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
+def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointFormat, as_json: bool) -> None:
     """Write encoder and the tuned decoder of RUN (the default run) as one SAM checkpoint."""
     from hela_store.exchange.checkpoint import export_checkpoint
 
-    found = export_checkpoint(store, run, out, cache_dir=cache_dir(), progress=bars)
+    found = export_checkpoint(store, run, out, layout=layout, cache_dir=cache_dir(), progress=bars)
     if as_json:
         echo_json(found.to_json())
     else:

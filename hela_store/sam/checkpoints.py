@@ -1,41 +1,34 @@
-"""SAM weights: which file, whose bytes, which architecture. Nothing is ever unpickled."""
+"""SAM weights: which file, whose bytes, which architecture. No object of a file is ever made, only its tensors."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
-from safetensors.torch import load_file
-from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.base.files import explain_os_errors, sha256_file
 from hela_store.base.progress import Progress, silent
-from hela_store.base.text import first_line
 from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 from hela_store.runs.folder import RunInfo, load_run
 
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
+from .build import build_sam
 from .decoder import SamDecoder, load_decoder
-from .tiny_vit import TinyViT, build_vit_t
+from .layouts.read import weights_file, weights_sha256
+from .layouts.table import read_sam
+from .tiny_vit import TinyViT
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
-WRAPPERS = ("model", "state_dict", "model_state")
-PREFIXES = ("module.", "sam.")
 FETCH_CHUNK = 1 << 20
-ZIP = b"PK\x03\x04"
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +64,15 @@ class LoadedSam:
     architecture : str
     sha256 : str
         Of the weights file; ``"untrained"`` where nano ships none.
+    notes : tuple of str
+        What of the file is not used.
     """
 
     encoder: ImageEncoderViT | TinyViT
     decoder: SamDecoder
     architecture: str
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None = None) -> Path | None:
@@ -96,7 +92,7 @@ def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None =
         No such file.
     """
     if encoder.checkpoint:
-        path = base / Path(encoder.checkpoint).expanduser()
+        path = weights_file(base / Path(encoder.checkpoint).expanduser())
     elif encoder.architecture == "nano":
         return None
     else:
@@ -117,7 +113,7 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
     if encoder.checkpoint:
         path = checkpoint_path(encoder, base)
         assert path is not None
-        return sha256_file(path)
+        return weights_sha256(path)
     if encoder.architecture == "nano":
         return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
     return official_of(encoder.architecture).sha256
@@ -236,13 +232,19 @@ def load_sam_encoder(
         path: Path | None = fetch(official_of(encoder.architecture), cache_dir, progress=progress)
     else:
         path = checkpoint_path(encoder, base, cache_dir)
-    sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
+    sha256 = weights_sha256(path) if path else checkpoint_sha256(encoder)
     if encoder.sha256 and encoder.sha256 != sha256:
         raise CheckpointError(
             f"{path or 'the nano of this version'} has sha256 {sha256[:12]}, the store was made with "
             f"{encoder.sha256[:12]}; give it that file again, or make a new store"
         )
-    sam = nano.load_nano() if path is None else _build(encoder.architecture, read_state(path), path)
+    notes: tuple[str, ...] = ()
+    if path is None:
+        sam = nano.load_nano()
+    else:
+        found = read_sam(path)
+        sam = _build(encoder.architecture, found.state, path)
+        notes = tuple(f"{path.name} also holds {part}, which is left alone" for part in found.left)
     sam.requires_grad_(False).eval()
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     if encoder.adapter:
@@ -252,6 +254,7 @@ def load_sam_encoder(
         decoder=decoder,
         architecture=encoder.architecture,
         sha256=sha256,
+        notes=notes,
     )
 
 
@@ -268,53 +271,14 @@ def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: RunInfo, sha256
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a SAM checkpoint by segment-anything's names: ``.safetensors``, or ``.pth`` / ``.pt``.
+    """Return the tensors of a SAM checkpoint by segment-anything's names; :mod:`hela_store.sam.layouts` reads it.
 
     Raises
     ------
     CheckpointError
-        Not a checkpoint, cut short, or with objects in it that would have to be unpickled.
+        Not a checkpoint, cut short, or another model than a SAM.
     """
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # about odd pickles, which become an error below
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # readers of zip files and pickles raise anything on bytes that are neither
-        raise CheckpointError(f"{path} {_instead(path, error)}") from error
-    for name in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected named tensors of a SAM")
-    return {_plain(str(name)): value for name, value in found.items() if isinstance(value, Tensor)}
-
-
-def _instead(path: Path, error: Exception) -> str:
-    """Say what a file that cannot be read as a checkpoint is; only one that lacks bytes can be fetched again."""
-    with path.open("rb") as file:
-        head = file.read(len(LFS_POINTER))
-    again = "copy or fetch it again"
-    if not head:
-        return f"is damaged or not a checkpoint: it is empty; {again}"
-    if head == LFS_POINTER:
-        return "is a Git LFS pointer, not the weights it stands for; fetch them with `git lfs pull`"
-    if isinstance(error, pickle.UnpicklingError):
-        return "is not a SAM checkpoint, or holds objects other than tensors, and nothing is ever unpickled"
-    reason = first_line(error)[:120]
-    torn = "incomplete" in reason.lower() or "unexpected EOF" in reason or isinstance(error, EOFError)
-    if torn or (head.startswith(ZIP) and not is_zipfile(path)):
-        return f"is damaged or not a checkpoint: bytes are missing ({reason}); {again}"
-    return f"is damaged or not a checkpoint ({reason}); expected the .pth, .pt or .safetensors file of a SAM"
-
-
-def _plain(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    return read_sam(path).state
 
 
 def architecture_of(state: dict[str, Tensor]) -> str | None:
@@ -325,14 +289,6 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
     if "image_encoder.patch_embed.seq.0.c.weight" in state:
         return "vit_t"
     return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
-
-
-def build_sam(architecture: str) -> Any:
-    """Return a SAM with random weights; large ones have none at all, so that nothing is drawn to be thrown away."""
-    if architecture == "nano":
-        return nano.build_nano()
-    with torch.device("meta"):
-        return build_vit_t() if architecture == "vit_t" else sam_model_registry[architecture]()
 
 
 def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
