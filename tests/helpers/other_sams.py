@@ -12,7 +12,7 @@ from torch import nn
 from hela_store.sam.tiny_vit import build_vit_t
 
 
-def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
+def drawn(module: nn.Module, seed: int = 0) -> Any:
     """Fill every parameter and statistic with numbers that matter, and return the module in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     for part in module.modules():

@@ -391,7 +391,7 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path, place):
 # what is not SAM
 
 PATCH = "image_encoder.patch_embed.proj.weight"
-OTHERS = {
+OTHERS: dict[str, dict[str, tuple[int, ...]]] = {
     "SAM-HQ": {"mask_decoder.hf_token.weight": (1, 256), PATCH: (768, 3, 16, 16)},
     "EfficientSAM": {"prompt_encoder.bbox_top_left_embeddings.weight": (1, 256), "image_encoder.pos_embed": (1, 197, 192), PATCH: (192, 3, 16, 16)},
     "SAM 2": {"image_encoder.trunk.patch_embed.proj.weight": (112, 3, 7, 7), "sam_mask_decoder.conv_s0.weight": (32, 256, 1, 1)},

@@ -19,6 +19,7 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import Tensor
 
+CHUNK = 1 << 20
 KINDS = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -101,7 +102,7 @@ class _Stub:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytearray) -> None:
         super().__init__(io.BytesIO(data))
         # a pickle may set attributes of a class, so no two reads share one
         self.stub = type("Stub", (_Stub,), {})
@@ -153,15 +154,23 @@ class InertFile:
         buffers: dict[_Storage, Tensor] = {}
         for place in places.values():
             if place.storage not in buffers:
-                data = bytearray(self._read(f"data/{place.storage.key}"))
+                data = self._read(f"data/{place.storage.key}")
                 buffers[place.storage] = torch.frombuffer(data, dtype=place.storage.dtype) if data else torch.empty(0)
         return {key: _tensor(buffers[place.storage], place) for key, place in places.items()}
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str) -> bytearray:
         info = self._zip.getinfo(self._root + name)
         if info.compress_type != ZIP_STORED:
             raise pickle.UnpicklingError(f"{name} is compressed, which torch never does")
-        return self._zip.read(info)
+        out, filled = bytearray(info.file_size), 0
+        view = memoryview(out)
+        # in parts, so that no tensor is in memory twice; the last part checks the sum
+        with self._zip.open(info) as file:
+            while count := file.readinto(view[filled : filled + CHUNK]):
+                filled += count
+        if filled != len(out):
+            raise EOFError(f"{name} is incomplete")
+        return out
 
 
 def _tensor(buffer: Tensor, place: _Place) -> Tensor:

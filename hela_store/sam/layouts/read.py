@@ -91,12 +91,16 @@ def read_tensors(path: Path) -> Found:
 
 
 def _read_torch(path: Path) -> Found:
+    content: Any = None
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd pickles, which become an error
             content = torch.load(path, map_location="cpu", weights_only=True)
+        has_objects = False
     except pickle.UnpicklingError:
         if not is_zipfile(path):
             raise
+        has_objects = True
+    if has_objects:  # outside the except clause, where the error still holds the tensors of the attempt
         return _read_inert(path)
     found, left = _unwrapped(path, content)
     return Found(tensors=_plain(path, {n: v for n, v in dict.items(found) if isinstance(v, Tensor)}), left=left)
