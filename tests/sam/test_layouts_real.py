@@ -66,6 +66,14 @@ def ours_of(sam, embedding):
     return masks[0], iou[0]
 
 
+def assert_equal(ours, masks, iou):
+    """Masks are equal wherever a logit is not zero within what two orders of the same sums differ by."""
+    assert relative(ours[0], masks) < 1e-4 and relative(ours[1], iou) < 1e-4
+    differ = (ours[0] > 0) != (masks > 0)
+    print("logits", relative(ours[0], masks), "IoU", relative(ours[1], iou), "pixels", int(differ.sum()))
+    assert not differ.any() or float(masks[differ].abs().max() / masks.abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize("size", ["100GB", "150MB"])
 def test_what_transformers_saves(tmp_path, size):
     transformers = pytest.importorskip("transformers")
@@ -78,8 +86,7 @@ def test_what_transformers_saves(tmp_path, size):
     embedding, masks, iou = theirs_of(tmp_path / "theirs")
     assert relative(found, embedding) < 1e-5
     ours = ours_of(loaded.decoder, embedding)
-    assert relative(ours[0], masks) < 1e-4 and relative(ours[1], iou) < 1e-4
-    assert torch.equal(ours[0] > 0, masks > 0)
+    assert_equal(ours, masks, iou)
 
 
 def test_transformers_opens_an_export(store: Store, tmp_path: Path, stock) -> None:
@@ -96,8 +103,7 @@ def test_transformers_opens_an_export(store: Store, tmp_path: Path, stock) -> No
     loaded, found = encoded(out)
     assert relative(found, embedding) < 1e-5
     for ours in (ours_of(loaded.decoder, embedding), ours_of(tuned.eval(), embedding)):
-        assert relative(ours[0], masks) < 1e-4 and relative(ours[1], iou) < 1e-4
-        assert torch.equal(ours[0] > 0, masks > 0)
+        assert_equal(ours, masks, iou)
 
 
 def peft_sam():
