@@ -166,8 +166,9 @@ class InertFile:
         view = memoryview(out)
         # in parts, so that no tensor is in memory twice; the last part checks the sum
         with self._zip.open(info) as file:
-            while count := file.readinto(view[filled : filled + CHUNK]):
-                filled += count
+            while part := file.read(CHUNK):
+                view[filled : filled + len(part)] = part
+                filled += len(part)
         if filled != len(out):
             raise EOFError(f"{name} is incomplete")
         return out

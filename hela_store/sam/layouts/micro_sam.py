@@ -1,4 +1,4 @@
-"""micro-sam's low-rank adapters (``micro_sam.models.peft_sam``, 1.8), merged into the weights they learned beside."""
+"""Merge micro-sam's low-rank adapters (``micro_sam.models.peft_sam``, 1.8) into the weights they learned beside."""
 
 from __future__ import annotations
 
