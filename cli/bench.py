@@ -123,7 +123,7 @@ def _show(found: Any, as_json: bool) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench encode --encoder vit_b",))
 @click.option(
-    "--encoder", default="nano", show_default=True, help="Time nano, or vit_b, vit_l, vit_h with random weights."
+    "--encoder", default="nano", show_default=True, help="Time nano, or vit_t, vit_b, vit_l, vit_h with random weights."
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."

@@ -15,6 +15,7 @@ from .output import bars, echo_json, echo_sequences, note, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.exchange.checkpoint import CheckpointFormat
 
 
 def masks_options(command: F) -> F:
@@ -43,17 +44,25 @@ def export() -> None:
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="Write this file: .pth, or .safetensors for nano.",
+    help="Write this file: .pth, or .safetensors for nano; a folder for Hugging Face.",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["sam", "huggingface"]),
+    default="sam",
+    show_default=True,
+    help="Write segment-anything's names, or a folder that transformers' SamModel opens.",
 )
 @json_option
-def checkpoint(store: Store, run: str | None, out: Path, as_json: bool) -> None:
+def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointFormat, as_json: bool) -> None:
     """Write the encoder and the fine-tuned decoder of RUN as one SAM checkpoint.
 
     Without RUN the default run is written.
     """
     from hela_store.exchange.checkpoint import export_checkpoint
 
-    found = export_checkpoint(store, run, out, cache_dir=cache_dir(), progress=bars)
+    found = export_checkpoint(store, run, out, layout=layout, cache_dir=cache_dir(), progress=bars)
     if found.in_domain:
         note(f"note: {found.in_domain}")
     if as_json:

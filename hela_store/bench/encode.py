@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,8 +22,9 @@ from hela_store.sam.devices import pick_device
 from hela_store.sam.encoder import encode
 from hela_store.sam.nano import load_nano
 from hela_store.sam.rate import bfloat16_pays, matrix_rate
+from hela_store.sam.tiny_vit import build_vit_t
 
-ARCHITECTURES = ("nano", "vit_b", "vit_l", "vit_h")
+ARCHITECTURES = ("nano", "vit_t", "vit_b", "vit_l", "vit_h")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,9 @@ def bench_encode(
         raise RecipeError(f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
     where = pick_device(device)
     torch.manual_seed(0)
-    sam: Sam = load_nano() if architecture == "nano" else sam_model_registry[architecture]()
-    sam = sam.requires_grad_(False).eval().to(where)
+    sam, stock = _models(architecture, where)
     grey = generator("bench encode").integers(0, 256, (SAM_INPUT, SAM_INPUT)).astype(np.uint8)
-    ways = _ways(sam, grey, batch, compiled)
+    ways = _ways(sam, stock, grey, batch, compiled)
     notes: tuple[str, ...] = ()
     if not bfloat16_pays(where):
         ways = {way: run for way, run in ways.items() if "bfloat16" not in way}
@@ -109,7 +110,7 @@ def bench_encode(
     found = {way: run() for way, run in ways.items()}
     order = [way for _ in range(rounds) for way in ways]
     seconds = _seconds(ways, progress(order, total=len(order), what=f"bench encode {architecture}"), batch)
-    gflop = _gflop(sam)
+    gflop = _gflop(stock)
     return EncodeBench(
         architecture=architecture,
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
@@ -121,6 +122,27 @@ def bench_encode(
         rows=_rows(found, seconds, rates, gflop),
         notes=notes,
     )
+
+
+def _models(architecture: str, device: torch.device) -> tuple[Sam, SamPredictor]:
+    """Return the model that we run, and its authors' predictor with the same weights."""
+    if architecture == "vit_t":
+        try:
+            with warnings.catch_warnings(action="ignore"):  # it imports from places that timm has moved
+                from mobile_sam import SamPredictor as Predictor
+                from mobile_sam import sam_model_registry as registry
+        except ImportError as error:
+            raise RecipeError(
+                f"vit_t is timed against MobileSAM's own package, which cannot be imported ({error}); run "
+                "`pip install mobilesam-mirror timm`"
+            ) from error
+        theirs, ours = registry["vit_t"](), build_vit_t()
+        ours.load_state_dict(theirs.state_dict())
+    else:
+        ours = theirs = load_nano() if architecture == "nano" else sam_model_registry[architecture]()
+        Predictor = SamPredictor
+    ours, theirs = (sam.requires_grad_(False).eval().to(device) for sam in (ours, theirs))
+    return ours, Predictor(theirs)
 
 
 def _seconds(ways: Mapping[str, Callable[[], object]], order: Iterable[str], batch: int) -> dict[str, float]:
@@ -151,8 +173,9 @@ def _rows(
     )
 
 
-def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
-    predictor = SamPredictor(sam)
+def _ways(
+    sam: Sam, predictor: SamPredictor, grey: npt.NDArray[np.uint8], batch: int, compiled: bool
+) -> dict[str, Callable[[], torch.Tensor]]:
     rgb, views = np.repeat(grey[..., None], 3, 2), np.repeat(grey[None].astype(np.float32), batch, 0)
 
     def stock(half: bool) -> torch.Tensor:
@@ -174,7 +197,7 @@ def _ways(sam: Sam, grey: npt.NDArray[np.uint8], batch: int, compiled: bool) -> 
 
 
 @torch.inference_mode()
-def _gflop(sam: Sam) -> float:
+def _gflop(stock: SamPredictor) -> float:
     with FlopCounterMode(display=False) as counter:
-        sam.image_encoder(torch.zeros(1, 3, SAM_INPUT, SAM_INPUT, device=sam.device))
+        stock.model.image_encoder(torch.zeros(1, 3, SAM_INPUT, SAM_INPUT, device=stock.device))
     return counter.get_total_flops() / 1e9

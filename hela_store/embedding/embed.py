@@ -273,7 +273,7 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     pipeline = Pipeline(store, sam, compiled=record.compiled)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
         done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work)
-    return done, seconds, (*_untrained_note(sam), *notes)
+    return done, seconds, (*_notes_of(sam), *notes)
 
 
 def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progress: Progress) -> Encoded:
@@ -288,7 +288,7 @@ def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progr
         with contextlib.closing(workers.commits(store, record, work)) as commits:
             done, seconds = _count(store, record, progress(commits, total=work.size, what=what), work)
         others = sorted(workers.notes - set(notes))
-    return done, seconds, (*_untrained_note(sam), *notes, *others)
+    return done, seconds, (*_notes_of(sam), *notes, *others)
 
 
 def _load(store: Store, device: str | torch.device, config: EmbedConfig, progress: Progress) -> LoadedSam:
@@ -315,8 +315,9 @@ def _count(store: Store, record: EncoderRecord, commits: Iterable[str], work: Wo
     return done, seconds
 
 
-def _untrained_note(sam: LoadedSam) -> tuple[str, ...]:
-    return ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
+def _notes_of(sam: LoadedSam) -> tuple[str, ...]:
+    untrained = ("nano is untrained: its weights are random, from a fixed seed",) if sam.sha256 == UNTRAINED else ()
+    return (*untrained, *sam.notes)
 
 
 def clear_leftovers(path: Path) -> None:

@@ -12,7 +12,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn.functional import pad
 
 from hela_store.images.geometry import SAM_INPUT
-from hela_store.sam.fast_encoder import image_embedding, normalise_input
+from hela_store.sam.encoder import whole_embedding
+from hela_store.sam.fast_encoder import normalise_input
 
 
 @torch.inference_mode()
@@ -34,5 +35,5 @@ def encode_as_micro_sam(encoder: ImageEncoderViT, image: npt.NDArray[Any]) -> np
     device = next(encoder.parameters()).device
     x_13HW = torch.as_tensor(resized, device=device).permute(2, 0, 1)[None].float()
     room = (0, SAM_INPUT - x_13HW.shape[3], 0, SAM_INPUT - x_13HW.shape[2])
-    embedding: npt.NDArray[np.float32] = image_embedding(encoder, pad(normalise_input(x_13HW), room))[0].cpu().numpy()
+    embedding: npt.NDArray[np.float32] = whole_embedding(encoder, pad(normalise_input(x_13HW), room))[0].cpu().numpy()
     return embedding

@@ -34,7 +34,7 @@ from .target import Targets
 
 LAYOUT = "1.8.14"
 """Version of micro-sam whose layout this is."""
-ARCHITECTURES = ("vit_b", "vit_l", "vit_h")
+ARCHITECTURES = ("vit_t", "vit_b", "vit_l", "vit_h")
 EMBEDDINGS, IMAGE = "embeddings.zarr", "image.tif"
 
 

@@ -21,7 +21,7 @@ FORMAT = 1
 RESIZE = "bilinear-antialias-1024"
 BLOCKS = {"nano": 4, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
-"""Of the image encoders: transformer blocks, and channels of a token between them."""
+"""Of the image encoders that can be cut: transformer blocks, and channels of a token between them."""
 UNTRAINED = "untrained"
 """Takes the place of the checksum of nano's weights where this version ships none."""
 
@@ -35,7 +35,7 @@ TRUTH_NAMES = {
     "GT+ST": "partial gold over the tracker reference (GT+ST)",
 }
 """What labels are where scores against them are shown: ST is the result of a public tracker, GT covers some cells."""
-Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
+Architecture = Literal["nano", "vit_t", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["float32", "bfloat16", "float16"]
 EmbeddingSource = Literal["", "micro-sam"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
@@ -106,6 +106,12 @@ class EncoderRecipe:
                 "encoder.adapter and encoder.adapter_sha256 belong together; `hela-store embed --adapter` prints both"
             )
         if self.cut is not None:
+            if self.architecture not in BLOCKS:
+                raise RecipeError(
+                    f"{self.architecture} cannot be cut, so its encoder cannot be adapted either: its stages differ in "
+                    "grid and width; leave --cut out, fine-tune the decoder (finetune without --adapt, or --adapt "
+                    f"decoder), or make a store with one of {', '.join(BLOCKS)}"
+                )
             check_range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
             if self.adapter:
                 raise RecipeError("tokens are cached of the encoder as it came; take encoder.adapter out of store.toml")

@@ -34,7 +34,7 @@ offset = {dataset.offset}
 {pixel_size}
 {stack}
 [encoder]
-# nano, vit_b, vit_l, vit_h
+# nano, vit_t, vit_b, vit_l, vit_h
 architecture = {encoder.architecture}
 # which weights these are, as `hela-store encoders` lists them; empty: the plain ones, or a file of unknown weights
 name = {encoder.name}

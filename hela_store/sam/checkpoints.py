@@ -1,39 +1,33 @@
-"""SAM weights: which file, whose bytes, which architecture. Nothing is ever unpickled."""
+"""SAM weights: which file, whose bytes, which architecture. No object of a file is ever made, only its tensors."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
-from safetensors.torch import load_file
-from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.base.files import sha256_file
 from hela_store.base.progress import Progress, silent
-from hela_store.base.text import first_line
 from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
 from hela_store.runs.folder import RunInfo, load_run
 
 from . import nano
 from .adapters import ADAPTER_FILE, apply_adapter
+from .build import build_sam
 from .decoder import SamDecoder, load_decoder
 from .fetch import fetch
+from .layouts.read import main_file, weights_sha256
+from .layouts.table import read_sam
 from .registry import KnownEncoder, weights_of
+from .tiny_vit import TinyViT
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
-WRAPPERS = ("model", "state_dict", "model_state")
-PREFIXES = ("module.", "sam.")
-ZIP = b"PK\x03\x04"
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +36,20 @@ class LoadedSam:
 
     Attributes
     ----------
-    encoder : ImageEncoderViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
+    encoder : ImageEncoderViT or TinyViT, float32, eval mode, no gradients, on the device asked for; LoRA is merged
     decoder : SamDecoder, float32, on the CPU; of an adapted encoder the one that was tuned with it
     architecture : str
     sha256 : str
         Of the weights file; ``"untrained"`` where nano ships none.
+    notes : tuple of str
+        What of the file is not used.
     """
 
-    encoder: ImageEncoderViT
+    encoder: ImageEncoderViT | TinyViT
     decoder: SamDecoder
     architecture: str
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None = None) -> Path | None:
@@ -72,7 +69,7 @@ def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None =
         No such file.
     """
     if encoder.checkpoint:
-        path = base / Path(encoder.checkpoint).expanduser()
+        path = main_file(base / Path(encoder.checkpoint).expanduser())
     elif (known := _fetched(encoder)) is None:
         return None
     else:
@@ -95,7 +92,7 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
     if encoder.checkpoint:
         path = checkpoint_path(encoder, base)
         assert path is not None
-        return sha256_file(path)
+        return weights_sha256(path)
     if (known := _fetched(encoder)) is None:
         return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
     return known.sha256
@@ -148,13 +145,19 @@ def load_sam_encoder(
     """
     encoder.check_encodes()
     path = weights_file(encoder, base, cache_dir, progress)
-    sha256 = sha256_file(path) if path else checkpoint_sha256(encoder)
+    sha256 = weights_sha256(path) if path else checkpoint_sha256(encoder)
     if encoder.sha256 and encoder.sha256 != sha256:
         raise CheckpointError(
             f"{path or 'the nano of this version'} has sha256 {sha256[:12]}, the store was made with "
             f"{encoder.sha256[:12]}; give it that file again, or make a new store"
         )
-    sam = nano.load_nano() if path is None else _build(encoder.architecture, read_state(path), path)
+    notes: tuple[str, ...] = ()
+    if path is None:
+        sam = nano.load_nano()
+    else:
+        found = read_sam(path)
+        sam = _build(encoder.architecture, found.state, path)
+        notes = tuple(f"{path.name} also holds {part}, which is left alone" for part in found.left)
     sam.requires_grad_(False).eval()
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     if encoder.adapter:
@@ -164,6 +167,7 @@ def load_sam_encoder(
         decoder=decoder,
         architecture=encoder.architecture,
         sha256=sha256,
+        notes=notes,
     )
 
 
@@ -180,53 +184,14 @@ def _adapt(module: ImageEncoderViT, encoder: EncoderRecipe, run: RunInfo, sha256
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a SAM checkpoint by segment-anything's names: ``.safetensors``, or ``.pth`` / ``.pt``.
+    """Return the tensors of a SAM checkpoint by segment-anything's names; :mod:`hela_store.sam.layouts` reads it.
 
     Raises
     ------
     CheckpointError
-        Not a checkpoint, cut short, or with objects in it that would have to be unpickled.
+        Not a checkpoint, cut short, or another model than a SAM.
     """
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # about odd pickles, which become an error below
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # readers of zip files and pickles raise anything on bytes that are neither
-        raise CheckpointError(f"{path} {_instead(path, error)}") from error
-    for name in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected named tensors of a SAM")
-    return {_plain(str(name)): value for name, value in found.items() if isinstance(value, Tensor)}
-
-
-def _instead(path: Path, error: Exception) -> str:
-    """Say what a file that cannot be read as a checkpoint is; only one that lacks bytes can be fetched again."""
-    with path.open("rb") as file:
-        head = file.read(len(LFS_POINTER))
-    again = "copy or fetch it again"
-    if not head:
-        return f"is damaged or not a checkpoint: it is empty; {again}"
-    if head == LFS_POINTER:
-        return "is a Git LFS pointer, not the weights it stands for; fetch them with `git lfs pull`"
-    if isinstance(error, pickle.UnpicklingError):
-        return "is not a SAM checkpoint, or holds objects other than tensors, and nothing is ever unpickled"
-    reason = first_line(error)[:120]
-    torn = "incomplete" in reason.lower() or "unexpected EOF" in reason or isinstance(error, EOFError)
-    if torn or (head.startswith(ZIP) and not is_zipfile(path)):
-        return f"is damaged or not a checkpoint: bytes are missing ({reason}); {again}"
-    return f"is damaged or not a checkpoint ({reason}); expected the .pth, .pt or .safetensors file of a SAM"
-
-
-def _plain(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    return read_sam(path).state
 
 
 def architecture_of(state: dict[str, Tensor]) -> str | None:
@@ -234,6 +199,8 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
     patch = state.get("image_encoder.patch_embed.proj.weight")
     if patch is not None and patch.ndim:
         return WIDTHS.get(patch.shape[0])
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "vit_t"
     return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
 
 
@@ -246,9 +213,7 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
         )
     if found != architecture:
         raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {found}")
-    # the large ones are never filled with random numbers that would be thrown away
-    with torch.device("cpu" if architecture == "nano" else "meta"):
-        sam = nano.build_nano() if architecture == "nano" else sam_model_registry[architecture]()
+    sam = build_sam(architecture)
     expected = sam.state_dict()
     missing = [name for name in expected if name not in state]
     if missing:
@@ -266,11 +231,13 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
             f"{path}: {odd[0]} has shape {tuple(state[odd[0]].shape)}, {architecture} has "
             f"{tuple(expected[odd[0]].shape)} ({len(odd)} such)"
         )
-    for name in expected:
+    plain = [name for name in expected if expected[name].is_floating_point()]
+    for name in plain:
         if not (state[name].is_floating_point() and state[name].device.type == "cpu" and not state[name].is_sparse):
             kind = f"{state[name].dtype}, {state[name].layout}, {state[name].device}".replace("torch.", "")
             raise CheckpointError(f"{path}: {name} is of {kind}; expected plain floating-point numbers")
-    values = {name: state[name].float() for name in expected}
+    # what BatchNorm counts is a whole number, and nothing reads it
+    values = {name: state[name].float() if name in plain else state[name].long() for name in expected}
     wrong = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if wrong:
         count = int((~torch.isfinite(values[wrong[0]])).sum())

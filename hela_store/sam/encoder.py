@@ -17,6 +17,7 @@ from hela_store.images.geometry import SAM_INPUT, resized_shape
 
 from .devices import Room, ieee
 from .fast_encoder import image_embedding, normalise_input, trunk_tokens
+from .tiny_vit import TinyViT
 
 
 def preprocess(views: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def preprocess(views: Tensor) -> Tensor:
 
 
 def encode(
-    encoder: ImageEncoderViT,
+    encoder: ImageEncoderViT | TinyViT,
     views: Tensor | npt.NDArray[np.float32],
     precision: str = "float32",
     cut: int | None = None,
@@ -90,18 +91,24 @@ def encode(
         raise
 
 
-def _forward(encoder: ImageEncoderViT, x_BCHW: Tensor, cut: int | None) -> Tensor:
-    return image_embedding(encoder, x_BCHW) if cut is None else trunk_tokens(encoder, x_BCHW, cut)
+def whole_embedding(encoder: ImageEncoderViT | TinyViT, x_BCHW: Tensor) -> Tensor:
+    """Encode normalised, padded images, (B, 3, 1024, 1024); return (B, 256, 64, 64) on the encoder's device."""
+    out: Tensor = encoder(x_BCHW) if isinstance(encoder, TinyViT) else image_embedding(encoder, x_BCHW)
+    return out
+
+
+def _forward(encoder: ImageEncoderViT | TinyViT, x_BCHW: Tensor, cut: int | None) -> Tensor:
+    return whole_embedding(encoder, x_BCHW) if cut is None else trunk_tokens(encoder, x_BCHW, cut)
 
 
 @functools.cache
-def _compiled_forward() -> Callable[[ImageEncoderViT, Tensor, int | None], Tensor]:
+def _compiled_forward() -> Callable[[ImageEncoderViT | TinyViT, Tensor, int | None], Tensor]:
     return torch.compile(_forward, dynamic=False)
 
 
 @torch.inference_mode()
 def _encode(
-    encoder: ImageEncoderViT,
+    encoder: ImageEncoderViT | TinyViT,
     views: Tensor | npt.NDArray[np.float32],
     precision: str,
     cut: int | None,

@@ -74,7 +74,7 @@ def test_a_frame_and_a_sequence(vit_b: Store, tmp_path: Path) -> None:
 
 
 def test_what_micro_sam_cannot_open_is_refused(store: Store, vit_b: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="micro-sam has no nano; embed with one of vit_b"):
+    with pytest.raises(StoreError, match="micro-sam has no nano; embed with one of vit_t, vit_b"):
         export_micro_sam(store, "01", tmp_path / "out")
     with pytest.raises(StoreError, match="no frame '02'"):
         export_micro_sam(vit_b, "02", tmp_path / "out")
