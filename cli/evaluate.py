@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.config import FOREIGN, EvaluateConfig
 from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
@@ -78,7 +78,14 @@ if TYPE_CHECKING:
 )
 @click.option("--clicks", type=click.IntRange(2), metavar="N", help="Score points with N - 1 corrective clicks, too.")
 @click.option("--robustness", is_flag=True, help="Curves: box jitter, click place, the mask prompt's own IoU.")
-@click.option("--foreign", is_flag=True, help="Control: decode with embeddings of the frame half the split away.")
+@click.option(
+    "--foreign",
+    type=click.Choice(FOREIGN),
+    is_flag=False,
+    flag_value=FOREIGN[0],
+    help="Control: decode with embeddings turned by 180 degrees, their mean, or those of another frame or sequence. "
+    f"--foreign alone is {FOREIGN[0]}.",
+)
 @click.option("--window", type=int, metavar="N", help="Embedding positions a prompt reads: 8, 16, 32 or 64.")
 @click.option(
     "--detector",

@@ -21,7 +21,8 @@ from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
 from .config import EvaluateConfig
-from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius, with_foreign_embeddings
+from .foreign import foreign_cells, swap_of
+from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import Question, Score, answer, truth_questions, with_details
@@ -131,9 +132,10 @@ def evaluate(
             return _result(checkpoint, done, config.split, fitted, reused=True)
         folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
         with folder.tidied():
-            parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
+            parts = foreign_cells(store, frames, config.foreign)
             shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-            answered = partial(answer, store, decoder, window=window)
+            swap = swap_of(store, frames, config.foreign)
+            answered = partial(answer, store, decoder, window=window, swap=swap)
             scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
@@ -169,6 +171,8 @@ def _same_nuclei(unseen: Sequence[str] | None, run: RunInfo) -> str:
 
 def _about(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> dict[str, Any]:
     about = asdict(config) | {"encoder": checkpoint.key, "checkpoint": checkpoint.id}
+    # False where there is no control: as runs of earlier versions have it, in which True is another frame
+    about |= {"foreign": config.foreign or False}
     about |= {"seeds": list(range(config.prompt_seeds))}
     about |= {"prompts": list(config.prompts) if fitted is None else fitted.own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}

@@ -27,6 +27,7 @@ from hela_store.sam.predict import Logits, Prediction, predict_view, whole_logit
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
+from .foreign import Swap
 from .frames import FrameCells, Tile, context_of
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
@@ -135,13 +136,19 @@ def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int
 
 
 def answer(
-    store: Store, decoder: SamDecoder, questions: Sequence[Question], window: int, embed: Embed = lambda x: x
+    store: Store,
+    decoder: SamDecoder,
+    questions: Sequence[Question],
+    window: int,
+    embed: Embed = lambda x: x,
+    swap: Swap | None = None,
 ) -> list[Score]:
     """Decode and score questions, tile by tile; in their order.
 
     Parameters
     ----------
     embed : makes an embedding, (256, 64, 64), of what the store holds of a view, where that is not one already
+    swap : returns what is decoded in place of that, see :mod:`hela_store.evaluation.foreign`; None for itself
     """
     scores: dict[int, Score] = {}
     device, read = str(next(decoder.parameters()).device), ViewReader(store)
@@ -152,6 +159,8 @@ def answer(
         with torch.no_grad():
             embedding = embed(read(row).to(device))
         part = [questions[i] for i in index]
+        if swap is not None:
+            embedding = swap(embedding, part[0].tile.rect)
         for i, score in zip(index, _answer_tile(decoder, embedding, part, window), strict=True):
             scores[i] = score
     return [scores[i] for i in range(len(questions))]

@@ -223,7 +223,7 @@ def _latest(rows: Sequence[Row], by_id: Mapping[str, RunInfo]) -> list[Row]:
     latest = {}
     for row in found:
         run = by_id[row["run"]]
-        latest[run.checkpoint, run.kind, _label(run), row["prompt"]] = row
+        latest[run.checkpoint, run.kind, _control(run), _label(run), row["prompt"]] = row
     return list(latest.values())
 
 
@@ -263,7 +263,15 @@ def _name(run: RunInfo) -> str:
     if run.kind not in ("evaluate", "control", "robustness"):
         return _short(run.id)
     name = _short(run.checkpoint) if run.checkpoint else ZERO_SHOT
-    return f"{name}, another frame's embedding" if run.kind == "control" else name
+    return f"{name}, {_control(run)}" if run.kind == "control" else name
+
+
+CONTROLS = {"turned": "embedding turned", "mean": "mean embedding", "sequence": "another sequence's embedding"}
+"""What controls decode with; earlier versions had frames alone and recorded True."""
+
+
+def _control(run: RunInfo) -> str:
+    return CONTROLS.get(str(run.config.get("foreign")), "another frame's embedding") if run.kind == "control" else ""
 
 
 def _short(id: str) -> str:
