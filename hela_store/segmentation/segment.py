@@ -37,6 +37,7 @@ from hela_store.images.rle import bbox
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
+from .calibration import shipped_calibration
 from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
 from .resolve import DetectedPrompts, resolve_prompts
@@ -56,6 +57,7 @@ class SegmentReport:
     cells, flagged : in these frames; flagged for review, None without a calibration
     recovered : cells that only neighbouring frames led to; None where they were not asked for
     empty : frames in which nothing was found
+    calibration : which one flags cells and below which probability, or why none does
     """
 
     out: Path
@@ -65,6 +67,7 @@ class SegmentReport:
     flagged: int | None
     recovered: int | None
     empty: int
+    calibration: str
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store segment --json`` prints."""
@@ -136,6 +139,7 @@ def _segment_into(
         flagged=None if flagged.null_count == table.num_rows else sum(filter(None, flagged.to_pylist())),
         recovered=sum(table["recovered"].to_pylist()) if config.prompts.recover else None,
         empty=len(items) - len(set(table["file"].to_pylist())),
+        calibration=shipped_calibration(store, prompts.config)[1],
     )
 
 
