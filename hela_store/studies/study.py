@@ -152,9 +152,9 @@ def study(
             lines += [("zero-shot", scored, [zero], None)]
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
-        lines.append(("classical", NO_PROMPT, [found], None))
+        lines.append(("classical (small baseline)", NO_PROMPT, [found], None))
     if networks := _unet(store, config, progress):
-        lines.append(("U-Net", NO_PROMPT, networks, None))
+        lines.append(("U-Net (small baseline)", NO_PROMPT, networks, None))
     unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
     everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
@@ -215,7 +215,7 @@ def _classical(store: Store, config: StudyConfig, progress: Progress) -> str | N
     # its parameters may have been searched on what another split calls train
     if found and set(_searched_on(found)).isdisjoint(labelled_frames(store, config.split)):
         return found.id
-    return classical(store, ClassicalConfig(split=config.split), progress).run if config.classical else None
+    return classical(store, ClassicalConfig(split=config.split), progress=progress).run if config.classical else None
 
 
 def _unet(store: Store, config: StudyConfig, progress: Progress) -> list[str]:

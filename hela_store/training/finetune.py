@@ -346,7 +346,7 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
     tuned = judge.scores(state.network.eval())
     save_learner(folder.path, judge.job.source, judge.job.config, state.network)
     result = _result(folder.id, judge, zero, tuned, state.best_step)
-    folder.log(step=state.step, result=result.to_json())
+    folder.log(step=state.step, seconds=state.seconds, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
     folder.publish()
     return result

@@ -259,7 +259,7 @@ def _label(run: RunInfo) -> str:
 
 def _name(run: RunInfo) -> str:
     if run.kind == "baseline" and run.checkpoint:
-        return run.checkpoint
+        return run.checkpoint if run.checkpoint == FREE else f"{_short(run.checkpoint)} (small baseline)"
     if run.kind not in ("evaluate", "control", "robustness"):
         return _short(run.id)
     name = _short(run.checkpoint) if run.checkpoint else ZERO_SHOT

@@ -333,7 +333,7 @@ def calibration(choice: Choice) -> Section | None:
 
 
 def _shipped(choice: Choice) -> list[Table]:
-    """Return the thresholds of the calibrations with which detected cells were scored: those that segment flags with."""
+    """Return the calibrations that detected cells were scored with; segment flags cells with the same ones."""
     rows = []
     for line in choice.lines:
         run = next((run for run in choice.runs if run.id == line.run), None)

@@ -107,7 +107,7 @@ def test_a_rung_for_baselines_zero_shot_and_each_tuning(full: Store) -> None:
         rungs = rows[head + 1 : head + 6]
         assert [name[:13] for name, *_ in rungs] == [
             "image-free",
-            "classical",
+            "classical (small baseline)",
             "zero-shot",
             "finetune-box-",
             "finetune-poin",
