@@ -20,7 +20,7 @@ from hela_store.metrics.cell import CellScores, score_cell
 from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import Overlap, overlap
 from hela_store.prompts.draw import CellContext, DrawnPrompt, clicks_of, corrective_click, make_prompt
-from hela_store.prompts.image_free import image_free_score
+from hela_store.prompts.image_free import ellipse_score, image_free_score
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import Logits, Prediction, predict_view, whole_logits
@@ -54,6 +54,8 @@ class Question:
     tile : where it is decoded
     cut : no tile holds the cell whole
     free : the image-free answer against the cell's truth
+    ellipse : the same of the ellipse that a mask prompt's moments and the median training cell make; None without a
+        mask, and where the mask is an earlier answer
     """
 
     prompt: Prompt
@@ -64,6 +66,7 @@ class Question:
     tile: Tile
     cut: bool
     free: Overlap
+    ellipse: Overlap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ def ask(
         tile=frame.tiles[scoring_tile(prompt_rectangle(prompt), rects, frame.shape)],
         cut=not any(holds_whole(cell.box, rect) for rect in rects),
         free=image_free_score(prompt, context.mask, context.origin, radius, frame.shape),
+        ellipse=ellipse_score(prompt, context.mask, context.origin, radius, frame.shape),
     )
 
 

@@ -31,7 +31,7 @@ LINES = """
     FROM predictions p GROUP BY ALL ORDER BY ALL
 """
 SCORED = """
-    SELECT m.*, c.mean_intensity, p.free_iou, p.free_dice, p.prompt_iou
+    SELECT m.*, c.mean_intensity, p.free_iou, p.free_dice, p.free_ellipse_iou, p.prompt_iou
     FROM cell_metrics m JOIN cells c USING (cell)
     JOIN prompts p ON p.run = m.run AND p.cell = m.cell AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed
     WHERE list_contains($runs, m.run) AND list_contains($lines, m.run || ' ' || m.prompt) AND m.split = $split

@@ -26,8 +26,9 @@ STUDY = (
 HOW = (
     "Means over the cells that all runs of a prompt share. The range is a 95 % interval from a bootstrap over frames, "
     "because cells of one frame are not independent draws; training seeds are not in it. Image-free is what the prompt "
-    "alone is worth; skill is the share of what it leaves open that the run wins. Prompts come from the truth, but for "
-    "detected ones and for the classical baseline, which is given none; a cell they miss counts as 0."
+    "alone is worth, for masks also as an ellipse of their moments and of the usual size; skill is the share of what "
+    "the better of them leaves open that the run wins. Prompts come from the truth, but for detected ones and for the "
+    "classical baseline, which is given none; a cell they miss counts as 0."
 )
 OPTIONAL = {
     "boundary_iou": "boundary IoU",
@@ -37,6 +38,7 @@ OPTIONAL = {
     "spill": "spill",
 }
 """Columns of ``cell_metrics`` that are shown where they are there, and their headings."""
+ELLIPSE = f"{FREE}, ellipse of the mask"
 
 NAMES = alt.Axis(labelLimit=150)
 LEGEND = alt.Legend(orient="bottom", columns=2)
@@ -44,7 +46,8 @@ LEGEND = alt.Legend(orient="bottom", columns=2)
 MEANS = """,
     same AS (SELECT cell FROM scored GROUP BY cell HAVING count(DISTINCT run) = $runs)
     SELECT run, frame, count(*) AS n, sum(iou) AS iou, sum(dice) AS dice, sum(is_empty::INT)::BIGINT AS empty,
-           sum(free_iou) AS free_iou, sum(free_dice) AS free_dice {more}
+           sum(free_iou) AS free_iou, sum(free_dice) AS free_dice,
+           sum(free_ellipse_iou) AS ellipse_iou {more}
     FROM scored SEMI JOIN same USING (cell) GROUP BY run, frame ORDER BY ALL
 """
 FAILED = """
@@ -95,22 +98,27 @@ def _steps(choice: Choice, prompt: str, more: Sequence[str]) -> list[Row]:
             continue
         n = sum(row["n"] for row in rows)
         step: Row = {"name": line.name, "kind": line.kind, "n": n, "all": line.n}
-        for name in ("iou", "dice", "free_iou", "free_dice"):
+        for name in ("iou", "dice", "free_iou", "free_dice", "ellipse_iou"):
             step[name] = _mean(rows, name, "n")
         for name in more:
             step[name] = _mean(rows, name, f"{name}_n")
         step["empty"] = sum(row["empty"] for row in rows) / n
         step["low"], step["high"] = _interval(rows, "iou")
         if step["free_iou"] is not None:
-            step["skill"] = skill(step["iou"], step["free_iou"])
+            step["skill"] = skill(step["iou"], max(step["free_iou"], step["ellipse_iou"] or 0.0))
             step["free_low"], step["free_high"] = _interval(rows, "free_iou")
+        if step["ellipse_iou"] is not None:
+            step["ellipse_low"], step["ellipse_high"] = _interval(rows, "ellipse_iou")
         found.append(step)
     with_free = next((step for step in found if step["free_iou"] is not None), None)
     if with_free is None or found[0]["kind"] == FREE:
         return found
     free = {"name": FREE, "kind": FREE, "n": with_free["n"], "iou": with_free["free_iou"]}
     free |= {"dice": with_free["free_dice"], "low": with_free["free_low"], "high": with_free["free_high"]}
-    return [free, *found]
+    if with_free["ellipse_iou"] is None:
+        return [free, *found]
+    ellipse = {"name": ELLIPSE, "kind": FREE, "n": with_free["n"], "iou": with_free["ellipse_iou"], "dice": None}
+    return [free, ellipse | {"low": with_free["ellipse_low"], "high": with_free["ellipse_high"]}, *found]
 
 
 def _mean(rows: Sequence[Row], name: str, count: str) -> float | None:
@@ -144,7 +152,7 @@ def _table(steps: Mapping[str, Sequence[Row]], more: Sequence[str]) -> Table:
 def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     rows = [{key: step[key] for key in ("name", "n", "iou", "dice", "low", "high")} for step in steps]
     for row in rows:
-        row["role"] = FREE if row["name"] == FREE else "run"
+        row["role"] = FREE if row["name"] in (FREE, ELLIPSE) else "run"
     colour = alt.Color("role:N", scale=alt.Scale(domain=[FREE, "run"], range=[BEFORE, AFTER]), legend=None)
     order = [row["name"] for row in rows]
     base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(
