@@ -73,8 +73,8 @@ class StudyRow:
     n, cells : predictions of one run, and distinct cells
     iou, dice : empty predictions count as 0
     iou_spread, dice_spread : standard deviation over the runs; None of a single run
-    free_iou, over_free, skill : of the better of the image-free answers to the same prompts, the gain over it, and the share won
-        of what it leaves open; None without a prompt
+    free_iou, over_free, skill : of the better of the image-free answers to the same prompts, the gain over it, and the
+        share won of what it leaves open; None without a prompt
     boundary_iou : float
     iou_runs, dice_runs : of each run, in their order
     frames : IoU by frame, mean over the runs
