@@ -79,6 +79,12 @@ CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for",
 @finetune_option("rank", "Rank of the adapters.", type=int, metavar="N")
 @finetune_option("conv", "Use Conv-LoRA: adapters with convolutions of several scales.", is_flag=True)
 @finetune_option("linear", "Adapt all linear layers of a block, not only q and v.", is_flag=True)
+@click.option(
+    "--blind",
+    is_flag=True,
+    default=None,
+    help="Never show an image: train on the mean embedding. Its score is the floor that other decoders have to beat.",
+)
 @device_option
 @click.option(
     "--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write for TensorBoard, too."
@@ -131,6 +137,8 @@ def _standing(store: Store, result: FinetuneResult) -> str:
 
     if result.adapts_encoder:
         return f"to score it, embed with the adapted encoder: hela-store embed --adapter {result.run}"
+    if result.blind:
+        return f"image-blind, so never the default run: a floor, scored by hela-store evaluate --run {result.run}"
     if result.is_worse:
         return f"not the default run: {_harm(result)}"
     try:
@@ -163,5 +171,5 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     click.echo(f"paired change of IoU per cell, {result.frames} frames; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))
-    if result.is_worse:
+    if result.is_worse and not result.blind:
         note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
+from hela_store.errors import PromptError
 from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.encoder import pick_device
@@ -21,7 +22,7 @@ from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
 from .config import EvaluateConfig
-from .foreign import foreign_cells, swap_of
+from .foreign import Swap, filled, foreign_cells, load_vector, swap_of
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
@@ -118,7 +119,8 @@ def evaluate(
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
     store, window = checkpoint.store, config.window or checkpoint.window
     config = replace(config, window=window)
-    decoder = checkpoint.load_decoder(pick_device(config.device))
+    decoder = checkpoint.load_decoder(pick_device(config.device), floor=True)
+    swap = _swap(checkpoint, config)
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
@@ -134,12 +136,21 @@ def evaluate(
         with folder.tidied():
             parts = foreign_cells(store, frames, config.foreign)
             shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-            swap = swap_of(store, frames, config.foreign)
+            swap = swap or swap_of(store, frames, config.foreign)
             answered = partial(answer, store, decoder, window=window, swap=swap)
             scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
+
+
+def _swap(checkpoint: Checkpoint, config: EvaluateConfig) -> Swap | None:
+    """Return what an image-blind decoder is given in place of embeddings; None for others."""
+    if not checkpoint.is_blind or checkpoint.run is None:
+        return None
+    if config.foreign:
+        raise PromptError(f"run {checkpoint.id} is image-blind and reads no embedding; leave out --foreign")
+    return filled(load_vector(checkpoint.run))
 
 
 def _result(

@@ -10,19 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
+from hela_store.base.files import write_atomic
+from hela_store.base.tensors import safetensors_bytes
 from hela_store.embedding.reader import ViewReader, embed_command
-from hela_store.errors import SplitError, StoreError
+from hela_store.errors import RunError, SplitError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, Rect
+from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
 
 from .frames import FrameCells, frame_cells, frame_tiles
 
 Swap = Callable[[Tensor, Rect], Tensor]
 """Returns what is decoded in place of the embedding, (256, 64, 64), of the view with this rectangle."""
+BLIND_FILE = "blind.safetensors"
+"""The vector that an image-blind decoder was trained with, in its run."""
 
 
 def turned(embedding: Tensor, rect: Rect) -> Tensor:
@@ -53,10 +61,23 @@ def mean_vector(store: Store, frames: Sequence[str]) -> Tensor:
     return torch.stack([read(row).float().mean((1, 2)) for row in rows]).mean(0)
 
 
-def filled(vector: Tensor) -> Swap:
+def save_vector(run: Path, vector: Tensor) -> None:
+    """Write the vector of an image-blind decoder into the folder of its run."""
+    write_atomic(run / BLIND_FILE, safetensors_bytes({"mean": vector.cpu().contiguous()}, {}))
+
+
+def load_vector(run: RunInfo) -> Tensor:
+    """Read what :func:`save_vector` wrote; RunError where it is damaged."""
+    try:
+        return load(run.read(BLIND_FILE) or b"")["mean"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"{run.path / BLIND_FILE} cannot be read ({error}); train the run again") from None
+
+
+def filled(vector: Tensor) -> Callable[..., Tensor]:
     """Return the swap that puts one vector, (256,), at every position."""
 
-    def swap(embedding: Tensor, rect: Rect) -> Tensor:
+    def swap(embedding: Tensor, rect: Rect | None = None) -> Tensor:
         return vector.to(embedding)[:, None, None].expand_as(embedding)
 
     return swap

@@ -88,7 +88,7 @@ class TruthScore:
 
 @dataclass(frozen=True, kw_only=True)
 class _Nucleus:
-    """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y); IoU and distances with the cell it is."""
+    """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y), and how it lies to the cell it is."""
 
     mask: BoolArray
     origin: tuple[int, int]

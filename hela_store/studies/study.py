@@ -59,6 +59,7 @@ class StudyConfig:
     prompt_seeds : draws a cell and kind
     classical : run the classical baseline where there is none yet
     unet : train a U-Net for each training seed that has none yet
+    blind : fine-tune an image-blind decoder for each prompt and seed: the floor that looking has to beat
     truth : other labels of the data set that all is scored against, too, on the same nuclei; None for none
     tuning : what all fine-tunings share; its prompt and seed are not used
     """
@@ -69,6 +70,7 @@ class StudyConfig:
     prompt_seeds: int = 3
     classical: bool = False
     unet: bool = False
+    blind: bool = False
     truth: Labels | None = None
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
 
@@ -139,16 +141,16 @@ def study(
     config = config or StudyConfig()
     frames = labelled_frames(store, config.split)
     zero = _evaluated(store, config, None, config.scored, progress)
-    tuned, errors = _tuned(store, config, cache_dir, progress)
-    runs = {
-        kind: [_evaluated(store, config, run, SCORED_ON.get(kind, (kind,)), progress) for run in ids]
-        for kind, ids in tuned.items()
-    }
+    runs, errors = _scored(store, config, config.tuning, cache_dir, progress)
+    blind, failed = {}, []
+    if config.blind:
+        blind, failed = _scored(store, config, config.tuning.with_choices(blind=True), cache_dir, progress)
     free = _image_free(store, config, progress)
     lines: list[tuple[str, str, Sequence[str], str | None]] = []
     for kind in config.prompts:
         for scored in SCORED_ON.get(kind, (kind,)):
             lines += [("image-free", scored, [free], zero)] if scored in IMAGE_FREE_PROMPTS and free else []
+            lines += [("image-blind, tuned", scored, blind[kind], zero)] if blind.get(kind) else []
             lines += [("zero-shot", scored, [zero], None)]
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
@@ -163,20 +165,24 @@ def study(
         rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
-        errors=errors,
+        errors=errors + failed,
         against=[] if config.truth is None else score(store, everyone, config.truth, progress=progress),
     )
 
 
-def _tuned(
-    store: Store, config: StudyConfig, cache_dir: Path | None, progress: Progress
+def _scored(
+    store: Store, config: StudyConfig, tuning: FinetuneConfig, cache_dir: Path | None, progress: Progress
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
+    """Return the evaluations of fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
     choices: dict[str, Sequence[Any]] = {"prompt": list(config.prompts), "seed": list(range(config.seeds))}
-    rows = sweep(store, config.tuning, choices, cache_dir=cache_dir, progress=progress)
+    rows = sweep(store, tuning, choices, cache_dir=cache_dir, progress=progress)
     found = {kind: [row.run for row in rows if row.run and row.choices["prompt"] == kind] for kind in config.prompts}
+    scored = {
+        kind: [_evaluated(store, config, run, SCORED_ON.get(kind, (kind,)), progress) for run in ids]
+        for kind, ids in found.items()
+    }
     errors = [f"{row.choices['prompt']}, seed {row.choices['seed']}: {row.error}" for row in rows if row.error]
-    return found, errors
+    return scored, errors
 
 
 def _evaluated(
