@@ -142,7 +142,8 @@ def study(
     frames = labelled_frames(store, config.split)
     zero = _evaluated(store, config, None, config.scored, progress)
     runs, errors = _scored(store, config, config.tuning, cache_dir, progress)
-    blind, failed = {}, []
+    blind: dict[str, list[str]] = {}
+    failed: list[str] = []
     if config.blind:
         blind, failed = _scored(store, config, config.tuning.with_choices(blind=True), cache_dir, progress)
     free = _image_free(store, config, progress)
