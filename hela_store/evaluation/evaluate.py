@@ -114,13 +114,11 @@ def evaluate(
         Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the frames to score, own
         prompts that fit no cell.
     """
-    config = config or EvaluateConfig()
-    config = config if split is None else replace(config, split=split)
+    config = replace(config or EvaluateConfig(), **({} if split is None else {"split": split}))
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
     store, window = checkpoint.store, config.window or checkpoint.window
     config = replace(config, window=window)
     decoder = checkpoint.load_decoder(pick_device(config.device), floor=True)
-    swap = _swap(checkpoint, config)
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
@@ -136,7 +134,7 @@ def evaluate(
         with folder.tidied():
             parts = foreign_cells(store, frames, config.foreign)
             shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-            swap = swap or swap_of(store, frames, config.foreign)
+            swap = _swap(checkpoint, frames, config)
             answered = partial(answer, store, decoder, window=window, swap=swap)
             scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
@@ -144,10 +142,10 @@ def evaluate(
         return _result(checkpoint, folder.info, config.split, fitted)
 
 
-def _swap(checkpoint: Checkpoint, config: EvaluateConfig) -> Swap | None:
-    """Return what an image-blind decoder is given in place of embeddings; None for others."""
+def _swap(checkpoint: Checkpoint, frames: Sequence[str], config: EvaluateConfig) -> Swap | None:
+    """Return what an image-blind decoder, or one under a control, is given in place of embeddings."""
     if not checkpoint.is_blind or checkpoint.run is None:
-        return None
+        return swap_of(checkpoint.store, frames, config.foreign)
     if config.foreign:
         raise PromptError(f"run {checkpoint.id} is image-blind and reads no embedding; leave out --foreign")
     return filled(load_vector(checkpoint.run))

@@ -7,7 +7,7 @@ there with the same configuration is used again, so an interrupted study goes on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.baselines.classical import classical
 from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.baselines.image_free import image_free
-from hela_store.baselines.unet import score_unet, train_unet
+from hela_store.baselines.unet import choose_rate, score_unet, train_unet, trained
 from hela_store.catalog import index as catalog
 from hela_store.errors import PromptError, RecipeError
 from hela_store.evaluation.config import EvaluateConfig
@@ -226,15 +226,18 @@ def _classical(store: Store, config: StudyConfig, progress: Progress) -> str | N
 
 
 def _unet(store: Store, config: StudyConfig, progress: Progress) -> list[str]:
-    """Return a scored U-Net for each training seed: the latest that was trained on these blocks, whatever its steps."""
+    """Return a scored U-Net for each training seed: the best on validation of those of these blocks."""
     blocks, found = block_ranges(store), []
-    trainings = {r.config["seed"]: r for r in list_runs(store.path, "unet") if r.config["frames"] == blocks}
+    trainings = [r for r in list_runs(store.path, "unet") if r.config["frames"] == blocks]
     for seed in range(config.seeds):
-        info = trainings.get(seed)
-        if info is None and config.unet:
-            info = train_unet(store, UnetConfig(seed=seed, device=config.tuning.device), progress=progress)
-        if info is None:
+        there = [run for run in trainings if run.config["seed"] == seed]
+        if not there and config.unet:
+            chosen, _ = choose_rate(store, UnetConfig(device=config.tuning.device), progress=progress)
+            one = replace(chosen, seed=seed)
+            there = [trained(store, one) or train_unet(store, one, progress=progress)]
+        if not there:
             continue
+        info = max(there, key=lambda run: run.result().get("val_seg") or 0.0)
         done = _finished(store, "baseline", {"checkpoint": info.id, "split": config.split}, (NO_PROMPT,))
         how: dict[str, Any] = {"split": config.split, "device": config.tuning.device, "progress": progress}
         found.append(done.id if done else score_unet(store, info, **how).run)
