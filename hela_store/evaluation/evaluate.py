@@ -114,10 +114,10 @@ def evaluate(
         Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the frames to score, own
         prompts that fit no cell.
     """
-    config = replace(config or EvaluateConfig(), **({} if split is None else {"split": split}))
+    config = config or EvaluateConfig()
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
     store, window = checkpoint.store, config.window or checkpoint.window
-    config = replace(config, window=window)
+    config = replace(config, window=window, split=config.split if split is None else split)
     decoder = checkpoint.load_decoder(pick_device(config.device), floor=True)
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)

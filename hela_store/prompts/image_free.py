@@ -50,9 +50,10 @@ def disc_at_point(
 def ellipse_of_mask(
     mask: BoolArray, origin: tuple[int, int], radius: float, frame_shape: tuple[int, int] | None = None
 ) -> tuple[BoolArray, tuple[int, int]]:
-    """Draw the ellipse with a mask's centre, direction and ratio of axes, and with the area of a disc of ``radius`` px.
+    """Draw the ellipse of a mask's centre and moments, its size shrunk halfway towards that of the training cells.
 
-    A degraded mask is too large or too small by an amount that the training cells tell, and its outline is noise.
+    The outline of a degraded mask is noise, and so is part of its size. The radius is the geometric mean of the mask's
+    and ``radius``: on training frames of Fluo-N2DL-HeLa/01 this was better than either of the two alone.
 
     Parameters
     ----------
@@ -75,8 +76,8 @@ def ellipse_of_mask(
     centre = points.mean(1)
     # 1/12: the variance of a pixel, which has an extent
     moments = np.cov(points, bias=True) + np.eye(2) / 12
-    # a filled ellipse has x' M^-1 x = 4 on its edge, and the area 4 pi sqrt(det M)
-    shape = moments * (radius**2 / (4 * math.sqrt(np.linalg.det(moments))))
+    # a filled ellipse has x' M^-1 x = 4 on its edge, so its radius is 2 det(M)^(1/4)
+    shape = moments * (radius / (2 * np.linalg.det(moments) ** 0.25))
     reach = 2 * np.sqrt(np.diag(shape))
     first, last = np.ceil(centre - reach).astype(int), np.floor(centre + reach).astype(int)
     if frame_shape is not None:
