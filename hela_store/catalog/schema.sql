@@ -118,7 +118,7 @@ COMMENT ON COLUMN prompts.prompt_iou IS 'IoU of the mask prompt itself with the 
 COMMENT ON COLUMN prompts.free_iou IS 'IoU of the image-free answer to this prompt: what not looking at the image scores.';
 COMMENT ON COLUMN prompts.free_dice IS 'Dice of the image-free answer.';
 COMMENT ON COLUMN prompts.cut IS 'True where no tile holds the whole cell; scored against its full area.';
-COMMENT ON COLUMN prompts.free_ellipse_iou IS 'IoU of the ellipse of a mask prompt''s moments its size halfway to the median training cell; NULL without a mask.';
+COMMENT ON COLUMN prompts.free_ellipse_iou IS 'IoU of the ellipse of a mask prompt''s moments, its size halfway to the median training cell; NULL without a mask.';
 
 CREATE TABLE predictions (
     run VARCHAR, prompt_id VARCHAR, cell VARCHAR, frame VARCHAR, view VARCHAR, iou DOUBLE, dice DOUBLE,
