@@ -14,7 +14,7 @@ from hela_store.segmentation.config import FORMS, DetectedConfig
 from . import verdicts
 from .help import Command
 from .options import default_checkpoint, device_option, json_option, setting_option, store_option
-from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_untrained
+from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -63,9 +63,10 @@ def detect() -> None:
     type=click.Path(path_type=Path),
     metavar="FILE",
 )
+@click.option("--fresh", is_flag=True, help="Train another one, even if this very one is finished or interrupted.")
 @device_option
 @json_option
-def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
+def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
     """Train a detector on the training frames; its threshold is chosen on validation."""
     given = {name: value for name, value in choices.items() if value is not None}
     for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "variants", "workers")}[backend]:
@@ -75,12 +76,14 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
     if backend == "grid":
         from hela_store.detection.train import train_detector
 
-        result = train_detector(store, DetectorConfig(**given), progress=bars)
+        result = train_detector(store, DetectorConfig(**given), fresh=fresh, progress=bars)
     else:
         from hela_store.detection.yolo11.train import LICENCE, train_yolo
 
         note(f"note: {LICENCE}")
-        result = train_yolo(store, YoloConfig(**given), progress=bars)
+        result = train_yolo(store, YoloConfig(**given), fresh=fresh, progress=bars)
+    if result.reused:
+        note_reused(result.run)
     _echo(result.to_json(), as_json, f"detect run --detector {result.run}")
 
 
@@ -99,13 +102,16 @@ def train(store: Store, backend: str, as_json: bool, **choices: Any) -> None:
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the detector's]"
 )
+@click.option("--fresh", is_flag=True, help="Make another run, even if this very one is finished.")
 @device_option
 @json_option
-def run(store: Store, detector: str, split: str, threshold: float | None, device: str, as_json: bool) -> None:
+def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
     """Find the cells of every frame of a split and keep them as a run."""
     from hela_store.detection.detect import detect as find
 
-    result = find(store, detector, split, threshold=threshold, device=device, progress=bars)
+    result = find(store, detector, **choices, progress=bars)
+    if result.reused:
+        note_reused(result.run)
     _echo(result.to_json(), as_json, "detect evaluate")
 
 

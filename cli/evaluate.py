@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.config import FOREIGN, EvaluateConfig
 from hela_store.prompts.kinds import PROMPT_KINDS
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
@@ -101,7 +101,12 @@ GROUPS = {
 @click.option("--clicks", type=click.IntRange(2), metavar="N", help="Also score points with N - 1 corrective clicks.")
 @click.option("--robustness", is_flag=True, help="Score curves over box error, click place and mask prompt IoU.")
 @click.option(
-    "--foreign", is_flag=True, help="Sanity check: decode with the embeddings of another frame; scores should collapse."
+    "--foreign",
+    type=click.Choice(FOREIGN),
+    is_flag=False,
+    flag_value=FOREIGN[0],
+    help="Sanity check: decode with embeddings that are turned by 180 degrees, their mean, or those of another frame "
+    f"or sequence; scores should collapse. --foreign alone is {FOREIGN[0]}.",
 )
 @click.option(
     "--window",

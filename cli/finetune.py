@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for", "verdict")
 
 GROUPS = {
-    "What is trained": ("store", "prompts", "adapt", "cut", "rank", "conv", "linear", "init", "preset"),
+    "What is trained": ("store", "prompts", "adapt", "cut", "rank", "conv", "linear", "init", "preset", "blind"),
     "Training": ("steps", "lr", "warmup", "schedule", "ema", "accumulate", "cells", "variants", "seed", "patience"),
     "Loss and prompts": ("loss", "loss_weight", "loss_ramp", "masks", "clicks", "refine", "window"),
     "Validation": ("evaluate_every", "validation_cells"),
@@ -112,6 +112,12 @@ GROUPS = {
 @finetune_option("rank", "Set the rank of the adapters.", type=int, metavar="N")
 @finetune_option("conv", "Use Conv-LoRA: adapters with convolutions of several scales.", is_flag=True)
 @finetune_option("linear", "Adapt all linear layers of a block, not only q and v.", is_flag=True)
+@click.option(
+    "--blind",
+    is_flag=True,
+    default=None,
+    help="Never show an image: train on the mean embedding. Its score is a floor for other decoders.",
+)
 @device_option
 @click.option(
     "--tensorboard",
@@ -169,6 +175,8 @@ def _standing(store: Store, result: FinetuneResult) -> str:
 
     if result.adapts_encoder:
         return f"To score it, embed with the adapted encoder: {typed(f'embed --adapter {result.run}')}"
+    if result.blind:
+        return f"Image-blind, so never the default run: a floor. To score it: {typed(f'evaluate --run {result.run}')}"
     if result.is_worse:
         return f"This is not the default run: {_harm(result)}."
     try:
@@ -204,5 +212,5 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     click.echo(_standing(store, result))
     verdicts.fine_tuning(store, result)
-    if result.is_worse:
+    if result.is_worse and not result.blind:
         note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")

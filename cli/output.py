@@ -284,6 +284,7 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "mean_dice": "mean Dice",
         "empty": "empty",
         "image_free_iou": "image-free IoU",
+        "ellipse_iou": "mask's ellipse",
         "skill": "skill",
         "prompt_iou": "prompt's IoU",
         "made_worse": "made worse",

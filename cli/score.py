@@ -53,6 +53,8 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
     lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
     echo_table(("run", "prompt", f"against all of the {TRUTH_NAMES[truth]}", "SEG", "labels' own SEG"), lines)
+    for said in dict.fromkeys(str(row.tolerance) for row in found):
+        click.echo(said)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")

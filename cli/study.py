@@ -85,6 +85,7 @@ GROUPS = {
 )
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
+@click.option("--blind", is_flag=True, help="Also fine-tune image-blind decoders: the floor of every prompt kind.")
 @click.option(
     "--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score` does."
 )

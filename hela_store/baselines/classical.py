@@ -6,7 +6,8 @@ a stated budget on training frames; the best few are compared on validation fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from hela_store.store.store import Store
 from .config import ClassicalConfig
 from .found import Labels, segment_split, spread
 from .found import pixels as frame_pixels
-from .rows import BaselineResult, write_run
+from .rows import BaselineResult, once, write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +130,13 @@ def search(
     return tried[chosen], about | {"diameter": diameter, "offset": black}
 
 
-def classical(store: Store, config: ClassicalConfig | None = None, progress: Progress = silent) -> BaselineResult:
+def classical(
+    store: Store, config: ClassicalConfig | None = None, *, fresh: bool = False, progress: Progress = silent
+) -> BaselineResult:
     """Search, segment the frames of a split, and keep cells, scores and objects as a run.
 
-    Rows are those of :func:`hela_store.baselines.found.segment_split`.
+    Rows are those of :func:`hela_store.baselines.found.segment_split`. A finished run of this very search is returned
+    as it is, unless ``fresh``.
 
     Raises
     ------
@@ -143,11 +147,18 @@ def classical(store: Store, config: ClassicalConfig | None = None, progress: Pro
     """
     config = config or ClassicalConfig()
     members(store.blocks(), config.split)  # an empty block is told before the search
-    parameters, about = search(store, config, progress)
 
-    def found(image: npt.NDArray[Any]) -> Labels:
-        return segment(image, about["offset"], about["diameter"], parameters)
+    def make(asked: Mapping[str, Any]) -> BaselineResult:
+        start = time.perf_counter()
+        parameters, about = search(store, config, progress)
+        budget = {"trials": config.budget, "seconds": time.perf_counter() - start}
 
-    run = segment_split(store, config.split, found, "classical", progress)
-    stored = asdict(config) | {"checkpoint": "classical", "parameters": asdict(parameters), "search": about}
-    return write_run(store, stored, run, label=f"classical {config.split}")
+        def found(image: npt.NDArray[Any]) -> Labels:
+            return segment(image, about["offset"], about["diameter"], parameters)
+
+        run = segment_split(store, config.split, found, "classical", progress)
+        stored = asdict(config) | {"checkpoint": "classical", "parameters": asdict(parameters), "search": about}
+        stored |= {"spent": budget, "asked": asked}
+        return write_run(store, stored, run, label=f"classical {config.split}")
+
+    return once(store, {"method": "classical"} | asdict(config), make, fresh=fresh, progress=progress)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.sam.predict import Prediction
 from hela_store.store.store import Store
 
-from .rows import BaselineResult, BaselineRun, write_run
+from .rows import BaselineResult, BaselineRun, once, write_run
 
 
 def image_free(
@@ -25,6 +26,7 @@ def image_free(
     split: str = "test",
     prompts: Sequence[str] = IMAGE_FREE_PROMPTS,
     prompt_seeds: int = 3,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> BaselineResult:
     """Answer the prompts that ``evaluate`` gives without the image (rule "image-free rows").
@@ -34,6 +36,7 @@ def image_free(
     split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
     prompts : any of :data:`~hela_store.prompts.kinds.IMAGE_FREE_PROMPTS`
     prompt_seeds : draws a cell and kind
+    fresh : make another run, even if this very one is finished
 
     Raises
     ------
@@ -47,17 +50,28 @@ def image_free(
             raise PromptError(
                 f"prompt {kind!r} has no image-free answer, expected one of {', '.join(IMAGE_FREE_PROMPTS)}"
             )
+    asked = {"method": "image-free", "split": split, "prompts": list(prompts), "prompt_seeds": prompt_seeds}
+
+    def make(asked: Mapping[str, Any]) -> BaselineResult:
+        return _make(store, asked, progress)
+
+    return once(store, asked | {"encoder": store.key}, make, fresh=fresh, progress=progress)
+
+
+def _make(store: Store, asked: Mapping[str, Any], progress: Progress) -> BaselineResult:
+    split, prompts = asked["split"], asked["prompts"]
     radius, run = median_training_radius(store), BaselineRun()
     frames = labelled_frames(store, split)
     for frame in progress(frame_cells(store, frames), total=len(frames), what=f"image-free {split}"):
-        questions = truth_questions(frame, prompts, range(prompt_seeds), radius)
+        questions = truth_questions(frame, prompts, range(asked["prompt_seeds"]), radius)
         answers = [_answer(question, radius, frame.shape) for question in questions]
         for score in with_details(answers, frame.label):
             number = f"{len(run.prompts):06d}"
             run.prompts.append(prompt_row(score, number, frame.split))
             run.predictions.append(prediction_row(score, number, frame.shape) | {"predicted_iou": None})
-    config = {"split": split, "prompts": list(prompts), "prompt_seeds": prompt_seeds, "checkpoint": "image-free"}
-    return write_run(store, config | {"radius": radius}, run, label=f"image-free {split}")
+    config = {name: asked[name] for name in ("split", "prompts", "prompt_seeds")}
+    config |= {"checkpoint": "image-free", "radius": radius, "asked": asked}
+    return write_run(store, config, run, label=f"image-free {split}")
 
 
 def _answer(question: Question, radius: float, shape: tuple[int, int]) -> Score:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from hela_store.base.progress import Progress, silent
+from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
 from hela_store.evaluation.subsets import SubsetScore, pending_subsets
@@ -16,7 +20,9 @@ from hela_store.images.rle import Rle
 from hela_store.metrics.cell import CellScores
 from hela_store.metrics.overlap import Overlap
 from hela_store.prompts.kinds import NO_PROMPT
-from hela_store.runs.folder import new_run
+from hela_store.runs.finished import claim_run, find_finished
+from hela_store.runs.folder import RunInfo, new_run, package_version
+from hela_store.runs.info import to_json
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -34,6 +40,7 @@ class BaselineResult:
     subsets : means over touching, dim, and bright and small cells, by prompt kind
     sequences : SEG, DET and count errors of cells that were found without a prompt; None of others
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -43,13 +50,41 @@ class BaselineResult:
     subsets: dict[str, dict[str, SubsetScore]]
     sequences: SequenceScores | None
     pending: str = ""
+    reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store baseline ... --json`` prints."""
         plain = {"run": self.run, "split": self.split, "prompts": self.prompts, "config": dict(self.config)}
         subsets = {kind: {name: asdict(score) for name, score in part.items()} for kind, part in self.subsets.items()}
         sequences = None if self.sequences is None else self.sequences.to_json()["sequences"]
-        return plain | {"subsets": subsets, "sequences": sequences, "pending": self.pending}
+        return plain | {"subsets": subsets, "sequences": sequences, "pending": self.pending, "reused": self.reused}
+
+    def spent(self) -> str:
+        """Return what the baseline was made with, beside which the decoder's own is stated; empty where it is free."""
+        spent = self.config.get("spent")
+        if not spent:
+            return ""
+        rates = ", ".join(f"{rate} (SEG {value:.4f})" for rate, value in self.config.get("rates", {}).items())
+        own = f"budget: {_budget(spent)}" + (f" for each learning rate of {rates} on validation" if rates else "")
+        decoder = self.config.get("decoder_spent")
+        return own + (f"; the latest fine-tuned decoder: {_budget(decoder)}" if decoder else "")
+
+
+def _budget(spent: Mapping[str, Any]) -> str:
+    seconds = spent.get("seconds")
+    what = f"{spent['trials']} trials" if "trials" in spent else f"{spent['steps']} steps"
+    return what + ("" if seconds is None else f", {seconds:.1f} s")
+
+
+def decoder_spent(store: Store) -> dict[str, Any] | None:
+    """Return the steps and seconds of the latest fine-tuning: what a baseline's budget is compared with."""
+    run = find_finished(store.path, "finetune", lambda run: True)
+    if run is None:
+        return None
+    return {
+        "steps": run.config.get("steps"),
+        "seconds": next((r["seconds"] for r in run.log() if "seconds" in r), None),
+    }
 
 
 @dataclass
@@ -77,12 +112,45 @@ def found_row(frame: str, split: str, number: int, box: tuple[int, int, int, int
     return about | corners | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
 
 
+def once(
+    store: Store,
+    asked: Mapping[str, Any],
+    make: Callable[[Mapping[str, Any]], BaselineResult],
+    *,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> BaselineResult:
+    """Return the finished baseline that was asked for, or make it: test would count as scored twice for one answer.
+
+    Parameters
+    ----------
+    store : Store
+    asked : mapping
+        All that decides the baseline but the frames, with its ``"method"`` and ``"split"``.
+    make : callable
+        Makes the run; what it is given goes into the run's configuration as ``asked``.
+    fresh : bool
+        Make another run in any case.
+    progress : Progress
+        Shown while another process is at it.
+    """
+    wanted = dict(asked) | {"data": data_digest(store, ("train", "val", asked["split"]))}
+    plain: dict[str, Any] = json.loads(to_json(wanted))
+
+    def same(run: RunInfo) -> bool:
+        return run.config.get("asked") == plain and run.version == package_version()
+
+    with nullcontext() if fresh else claim_run(store.path, "baseline", plain, progress=progress):
+        done = None if fresh else find_finished(store.path, "baseline", same)
+        return make(plain) if done is None else _result(store, done, reused=True)
+
+
 def write_run(
     store: Store, config: Mapping[str, Any], run: BaselineRun, *, label: str, parent: str | None = None
 ) -> BaselineResult:
     """Publish gathered rows as a run of kind ``baseline``; ``parent`` is the run that trained what answered."""
     kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
-    stored = dict(config) | {"encoder": store.key, "prompts": kinds}
+    stored = dict(config) | {"encoder": store.key, "prompts": kinds, "decoder_spent": decoder_spent(store)}
     folder = new_run(store.path, "baseline", stored, parent=parent, label=label)
     with folder.tidied():
         folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))
@@ -90,18 +158,25 @@ def write_run(
         if run.detections is not None:
             folder.write_table("detections", pa.Table.from_pylist(run.detections, DETECTION_SCHEMA))
         folder.publish()
-    of_kind = {kind: [i for i, row in enumerate(run.prompts) if row["kind"] == kind] for kind in kinds}
-    means = {kind: _means([run.predictions[i] for i in index]) for kind, index in of_kind.items()}
-    subsets, pending = pending_subsets(store, folder.id)
-    found_cells = run.detections is not None and len(run.prompts) > 0
+    return _result(store, folder.info)
+
+
+def _result(store: Store, run: RunInfo, *, reused: bool = False) -> BaselineResult:
+    """Return what follows from the files of a published run."""
+    kind_of = {row["prompt_id"]: row["kind"] for row in run.rows("prompts", ["prompt_id", "kind"])}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kind_of.values()}
+    for row in run.rows("predictions", ["prompt_id", "iou", "dice", "is_empty"]):
+        rows[kind_of[row["prompt_id"]]].append(row)
+    subsets, pending = pending_subsets(store, run.id)
     return BaselineResult(
-        run=folder.id,
-        split=str(config["split"]),
-        prompts=means,
-        config=stored,
+        run=run.id,
+        split=str(run.config["split"]),
+        prompts={kind: _means(part) for kind, part in rows.items()},
+        config=run.config,
         subsets=subsets,
         pending=pending,
-        sequences=sequence_scores(labels_of(store, folder.info)) if found_cells else None,
+        sequences=sequence_scores(labels_of(store, run)) if NO_PROMPT in rows else None,
+        reused=reused,
     )
 
 

@@ -7,8 +7,8 @@ is saved, and every step is a pure function of (seed, step) and the weights so f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from hela_store.training.trainer import (
 
 from .config import UnetConfig
 from .found import Labels, pixels, segment_split, spread
-from .rows import BaselineResult, write_run
+from .rows import BaselineResult, once, write_run
 from .unet_crops import DIAMETER, Batch, Crops, seen, shrunk
 from .unet_labels import BORDER, IGNORED, TRIED, USUAL, UnetParameters, cells
 from .unet_network import load_network, new_network, probabilities, save_network
@@ -51,17 +51,31 @@ KIND = "unet"
 WARMUP = 30
 BORDER_WEIGHT = 3.0
 """Of a border pixel in the loss: few decide whether two cells are one."""
+RATES = (3e-4, 1e-3, 3e-3)
+"""Learning rates of which validation chooses one."""
 VALIDATION_FRAMES = 6
 VALIDATIONS = 5
 """In a training, where nothing else is said."""
 
 
 def unet(
-    store: Store, config: UnetConfig | None = None, *, split: str = "test", progress: Progress = silent
+    store: Store,
+    config: UnetConfig | None = None,
+    *,
+    split: str = "test",
+    rates: Mapping[float, float] | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
 ) -> BaselineResult:
     """Train, or take the training of this configuration that is there, segment the frames of a split, keep a run.
 
-    Rows are those of :func:`hela_store.baselines.found.segment_split`.
+    Rows are those of :func:`hela_store.baselines.found.segment_split`. A finished run of this very training and split
+    is returned as it is.
+
+    Parameters
+    ----------
+    rates : what :func:`choose_rate` tried, so that the run states it
+    fresh : train and score another one in any case
 
     Raises
     ------
@@ -74,25 +88,51 @@ def unet(
     """
     labelled_frames(store, split)
     config = config or UnetConfig()
-    info = trained(store, config) or train_unet(store, config, progress=progress)
-    return score_unet(store, info, split=split, device=config.device, progress=progress)
+    info = None if fresh else trained(store, config)
+    info = info or train_unet(store, config, resume=not fresh, progress=progress)
+    return score_unet(store, info, split=split, device=config.device, rates=rates, fresh=fresh, progress=progress)
+
+
+def choose_rate(
+    store: Store, config: UnetConfig, *, progress: Progress = silent
+) -> tuple[UnetConfig, dict[float, float]]:
+    """Train at each of :data:`RATES` and return the one that is best on validation, and the SEG of each there."""
+    found = {}
+    for rate in RATES:
+        one = replace(config, lr=rate)
+        found[rate] = float(result_of(trained(store, one) or train_unet(store, one, progress=progress))["val_seg"])
+    return replace(config, lr=max(found, key=lambda rate: found[rate])), found
 
 
 def score_unet(
-    store: Store, info: RunInfo, *, split: str, device: str = "auto", progress: Progress = silent
+    store: Store,
+    info: RunInfo,
+    *,
+    split: str,
+    device: str = "auto",
+    rates: Mapping[float, float] | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
 ) -> BaselineResult:
     """Segment the frames of a split with a published training and keep that as a run; raises as :func:`unet`."""
     check_untouched(store, info, labelled_frames(store, split), split)
-    network, shrink = load_network(info.weights, pick_device(device))
-    result = result_of(info)
-    parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])
 
-    def found(image: npt.NDArray[Any]) -> Labels:
-        return cells(_answer(store, network, image, shrink), parameters, area)
+    def make(asked: Mapping[str, Any]) -> BaselineResult:
+        network, shrink = load_network(info.weights, pick_device(device))
+        result = result_of(info)
+        parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])
 
-    run = segment_split(store, split, found, "U-Net", progress)
-    about = {"checkpoint": info.id, "split": split, "parameters": asdict(parameters), "median_area": area}
-    return write_run(store, about, run, label=f"unet {split}", parent=info.id)
+        def found(image: npt.NDArray[Any]) -> Labels:
+            return cells(_answer(store, network, image, shrink), parameters, area)
+
+        run = segment_split(store, split, found, "U-Net", progress)
+        about = {"checkpoint": info.id, "split": split, "parameters": asdict(parameters), "median_area": area}
+        about |= {"spent": {"steps": info.config["steps"], "seconds": result.get("seconds")}, "asked": asked}
+        about |= {"rates": {f"{rate:g}": value for rate, value in (rates or {}).items()}}
+        return write_run(store, about, run, label=f"unet {split}", parent=info.id)
+
+    asked = {"method": "unet", "checkpoint": info.id, "split": split}
+    return once(store, asked, make, fresh=fresh, progress=progress)
 
 
 def result_of(info: RunInfo) -> dict[str, Any]:
@@ -108,14 +148,15 @@ def trained(store: Store, config: UnetConfig) -> RunInfo | None:
     return find_finished(store.path, KIND, lambda run: same_training(run.config, wanted))
 
 
-def train_unet(store: Store, config: UnetConfig, *, progress: Progress = silent) -> RunInfo:
-    """Train a U-Net, or go on with an interrupted training of this configuration; raises as :func:`unet`."""
+def train_unet(store: Store, config: UnetConfig, *, resume: bool = True, progress: Progress = silent) -> RunInfo:
+    """Train a U-Net, or ``resume`` an interrupted training of this configuration; raises as :func:`unet`."""
     check_twins(store)
     train, val = labelled_frames(store, "train"), labelled_frames(store, "val")
     _check_background(store, train)
     shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
     state = _new_training(config)
-    folder = open_run(store.path, KIND, training_config(store, asdict(config)), label=f"seed {config.seed}")
+    about = training_config(store, asdict(config))
+    folder = open_run(store.path, KIND, about, label=f"seed {config.seed}", resume=resume)
     with folder.tidied(resumable=True):
         state.resume(folder)
         validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
@@ -200,6 +241,7 @@ def _publish(state: Training[nn.Module], folder: RunFolder, validation: _Validat
     save_network(folder.path / "weights.safetensors", state.best, validation.shrink)
     result = {"val_seg": scores[best], "best_step": state.best_step, "parameters": asdict(TRIED[best])}
     result |= {"median_area": validation.area, "shrink": validation.shrink, "val_frames": validation.frames}
+    result |= {"seconds": state.seconds}
     folder.log(step=state.step, result=result)
     (folder.path / STATE).unlink(missing_ok=True)
     folder.publish()

@@ -94,7 +94,8 @@ COMMENT ON COLUMN runs.config IS 'The whole of config.json, e.g. config->''confi
 CREATE TABLE prompts (
     run VARCHAR, prompt_id VARCHAR, kind VARCHAR, origin VARCHAR, prompt_seed BIGINT, split VARCHAR, cell VARCHAR,
     frame VARCHAR, view VARCHAR, x0 DOUBLE, y0 DOUBLE, x1 DOUBLE, y1 DOUBLE, points DOUBLE[], point_labels BIGINT[],
-    params VARCHAR, prompt_iou DOUBLE, free_iou DOUBLE, free_dice DOUBLE, cut BOOLEAN
+    params VARCHAR, prompt_iou DOUBLE, free_iou DOUBLE, free_dice DOUBLE, cut BOOLEAN,
+    free_ellipse_iou DOUBLE
 );
 COMMENT ON TABLE prompts IS 'One prompt for one cell (runs/<id>/prompts.parquet).';
 COMMENT ON COLUMN prompts.run IS 'runs.id.';
@@ -117,6 +118,7 @@ COMMENT ON COLUMN prompts.prompt_iou IS 'IoU of the mask prompt itself with the 
 COMMENT ON COLUMN prompts.free_iou IS 'IoU of the image-free answer to this prompt: what not looking at the image scores.';
 COMMENT ON COLUMN prompts.free_dice IS 'Dice of the image-free answer.';
 COMMENT ON COLUMN prompts.cut IS 'True where no tile holds the whole cell; scored against its full area.';
+COMMENT ON COLUMN prompts.free_ellipse_iou IS 'IoU of the ellipse of a mask prompt''s moments, its size halfway to the median training cell; NULL without a mask.';
 
 CREATE TABLE predictions (
     run VARCHAR, prompt_id VARCHAR, cell VARCHAR, frame VARCHAR, view VARCHAR, iou DOUBLE, dice DOUBLE,

@@ -14,6 +14,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.detection.yolo11.train import BACKEND, yolo_detections
 from hela_store.errors import RunError
 from hela_store.evaluation.leaks import check_untouched
+from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
 from hela_store.sam.devices import pick_device
@@ -41,6 +43,7 @@ class DetectResult:
     frames, detections : how many; detections that count, at ``threshold``
     threshold : score from which a detection counts
     seconds_per_frame, seconds_per_view : of the detector alone, without reading; None for imported boxes
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -51,6 +54,7 @@ class DetectResult:
     threshold: float
     seconds_per_frame: float | None
     seconds_per_view: float | None
+    reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store detect run --json`` prints."""
@@ -90,9 +94,12 @@ def detect(
     *,
     threshold: float | None = None,
     device: str = "auto",
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> DetectResult:
     """Find the cells of every frame of a block and keep them as a run.
+
+    What this very version found before, on the same frames, is returned as it is, and test counts as scored once.
 
     Parameters
     ----------
@@ -100,6 +107,7 @@ def detect(
     detector : a run of kind ``"detector"``
     split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``
     threshold : score from which a detection counts; None for the detector's own, chosen on validation
+    fresh : make another run in any case
 
     Raises
     ------
@@ -112,10 +120,14 @@ def detect(
     threshold = threshold_of(info) if threshold is None else threshold
     frames = split_frames(store, split)
     check_untouched(store, info, frames, split)
-    found = (_yolo11 if backend == BACKEND else _grid)(store, info, frames, device, progress)
     about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}
-    folder = new_run(store.path, "detect", about | {"encoder": store.key}, parent=info.id, label=split)
-    return _keep(store, folder, found)
+    about |= {"encoder": store.key, "data": data_digest(store, ("train", split))}
+    with claim_scoring(store, "detect", about, fresh=fresh, progress=progress) as done:
+        if done is not None:
+            return DetectResult(**done.result() | {"reused": True})
+        found = (_yolo11 if backend == BACKEND else _grid)(store, info, frames, device, progress)
+        folder = new_run(store.path, "detect", about, parent=info.id, label=split)
+        return _keep(store, folder, found)
 
 
 @dataclass(frozen=True, kw_only=True)

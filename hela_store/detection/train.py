@@ -7,7 +7,7 @@ be interrupted: its state is saved, and every step is a pure function of (seed, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.leaks import check_twins
-from hela_store.runs.folder import RunFolder
+from hela_store.runs.finished import claim_run, find_finished
+from hela_store.runs.folder import RunFolder, RunInfo
 from hela_store.sam.devices import pick_device
 from hela_store.store.store import Store
 from hela_store.training.data import training_variants
 from hela_store.training.schedule import learning_rate
-from hela_store.training.settings import training_config
+from hela_store.training.settings import deciding, same_training, training_config
 from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
 
 from .box_scores import FramePairs, best_confidence, count
@@ -52,6 +53,7 @@ class DetectorResult:
     f1_70 : at box IoU 0.7
     best_step : step, of ``yolo11`` epoch, of the weights that were kept
     seconds : of training, validations included
+    reused : whether the run was finished before it was asked for
     """
 
     run: str
@@ -62,6 +64,14 @@ class DetectorResult:
     f1_70: float
     best_step: int
     seconds: float
+    reused: bool = False
+
+    @classmethod
+    def of(cls, run: RunInfo) -> DetectorResult:
+        """Return the result that a published run has in its log."""
+        logged = run.result()
+        names = [name for name in cls.__dataclass_fields__ if name in logged]
+        return cls(**{name: logged[name] for name in names} | {"reused": True})
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store detect train --json`` prints."""
@@ -84,8 +94,18 @@ def chosen(run: str, pairs: Sequence[FramePairs], *, best_step: int, seconds: fl
     )
 
 
-def train_detector(store: Store, config: DetectorConfig, *, progress: Progress = silent) -> DetectorResult:
+def finished_detector(store: Store, about: Mapping[str, Any]) -> DetectorResult | None:
+    """Return the finished training of a configuration, if there is one; a damaged log does not count."""
+    run = find_finished(store.path, KIND, lambda run: same_training(run.config, about) and bool(run.result()))
+    return None if run is None else DetectorResult.of(run)
+
+
+def train_detector(
+    store: Store, config: DetectorConfig, *, fresh: bool = False, progress: Progress = silent
+) -> DetectorResult:
     """Train a detector, or go on with an interrupted training of this configuration, and publish the run.
+
+    A finished run of this configuration is returned as it is, unless ``fresh``.
 
     Raises
     ------
@@ -96,11 +116,20 @@ def train_detector(store: Store, config: DetectorConfig, *, progress: Progress =
     """
     check_twins(store)
     config = replace(config, variants=training_variants(store, config.variants))
+    about = training_config(store, asdict(config) | {"encoder": store.key})
+    if fresh:
+        return _train(store, config, about, resume=False, progress=progress)
+    with claim_run(store.path, KIND, deciding(about), progress=progress):
+        return finished_detector(store, about) or _train(store, config, about, resume=True, progress=progress)
+
+
+def _train(
+    store: Store, config: DetectorConfig, about: Mapping[str, Any], *, resume: bool, progress: Progress
+) -> DetectorResult:
     views = DetectionViews(store, seed=config.seed, variants=config.variants or 0)
     validation = scorable_frames(store, "val")
     state = _new_training(views, config)
-    about = training_config(store, asdict(config) | {"encoder": store.key})
-    folder = open_run(store.path, KIND, about, label=config.backend)
+    folder = open_run(store.path, KIND, about, label=config.backend, resume=resume)
     with folder.tidied(resumable=True):
         state.resume(folder)
         plan = _plan(config, len(views.views))

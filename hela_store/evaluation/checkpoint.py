@@ -13,6 +13,7 @@ import torch
 from hela_store.base.files import sha256_file
 from hela_store.embedding.encoders import adapts, store_of
 from hela_store.embedding.record import decoder_file
+from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.adapters import ADAPTER_FILE, apply_adapter
 from hela_store.sam.decoder import SamDecoder, load_decoder
@@ -67,14 +68,26 @@ class Checkpoint:
             return decoder_file(self.store)
         return self.run.weights if self.base is None else self.run.file(ADAPTER_FILE)
 
-    def load_decoder(self, device: str | torch.device = "cpu") -> SamDecoder:
-        """Return the decoder on a device, adapters merged.
+    @property
+    def is_blind(self) -> bool:
+        """Whether its decoder never saw an image, and is a floor for others."""
+        return self.run is not None and bool(self.run.config.get("blind"))
+
+    def load_decoder(self, device: str | torch.device = "cpu", *, floor: bool = False) -> SamDecoder:
+        """Return the decoder on a device, adapters merged; an image-blind one only where a ``floor`` is asked for.
 
         Raises
         ------
+        RunError
+            It is image-blind.
         CheckpointError
             Weights are missing, damaged or do not fit.
         """
+        if self.is_blind and not floor:
+            raise RunError(
+                f"run {self.id} is image-blind: it was trained without looking at images, as a floor for other "
+                "decoders, so only `hela-store evaluate` takes it; choose another with --run"
+            )
         if self.base is None:
             return load_decoder(self.file, device, of_run=self.run is not None)
         decoder = self.base.load_decoder()

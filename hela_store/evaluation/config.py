@@ -12,6 +12,9 @@ from hela_store.recipe.splits import SPLITS
 METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 """Scores from 0 to 1, higher is better; the limits of rule "statistics" are made for these."""
 
+FOREIGN = ("turned", "mean", "frame", "sequence")
+"""Embeddings that controls decode with; the first is the default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -24,8 +27,10 @@ class EvaluateConfig:
     prompt_seeds : how many draws of each kind a cell gets
     prompt_table : own boxes or points, Parquet or CSV, see :func:`hela_store.prompts.table.read_prompt_table`
     prompt_masks : folder of own label images, matched to cells by overlap
-    foreign : a control: every prompt is decoded with the embedding of *another* frame, so that what is left of the
-        score comes from the prompt alone; the run's kind is ``"control"``
+    foreign : a control: every prompt is decoded with an embedding in which the cells are elsewhere, so that what is
+        left of the score comes from the prompt; the run's kind is ``"control"``. One of :data:`FOREIGN`:
+        ``"turned"`` by 180 degrees; the ``"mean"`` over all positions and views of the split; that of the ``"frame"``
+        half the split away, where cells that move little are at their places; that of another ``"sequence"``
     robustness : curves in place of ``prompts``: box jitter of 0 to 30 %, click place, the mask prompt's own IoU; the
         run's kind is ``"robustness"``
     window : positions along each side that a prompt reads at least; None for the encoder's default
@@ -37,7 +42,7 @@ class EvaluateConfig:
     prompt_seeds: int = 3
     prompt_table: Path | None = None
     prompt_masks: Path | None = None
-    foreign: bool = False
+    foreign: str | None = None
     robustness: bool = False
     window: int | None = None
     device: str = "auto"
@@ -49,6 +54,8 @@ class EvaluateConfig:
 
         for kind in self.prompts:
             check_prompt_kind(kind)
+        if self.foreign is not None and self.foreign not in FOREIGN:
+            raise RecipeError(f"foreign is {self.foreign!r}, expected one of {', '.join(FOREIGN)}")
         if self.robustness:
             object.__setattr__(self, "prompts", ROBUSTNESS_PROMPTS)
         if self.robustness and (self.foreign or self.prompt_table or self.prompt_masks):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
+from hela_store.errors import PromptError
 from hela_store.runs.folder import RunFolder, RunInfo, new_run
 from hela_store.sam.devices import pick_device
 from hela_store.sam.informed import informed_by
@@ -22,7 +23,8 @@ from hela_store.store.store import Store
 
 from .checkpoint import Checkpoint, resolve_checkpoint
 from .config import EvaluateConfig
-from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius, with_foreign_embeddings
+from .foreign import Swap, filled, foreign_cells, load_vector, swap_of
+from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import Question, Score, answer, truth_questions, with_details
@@ -123,11 +125,10 @@ def evaluate(
         prompts that fit no cell.
     """
     config = config or EvaluateConfig()
-    config = config if split is None else replace(config, split=split)
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
     store, window = checkpoint.store, config.window or checkpoint.window
-    config = replace(config, window=window)
-    decoder = checkpoint.load_decoder(pick_device(config.device))
+    config = replace(config, window=window, split=config.split if split is None else split)
+    decoder = checkpoint.load_decoder(pick_device(config.device), floor=True)
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
@@ -141,13 +142,23 @@ def evaluate(
             return _result(checkpoint, done, config.split, fitted, reused=True)
         folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
         with folder.tidied():
-            parts = with_foreign_embeddings(store, frames) if config.foreign else frame_cells(store, frames)
+            parts = foreign_cells(store, frames, config.foreign)
             shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-            answered = partial(answer, store, decoder, window=window)
+            swap = _swap(checkpoint, frames, config)
+            answered = partial(answer, store, decoder, window=window, swap=swap)
             scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
+
+
+def _swap(checkpoint: Checkpoint, frames: Sequence[str], config: EvaluateConfig) -> Swap | None:
+    """Return what an image-blind decoder, or one under a control, is given in place of embeddings."""
+    if not checkpoint.is_blind or checkpoint.run is None:
+        return swap_of(checkpoint.store, frames, config.foreign)
+    if config.foreign:
+        raise PromptError(f"run {checkpoint.id} is image-blind and reads no embedding; leave out --foreign")
+    return filled(load_vector(checkpoint.run))
 
 
 def _result(
@@ -184,6 +195,8 @@ def _same_nuclei(unseen: Sequence[str] | None, run: RunInfo) -> str:
 
 def _about(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts | None) -> dict[str, Any]:
     about = asdict(config) | {"encoder": checkpoint.key, "checkpoint": checkpoint.id}
+    # False where there is no control: as runs of earlier versions have it, in which True is another frame
+    about |= {"foreign": config.foreign or False}
     about |= {"seeds": list(range(config.prompt_seeds))}
     about |= {"prompts": list(config.prompts) if fitted is None else fitted.own.kinds}
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -105,25 +105,16 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
         )
 
 
-def with_foreign_embeddings(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
-    """Yield frames as :func:`frame_cells`, but every tile with the embedding of the same tile of another frame.
-
-    The other frame is half the list away, of the same size. What a score keeps under this control comes from the prompt
-    alone, not from the image (rule "mask prompts").
-
-    Raises
-    ------
-    SplitError
-        No other frame of the same size is there to swap with.
-    """
-    tiles = {part.frame: (part.shape, part.tiles) for part in frame_cells(store, frames)}
-    for number, part in enumerate(frame_cells(store, frames)):
-        order = [frames[(number + len(frames) // 2 + i) % len(frames)] for i in range(len(frames))]
-        other = next((f for f in order if f != part.frame and tiles[f][0] == part.shape), None)
-        if other is None:
-            raise SplitError(f"no other frame of {part.shape} px to take embeddings from in place of {part.frame}'s")
-        foreign = [replace(tile, row=theirs.row) for tile, theirs in zip(part.tiles, tiles[other][1], strict=True)]
-        yield replace(part, tiles=foreign)
+def frame_tiles(store: Store, frames: Sequence[str]) -> dict[str, list[Tile]]:
+    """Return the tiles of the frames that are completely embedded, by frame."""
+    committed = readable_views(store)
+    views = store.views_table()
+    planned = _by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
+    return {
+        frame: [Tile(view=view.view, rect=view.rect, row=committed[view.view]) for view in tiles]
+        for frame, tiles in planned.items()
+        if tiles and all(view.view in committed for view in tiles)
+    }
 
 
 def _by_frame(kind: type[R], table: pa.Table, frames: Sequence[str]) -> dict[str, list[R]]:

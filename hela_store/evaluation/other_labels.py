@@ -21,6 +21,7 @@ from hela_store.datasets.pixels import read_image
 from hela_store.errors import DatasetError, RunError
 from hela_store.images.labels import apply_field_of_interest, shared_pixels
 from hela_store.images.rle import bbox, decode_crop
+from hela_store.metrics.boundaries import Distances
 from hela_store.metrics.ctc import FrameMatch, match_frame, seg
 from hela_store.metrics.intervals import Interval, crossed_interval
 from hela_store.metrics.matching import majority
@@ -30,6 +31,7 @@ from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 from .sequences import ORACLE, labels_of
+from .tolerance import Tolerance, tolerance, truths_apart
 from .tracks import cell_tracks
 
 Labels = Literal["GT", "ST", "GT+ST"]
@@ -60,6 +62,7 @@ class TruthScore:
         Of the paired difference to the first run with this prompt: IoU with the other truth on the same nuclei and
         prompts; None of that run itself, and where no prompt is the same.
     units : how tracks were found
+    tolerance : how far the boundaries of the two truths are apart on the same nuclei
     """
 
     run: str
@@ -79,6 +82,7 @@ class TruthScore:
     over_labels: Interval
     units: str
     over_first: Interval | None = None
+    tolerance: Tolerance
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, SEG under its right name (rule "names")."""
@@ -92,11 +96,12 @@ _Ious = dict[tuple[str, str, int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class _Nucleus:
-    """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y), and its IoU with the cell it is."""
+    """A nucleus of the other truth: its mask in the crop at ``origin`` (x, y), and how it lies to the cell it is."""
 
     mask: BoolArray
     origin: tuple[int, int]
     between: float
+    apart: tuple[Distances, Distances]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +194,10 @@ def _frame(truth: LabelArray, stored: LabelArray, cells: dict[int, str]) -> _Fra
     for first, second, iou in zip(pairs.first, pairs.second, pairs.ious, strict=True):
         nucleus = truth == pairs.first_labels[first]
         x0, y0, x1, y1 = bbox(nucleus)
-        nuclei[cells[int(pairs.second_labels[second])]] = _Nucleus(
-            mask=nucleus[y0:y1, x0:x1].copy(), origin=(x0, y0), between=float(iou)
-        )
+        label = int(pairs.second_labels[second])
+        apart = truths_apart(truth, int(pairs.first_labels[first]), stored, label)
+        mask = nucleus[y0:y1, x0:x1].copy()
+        nuclei[cells[label]] = _Nucleus(mask=mask, origin=(x0, y0), between=float(iou), apart=apart)
     unmatched = len(pairs.first_labels) - len(nuclei)
     return _Frame(truth=truth, nuclei=nuclei, unmatched=unmatched, between=between)
 
@@ -216,6 +222,7 @@ def _score(
             kept.append(row)
     if not kept:
         raise RunError(f"run {info.id} answered none of the nuclei of these labels; score a split that has some")
+    same = dict.fromkeys((row["frame"], row["cell"]) for row in kept)
     ious = np.array([[shared.iou, between] for shared, between in scored], np.float64).T
     tracks = cell_tracks(store, list({row["frame"] for row in kept}))
     units = tracks.units([row["cell"] for row in kept])
@@ -245,5 +252,6 @@ def _score(
         between_interval=crossed_interval(ious[1], units),
         over_labels=crossed_interval(ious[0] - ious[1], units),
         units=str(tracks),
+        tolerance=tolerance([frames[frame].nuclei[cell].apart for frame, cell in same]),
     )
     return scored_run, answered

@@ -20,13 +20,14 @@ from hela_store.metrics.cell import CellScores, score_cell
 from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import Overlap, overlap
 from hela_store.prompts.draw import CellContext, DrawnPrompt, clicks_of, corrective_click, make_prompt
-from hela_store.prompts.image_free import image_free_score
+from hela_store.prompts.image_free import ellipse_score, image_free_score
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import Logits, Prediction, predict_view, whole_logits
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
+from .foreign import Swap
 from .frames import FrameCells, Tile, context_of
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
@@ -53,6 +54,8 @@ class Question:
     tile : where it is decoded
     cut : no tile holds the cell whole
     free : the image-free answer against the cell's truth
+    ellipse : the same of the ellipse that a mask prompt's moments and the median training cell make; None without a
+        mask, and where the mask is an earlier answer
     """
 
     prompt: Prompt
@@ -63,6 +66,7 @@ class Question:
     tile: Tile
     cut: bool
     free: Overlap
+    ellipse: Overlap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ def ask(
         tile=frame.tiles[scoring_tile(prompt_rectangle(prompt), rects, frame.shape)],
         cut=not any(holds_whole(cell.box, rect) for rect in rects),
         free=image_free_score(prompt, context.mask, context.origin, radius, frame.shape),
+        ellipse=ellipse_score(prompt, context.mask, context.origin, radius, frame.shape),
     )
 
 
@@ -135,13 +140,19 @@ def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int
 
 
 def answer(
-    store: Store, decoder: SamDecoder, questions: Sequence[Question], window: int, embed: Embed = lambda x: x
+    store: Store,
+    decoder: SamDecoder,
+    questions: Sequence[Question],
+    window: int,
+    embed: Embed = lambda x: x,
+    swap: Swap | None = None,
 ) -> list[Score]:
     """Decode and score questions, tile by tile; in their order.
 
     Parameters
     ----------
     embed : makes an embedding, (256, 64, 64), of what the store holds of a view, where that is not one already
+    swap : returns what is decoded in place of that, see :mod:`hela_store.evaluation.foreign`; None for itself
     """
     scores: dict[int, Score] = {}
     device, read = str(next(decoder.parameters()).device), ViewReader(store)
@@ -152,6 +163,8 @@ def answer(
         with torch.no_grad():
             embedding = embed(read(row).to(device))
         part = [questions[i] for i in index]
+        if swap is not None:
+            embedding = swap(embedding, part[0].tile.rect)
         for i, score in zip(index, _answer_tile(decoder, embedding, part, window), strict=True):
             scores[i] = score
     return [scores[i] for i in range(len(questions))]

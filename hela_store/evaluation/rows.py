@@ -36,6 +36,7 @@ def prompt_row(score: Score, prompt_id: str, split: str) -> dict[str, Any]:
         "free_iou": question.free.iou,
         "free_dice": question.free.dice,
         "cut": question.cut,
+        "free_ellipse_iou": None if question.ellipse is None else question.ellipse.iou,
     }
 
 
@@ -69,6 +70,7 @@ PROMPT_SCHEMA = pa.schema(
         ("params", pa.string()),
         *[(name, pa.float64()) for name in ("prompt_iou", "free_iou", "free_dice")],
         ("cut", pa.bool_()),
+        ("free_ellipse_iou", pa.float64()),
     ]
 )
 

@@ -27,7 +27,9 @@ class PromptScore:
     mean_iou, mean_dice : empty predictions count as 0
     empty : share of empty predictions
     image_free_iou, image_free_dice : of the answers that do not look at the image, to the same prompts
-    skill : ``(IoU - IoU_free) / (1 - IoU_free)``
+    skill : ``(IoU - IoU_free) / (1 - IoU_free)``, of the better of the image-free answers
+    ellipse_iou : of the ellipse that a mask prompt's moments and the median training cell make, image-free as well;
+        None for other kinds
     prompt_iou : mean IoU of mask prompts themselves; None for other kinds
     made_worse : share of mask prompts that were better than the answer; None for other kinds
     oracle_iou : with the best of three masks chosen by the truth: an oracle, never ranked; None where one was asked for
@@ -52,6 +54,7 @@ class PromptScore:
     prompt_iou: float | None = None
     made_worse: float | None = None
     oracle_iou: float | None = None
+    ellipse_iou: float | None = None
     mean_boundary_iou: float | None = None
     mean_nsd1: float | None = None
     mean_nsd2: float | None = None
@@ -88,6 +91,8 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
     iou, free = np.mean([s.iou for s in scores]), np.mean([s.question.free.iou for s in scores])
     own = [(s.prompt_iou, s.iou < s.prompt_iou) for s in scores if s.prompt_iou is not None]
     oracle = [s.oracle_iou for s in scores if s.oracle_iou is not None]
+    ellipses = [s.question.ellipse.iou for s in scores if s.question.ellipse is not None]
+    ellipse = float(np.mean(ellipses)) if len(ellipses) == len(scores) else None
     return PromptScore(
         n=len(scores),
         mean_iou=float(iou),
@@ -95,7 +100,8 @@ def mean_score(scores: Sequence[Score]) -> PromptScore:
         empty=float(np.mean([s.prediction.is_empty for s in scores])),
         image_free_iou=float(free),
         image_free_dice=float(np.mean([s.question.free.dice for s in scores])),
-        skill=skill(float(iou), float(free)),
+        skill=skill(float(iou), max(float(free), ellipse or 0.0)),
+        ellipse_iou=ellipse,
         prompt_iou=float(np.mean([iou for iou, _ in own])) if own else None,
         made_worse=float(np.mean([worse for _, worse in own])) if own else None,
         oracle_iou=float(np.mean(oracle)) if len(oracle) == len(scores) else None,

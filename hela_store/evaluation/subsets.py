@@ -25,12 +25,12 @@ UNSEEN = "in no training frame"
 """Nuclei of a sequence that was trained on, which no training frame holds."""
 _SCORED = """
 WITH scored AS (
-    SELECT m.*, p.free_iou, p.prompt_iou FROM cell_metrics m
+    SELECT m.*, p.free_iou, p.free_ellipse_iou, p.prompt_iou FROM cell_metrics m
     JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
     WHERE m.run = $run
 ), member AS ({members})
 SELECT prompt, subset, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty,
-    avg(free_iou) AS image_free_iou, avg((iou < prompt_iou)::INT) AS made_worse,
+    avg(free_iou) AS image_free_iou, avg(free_ellipse_iou) AS ellipse_iou, avg((iou < prompt_iou)::INT) AS made_worse,
     avg(hd95) AS mean_hd95, avg(boundary_iou) AS mean_boundary_iou,
     avg(nsd1) AS mean_nsd1, avg(nsd2) AS mean_nsd2, avg(spill) AS mean_spill
 FROM member WHERE subset IS NOT NULL GROUP BY prompt, subset ORDER BY prompt, subset
@@ -47,7 +47,10 @@ class SubsetScore:
     ----------
     n : int
     mean_iou, mean_dice, empty : float
-    image_free_iou, skill : float; None of cells that were found without a prompt
+    image_free_iou, skill : float; None of cells that were found without a prompt; skill is of the better of the
+        image-free answers
+    ellipse_iou : float
+        Of the ellipse of a mask prompt's moments, image-free as well; None where there is none.
     made_worse : float
         Share of mask prompts that were better than the answer; None where there are none.
     mean_hd95 : float, px
@@ -60,6 +63,7 @@ class SubsetScore:
     mean_dice: float
     empty: float
     image_free_iou: float | None
+    ellipse_iou: float | None
     skill: float | None
     made_worse: float | None
     mean_hd95: float | None
@@ -99,6 +103,6 @@ def subset_scores(store: Store, run: str, unseen: Sequence[str] | None = None) -
         rows += [(row, [UNSEEN]) for row in more]
     for row, names in rows:
         prompt, name, free = row.pop("prompt"), names[row.pop("subset")], row["image_free_iou"]
-        won = None if free is None else skill(row["mean_iou"], free)
+        won = None if free is None else skill(row["mean_iou"], max(free, row["ellipse_iou"] or 0.0))
         found.setdefault(prompt, {})[name] = SubsetScore(**row, skill=won)
     return found

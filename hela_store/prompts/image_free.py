@@ -47,6 +47,52 @@ def disc_at_point(
     return _ellipse((float(point[0]), float(point[1])), (radius, radius), frame_shape)
 
 
+def ellipse_of_mask(
+    mask: BoolArray, origin: tuple[int, int], radius: float, frame_shape: tuple[int, int] | None = None
+) -> tuple[BoolArray, tuple[int, int]]:
+    """Draw the ellipse of a mask's centre and moments, its size shrunk halfway towards that of the training cells.
+
+    The outline of a degraded mask is noise, and so is part of its size. The radius is the geometric mean of the mask's
+    and ``radius``: on training frames of Fluo-N2DL-HeLa/01 this was better than either of the two alone.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (row, col)
+        With at least one pixel.
+    origin : tuple of int
+        ``(x, y)`` px, frame, of its first pixel.
+    radius : float
+        Median equivalent radius of training cells, px.
+    frame_shape : tuple of int, optional
+        ``(rows, cols)``; what lies beyond is dropped.
+
+    Returns
+    -------
+    tuple
+        As :func:`ellipse_in_box`.
+    """
+    rows, columns = np.nonzero(mask)
+    points = np.stack([columns + float(origin[0]), rows + float(origin[1])])
+    centre = points.mean(1)
+    # 1/12: the variance of a pixel, which has an extent
+    moments = np.cov(points, bias=True) + np.eye(2) / 12
+    # a filled ellipse has x' M^-1 x = 4 on its edge, so its radius is 2 det(M)^(1/4)
+    shape = moments * (radius / (2 * np.linalg.det(moments) ** 0.25))
+    reach = 2 * np.sqrt(np.diag(shape))
+    first, last = np.ceil(centre - reach).astype(int), np.floor(centre + reach).astype(int)
+    if frame_shape is not None:
+        first, last = np.maximum(first, 0), np.minimum(last, np.array(frame_shape[::-1]) - 1)
+    if (last < first).any():
+        return _ellipse((float(centre[0]), float(centre[1])), (0.0, 0.0), frame_shape)
+    y, x = np.mgrid[first[1] : last[1] + 1, first[0] : last[0] + 1]
+    apart = np.stack([x - centre[0], y - centre[1]])
+    distance = np.einsum("iyx,ij,jyx->yx", apart, np.linalg.inv(shape), apart)
+    found: BoolArray = distance <= 4
+    if not found.any():
+        found.flat[int(np.argmin(distance))] = True
+    return found, (int(first[0]), int(first[1]))
+
+
 def _ellipse(
     centre: tuple[float, float], radii: tuple[float, float], frame_shape: tuple[int, int] | None
 ) -> tuple[BoolArray, tuple[int, int]]:
@@ -103,6 +149,20 @@ def image_free_mask(
         if len(inside):
             return disc_at_point(prompt.points[inside[0]], median_radius, frame_shape)
     raise PromptError(f"a {prompt.kind!r} prompt without mask, box or a point in the cell; give one of them")
+
+
+def ellipse_score(
+    prompt: Prompt,
+    truth: BoolArray,
+    origin: tuple[int, int],
+    median_radius: float,
+    frame_shape: tuple[int, int] | None = None,
+) -> Overlap | None:
+    """Score the ellipse of a mask prompt as :func:`image_free_score`; None where the prompt has no mask."""
+    if prompt.mask is None or not prompt.mask.any():
+        return None
+    mask, mask_origin = ellipse_of_mask(prompt.mask, prompt.mask_origin, median_radius, frame_shape)
+    return overlap(mask, truth, mask_origin, origin)
 
 
 def image_free_score(

@@ -75,6 +75,7 @@ def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
 def _helpful(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
     """Yield fine-tunings of an encoder key and their results, the newest first; those that `default_run` may take."""
     for run in reversed(list_runs(store_path, "finetune")):
-        result = run.result() if run.encoder == encoder else {}
+        seeing = run.encoder == encoder and not run.config.get("blind")
+        result = run.result() if seeing else {}
         if result and helped(result) and result.get("best_step") != 0:
             yield run, result

@@ -83,8 +83,14 @@ def load_calibration(run: RunInfo) -> Calibration:
 
 
 def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None:
-    """Return the latest calibration of these runs and this form, None where there is none.
+    """Return the calibration that :func:`shipped_calibration` finds."""
+    return shipped_calibration(store, config)[0]
 
+
+def shipped_calibration(store: Store, config: DetectedConfig) -> tuple[Calibration | None, str]:
+    """Return the latest calibration of these runs and this form, and a sentence that says which one it is.
+
+    It is None where there is none, or where it was fitted on too few failures: earlier versions kept such ones.
     ``config`` has the whole ids of the runs: see :func:`hela_store.segmentation.resolve.resolve_prompts`.
     """
     names = ("checkpoint", "detector", "form")
@@ -93,13 +99,22 @@ def find_calibration(store: Store, config: DetectedConfig) -> Calibration | None
         return all(info.config.get(name) == getattr(config, name) for name in names)
 
     info = find_finished(store.path, KIND, same)
-    return None if info is None else load_calibration(info)
+    if info is None:
+        return None, "none, so no cell is flagged; `hela-store detect calibrate` fits one"
+    found = load_calibration(info)
+    if few := _few(found.failures, found.cells - found.failures):
+        return None, f"{info.id} is not used, so no cell is flagged: {few}"
+    fitted = f"{found.failures} failures of {found.cells} validation cells"
+    return found, f"{info.id}, cells below {found.review_below:.4f} are flagged, fitted on {fitted}"
 
 
 def too_few(right: npt.ArrayLike) -> str:
     """Return why these cells cannot fit or judge a calibration; empty where they can."""
     truth = np.asarray(right, bool)
-    failures, others = int((~truth).sum()), int(truth.sum())
+    return _few(int((~truth).sum()), int(truth.sum()))
+
+
+def _few(failures: int, others: int) -> str:
     if min(failures, others) >= LEAST_FAILURES:
         return ""
     found = f"{failures} failures and {others} right cells"

@@ -42,6 +42,7 @@ from hela_store.recipe.recipe import Recipe, encoder_key
 from hela_store.store.store import Store
 
 from .assemble import FoundCell
+from .calibration import shipped_calibration
 from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
 from .resolve import resolve_prompts
@@ -61,6 +62,7 @@ class SegmentReport:
     cells, flagged : in these frames; flagged for review, None without a calibration
     recovered : cells that only neighbouring frames led to; None where they were not asked for
     empty : frames in which nothing was found
+    calibration : which one flags cells and below which probability, or why none does
     """
 
     out: Path
@@ -70,6 +72,7 @@ class SegmentReport:
     flagged: int | None
     recovered: int | None
     empty: int
+    calibration: str
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store segment --json`` prints."""
@@ -159,6 +162,7 @@ class _Source:
 
     recipe: Recipe
     prompts: DetectedConfig
+    calibration: str
     load: Callable[[], Segmenter]
 
 
@@ -167,12 +171,15 @@ def _of_store(store: Store, config: SegmentConfig, progress: Progress) -> _Sourc
     if prompts.detector.kind != "detector":
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
     load = partial(load_segmenter, store, prompts, cache_dir=config.cache_dir, progress=progress)
-    return _Source(recipe=store.recipe, prompts=prompts.config, load=load)
+    calibration = shipped_calibration(store, prompts.config)[1]
+    return _Source(recipe=store.recipe, prompts=prompts.config, calibration=calibration, load=load)
 
 
 def _generic(config: SegmentConfig) -> _Source:
     prompts = resolve_generic(config.prompts)
-    return _Source(recipe=default_recipe(), prompts=prompts, load=partial(load_generic_segmenter, prompts))
+    load = partial(load_generic_segmenter, prompts)
+    calibration = "none, so no cell is flagged; only a store can have one"
+    return _Source(recipe=default_recipe(), prompts=prompts, calibration=calibration, load=load)
 
 
 def _segment_into(
@@ -198,6 +205,7 @@ def _segment_into(
         flagged=None if flagged.null_count == table.num_rows else sum(filter(None, flagged.to_pylist())),
         recovered=sum(table["recovered"].to_pylist()) if config.prompts.recover else None,
         empty=len(items) - len(set(table["file"].to_pylist())),
+        calibration=source.calibration,
     )
 
 

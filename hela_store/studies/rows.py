@@ -22,7 +22,8 @@ SELECT m.run, count(*) AS n, count(DISTINCT m.cell) AS cells, avg(m.iou) AS iou,
     avg(m.is_empty::INT) AS empty_share, avg(m.hd95) AS hd95, avg(m.hd95) FILTER (NOT m.is_empty) AS hd95_found,
     median(m.hd95) AS hd95_median,
     avg(if(m.is_empty, sqrt(coalesce(v.width, f.width)**2 + coalesce(v.height, f.height)**2), m.hd95)) AS hd95_worst,
-    count(*) FILTER (NOT m.is_empty) AS n_found, avg(m.boundary_iou) AS boundary_iou, avg(p.free_iou) AS free_iou,
+    count(*) FILTER (NOT m.is_empty) AS n_found, avg(m.boundary_iou) AS boundary_iou,
+    greatest(avg(p.free_iou), avg(p.free_ellipse_iou)) AS free_iou,
     {_FAILURES}
 FROM cell_metrics m
 JOIN prompts p ON p.run = m.run AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed AND p.cell = m.cell
@@ -72,8 +73,8 @@ class StudyRow:
     n, cells : predictions of one run, and distinct cells
     iou, dice : empty predictions count as 0
     iou_spread, dice_spread : standard deviation over the runs; None of a single run
-    free_iou, over_free, skill : of the image-free answers to the same prompts, the gain over them, and the share won of
-        what they leave open (rule "image-free rows"); None without a prompt
+    free_iou, over_free, skill : of the better of the image-free answers to the same prompts, the gain over it, and the
+        share won of what it leaves open (rule "image-free rows"); None without a prompt
     boundary_iou : float
     iou_runs, dice_runs : of each run, in their order
     frames : IoU by frame, mean over the runs

@@ -7,7 +7,7 @@ there with the same configuration is used again, so an interrupted study goes on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.baselines.classical import classical
 from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.baselines.image_free import image_free
-from hela_store.baselines.unet import score_unet, train_unet
+from hela_store.baselines.unet import choose_rate, score_unet, train_unet, trained
 from hela_store.catalog import index as catalog
 from hela_store.errors import PromptError, RecipeError
 from hela_store.evaluation.config import EvaluateConfig
@@ -61,6 +61,7 @@ class StudyConfig:
     prompt_seeds : draws a cell and kind
     classical : run the classical baseline where there is none yet
     unet : train a U-Net for each training seed that has none yet
+    blind : fine-tune an image-blind decoder for each prompt and seed: the floor that looking has to beat
     truth : other labels of the data set that all is scored against, too, on the same nuclei; None for none
     tuning : what all fine-tunings share; its prompt and seed are not used
     """
@@ -71,6 +72,7 @@ class StudyConfig:
     prompt_seeds: int = 3
     classical: bool = False
     unet: bool = False
+    blind: bool = False
     truth: Labels | None = None
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
 
@@ -141,22 +143,23 @@ def study(
     config = config or StudyConfig()
     frames = labelled_frames(store, config.split)
     zero = _evaluated(store, config, None, config.scored, progress)
-    tuned, errors = _tuned(store, config, cache_dir, progress)
-    runs = {
-        kind: [_evaluated(store, config, run, SCORED_ON.get(kind, (kind,)), progress) for run in ids]
-        for kind, ids in tuned.items()
-    }
+    runs, errors = _scored(store, config, config.tuning, cache_dir, progress)
+    blind: dict[str, list[str]] = {}
+    failed: list[str] = []
+    if config.blind:
+        blind, failed = _scored(store, config, config.tuning.with_choices(blind=True), cache_dir, progress)
     free = _image_free(store, config, progress)
     lines: list[tuple[str, str, Sequence[str], str | None]] = []
     for kind in config.prompts:
         for scored in SCORED_ON.get(kind, (kind,)):
             lines += [("image-free", scored, [free], zero)] if scored in IMAGE_FREE_PROMPTS and free else []
+            lines += [("image-blind, tuned", scored, blind[kind], zero)] if blind.get(kind) else []
             lines += [("zero-shot", scored, [zero], None)]
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
-        lines.append(("classical", NO_PROMPT, [found], None))
+        lines.append(("classical (small baseline)", NO_PROMPT, [found], None))
     if networks := _unet(store, config, progress):
-        lines.append(("U-Net", NO_PROMPT, networks, None))
+        lines.append(("U-Net (small baseline)", NO_PROMPT, networks, None))
     unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
     everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
@@ -165,20 +168,24 @@ def study(
         rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
         test_scorings=_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
-        errors=errors,
+        errors=errors + failed,
         against=[] if config.truth is None else score(store, everyone, config.truth, progress=progress),
     )
 
 
-def _tuned(
-    store: Store, config: StudyConfig, cache_dir: Path | None, progress: Progress
+def _scored(
+    store: Store, config: StudyConfig, tuning: FinetuneConfig, cache_dir: Path | None, progress: Progress
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
+    """Return the evaluations of fine-tuning runs by prompt kind, one for each seed, and why others are missing."""
     choices: dict[str, Sequence[Any]] = {"prompt": list(config.prompts), "seed": list(range(config.seeds))}
-    rows = sweep(store, config.tuning, choices, cache_dir=cache_dir, progress=progress)
+    rows = sweep(store, tuning, choices, cache_dir=cache_dir, progress=progress)
     found = {kind: [row.run for row in rows if row.run and row.choices["prompt"] == kind] for kind in config.prompts}
+    scored = {
+        kind: [_evaluated(store, config, run, SCORED_ON.get(kind, (kind,)), progress) for run in ids]
+        for kind, ids in found.items()
+    }
     errors = [f"{row.choices['prompt']}, seed {row.choices['seed']}: {row.error}" for row in rows if row.error]
-    return found, errors
+    return scored, errors
 
 
 def _evaluated(
@@ -217,19 +224,22 @@ def _classical(store: Store, config: StudyConfig, progress: Progress) -> str | N
     # its parameters may have been searched on what another split calls train
     if found and set(_searched_on(found)).isdisjoint(labelled_frames(store, config.split)):
         return found.id
-    return classical(store, ClassicalConfig(split=config.split), progress).run if config.classical else None
+    return classical(store, ClassicalConfig(split=config.split), progress=progress).run if config.classical else None
 
 
 def _unet(store: Store, config: StudyConfig, progress: Progress) -> list[str]:
-    """Return a scored U-Net for each training seed: the latest that was trained on these blocks, whatever its steps."""
+    """Return a scored U-Net for each training seed: the best on validation of those of these blocks."""
     blocks, found = block_ranges(store), []
-    trainings = {r.config["seed"]: r for r in list_runs(store.path, "unet") if r.config["frames"] == blocks}
+    trainings = [r for r in list_runs(store.path, "unet") if r.config["frames"] == blocks]
     for seed in range(config.seeds):
-        info = trainings.get(seed)
-        if info is None and config.unet:
-            info = train_unet(store, UnetConfig(seed=seed, device=config.tuning.device), progress=progress)
-        if info is None:
+        there = [run for run in trainings if run.config["seed"] == seed]
+        if not there and config.unet:
+            chosen, _ = choose_rate(store, UnetConfig(device=config.tuning.device), progress=progress)
+            one = replace(chosen, seed=seed)
+            there = [trained(store, one) or train_unet(store, one, progress=progress)]
+        if not there:
             continue
+        info = max(there, key=lambda run: run.result().get("val_seg") or 0.0)
         done = _finished(store, "baseline", {"checkpoint": info.id, "split": config.split}, (NO_PROMPT,))
         how: dict[str, Any] = {"split": config.split, "device": config.tuning.device, "progress": progress}
         found.append(done.id if done else score_unet(store, info, **how).run)

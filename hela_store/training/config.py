@@ -57,6 +57,7 @@ NAMES = {
     "conv": "adapt.conv",
     "linear": "adapt.linear",
     "device": "device",
+    "blind": "blind",
 }
 """Where each setting lies, by the flat name it has on command lines, in grids and in ``config.json``."""
 
@@ -229,6 +230,8 @@ class FinetuneConfig:
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     optimiser, prompts, loss, validation, data : sections
     adapt : None trains the mask decoder's own weights
+    blind : never show an image: every embedding is the mean over all positions and views that train, in training and
+        when the run is scored. What such a decoder scores is the floor that looking at the image has to beat
     """
 
     prompt: str = "box"
@@ -241,6 +244,7 @@ class FinetuneConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     adapt: AdaptConfig | None = None
+    blind: bool = False
 
     def __post_init__(self) -> None:
         if self.prompt not in TRAINING_PROMPTS:
@@ -250,6 +254,10 @@ class FinetuneConfig:
             raise RecipeError(f"clicks is {clicks}, but prompt {self.prompt!r} has no points to add clicks to")
         if masks != "best" and self.prompt not in ("point", "all"):
             raise RecipeError(f"masks is {masks!r}, but only a lone point has several; prompt is {self.prompt!r}")
+        if self.blind and (self.adapt is not None or self.init is not None):
+            raise RecipeError(
+                "an image-blind decoder is trained from the one that came with the encoder; leave out adapt and init"
+            )
         if self.adapt is not None and self.adapt.part in ENCODER and self.init is not None:
             raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
 
@@ -283,12 +291,14 @@ class FinetuneConfig:
         """Return all settings by flat name.
 
         A run's ``config.json`` holds these. Names and order are part of the format of runs: do not change them, or
-        interrupted runs are not continued and finished ones are trained again.
+        interrupted runs are not continued and finished ones are trained again. ``blind`` came later: it is there only
+        where it is set.
         """
+        names = {name: path for name, path in NAMES.items() if name != "blind" or self.blind}
         if self.adapt is not None:
-            return flatten(self, NAMES)
-        own = flatten(self, {name: path for name, path in NAMES.items() if not path.startswith("adapt.")})
-        return {name: (own | NO_ADAPT)[name] for name in NAMES}
+            return flatten(self, names)
+        own = flatten(self, {name: path for name, path in names.items() if not path.startswith("adapt.")})
+        return {name: (own | NO_ADAPT)[name] for name in names}
 
 
 NO_ADAPT: dict[str, Any] = {"adapt": None, "cut": None, "rank": RANK, "conv": False, "linear": False}

@@ -66,6 +66,7 @@ class FinetuneResult:
     verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder
     kinds : the change by prompt kind
     units : how many tracks judged, how many chose the step, and how tracks were found
+    blind : whether it is image-blind, a floor for other decoders; zero-shot is, too, then
     adapt : what was adapted, None for the mask decoder itself
     reused : whether the run was finished before it was asked for
     """
@@ -86,6 +87,7 @@ class FinetuneResult:
     kinds: dict[str, Change]
     units: str
     adapt: str | None = None
+    blind: bool = False
     reused: bool = False
 
     @classmethod
@@ -98,7 +100,13 @@ class FinetuneResult:
         changes = {kind: Change(**_numbers(change)) for kind, change in logged["kinds"].items()}
         names = ("prompt", "best_step", "better", "worse", "verdict", "frames", "units", "adapt")
         return cls(
-            run=run.id, by_kind=kinds, kinds=changes, reused=True, **found, **{name: logged[name] for name in names}
+            run=run.id,
+            by_kind=kinds,
+            kinds=changes,
+            reused=True,
+            blind=logged.get("blind", False),
+            **found,
+            **{name: logged[name] for name in names},
         )
 
     @property
@@ -346,13 +354,15 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
     tuned = judge.scores(state.network.eval())
     save_learner(folder.path, judge.job.source, judge.job.config, state.network)
     result = _result(folder.id, judge, zero, tuned, state.best_step)
-    folder.log(step=state.step, result=result.to_json())
+    folder.log(step=state.step, seconds=state.seconds, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
     folder.publish()
     return result
 
 
 def _label(config: FinetuneConfig) -> str:
+    if config.blind:
+        return f"{config.prompt} blind"
     return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt.part}"
 
 
@@ -388,4 +398,5 @@ def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best
         kinds=kinds,
         units=judge.halves.units,
         adapt=None if config.adapt is None else config.adapt.part,
+        blind=config.blind,
     )

@@ -14,6 +14,8 @@ from hela_store.base.progress import Progress, silent
 from hela_store.embedding.record import check_weights
 from hela_store.errors import RecipeError
 from hela_store.evaluation.checkpoint import checkpoint_of
+from hela_store.evaluation.foreign import filled, mean_vector, save_vector
+from hela_store.evaluation.frames import labelled_frames
 from hela_store.runs.folder import RunInfo
 from hela_store.sam.adapters import ADAPTER_FILE, adapt_decoder, adapt_encoder, save_adapter
 from hela_store.sam.checkpoints import load_sam_encoder
@@ -37,6 +39,7 @@ class Learner(nn.Module):
     encoder : None where embeddings are read as they are
     cut : blocks of the encoder whose tokens are read instead of run; 0: it takes preprocessed views
     precision : of the encoder, as in the recipe
+    blind : float32, (256,), what every position of every embedding is in place of the image; None to look at it
     beside : sha256 of the file with the frozen weights that adapters are trained on top of; empty if none is saved
     """
 
@@ -47,12 +50,14 @@ class Learner(nn.Module):
         cut: int = 0,
         precision: str = "float32",
         *,
+        blind: Tensor | None = None,
         beside: str = "",
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.encoder = encoder
         self.cut, self.precision = cut, precision
+        self.blind = blind
         self.beside = beside
 
     @property
@@ -68,6 +73,8 @@ class Learner(nn.Module):
         x : float16 or float32, on this device: (256, 64, 64) embedding; (64, 64, C) tokens after the cut; or, of an
             encoder that is cut at 0, the preprocessed view, (3, 1024, 1024)
         """
+        if self.blind is not None:
+            return filled(self.blind)(x)
         if self.encoder is None:
             return x
         half = getattr(torch, self.precision)
@@ -113,7 +120,8 @@ def new_learner(
         decoder.prompt_encoder.requires_grad_(False)
         if adapter is not None:
             adapt_decoder(decoder, adapter, config.seed)
-        return Learner(decoder, beside=sha256_file(begin.file)).to(device)
+        blind = mean_vector(store, labelled_frames(store, "train")) if config.blind else None
+        return Learner(decoder, blind=blind, beside=sha256_file(begin.file)).to(device)
     recipe = store.recipe.encoder
     if recipe.precision == "float16":
         raise RecipeError("precision is float16, in which gradients vanish; an encoder adapts in float32 or bfloat16")
@@ -137,6 +145,8 @@ def save_learner(folder: Path, store: Store, config: FinetuneConfig, learner: Le
     adapter, architecture = adapter_of(config), store.recipe.encoder.architecture
     if adapter is None or adapter.part == "encoder":
         save_decoder(folder / "weights.safetensors", learner.decoder, architecture)
+    if learner.blind is not None:
+        save_vector(folder, learner.blind)
     if adapter is not None:
         module = learner.decoder if learner.encoder is None else learner.encoder
         about = {"architecture": architecture, "sha256": learner.beside}

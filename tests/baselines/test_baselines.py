@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from hela_store_cli.main import main
 
 from hela_store.baselines.classical import ClassicalParameters, classical, segment
 from hela_store.baselines.config import ClassicalConfig
@@ -15,6 +18,7 @@ from hela_store.evaluation.compare import compare
 from hela_store.evaluation.sequences import run_labels, sequence_scores
 from hela_store.exchange.ctc import export_ctc
 from hela_store.metrics.ctc import match_frame, seg
+from hela_store.runs.folder import list_runs
 from hela_store.store.store import Store
 
 PARAMETERS = ClassicalParameters(smooth=0.05, block=2.0, above=0.0, floor=0.3, spread=0.1, apart=0.6, least=0.2)
@@ -55,8 +59,12 @@ def test_classical_is_a_run_with_every_cell(store: Store, tmp_path: Path) -> Non
     )
     assert dim is None or dim.skill is None
     assert export_ctc(store, done.run, tmp_path / "out").objects > 0
-    again = classical(store, config)
-    assert again.config["parameters"] == done.config["parameters"]
+    assert done.config["spent"]["trials"] == 6 and done.config["spent"]["seconds"] > 0
+    given_again = classical(store, config)
+    assert given_again.reused and given_again.run == done.run and given_again.sequences == done.sequences
+    again = classical(store, config, fresh=True)
+    assert again.config["parameters"] == done.config["parameters"] and again.run != done.run
+    assert len(list_runs(store.path, "baseline")) == 2
     with pytest.raises(RecipeError, match="at least 1"):
         ClassicalConfig(budget=0)
 
@@ -68,7 +76,19 @@ def test_image_free_rows_are_a_run(store: Store) -> None:
     ).df()
     assert len(rows) and rows.iou.to_numpy() == pytest.approx(rows.free_iou.to_numpy())
     assert done.prompts["box-exact"]["mean_iou"] > 0.7
+    assert image_free(store, prompts=("box-exact", "mask"), prompt_seeds=2).run == done.run
     other = classical(store, ClassicalConfig(budget=2, search_frames=1))
     assert {row.prompt for row in compare(store, [done.run, other.run]).rows} == {"box-exact", "mask"}
     with pytest.raises(PromptError, match="mask-previous"):
         image_free(store, prompts=("mask-previous",))
+
+
+def test_seeds_are_runs_with_a_mean_and_every_seed_and_a_stated_budget(store: Store) -> None:
+    asked = ["baseline", "classical", "-s", str(store.path), "--budget", "2", "--seeds", "3"]
+    done = CliRunner().invoke(main, asked, catch_exceptions=False)
+    assert done.exit_code == 0 and done.output.count("small baseline, run") == 3, done.output
+    assert done.output.count("budget: 2 trials, ") == 3 and "mean IoU over seeds  seed 1  seed 2  seed 3" in done.output
+    assert [run.config["seed"] for run in list_runs(store.path, "baseline")] == [0, 1, 2]
+    again = CliRunner().invoke(main, [*asked, "--json"], catch_exceptions=False)
+    assert again.stderr.count("has done just this before") == 3
+    assert len(json.loads(again.stdout)) == 3 and len(list_runs(store.path, "baseline")) == 3

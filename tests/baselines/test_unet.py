@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from hela_store.baselines.config import UnetConfig
-from hela_store.baselines.unet import result_of, trained, unet
+from hela_store.baselines.unet import RATES, choose_rate, result_of, trained, unet
 from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
 from hela_store.baselines.unet_labels import BACKGROUND, BORDER, IGNORED, NUCLEUS, TRIED, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities
@@ -114,6 +115,18 @@ def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(sto
     whole.weights.write_bytes(b"no weights")
     with pytest.raises(RunError, match=r"weights.safetensors changed since it was published"):
         unet(store, QUICK)
+
+
+def test_the_rate_is_chosen_on_validation_and_the_same_call_makes_no_second_run(store: Store) -> None:
+    config, tried = choose_rate(store, replace(QUICK, steps=1))
+    assert tuple(tried) == RATES and tried[config.lr] == max(tried.values())
+    done = unet(store, config, rates=tried)
+    assert done.config["rates"] == {f"{rate:g}": seg for rate, seg in tried.items()}
+    assert done.config["spent"]["steps"] == 1 and "budget: 1 steps, " in done.spent()
+    again = unet(store, config, rates=tried)
+    assert again.reused and again.run == done.run and len(run_ids(store.path)) == 4
+    other = unet(store, config, fresh=True)
+    assert other.run != done.run and len(run_ids(store.path)) == 6  # a training and its scores
 
 
 def test_what_cannot_be_trained_is_refused(store: Store) -> None:

@@ -116,6 +116,7 @@ def run_rows(
                     shared | box | point
                     | {"kind": kind, "origin": "truth", "prompt_seed": seed, "split": split, "params": "{}"}
                     | {"prompt_iou": None, "free_iou": 0.8, "free_dice": 0.9, "cut": cell["label"] == 3}
+                    | {"free_ellipse_iou": None}
                 )  # fmt: skip
                 predictions.append(
                     shared

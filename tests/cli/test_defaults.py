@@ -32,6 +32,7 @@ from hela_store.bench.train import TrainBenchConfig
 from hela_store.detection.config import DetectorConfig, YoloConfig
 from hela_store.detection.detect import detect, import_boxes
 from hela_store.detection.evaluate import describe_boxes, evaluate_detections
+from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
 from hela_store.pretrain.config import PretrainConfig
@@ -86,6 +87,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "report": [parts(hs.report)],
     "explore": [parts(hs.explore)],
     "augment preview": [parts(preview)],
+    "export checkpoint": [parts(export_checkpoint)],
     "export micro-sam": [parts(export_micro_sam)],
     "import micro-sam": [parts(import_micro_sam)],
     "pretrain": [parts(PretrainConfig)],
@@ -105,7 +107,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
 """What decides where an option is not given, by command."""
 OWN = {
     *("finetune preset", "segment out", "report out", "demo out", "score truth"),
-    *("bench augment encoder", "bench encode encoder"),
+    *("bench augment encoder", "bench encode encoder", "baseline classical seeds", "baseline unet seeds"),
 }
 """Options whose default is the command line's alone: the library has no such parameter, or none without a value."""
 

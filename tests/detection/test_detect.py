@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
+from click.testing import CliRunner
 from detectors import QUICK
+from hela_store_cli.main import main
 
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.detect import detect, import_boxes, load_grid_head
@@ -18,10 +20,25 @@ from hela_store.detection.rows import read_detections
 from hela_store.detection.train import train_detector
 from hela_store.errors import PromptError, RecipeError, RunError, SplitError
 from hela_store.evaluation.rows import DETECTION_SCHEMA
-from hela_store.runs.folder import latest
+from hela_store.runs.folder import latest, list_runs, load_run
 from hela_store.segmentation.config import DetectedConfig
 from hela_store.segmentation.evaluate import calibrate
 from hela_store.store.store import Store
+
+
+def test_the_same_call_names_the_finished_run_and_fresh_makes_another(detector_store: Store) -> None:
+    first = detect(detector_store, split="test", device="cpu")
+    again = detect(detector_store, split="test", device="cpu")
+    assert again == replace(first, reused=True) and not first.reused
+    assert detect(detector_store, split="test", threshold=0.9, device="cpu").run != first.run
+    assert detect(detector_store, split="test", device="cpu", fresh=True).run not in (first.run, again.run)
+    trained = load_run(detector_store.path, "latest", "detector").id
+    assert train_detector(detector_store, QUICK).run == trained and train_detector(detector_store, QUICK).reused
+    before = len(list_runs(detector_store.path))
+    asked = ["detect", "run", "-s", str(detector_store.path), "--device", "cpu"]
+    told = CliRunner().invoke(main, asked, catch_exceptions=False)
+    assert "has done just this before" in told.stderr and len(list_runs(detector_store.path)) == before
+    assert train_detector(detector_store, QUICK, fresh=True).run != trained
 
 
 def test_a_detector_learns_and_its_detections_are_rows(detected: Path) -> None:

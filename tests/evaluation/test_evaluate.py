@@ -111,6 +111,19 @@ def test_masks_by_their_own_iou_and_the_oracle_among_three(store: Store) -> None
     assert not any(name.startswith("prompt IoU") for name in result.subsets.get("box", {}))
 
 
+def test_skill_of_masks_is_over_the_stronger_of_the_image_free_answers(store: Store) -> None:
+    result = evaluate(store, None, config(prompts=("mask", "box"), split="train"))
+    mask, box = result.prompts["mask"], result.prompts["box"]
+    rows = store.sql(
+        "select kind, avg(free_ellipse_iou), avg(free_iou) from prompts group by all order by all"
+    ).fetchall()
+    assert rows[0][1] is None and rows[1][1:] == pytest.approx((mask.ellipse_iou, mask.image_free_iou))
+    assert mask.ellipse_iou is not None and box.ellipse_iou is None
+    floor = max(mask.ellipse_iou, mask.image_free_iou)
+    assert floor > mask.image_free_iou  # drawn cells are ellipses of much the same size
+    assert mask.skill == pytest.approx((mask.mean_iou - floor) / (1 - floor))
+
+
 def test_runs_pair_on_identical_prompts(store: Store) -> None:
     evaluate(store, None, config(prompts=("box", "point", "mask")))
     evaluate(store, None, config(prompts=("mask", "box", "point")))

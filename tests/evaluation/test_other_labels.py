@@ -17,6 +17,7 @@ from hela_store.baselines.rows import write_run
 from hela_store.embedding.ingest import ingest
 from hela_store.errors import DatasetError, RunError
 from hela_store.evaluation.other_labels import score
+from hela_store.evaluation.tolerance import tolerance, truths_apart
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
@@ -70,6 +71,21 @@ def test_who_imitates_the_reference_scores_what_it_scores(gold_store: Store) -> 
     assert found.dice == pytest.approx((2 * 256 / (256 + 400) + 1) / 2)
     assert found.seg == pytest.approx((small + 1 + 0) / 3) == pytest.approx(found.between_seg)  # all three of gold
     assert found.to_json()["SEG"] == found.seg
+
+
+def test_the_tolerance_is_how_far_the_two_truths_are_apart(gold_store: Store) -> None:
+    drawn = squares((10, 10, 20))
+    shrunk = squares((12, 12, 16))
+    alone = tolerance([truths_apart(drawn, 1, shrunk, 1)])
+    # all 60 inner pixels are 2 px away, and 16 of 20 on each outer side; those at the corners are farther
+    assert alone.median == 2 and alone.nsd1 == 0 and alone.nsd2 == pytest.approx((60 + 64) / (60 + 76))
+    (found,) = score(gold_store, [imitate(gold_store)])
+    one = tolerance([truths_apart(GOLD.astype(int), 1, SILVER.astype(int), 1)])
+    assert found.tolerance.nuclei == 2 and found.tolerance.nsd1 == pytest.approx((one.nsd1 + 1) / 2) and one.nsd1 < 0.8
+    told = CliRunner().invoke(main, ["score", "latest", "-s", str(gold_store.path)], catch_exceptions=False)
+    assert str(found.tolerance) in told.output and "in the median" in told.output
+    corner = squares((0, 0, 20))  # the border of the frame is no boundary
+    assert tolerance([truths_apart(corner, 1, corner, 1)]).p95 == 0
 
 
 def test_against_its_own_labels_a_run_scores_as_before(gold_store: Store) -> None:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hela_store.errors import PromptError
-from hela_store.prompts.image_free import disc_at_point, ellipse_in_box, image_free_mask, image_free_score
+from hela_store.prompts.image_free import (
+    disc_at_point,
+    ellipse_in_box,
+    ellipse_of_mask,
+    image_free_mask,
+    image_free_score,
+)
 from hela_store.prompts.prompt import Prompt
 
 REALDATA = Path(os.environ.get("HELA_REALDATA", Path(__file__).parents[3] / "shared/data"))
@@ -38,6 +44,23 @@ def test_a_disc_is_centred_on_its_pixel() -> None:
     assert mask[5, 0]
     assert not mask[0, 0]
     assert mask.sum() == pytest.approx(math.pi * 25, rel=0.05)
+
+
+def test_the_ellipse_of_a_mask_keeps_place_direction_and_shape_and_is_halfway_to_the_usual_size() -> None:
+    rows, columns = np.mgrid[:120, :160]
+    u, v = (columns - 70) * 0.8 + (rows - 50) * 0.6, (rows - 50) * 0.8 - (columns - 70) * 0.6
+    tilted = (u / 40) ** 2 + (v / 20) ** 2 <= 1
+    for radius, share in ((np.sqrt(800), 1.0), (200 / np.sqrt(800), 0.5)):
+        mask, (x, y) = ellipse_of_mask(tilted, (5, 7), float(radius))
+        expected = (u / (40 * share)) ** 2 + (v / (20 * share)) ** 2 <= 1
+        placed = np.zeros(tilted.shape, bool)
+        placed[y - 7 : y - 7 + mask.shape[0], x - 5 : x - 5 + mask.shape[1]] = mask
+        assert (placed & expected).sum() / (placed | expected).sum() > 0.97
+        assert mask.sum() == pytest.approx(math.pi * 800 * share**2, rel=0.02)
+    line = np.ones((1, 9), bool)
+    for thin in (line, line[:, :1]):
+        mask, (x, y) = ellipse_of_mask(thin, (3, 4), 3.0, (6, 8))
+        assert mask.any() and 0 <= x <= x + mask.shape[1] <= 8 and 0 <= y <= y + mask.shape[0] <= 6
 
 
 @settings(deadline=None)

@@ -21,6 +21,8 @@ from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 from hela_store.segmentation.evaluate import calibrate, evaluate_detected, keep
 from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.segmentation.segment import segment
+from hela_store.show.report.choice import choose
+from hela_store.show.report.scores import calibration
 from hela_store.store.store import Store
 
 LOW = DetectedConfig(threshold=0.2, device="cpu")
@@ -91,6 +93,29 @@ def test_a_calibration_needs_failures_to_learn_from(detector_store: Store) -> No
     with pytest.raises(RunError, match=r"too few to calibrate: 0 failures and \d+ right cells, expected at least 10"):
         calibrate(detector_store, LOW)
     assert not list(detector_store.path.glob("runs/*calibration*"))
+
+
+def test_a_calibration_of_too_few_failures_is_not_used_and_segment_says_so(
+    detector_store: Store, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    prompts = resolve_prompts(detector_store, replace(LOW, split="val"))
+    run = keep(detector_store, prompts, fit(rng.uniform(0, 1, (100, 4)), np.arange(100) >= 9))
+    tifffile.imwrite(tmp_path / "t004.tif", detector_store.pixels.image(_last(detector_store)))
+    config = SegmentConfig(out=tmp_path / "out", prompts=LOW, overlay=False)
+    done = segment(detector_store, [tmp_path / "t004.tif"], config)
+    assert done.cells > 0 and done.flagged is None
+    assert done.calibration == (
+        f"{run} is not used, so no cell is flagged: too few to calibrate: 9 failures and 91 right cells, "
+        "expected at least 10 of each"
+    )
+    assert evaluate_detected(detector_store, replace(LOW, split="all")).calibration is None
+    run, found = calibrated(detector_store)
+    done = segment(detector_store, [tmp_path / "t004.tif"], replace(config, out=tmp_path / "other"))
+    assert done.flagged is not None and done.calibration.startswith(f"{run}, cells below {found.review_below:.4f} are")
+    scored = evaluate_detected(detector_store, replace(LOW, split="all"))
+    shown = calibration(choose(detector_store, [scored.run]))
+    assert shown is not None and shown.tables[-1].rows[0][2] == f"{found.review_below:.3f}"
 
 
 def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:

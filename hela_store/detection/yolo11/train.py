@@ -29,7 +29,7 @@ from hela_store.detection.config import YoloConfig
 from hela_store.detection.detections import Detections, from_boxes, join, merge_tiles
 from hela_store.detection.frames import box_pairs, scorable_frames, truths
 from hela_store.detection.propose import LEAST_SCORE, MOST
-from hela_store.detection.train import KIND, DetectorResult, chosen
+from hela_store.detection.train import KIND, DetectorResult, chosen, finished_detector
 from hela_store.errors import ExtraError, RunError
 from hela_store.evaluation.leaks import check_twins
 from hela_store.runs.folder import RunFolder, RunInfo
@@ -50,8 +50,10 @@ DATA = "data"
 SETTINGS = ("YOLO_OFFLINE=true", "YOLO_AUTOINSTALL=false")
 
 
-def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent) -> DetectorResult:
+def train_yolo(store: Store, config: YoloConfig, *, fresh: bool = False, progress: Progress = silent) -> DetectorResult:
     """Train a YOLO11s and publish it as a run of kind ``"detector"``; an interrupted one goes on at its last epoch.
+
+    A finished run of this configuration is returned as it is, unless ``fresh``.
 
     Raises
     ------
@@ -67,7 +69,10 @@ def train_yolo(store: Store, config: YoloConfig, *, progress: Progress = silent)
         raise RunError(f"no weights at {config.weights}; expected safetensors with the names of YOLO11s")
     check_twins(store)
     validation = scorable_frames(store, "val")
-    folder = open_run(store.path, KIND, training_config(store, _settings(store, config)), label=BACKEND)
+    about = training_config(store, _settings(store, config))
+    if not fresh and (done := finished_detector(store, about)):
+        return done
+    folder = open_run(store.path, KIND, about, label=BACKEND, resume=not fresh)
     start = time.monotonic()
     with folder.tidied(resumable=True):
         _train(store, config, folder, progress)

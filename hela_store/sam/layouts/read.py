@@ -31,7 +31,7 @@ IN_FOLDER = ("model.safetensors", "model" + INDEX)
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a file holds.
+    """The tensors of a file, and the parts that are left alone.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ LINES = """
     FROM predictions p GROUP BY ALL ORDER BY ALL
 """
 SCORED = """
-    SELECT m.*, c.mean_intensity, p.free_iou, p.free_dice, p.prompt_iou
+    SELECT m.*, c.mean_intensity, p.free_iou, p.free_dice, p.free_ellipse_iou, p.prompt_iou
     FROM cell_metrics m JOIN cells c USING (cell)
     JOIN prompts p ON p.run = m.run AND p.cell = m.cell AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed
     WHERE list_contains($runs, m.run) AND list_contains($lines, m.run || ' ' || m.prompt) AND m.split = $split
@@ -227,7 +227,7 @@ def _latest(rows: Sequence[Row], by_id: Mapping[str, RunInfo]) -> list[Row]:
     latest = {}
     for row in found:
         run = by_id[row["run"]]
-        latest[run.checkpoint, run.kind, _label(run), row["prompt"]] = row
+        latest[run.checkpoint, run.kind, _control(run), _label(run), row["prompt"]] = row
     return list(latest.values())
 
 
@@ -263,11 +263,19 @@ def _label(run: RunInfo) -> str:
 
 def _name(run: RunInfo) -> str:
     if run.kind == "baseline" and run.checkpoint:
-        return run.checkpoint
+        return run.checkpoint if run.checkpoint == FREE else f"{_short(run.checkpoint)} (small baseline)"
     if run.kind not in ("evaluate", "control", "robustness"):
         return _short(run.id)
     name = _short(run.checkpoint) if run.checkpoint else ZERO_SHOT
-    return f"{name}, another frame's embedding" if run.kind == "control" else name
+    return f"{name}, {_control(run)}" if run.kind == "control" else name
+
+
+CONTROLS = {"turned": "embedding turned", "mean": "mean embedding", "sequence": "another sequence's embedding"}
+"""What controls decode with; earlier versions had frames alone and recorded True."""
+
+
+def _control(run: RunInfo) -> str:
+    return CONTROLS.get(str(run.config.get("foreign")), "another frame's embedding") if run.kind == "control" else ""
 
 
 def _short(id: str) -> str:

@@ -27,8 +27,9 @@ HOW = (
     "Means over the cells that all runs of a prompt share. The range is a 95 % interval over tracks of cells and "
     "frames (of stills over images, or groups of them), because the frames of a block show the same cells. Every "
     "training is a line of its own, so training seeds are not in its interval. Image-free is what the prompt alone is "
-    "worth; skill is the share of what it leaves open that the run wins. Prompts come from the truth, but for detected "
-    "ones and for the classical baseline, which is given none; a cell they miss counts as 0."
+    "worth, for masks also as an ellipse of their moments and of the usual size; skill is the share of what the better "
+    "of them leaves open that the run wins. Prompts come from the truth, but for detected ones and for the classical "
+    "baseline, which is given none; a cell they miss counts as 0."
 )
 OPTIONAL = {
     "boundary_iou": "boundary IoU",
@@ -38,6 +39,7 @@ OPTIONAL = {
     "spill": "spill",
 }
 """Columns of ``cell_metrics`` that are shown where they are there, and their headings."""
+ELLIPSE = f"{FREE}, ellipse of the mask"
 
 OVER_FRAMES = ("mean over frames", "median of frames", "quartiles of frames")
 UNSEEN = "IoU of cells in no training frame"
@@ -48,12 +50,14 @@ LEGEND = alt.Legend(orient="bottom", columns=2)
 MEANS = """,
     same AS (SELECT cell FROM scored GROUP BY cell HAVING count(DISTINCT run) = $runs)
     SELECT run, frame, count(*) AS n, sum(iou) AS iou, sum(dice) AS dice, sum(is_empty::INT)::BIGINT AS empty,
-           sum(free_iou) AS free_iou, sum(free_dice) AS free_dice {more}
+           sum(free_iou) AS free_iou, sum(free_dice) AS free_dice,
+           sum(free_ellipse_iou) AS ellipse_iou {more}
     FROM scored SEMI JOIN same USING (cell) GROUP BY run, frame ORDER BY ALL
 """
 CELLS = """,
     same AS (SELECT cell FROM scored GROUP BY cell HAVING count(DISTINCT run) = $runs)
-    SELECT run, cell, count(*) AS n, sum(iou) AS iou, sum(free_iou) AS free_iou
+    SELECT run, cell, count(*) AS n, sum(iou) AS iou, sum(free_iou) AS free_iou,
+           sum(free_ellipse_iou) AS ellipse_iou
     FROM scored SEMI JOIN same USING (cell) GROUP BY run, cell ORDER BY ALL
 """
 FAILED = """
@@ -95,7 +99,7 @@ def _steps(choice: Choice, prompt: str, more: Sequence[str], units: Units) -> li
             continue
         n = sum(row["n"] for row in rows)
         step: Row = {"name": line.name, "kind": line.kind, "n": n, "all": line.n}
-        for name in ("iou", "dice", "free_iou", "free_dice"):
+        for name in ("iou", "dice", "free_iou", "free_dice", "ellipse_iou"):
             step[name] = _mean(rows, name, "n")
         for name in more:
             step[name] = _mean(rows, name, f"{name}_n")
@@ -105,15 +109,20 @@ def _steps(choice: Choice, prompt: str, more: Sequence[str], units: Units) -> li
         new = [row for row in own if units.unseen is not None and row["cell"] in units.unseen]
         step["unseen"] = (len(new), _mean(new, "iou", "n"))
         if step["free_iou"] is not None:
-            step["skill"] = skill(step["iou"], step["free_iou"])
+            step["skill"] = skill(step["iou"], max(step["free_iou"], step["ellipse_iou"] or 0.0))
             step["free_low"], step["free_high"] = units.interval(own, "free_iou")
+        if step["ellipse_iou"] is not None:
+            step["ellipse_low"], step["ellipse_high"] = units.interval(own, "ellipse_iou")
         found.append(step)
     with_free = next((step for step in found if step["free_iou"] is not None), None)
     if with_free is None or found[0]["kind"] == FREE:
         return found
     free = {"name": FREE, "kind": FREE, "n": with_free["n"], "iou": with_free["free_iou"]}
     free |= {"dice": with_free["free_dice"], "low": with_free["free_low"], "high": with_free["free_high"]}
-    return [free, *found]
+    if with_free["ellipse_iou"] is None:
+        return [free, *found]
+    ellipse = {"name": ELLIPSE, "kind": FREE, "n": with_free["n"], "iou": with_free["ellipse_iou"], "dice": None}
+    return [free, ellipse | {"low": with_free["ellipse_low"], "high": with_free["ellipse_high"]}, *found]
 
 
 def _mean(rows: Sequence[Row], name: str, count: str) -> float | None:
@@ -157,7 +166,7 @@ def _spread(step: Row) -> tuple[str, str, str, str]:
 def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     rows = [{key: step[key] for key in ("name", "n", "iou", "dice", "low", "high")} for step in steps]
     for row in rows:
-        row["role"] = FREE if row["name"] == FREE else "run"
+        row["role"] = FREE if row["name"] in (FREE, ELLIPSE) else "run"
     colour = alt.Color("role:N", scale=alt.Scale(domain=[FREE, "run"], range=[BEFORE, AFTER]), legend=None)
     order = [row["name"] for row in rows]
     base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(

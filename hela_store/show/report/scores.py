@@ -10,6 +10,7 @@ import altair as alt
 
 from hela_store.errors import HelaError
 from hela_store.evaluation.compare import compare
+from hela_store.segmentation.calibration import LEAST_FAILURES
 
 from .choice import Choice, Line, Pair, Row
 from .page import AFTER, BEFORE, HEIGHT, PALETTE, Chart, Section, Table, number, to_spec, values
@@ -319,11 +320,27 @@ def calibration(choice: Choice) -> Section | None:
             if n:
                 error = sum(row["n"] * abs(row["predicted"] - row["iou"]) for row in parts) / n
                 errors.append((pair.prompt, line.name, str(n), number(error)))
-    if not charts:
+    shipped = _shipped(choice)
+    if not charts and not shipped:
         return None
     text = (
         "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are. The expected error "
         "of a constant is close to 0, too. Segmentation ships another estimate, which detect calibrate fits."
     )
     table = Table(columns=("prompt", "run", "n", "expected calibration error"), rows=errors)
-    return Section(id="calibration", title="Calibration", text=text, charts=charts, tables=[table])
+    tables = ([table] if errors else []) + shipped
+    return Section(id="calibration", title="Calibration", text=text, charts=charts, tables=tables)
+
+
+def _shipped(choice: Choice) -> list[Table]:
+    """Return the calibrations that detected cells were scored with; segment flags cells with the same ones."""
+    rows = []
+    for line in choice.lines:
+        run = next((run for run in choice.runs if run.id == line.run), None)
+        fitted = None if run is None else run.config.get("calibration")
+        if fitted:
+            few = min(fitted["failures"], fitted["cells"] - fitted["failures"]) < LEAST_FAILURES
+            below = "too few failures: not used" if few else number(fitted["review_below"])
+            rows.append((line.prompt, line.name, below, str(fitted["failures"]), str(fitted["cells"])))
+    columns = ("prompt", "run", "segment flags below", "failures fitted on", "of cells")
+    return [Table(columns=columns, rows=rows, title="The calibration that segment ships")] if rows else []
