@@ -17,8 +17,20 @@ from .output import bars, note
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where state and weights go."
 )
 @click.option(
-    "--dsb2018", type=click.Path(path_type=Path), metavar="DIR", help="Stills of DSB 2018 to learn from as well."
+    "--data",
+    multiple=True,
+    metavar="FOLDER[:WEIGHT]",
+    help="Labelled images to learn from, images/*.png and masks/*.tif; may be given several times.",
 )
+@click.option("--init", default="", metavar="FILE", help="Weights to start from: a nano.safetensors, or nano@1.")
+@click.option(
+    "--drawn",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=PretrainConfig.drawn,
+    show_default=True,
+    help="Share of the crops that are cut from drawn scenes.",
+)
+@click.option("--lr", type=float, default=PretrainConfig.lr, show_default=True, help="Highest learning rate.")
 @click.option(
     "--steps", type=click.IntRange(1), default=PretrainConfig.steps, show_default=True, help="Optimiser steps."
 )
@@ -32,9 +44,8 @@ from .output import bars, note
     show_default=True,
     help="Of the encoder; see `doctor` whether bfloat16 pays on this CPU.",
 )
-def pretrain(out: Path, dsb2018: Path | None, **choices: Any) -> None:
-    """Train nano, the small SAM, from nothing; the same command goes on where it stopped."""
+def pretrain(out: Path, **choices: Any) -> None:
+    """Train nano, the small SAM, on drawn scenes and labelled images; the same command goes on where it stopped."""
     from hela_store.pretrain.train import pretrain
 
-    weights = pretrain(dsb2018, out, PretrainConfig(**choices), bars, note)
-    click.echo(weights)
+    click.echo(pretrain(out, PretrainConfig(**choices), bars, note))

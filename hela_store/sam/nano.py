@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hela_store.errors import CheckpointError
 
+from .context import ContextBlock, MixBlock
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
 from .fast_encoder import layer_norm_2d
 
@@ -31,6 +32,8 @@ WIDTH = 192
 DEPTH = 4
 HEADS = 4
 WINDOW = 16
+MIXES = 2
+"""Mixing blocks of the second edition, after the one that sees the whole view."""
 STEM = (32, 64)
 HIGHEST_FREQUENCY = 12.0
 
@@ -74,8 +77,13 @@ class ConvStem(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
 
-def build_nano() -> Sam:
-    """Return nano with random weights: a ``Sam`` with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``."""
+def build_nano(architecture: str = "nano") -> Sam:
+    """Return nano with random weights: a ``Sam`` with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
+
+    Parameters
+    ----------
+    architecture : ``"nano"``, of the first edition, or ``"nano2"``, of the second, which sees the whole view
+    """
     encoder = ImageEncoderViT(
         img_size=INPUT,
         patch_size=POSITION,
@@ -88,6 +96,8 @@ def build_nano() -> Sam:
         window_size=WINDOW,
     )
     encoder.patch_embed = ConvStem()
+    if architecture == "nano2":
+        encoder.blocks.extend([ContextBlock(WIDTH), *(MixBlock(WIDTH) for _ in range(MIXES))])
     encoder.neck.to(memory_format=torch.channels_last)
     decoder = build_decoder("nano")
     _spread_frequencies(decoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
