@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import EncoderName, Labels, NormaliseMethod, Precision
 from hela_store.workflows.new_config import AugmentPreset, NewArrays, NewAugment, NewConfig, NewEncoder, NewTiles
 
 from .options import STORES, json_option, new_folder
@@ -30,10 +30,10 @@ from .output import UNTRAINED, bars, echo_facts, echo_json, note
 @click.option("--field-of-interest", type=click.IntRange(0), metavar="PX", help="Outer band that carries no labels.")
 @click.option(
     "--encoder",
-    type=click.Choice(get_args(Architecture)),
+    type=click.Choice(get_args(EncoderName)),
     default=NewEncoder.architecture,
     show_default=True,
-    help="Which SAM.",
+    help="Which SAM; nano@1 and nano@2 are the editions of nano.",
 )
 @click.option("--checkpoint", default="", metavar="FILE", help="Its weights. [default: shipped, or fetched once]")
 @click.option(

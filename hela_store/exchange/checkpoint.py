@@ -21,6 +21,7 @@ from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.lora import AdaptedLinear
+from hela_store.sam.nano import ARCHITECTURES as NANOS
 from hela_store.store.store import Store
 
 from .target import Targets
@@ -34,7 +35,7 @@ class CheckpointExport:
     ----------
     path : Path
     run : id of the fine-tuning whose decoder is in it
-    architecture : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    architecture : ``"nano"``, ``"nano2"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
     tensors, bytes : int
     """
 
@@ -70,7 +71,7 @@ def export_checkpoint(
         The encoder's weights are not there, or are others than the store was made with; Conv-LoRA, which is no matrix.
     """
     architecture = store.recipe.encoder.architecture
-    suffix = ".safetensors" if architecture == "nano" else ".pth"
+    suffix = ".safetensors" if architecture in NANOS else ".pth"
     if out.suffix != suffix:
         raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
     info = tuned_run(store, run)
@@ -85,7 +86,7 @@ def export_checkpoint(
     state = {f"image_encoder.{name}": value for name, value in sam.encoder.state_dict().items()}
     state |= checkpoint_of(store, info).load_decoder().state_dict()
     state = {name: value.detach().contiguous() for name, value in state.items()}
-    if architecture == "nano":
+    if architecture in NANOS:
         data = safetensors_bytes(state, {"architecture": architecture, "run": info.id})
     else:
         buffer = io.BytesIO()

@@ -94,15 +94,15 @@ def draw_scale(rng: np.random.Generator, source: Source, cell: int, size: int) -
         scale = (whole if rng.random() < 0.5 else max(whole, NATURAL_SCALE)) * float(np.exp(rng.normal(0, 0.15)))
     else:
         middle = COMMON * (size / 256) ** 1.4
-        wanted = np.exp(rng.triangular(np.log(SMALLEST), np.log(middle), np.log(max(LARGEST * size / 1024, middle + 1))))
+        wanted = np.exp(
+            rng.triangular(np.log(SMALLEST), np.log(middle), np.log(max(LARGEST * size / 1024, middle + 1)))
+        )
         scale = float(np.clip(wanted / diameter, 0.3, max(MOST_UPSAMPLING, whole)))
     fits = 0.92 * size / extent
     return float(min(max(scale, 0.8 * size / max(source.image.shape), SMALLEST / diameter), fits))
 
 
-def draw_crop(
-    rng: np.random.Generator, source: Source, cell: int, size: int
-) -> tuple[Tensor, npt.NDArray[np.int32]]:
+def draw_crop(rng: np.random.Generator, source: Source, cell: int, size: int) -> tuple[Tensor, npt.NDArray[np.int32]]:
     """Cut a randomly placed, turned and mirrored square out of a source, around one of its cells.
 
     Returns

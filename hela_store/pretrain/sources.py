@@ -91,7 +91,9 @@ def read_sources(root: Path) -> dict[Part, list[Source]]:
     """
     paths = sorted((root / "images").glob("*.png"))
     if not paths:
-        raise DatasetError(f"no PNG images in {root / 'images'}; expected images/*.png and masks/*.tif of the same stem")
+        raise DatasetError(
+            f"no PNG images in {root / 'images'}; expected images/*.png and masks/*.tif of the same stem"
+        )
     sources = []
     for path in paths:
         mask = next(iter(sorted((root / "masks").glob(f"{path.stem}.tif*"))), None)

@@ -27,10 +27,10 @@ from hela_store.base.rng import generator
 from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.prompts.logits import LOGIT
+from hela_store.sam.checkpoints import read_state
 from hela_store.sam.clicks import corrected_prompts
 from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
 from hela_store.sam.fast_encoder import image_embedding, normalise_input
-from hela_store.sam.checkpoints import read_state
 from hela_store.sam.nano import build_nano, load_nano
 from hela_store.training.losses.decoder import decoder_loss
 from hela_store.training.schedule import learning_rate
@@ -166,7 +166,9 @@ def start_from(nano: Sam, path: Path) -> None:
     odd = [name for name, value in state.items() if name not in expected or value.shape != expected[name].shape]
     missing = [name for name in expected if name not in state and not name.startswith(ADDED)]
     if odd or missing:
-        raise RunError(f"{path} is of no nano ({(odd + missing)[0]} does not fit); expected nano@1 or a nano.safetensors")
+        raise RunError(
+            f"{path} is of no nano ({(odd + missing)[0]} does not fit); expected nano@1 or a nano.safetensors"
+        )
     nano.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
 
 

@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from hela_store.augment.ranges import AugmentRecipe
 from hela_store.base.checks import check_choice, check_range, did_you_mean
@@ -19,8 +19,8 @@ from hela_store.errors import RecipeError, StoreError
 
 FORMAT = 1
 RESIZE = "bilinear-antialias-1024"
-BLOCKS = {"nano": 4, "vit_b": 12, "vit_l": 24, "vit_h": 32}
-TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+BLOCKS = {"nano": 4, "nano2": 7, "vit_b": 12, "vit_l": 24, "vit_h": 32}
+TOKEN_WIDTH = {"nano": 192, "nano2": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 """Of the image encoders: transformer blocks, and channels of a token between them."""
 UNTRAINED = "untrained"
 """Takes the place of the checksum of nano's weights where this version ships none."""
@@ -35,7 +35,13 @@ TRUTH_NAMES = {
     "GT+ST": "partial gold over the tracker reference (GT+ST)",
 }
 """What labels are where scores against them are shown: ST is the result of a public tracker, GT covers some cells."""
-Architecture = Literal["nano", "vit_b", "vit_l", "vit_h"]
+Architecture = Literal["nano", "nano2", "vit_b", "vit_l", "vit_h"]
+"""``nano`` is the first edition of the packaged model and ``nano2`` the second, in a recipe and in an encoder key."""
+EncoderName = Literal["nano", "nano@1", "nano@2", "vit_b", "vit_l", "vit_h"]
+"""What a user asks for: ``nano`` without a number is the edition that new stores are made with."""
+NANO: Architecture = "nano"
+"""The edition of nano that new stores are made with."""
+EDITIONS: dict[str, Architecture] = {"nano": NANO, "nano@1": "nano", "nano@2": "nano2"}
 Precision = Literal["float32", "bfloat16", "float16"]
 EmbeddingSource = Literal["", "micro-sam"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]
@@ -131,6 +137,16 @@ class EncoderRecipe:
     def stored_shape(self) -> tuple[int, int, int]:
         """What is stored of a view: (256, 64, 64), CHW, of a whole encoder; (64, 64, C), HWC, of one that is cut."""
         return (256, 64, 64) if self.cut is None else (64, 64, TOKEN_WIDTH[self.architecture])
+
+
+def architecture_named(name: EncoderName | Architecture) -> Architecture:
+    """Return the architecture that an encoder's name stands for."""
+    return EDITIONS.get(name, cast("Architecture", name))
+
+
+def encoder_name(architecture: str) -> str:
+    """Return the name that ``--encoder`` takes for an architecture, with the edition of nano."""
+    return {"nano": "nano@1", "nano2": "nano@2"}.get(architecture, architecture)
 
 
 @dataclass(frozen=True, kw_only=True)

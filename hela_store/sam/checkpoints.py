@@ -20,7 +20,7 @@ from hela_store.base.files import explain_os_errors, sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.base.text import first_line
 from hela_store.errors import CheckpointError
-from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe
+from hela_store.recipe.recipe import UNTRAINED, EncoderRecipe, encoder_name
 from hela_store.runs.folder import RunInfo, load_run
 
 from . import nano
@@ -96,7 +96,7 @@ def checkpoint_path(encoder: EncoderRecipe, base: Path, cache_dir: Path | None =
     """
     if encoder.checkpoint:
         path = base / Path(encoder.checkpoint).expanduser()
-    elif encoder.architecture == "nano":
+    elif encoder.architecture in nano.ARCHITECTURES:
         return None
     else:
         path = Path(cache_dir or base) / OFFICIAL[encoder.architecture].file
@@ -117,8 +117,9 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
         path = checkpoint_path(encoder, base)
         assert path is not None
         return sha256_file(path)
-    if encoder.architecture == "nano":
-        return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
+    if encoder.architecture in nano.ARCHITECTURES:
+        trained = nano.is_trained(encoder.architecture)
+        return nano.shipped(encoder.architecture)[1] if trained else UNTRAINED
     return OFFICIAL[encoder.architecture].sha256
 
 
@@ -216,7 +217,7 @@ def load_sam_encoder(
         The recipe's embeddings are another tool's; its weights are loaded where ``source`` is taken out.
     """
     encoder.check_encodes()
-    if not encoder.checkpoint and encoder.architecture != "nano":
+    if not encoder.checkpoint and encoder.architecture not in nano.ARCHITECTURES:
         if cache_dir is None:
             raise CheckpointError(f"{encoder.architecture} needs encoder.checkpoint, or a folder to fetch it into")
         path: Path | None = fetch(OFFICIAL[encoder.architecture], cache_dir, progress=progress)
@@ -228,7 +229,8 @@ def load_sam_encoder(
             f"{path or 'the nano of this version'} has sha256 {sha256[:12]}, the store was made with "
             f"{encoder.sha256[:12]}; give it that file again, or make a new store"
         )
-    sam = nano.load_nano() if path is None else _build(encoder.architecture, read_state(path), path)
+    named = encoder.architecture
+    sam = nano.load_nano(None, named) if path is None else _build(named, read_state(path), path)
     sam.requires_grad_(False).eval()
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     if encoder.adapter:
@@ -308,7 +310,9 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
     patch = state.get("image_encoder.patch_embed.proj.weight")
     if patch is not None and patch.ndim:
         return WIDTHS.get(patch.shape[0])
-    return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
+    if "image_encoder.patch_embed.layers.0.weight" not in state:
+        return None
+    return "nano2" if "image_encoder.blocks.4.out.weight" in state else "nano"
 
 
 def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
@@ -319,10 +323,13 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
             f"expected {architecture}"
         )
     if found != architecture:
-        raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {found}")
+        raise CheckpointError(
+            f"{path} is a {found}, the recipe says {architecture}; use --encoder {encoder_name(found)}"
+        )
     # the large ones are never filled with random numbers that would be thrown away
-    with torch.device("cpu" if architecture == "nano" else "meta"):
-        sam = nano.build_nano() if architecture == "nano" else sam_model_registry[architecture]()
+    with torch.device("cpu" if architecture in nano.ARCHITECTURES else "meta"):
+        is_nano = architecture in nano.ARCHITECTURES
+        sam = nano.build_nano(architecture) if is_nano else sam_model_registry[architecture]()
     expected = sam.state_dict()
     missing = [name for name in expected if name not in state]
     if missing:

@@ -305,7 +305,7 @@ def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there:
         notes.append("fewer than 3 training seeds: there are numbers and no verdict; give --seeds 3")
     if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
-    if store.recipe.encoder.architecture == "nano":
+    if store.recipe.encoder.architecture in ("nano", "nano2"):
         notes.append("what nano shows is a hypothesis for ViT-B")
     if not there["classical"]:
         notes.append("no classical baseline yet; --classical runs one")

@@ -23,6 +23,7 @@ from hela_store.recipe.recipe import (
     Recipe,
     SplitRecipe,
     ViewsRecipe,
+    architecture_named,
 )
 from hela_store.recipe.splits import BLOCKS, FrameKey, assign, default_split, format_ranges
 from hela_store.recipe.toml import recipe_text
@@ -241,7 +242,9 @@ def _encoder(config: NewConfig, store: Path) -> tuple[EncoderRecipe, bool]:
 
     file = _stored_path(_absolute(config.encoder.checkpoint), store) if config.encoder.checkpoint else ""
     encoder = EncoderRecipe(
-        architecture=config.encoder.architecture, checkpoint=file, precision=config.encoder.precision
+        architecture=architecture_named(config.encoder.architecture),
+        checkpoint=file,
+        precision=config.encoder.precision,
     )
     sha256 = load_sam_encoder(encoder, base=store).sha256 if file else checkpoint_sha256(encoder, store)
     return replace(encoder, sha256=sha256), sha256 != UNTRAINED

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hela_store.base.sections import check_names, section
 from hela_store.errors import RecipeError
-from hela_store.recipe.recipe import Architecture, Labels, NormaliseMethod, Precision
+from hela_store.recipe.recipe import EncoderName, Labels, NormaliseMethod, Precision
 
 AugmentPreset = Literal["default", "paper"]
 SYNTHETIC = "synthetic"
@@ -81,7 +81,7 @@ class NewData:
 class NewEncoder:
     """Which SAM encodes the views; an empty ``checkpoint`` is the shipped or official one."""
 
-    architecture: Architecture = "nano"
+    architecture: EncoderName = "nano"
     checkpoint: str = ""
     precision: Precision = "float32"
 
