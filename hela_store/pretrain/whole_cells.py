@@ -2,8 +2,8 @@
 
 One map of optical thickness is drawn, and every contrast follows from it by its optics:
 
-- phase contrast: the phase minus itself seen through the ring's wide kernel, which gives halo and shade-off (Yin, Kanade
-  and Chen, "Understanding the phase contrast optics to restore artifact-free microscopy images", 2012);
+- phase contrast: the phase minus itself seen through the ring's wide kernel, which gives halo and shade-off (Yin,
+  Kanade and Chen, "Understanding the phase contrast optics to restore artifact-free microscopy images", 2012);
 - differential interference contrast: the derivative along the shear;
 - bright field out of focus: the Laplacian of the phase (Teague's transport of intensity, 1983), and absorption;
 - fluorescence of the cytoplasm, with a dark or a bright nucleus.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -86,7 +87,7 @@ def branched(rng: np.random.Generator, depth: Array, middle: tuple[float, float]
         length, width = radius * rng.uniform(0.8, 2.2), max(1.5, radius * rng.uniform(0.06, 0.22))
         steps = np.linspace(0.0, 1.0, max(6, int(length / max(2.0, 0.5 * width))))
         x, y = middle
-        for before, t in zip(steps[:-1], steps[1:], strict=True):
+        for before, t in pairwise(steps):
             x += (t - before) * length * math.cos(angle + bend * t)
             y += (t - before) * length * math.sin(angle + bend * t)
             thick = width * (1 - 0.75 * t)
