@@ -116,9 +116,10 @@ def read_sources(root: Path) -> dict[Part, list[Source]]:
 def split_by_group(sources: list[Source]) -> list[Part]:
     """Assign every source to a part: images of one group stay together, sizes are spread over the parts.
 
-    A group is what has one look (average-linkage clustering, within one image size, of brightness, contrast, crowding
-    and cell size) or one origin (:func:`origin`). Groups are dealt out in an order drawn from their members' names
-    until each part of that size has its share; where they are few, the smallest first, so that most is left to learn from.
+    A group is what has one look (average-linkage clustering, within one image size, of brightness, contrast,
+    crowding and cell size) or one origin (:func:`origin`). Groups are dealt out in an order drawn from their
+    members' names until each part of that size has its share; where they are few, the smallest first, so that most
+    is left to learn from.
     """
     parts: list[Part] = ["train"] * len(sources)
     groups: list[list[int]] = []

@@ -1,9 +1,9 @@
 """What the second edition of ``nano`` adds to the blocks of the first: sight of the whole view, and across windows.
 
 Windows of 16 positions hold a nucleus and its neighbours, but of a cell 300 px across only a piece of the inside.
-Tokens 32 and 64 px apart are cheap (1,024 and 256 of them), and there a window of 16 holds half of the view and all of it.
-What they find is added to the fine tokens through a projection that starts at zero, as do the mixing blocks behind it, so
-that an encoder begins as good as the weights it starts from.
+Tokens 32 and 64 px apart are cheap (1,024 and 256 of them), and there a window of 16 holds half of the view and all of
+it. What they find is added to the fine tokens through a projection that starts at zero, as do the mixing blocks behind
+it, so that an encoder begins as good as the weights it starts from.
 """
 
 from __future__ import annotations
