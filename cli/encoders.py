@@ -27,7 +27,7 @@ def encoders(name: str | None, as_json: bool) -> None:
 
     cache = cache_dir()
     found = [find_encoder(name)] if name else list(ENCODERS.values())
-    there = {known.name: not known.url or (cache / known.file).is_file() for known in found}
+    there = {known.name: known.place(cache).is_file() for known in found}
     if as_json:
         echo_json({"cache": str(cache), "encoders": [k.to_json() | {"here": there[k.name]} for k in found]})
         return

@@ -22,11 +22,20 @@ from .output import bars, note
     help="Write state and weights into this folder.",
 )
 @click.option(
-    "--dsb2018",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Also learn from the stills of DSB 2018 in this folder.",
+    "--data",
+    multiple=True,
+    metavar="FOLDER[:WEIGHT]",
+    help="Learn from the labelled images in this folder, images/*.png and masks/*.tif; repeat for several.",
 )
+@click.option("--init", default="", metavar="FILE", help="Weights to start from: a nano.safetensors, or nano@1.")
+@click.option(
+    "--drawn",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=PretrainConfig.drawn,
+    show_default=True,
+    help="Share of the crops that are cut from drawn scenes.",
+)
+@click.option("--lr", type=float, default=PretrainConfig.lr, show_default=True, help="Highest learning rate.")
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -48,9 +57,8 @@ from .output import bars, note
     show_default=True,
     help="Set the number format of the encoder; `hela-store doctor` says whether bfloat16 pays off.",
 )
-def pretrain(out: Path, dsb2018: Path | None, **choices: Any) -> None:
-    """Train nano, the small SAM, from random weights. The same command resumes."""
+def pretrain(out: Path, **choices: Any) -> None:
+    """Train nano, the small SAM, on drawn scenes and labelled images. The same command resumes."""
     from hela_store.pretrain.train import pretrain
 
-    weights = pretrain(dsb2018, out, PretrainConfig(**choices), bars, note)
-    click.echo(weights)
+    click.echo(pretrain(out, PretrainConfig(**choices), bars, note))

@@ -23,6 +23,7 @@ from hela_store.runs.folder import RunInfo, load_run
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.layouts.hugging_face import CONFIG, VISION, WEIGHTS, config_of, to_hugging_face
 from hela_store.sam.lora import AdaptedLinear
+from hela_store.sam.nano import ARCHITECTURES as NANOS
 from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
@@ -39,7 +40,7 @@ class CheckpointExport:
     ----------
     path : Path
     run : id of the fine-tuning whose decoder is in it
-    architecture : ``"nano"``, ``"vit_t"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    architecture : ``"nano"``, ``"nano2"``, ``"vit_t"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
     tensors, bytes : int
     in_domain : says that the encoder was trained on the store's data set; empty where that is not known
     """
@@ -125,13 +126,13 @@ def _check_out(out: Path, architecture: str, layout: CheckpointFormat) -> None:
                 f"a SamModel of Hugging Face has no {architecture}, only {', '.join(VISION)}; leave --format out"
             )
         return
-    suffix = ".safetensors" if architecture == "nano" else ".pth"
+    suffix = ".safetensors" if architecture in NANOS else ".pth"
     if out.suffix != suffix:
         raise RunError(f"--out is {out.name}; a checkpoint of {architecture} ends in {suffix}")
 
 
 def _file_bytes(state: dict[str, torch.Tensor], architecture: str, run: str) -> bytes:
-    if architecture == "nano":
+    if architecture in NANOS:
         return safetensors_bytes(state, {"architecture": architecture, "run": run})
     buffer = io.BytesIO()
     torch.save(state, buffer)

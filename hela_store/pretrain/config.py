@@ -15,6 +15,9 @@ class PretrainConfig:
     steps : optimiser steps; stages follow from the share of steps done, see :func:`crop_sizes`
     lr, weight_decay, warmup : of Muon and AdamW; cosine to a hundredth of ``lr``
     seed : of weights, scenes and batches
+    data : folders with ``images/`` and ``masks/``, each ``FOLDER`` or ``FOLDER:WEIGHT``
+    init : a weights file of nano to start from; empty for random weights
+    drawn : share of the crops that are cut from drawn scenes; all of them where there is no ``data``
     scenes : drawn scenes in the pool
     most : prompts a crop
     ema : decay of the weight average
@@ -22,11 +25,14 @@ class PretrainConfig:
     """
 
     steps: int = 7000
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 200
     seed: int = 0
-    scenes: int = 1600
+    data: tuple[str, ...] = ()
+    init: str = ""
+    drawn: float = 0.4
+    scenes: int = 800
     most: int = 12
     ema: float = 0.998
     precision: Literal["bfloat16", "float32"] = "bfloat16"

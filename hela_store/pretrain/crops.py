@@ -19,24 +19,27 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from hela_store.base.rng import generator
-from hela_store.images.geometry import EMBEDDING_POSITIONS
+from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 from hela_store.prompts.context import cell_context
 from hela_store.prompts.degraded import draw_degraded_mask
 from hela_store.sam.decoder import LOGITS, POSITION
 
-from .sources import Source
+from .photograph import photograph
+from .sources import Pool, Source
 
 FINE = 2
 """SAM input px per truth pixel."""
-SMALLEST, LARGEST = 20.0, 420.0
-"""Median cell diameters that training covers, SAM input px."""
+SMALLEST, LARGEST = 10.0, 500.0
+"""Drawn cell diameters, SAM input px; in views of whole frames cells may be larger."""
 COMMON = 45.0
 """The commonest in crops of 256 px: a nucleus of 22 px in a 512-px tile. Larger crops are there for large cells."""
 MOST_UPSAMPLING = 6.0
 NATURAL_SCALE = 2.0
 """SAM input px per source pixel at which textures look as they do in a 512-px tile."""
-CANDIDATES = 6
-"""Sources drawn for a crop of large cells; the one that needs the least upsampling beyond the natural scale is cut."""
+OUTSIDE = 0.2
+"""Most of a half crop that lies outside of a frame that could fill it."""
+VIEW_SHARE = 0.55
+"""Part of the crops at the scale of a whole frame or of a 512-px tile; the others show cells of a drawn diameter."""
 WINDOWS = (8, 16, 32, 64)
 KINDS = ("box", "point", "mask")
 WHOLE_SHARE = 0.9
@@ -79,35 +82,43 @@ class TrainingBatch:
     groups: tuple[PromptGroup, ...]
 
 
-def draw_diameter(rng: np.random.Generator, size: int) -> float:
-    """Draw the median cell diameter of a crop of ``size`` SAM input px."""
-    most = min(LARGEST, size * 0.6)
-    return float(np.exp(rng.triangular(np.log(SMALLEST), np.log(COMMON * (size / 256) ** 1.4), np.log(most))))
+def draw_scale(rng: np.random.Generator, source: Source, cell: int, size: int) -> float:
+    """Draw SAM input px per source pixel: as a view of the whole frame or of a tile has it, or for a drawn diameter.
+
+    The cell fits into the crop, and the frame fills it but where the cell is too large for that.
+    """
+    _, _, width, height, diameter = (float(value) for value in source.cells[cell])
+    whole = SAM_INPUT / max(source.image.shape)
+    extent = max(width, height)
+    if rng.random() < VIEW_SHARE:
+        scale = (whole if rng.random() < 0.5 else max(whole, NATURAL_SCALE)) * float(np.exp(rng.normal(0, 0.15)))
+    else:
+        middle = COMMON * (size / 256) ** 1.4
+        wanted = np.exp(
+            rng.triangular(np.log(SMALLEST), np.log(middle), np.log(max(LARGEST * size / 1024, middle + 1)))
+        )
+        scale = float(np.clip(wanted / diameter, 0.3, max(MOST_UPSAMPLING, whole)))
+    fits = 0.92 * size / extent
+    return float(min(max(scale, 0.8 * size / max(source.image.shape), SMALLEST / diameter), fits))
 
 
-def draw_source(rng: np.random.Generator, pool: Sequence[Source], diameter: float) -> Source:
-    """Draw a source whose cells can be shown at ``diameter`` without much upsampling."""
-    drawn = [pool[int(rng.integers(len(pool)))] for _ in range(CANDIDATES)]
-    return min(drawn, key=lambda source: max(NATURAL_SCALE, diameter / source.diameter))
-
-
-def draw_crop(
-    rng: np.random.Generator, source: Source, size: int, diameter: float
-) -> tuple[Tensor, npt.NDArray[np.int32]]:
-    """Cut a randomly placed, turned and mirrored square out of a source, its cells ``diameter`` px across.
+def draw_crop(rng: np.random.Generator, source: Source, cell: int, size: int) -> tuple[Tensor, npt.NDArray[np.int32]]:
+    """Cut a randomly placed, turned and mirrored square out of a source, around one of its cells.
 
     Returns
     -------
     image : float32, (size, size), 0..255
     label : int32, (size / 2, size / 2)
     """
-    scale = min(diameter / source.diameter, MOST_UPSAMPLING)
-    scale = max(scale, 0.75 * size / max(source.image.shape), 0.3)
+    scale = draw_scale(rng, source, cell, size)
+    x, y, cell_width, cell_height, diameter = source.cells[cell]
     height, width = source.image.shape
-    rows, columns = np.nonzero(source.label)
-    pick = rng.integers(len(rows))
-    jitter = rng.uniform(-0.4, 0.4, 2) * size / scale
-    middle = np.array([columns[pick], rows[pick]]) + jitter
+    # the cell stays inside where it is not turned, and little is shown of what lies outside of the frame
+    room = max(0.1, 0.5 - 0.5 * max(cell_width, cell_height) * scale / size)
+    jitter = rng.uniform(-room, room, 2) * size / scale
+    half, sides = 0.5 * size / scale, np.array([width, height])
+    nearest, farthest = np.minimum(half, sides - half), np.maximum(half, sides - half)
+    middle = np.clip(np.array([x, y]) + jitter, nearest - OUTSIDE * half, farthest + OUTSIDE * half)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.6 else rng.integers(4) * np.pi / 2
     stretch = np.exp(rng.normal(0, 0.1))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -123,19 +134,8 @@ def draw_crop(
     coarse = affine_grid(both, [1, 1, size // FINE, size // FINE], align_corners=False)
     labels = torch.from_numpy(source.label.astype(np.float32))[None, None]
     label = grid_sample(labels, coarse, "nearest", "zeros", align_corners=False)[0, 0].numpy().astype(np.int32)
-    return _expose(rng, cut), label
-
-
-def _expose(rng: np.random.Generator, image_HW: Tensor) -> Tensor:
-    low, high = rng.uniform(0, 0.06), rng.uniform(0.6, 1.1)
-    image = ((image_HW - low) / (high - low)).clamp(0, 1) ** float(np.exp(rng.normal(0, 0.3)))
-    if rng.random() < 0.3:
-        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        image = image + noise * float(rng.uniform(0, 0.06))
-    if rng.random() < 0.05:
-        image = 1 - image
-    floor, peak = rng.uniform(0, 0.1), rng.uniform(0.7, 1.0)
-    return (floor + image.clamp(0, 1) * (peak - floor)) * 255
+    outside = (grid[0].abs() > 1).any(-1) if rng.random() < 0.5 else None
+    return photograph(rng, cut, float(diameter * scale), outside), label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ def draw_prompts(
     for cell in ids:
         rows, columns = boxes[cell - 1]
         cut = min(rows.start, columns.start) == 0 or max(rows.stop, columns.stop) == label.shape[0]
-        if (label[rows, columns] == cell).sum() >= 40 and not (cut and rng.random() < WHOLE_SHARE):
+        if (label[rows, columns] == cell).sum() >= 20 and not (cut and rng.random() < WHOLE_SHARE):
             wanted.append(cell)
     # few cells get a prompt of every kind, many cells one each
     kinds = [str(kind) for kind in rng.permutation(KINDS)]
@@ -199,7 +199,8 @@ def _draw_prompt(rng: np.random.Generator, crop: _Crop, kind: str, cell: int, sl
     truth = label == cell
     exact = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32) * FINE
     sides = np.tile(exact[2:] - exact[:2], 2)
-    jitter = 0.0 if rng.random() < 0.25 else rng.uniform(0, 0.1)
+    # a few boxes are far off, so that predicted IoU learns from wrong masks too
+    jitter = float(rng.choice([0.0, rng.uniform(0, 0.1), rng.uniform(0.15, 0.4)], p=[0.25, 0.68, 0.07]))
     box = np.clip(exact + rng.normal(0, jitter, 4) * sides, 0, label.shape[0] * FINE)
     box[2:] = np.maximum(box[2:], box[:2] + 4)
     inner = ndimage.binary_erosion(truth[slices], border_value=0)
@@ -239,20 +240,20 @@ def _degraded(
     return mask
 
 
-def draw_batch(
-    key: tuple[int | str, ...], sources: Sequence[Sequence[Source]], sizes: tuple[int, int], most: int
-) -> TrainingBatch:
-    """Draw the batch that belongs to ``key``: crops in turn from each list of sources.
+def draw_batch(key: tuple[int | str, ...], pools: Sequence[Pool], sizes: tuple[int, int], most: int) -> TrainingBatch:
+    """Draw the batch that belongs to ``key``: of every crop first the pool, by weight, then a cell of it.
 
     Parameters
     ----------
     key : of the counter-based generator
-    sources : lists, e.g. drawn scenes and stills
+    pools : e.g. drawn scenes and folders of real images
     sizes : number of crops, edge length in SAM input px
     most : prompts a crop
     """
     rng = generator(*key)
     count, size = sizes
+    weights = np.array([pool.weight for pool in pools])
+    shares = weights / weights.sum()
     windows = [w for w in WINDOWS if w <= size // POSITION]
     # mostly the smallest window that holds a prompt; else all prompts of the batch get a wider one
     windows = windows[min(int(rng.geometric(0.6)) - 1, len(windows) - 1) :]
@@ -261,9 +262,8 @@ def draw_batch(
     images: list[Tensor] = []
     drawn: list[_Drawn] = []
     while len(images) < count:
-        pool = sources[len(images) % len(sources)]
-        diameter = draw_diameter(rng, size)
-        image, label = draw_crop(rng, draw_source(rng, pool, diameter), size, diameter)
+        pool = pools[int(rng.choice(len(pools), p=shares))]
+        image, label = draw_crop(rng, *pool.draw(rng), size)
         prompts = list(draw_prompts(rng, label, len(images), most, windows))
         if prompts:
             images.append(image)

@@ -1,8 +1,9 @@
 """Endless synthetic microscopy scenes with exact outlines, wide enough that a model trained on them meets real cells.
 
 Every scene draws a *style* first (what kind of microscope, how large and how crowded the cells are, what is inside
-them), then its cells. Three kinds of scene: ``bright`` (fluorescence), ``dark`` (stained, transmitted light) and
-``relief`` (differential interference contrast: derivatives of a height map, see :mod:`hela_store.pretrain.relief`).
+them), then its cells. Four kinds of scene: ``bright`` (fluorescence), ``dark`` (stained, transmitted light), ``relief``
+(differential interference contrast: derivatives of a height map, see :mod:`hela_store.pretrain.relief`) and ``whole``
+(cells with cytoplasm and processes, see :mod:`hela_store.pretrain.whole_cells`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from hela_store.datasets.nuclei import (
 
 from .exposure import background, display, expose, log_uniform
 from .relief import relief_scene
+from .whole_cells import whole_cell_scene
 
-Mode = Literal["bright", "dark", "relief"]
+Mode = Literal["bright", "dark", "relief", "whole"]
 MIN_AREA = 30
 MOST_CELLS = 160
 BANK = 288
@@ -326,6 +328,11 @@ def _relief(rng: np.random.Generator, size: int) -> tuple[Array, Labels]:
     return display(rng, image, 1.0, top=(0.02, 1.0), gamma=(0.8, 1.25)), label
 
 
+def _whole(rng: np.random.Generator, size: int) -> tuple[Array, Labels]:
+    image, label = whole_cell_scene(rng, size)
+    return display(rng, image, 1.0, top=(0.02, 1.0), gamma=(0.7, 1.4)), label
+
+
 def scene(rng: np.random.Generator, size: int = 512) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Draw one scene.
 
@@ -343,7 +350,7 @@ def scene(rng: np.random.Generator, size: int = 512) -> tuple[npt.NDArray[np.flo
     label : int32, (size, size)
         0 background, 1..n one connected cell of at least 30 px each; outlines lie at half height of the visible edge.
     """
-    mode: Mode = rng.choice(np.array(["bright", "dark", "relief"]), p=[0.65, 0.17, 0.18])
-    draw = {"bright": _bright, "dark": _dark, "relief": _relief}[str(mode)]
+    mode: Mode = rng.choice(np.array(["bright", "dark", "relief", "whole"]), p=[0.34, 0.12, 0.18, 0.36])
+    draw = {"bright": _bright, "dark": _dark, "relief": _relief, "whole": _whole}[str(mode)]
     image, label = draw(rng, size)
     return image, one_piece(label, MIN_AREA)

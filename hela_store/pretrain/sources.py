@@ -1,30 +1,39 @@
-"""Images with exact labels that ``nano`` learns from: drawn scenes and the CC0 stills of DSB 2018 (BBBC038).
+"""Images with exact labels that ``nano`` learns from: drawn scenes and folders of real images.
 
-The stills are split by look, not by file: many are crops of one slide, so near-duplicates are grouped first and every
-group goes wholly into one part.
+Real images are split by group, not by file: many are crops of one slide, planes of one field or times of one trap, so
+near-copies are grouped first and every group goes wholly into one part.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from scipy import ndimage
 from scipy.cluster.hierarchy import fcluster, linkage
 from skimage.io import imread
 from skimage.transform import resize
 
 from hela_store.base.rng import generator
-from hela_store.errors import DatasetError
+from hela_store.errors import DatasetError, RecipeError
 
 from .scenes import scene
 
 Part = Literal["train", "val", "test"]
 SHARES: tuple[tuple[Part, float], ...] = (("test", 0.15), ("val", 0.1), ("train", 0.75))
+FEW_GROUPS = 6
+PLANES = re.compile(r"(_(z|tp|t)\d+)+$")
+SESSION = re.compile(r"\d{4}-\d{2}-\d{2}_[A-Za-z0-9]+")
+RELATED = {"set08": "set07", "set31": "set30", "set39": "set38"}
+"""Fields of Usiigaci that overlap (phase correlation of all pairs)."""
 LOOK_DISTANCE = 0.55
 """Features (in units of their spread) closer than this are taken for crops of one slide."""
 
@@ -39,21 +48,29 @@ class Source:
     image : float32, (row, col), 0..1
     label : int32, (row, col), 0 background
     diameter : float, px, median equivalent diameter of its cells
+    cells : float32, (cell, 5), ``(x, y)`` px of a box's middle, its width and height px, equivalent diameter px
     """
 
     name: str
     image: npt.NDArray[np.float32]
     label: npt.NDArray[np.int32]
     diameter: float
+    cells: npt.NDArray[np.float32]
 
 
 def make_source(name: str, image: npt.NDArray[np.float32], label: npt.NDArray[np.int32]) -> Source | None:
     """Return a source, or None where no cell is labelled."""
-    areas = np.bincount(label.ravel())[1:]
-    areas = areas[areas > 0]
-    if len(areas) == 0:
+    areas = np.bincount(label.ravel())
+    rows = []
+    for number, box in enumerate(ndimage.find_objects(label), start=1):
+        if box is not None:
+            (top, bottom), (left, right) = ((part.start, part.stop) for part in box)
+            middle = (left + right - 1) / 2, (top + bottom - 1) / 2
+            rows.append((*middle, right - left, bottom - top, math.sqrt(4 * areas[number] / math.pi)))
+    if not rows:
         return None
-    return Source(name=name, image=image, label=label, diameter=float(np.median(np.sqrt(4 * areas / np.pi))))
+    cells = np.array(rows, np.float32)
+    return Source(name=name, image=image, label=label, diameter=float(np.median(cells[:, 4])), cells=cells)
 
 
 def synthetic_sources(seed: int, first: int, count: int, size: int = 512) -> Iterator[Source]:
@@ -64,54 +81,85 @@ def synthetic_sources(seed: int, first: int, count: int, size: int = 512) -> Ite
             yield source
 
 
-def dsb_sources(root: Path) -> dict[Part, list[Source]]:
-    """Read ``images/*.png`` and ``masks/*.tif`` and split them by look.
+def read_sources(root: Path) -> dict[Part, list[Source]]:
+    """Read ``images/*.png`` and ``masks/*.tif`` of a folder and split them by group.
 
     Raises
     ------
     DatasetError
-        The folder holds no images, or an image has no mask.
+        The folder holds no images, an image has no mask, or the two differ in size.
     """
     paths = sorted((root / "images").glob("*.png"))
     if not paths:
-        raise DatasetError(f"no PNG images in {root / 'images'}; expected the stills of DSB 2018 (BBBC038)")
+        raise DatasetError(
+            f"no PNG images in {root / 'images'}; expected images/*.png and masks/*.tif of the same stem"
+        )
     sources = []
     for path in paths:
         mask = next(iter(sorted((root / "masks").glob(f"{path.stem}.tif*"))), None)
         if mask is None:
-            raise DatasetError(f"{path} has no mask in {root / 'masks'}")
-        image = imread(path).astype(np.float32)
+            raise DatasetError(f"{path} has no mask in {root / 'masks'}; expected {path.stem}.tif there")
+        image, label = imread(path).astype(np.float32), tifffile.imread(mask).astype(np.int32)
+        if image.shape != label.shape:
+            raise DatasetError(f"{path} is {image.shape}, its mask {label.shape}; expected one grey plane of one size")
         low, high = np.percentile(image, [0.1, 99.9])
         scaled = np.clip((image - low) / max(high - low, 1.0), 0, 1).astype(np.float32)
-        source = make_source(path.stem, scaled, tifffile.imread(mask).astype(np.int32))
+        source = make_source(path.stem, scaled, label)
         if source is not None:
             sources.append(source)
     parts: dict[Part, list[Source]] = {"train": [], "val": [], "test": []}
-    for source, part in zip(sources, split_by_look(sources), strict=True):
+    for source, part in zip(sources, split_by_group(sources), strict=True):
         parts[part].append(source)
     return parts
 
 
-def split_by_look(sources: list[Source]) -> list[Part]:
-    """Assign every source to a part: images of one size and look stay together, sizes are spread over the parts.
+def split_by_group(sources: list[Source]) -> list[Part]:
+    """Assign every source to a part: images of one group stay together, sizes are spread over the parts.
 
-    Groups come from average-linkage clustering, within one image size, of brightness, contrast, crowding and cell size;
-    they are dealt out in an order drawn from their members' names until each part of that size has its share.
+    A group is what has one look (average-linkage clustering, within one image size, of brightness, contrast,
+    crowding and cell size) or one origin (:func:`origin`). Groups are dealt out in an order drawn from their
+    members' names until each part of that size has its share; where they are few, the smallest first, so that most
+    is left to learn from.
     """
     parts: list[Part] = ["train"] * len(sources)
+    groups: list[list[int]] = []
     for shape in sorted({source.image.shape for source in sources}):
         index = [i for i, source in enumerate(sources) if source.image.shape == shape]
-        groups = _look_groups([sources[i] for i in index])
-        names = {g: min(sources[i].name for i, h in zip(index, groups, strict=True) if h == g) for g in set(groups)}
-        order = sorted(names, key=lambda g: float(generator("dsb-split", names[g]).random()))
+        found = _groups([sources[i] for i in index])
+        members = [[i for i, h in zip(index, found, strict=True) if h == g] for g in sorted(set(found))]
+        groups += members
+        members.sort(key=lambda group: float(generator("dsb-split", min(sources[i].name for i in group)).random()))
+        if len(members) < FEW_GROUPS:
+            members.sort(key=len)
         filled = 0
-        for group in order:
-            members = [i for i, h in zip(index, groups, strict=True) if h == group]
-            part = _part_at(filled / len(index)) if len(set(groups)) > 2 else "train"
-            for i in members:
+        for group in members:
+            part = _part_at(filled / len(index)) if len(members) > 2 else "train"
+            for i in group:
                 parts[i] = part
-            filled += len(members)
+            filled += len(group)
+    if len(groups) > 2 and "val" not in parts:
+        # something has to choose: one group of a part that has several, the smallest
+        spare = [g for g in groups if sum(parts[h[0]] == parts[g[0]] for h in groups) > 1]
+        for i in min(spare, key=lambda group: (parts[group[0]] == "train", len(group), sources[group[0]].name)):
+            parts[i] = "val"
     return parts
+
+
+def origin(name: str) -> str:
+    """Say which field or session an image is of: its name without plane and time, or a leading date and line."""
+    session = SESSION.match(name)
+    return session[0] if session else RELATED.get(name, PLANES.sub("", name))
+
+
+def _groups(sources: list[Source]) -> list[int]:
+    """Return a number for each source, alike where they share a look or an origin, also over others."""
+    groups = _look_groups(sources)
+    first: dict[str, int] = {}
+    for i, source in enumerate(sources):
+        same = first.setdefault(origin(source.name), groups[i])
+        groups = [same if g == groups[i] else g for g in groups] if groups[i] != same else groups
+        first = {name: same if g not in groups else g for name, g in first.items()}
+    return groups
 
 
 def _part_at(share: float) -> Part:
@@ -145,3 +193,51 @@ def _look(source: Source) -> list[float]:
         float(np.log(small.std() + 0.01)),
         np.log(noise),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Sources of one origin; cells, not images, are drawn with equal chance.
+
+    Attributes
+    ----------
+    name : str
+    weight : float
+        Share of the crops, relative to the other pools.
+    sources : the images
+    """
+
+    name: str
+    weight: float
+    sources: list[Source]
+
+    @cached_property
+    def upto(self) -> npt.NDArray[np.int64]:
+        """Number of cells of the sources up to each."""
+        return np.cumsum([len(source.cells) for source in self.sources])
+
+    def draw(self, rng: np.random.Generator) -> tuple[Source, int]:
+        """Draw a cell: its source and its row in ``cells``."""
+        number = int(rng.integers(self.upto[-1]))
+        which = int(np.searchsorted(self.upto, number, side="right"))
+        return self.sources[which], number - int(self.upto[which]) + len(self.sources[which].cells)
+
+
+def parse_data(text: str) -> tuple[Path, float]:
+    """Read ``FOLDER[:WEIGHT]``.
+
+    Raises
+    ------
+    RecipeError
+        The weight is no positive number.
+    """
+    folder, colon, weight = text.rpartition(":")
+    if not colon or "/" in weight:
+        return Path(text), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < math.inf:
+        raise RecipeError(f"{text}: the weight is {weight!r}, expected a positive number such as {folder}:2")
+    return Path(folder), value

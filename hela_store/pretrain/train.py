@@ -1,4 +1,4 @@
-"""The one loop that makes ``nano`` from nothing: read it top to bottom.
+"""The one loop that makes ``nano``: read it top to bottom.
 
 Every step draws crops by a key of (seed, step), so a resumed run continues with the same batches. The decoder is
 trained as SAM's was (Kirillov et al. 2023, section A): one first prompt for each cell (box, point or degraded mask),
@@ -27,10 +27,11 @@ from hela_store.base.rng import generator
 from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.prompts.logits import LOGIT
+from hela_store.sam.checkpoints import read_state
 from hela_store.sam.clicks import corrected_prompts
 from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
 from hela_store.sam.fast_encoder import image_embedding, normalise_input
-from hela_store.sam.nano import build_nano
+from hela_store.sam.nano import build_nano, load_nano
 from hela_store.training.losses.decoder import decoder_loss
 from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import load_training, save_training
@@ -38,28 +39,33 @@ from hela_store.training.trainer import load_training, save_training
 from .config import PretrainConfig
 from .crops import PromptGroup, TrainingBatch, draw_batch
 from .muon import MuonAdamW
-from .sources import Source, dsb_sources, synthetic_sources
+from .sources import Pool, parse_data, read_sources, synthetic_sources
 
 SAVE_SECONDS = 120.0
+IOU_WEIGHT = 3.0
+"""Of predicted IoU: it orders the answers wherever nobody labels, so it has to follow the truth closely."""
+ARCHITECTURE = "nano2"
+FIRST = "nano@1"
+ADDED = tuple(f"image_encoder.blocks.{number}." for number in (4, 5, 6))
+"""What the second edition has beyond the first."""
 
 
 def crop_sizes(share: float, step: int) -> tuple[int, int]:
-    """Return (crops, edge length in SAM input px) of a step: small crops first, then more and more larger ones.
+    """Return (crops, edge length in SAM input px) of a step: a third of the steps see whole views, at the end half.
 
-    256 px holds every nucleus; 512 and 1024 px bring large cells and the widest windows. A step of one 1024-px crop
-    takes twice as long as one of four 256-px crops.
+    256 px holds every nucleus; 512 and 1024 px bring large cells, the widest windows and what the encoder's coarse
+    tokens are for.
     """
-    large = 0 if share < 0.1 else 3 if share < 0.5 else 5 if share < 0.85 else 8
-    turn = step % 16
-    if turn < large:
+    turn = step % 6
+    if turn < (2 if share < 0.6 else 3):
         return 1, 1024
-    return (1, 512) if turn < large + 4 else (4, 256)
+    return (2, 512) if turn % 2 else (4, 256)
 
 
 class Batches(Dataset[TrainingBatch]):
     """Batch ``i`` is a pure function of (seed, i)."""
 
-    def __init__(self, config: PretrainConfig, pools: list[list[Source]]) -> None:
+    def __init__(self, config: PretrainConfig, pools: list[Pool]) -> None:
         self.config, self.pools, self.first = config, pools, 0
 
     def __len__(self) -> int:
@@ -69,8 +75,8 @@ class Batches(Dataset[TrainingBatch]):
         """Draw the batch of step ``first + index``."""
         step = self.first + index
         count, size = crop_sizes(step / self.config.steps, step)
-        pools = self.pools if step % 2 == 0 else self.pools[::-1]
-        return draw_batch(("pretrain", self.config.seed, step), pools, (count, size), self.config.most * size // 256)
+        most = self.config.most * min(size, 512) // 256
+        return draw_batch(("pretrain", self.config.seed, step), self.pools, (count, size), most)
 
 
 def embed_crops(nano: Sam, images_BCHW: Tensor) -> Tensor:
@@ -92,11 +98,11 @@ def group_loss(nano: Sam, embeddings: Tensor, group: PromptGroup, rng: np.random
     decoder = SamDecoder(nano.prompt_encoder, nano.mask_decoder)
     window = crop_windows(embeddings[group.image], group.local, group.window)
     logits, iou = decoder.decode(window, first_prompts(group), group.origins)
-    loss, first = decoder_loss(logits, iou, group.truth, multimask=group.kind == "point")
+    loss, first = decoder_loss(logits, iou, group.truth, multimask=group.kind == "point", iou_weight=IOU_WEIGHT)
     if rng.random() < 0.4:
         again = corrected_prompts(first_prompts(group), logits[:, 0], group.truth, group.origins, rng)
         logits, iou = decoder.decode(window, again, group.origins)
-        loss = loss + decoder_loss(logits, iou, group.truth, multimask=False)[0]
+        loss = loss + decoder_loss(logits, iou, group.truth, multimask=False, iou_weight=IOU_WEIGHT)[0]
     return loss.sum(), first
 
 
@@ -125,6 +131,7 @@ class State:
         """
         parts, about = load_training(folder / "state.safetensors", self.optimizer)
         found, wanted = json.loads(about["config"]), asdict(config)
+        wanted["data"] = list(wanted["data"])
         changed = [k for k in wanted if k != "steps" and found.get(k) != wanted[k]]
         if changed:
             raise RunError(f"{folder} was trained with other {', '.join(changed)}; use another --out folder")
@@ -136,12 +143,44 @@ class State:
 def make_state(config: PretrainConfig) -> State:
     """Return fresh weights of ``config.seed`` and their optimiser."""
     torch.manual_seed(config.seed)
-    nano = build_nano().train()
-    average = build_nano().eval()
+    nano = build_nano(ARCHITECTURE).train()
+    if config.init:
+        start_from(nano, Path(config.init))
+    average = build_nano(ARCHITECTURE).eval()
     average.load_state_dict(nano.state_dict())
     dtype = getattr(torch, config.precision)
     optimizer = MuonAdamW(nano.named_parameters(), lr=config.lr, weight_decay=config.weight_decay, dtype=dtype)
     return State(nano=nano, average=average, optimizer=optimizer)
+
+
+def start_from(nano: Sam, path: Path) -> None:
+    """Take the weights of either edition, or of the shipped first one where ``path`` is ``nano@1``.
+
+    Raises
+    ------
+    RunError
+        The file is of no nano.
+    """
+    state = load_nano().state_dict() if str(path) == FIRST else read_state(path)
+    expected = nano.state_dict()
+    odd = [name for name, value in state.items() if name not in expected or value.shape != expected[name].shape]
+    missing = [name for name in expected if name not in state and not name.startswith(ADDED)]
+    if odd or missing:
+        raise RunError(
+            f"{path} is of no nano ({(odd + missing)[0]} does not fit); expected nano@1 or a nano.safetensors"
+        )
+    nano.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+
+
+def open_pools(config: PretrainConfig, progress: Progress) -> list[Pool]:
+    """Draw the scenes and read the training parts of the folders."""
+    count = config.scenes
+    scenes = list(progress(synthetic_sources(config.seed, 0, count), total=count, what="scenes"))
+    named = [parse_data(text) for text in config.data]
+    real = [Pool(name=folder.name, weight=weight, sources=read_sources(folder)["train"]) for folder, weight in named]
+    total = sum(pool.weight for pool in real)
+    drawn = Pool(name="drawn", weight=total * config.drawn / (1 - config.drawn) if real else 1.0, sources=scenes)
+    return [drawn, *real]
 
 
 def train_step(state: State, batch: TrainingBatch, config: PretrainConfig) -> dict[str, float]:
@@ -168,14 +207,11 @@ def train_step(state: State, batch: TrainingBatch, config: PretrainConfig) -> di
     return {"loss": float(loss.detach()), **{f"iou_{kind}": float(iou.mean()) for kind, iou in kinds.items()}}
 
 
-def pretrain(
-    dsb_root: Path | None, folder: Path, config: PretrainConfig, progress: Progress, report: Callable[[str], None]
-) -> Path:
+def pretrain(folder: Path, config: PretrainConfig, progress: Progress, report: Callable[[str], None]) -> Path:
     """Train ``nano``, or go on where ``folder`` left off; returns the path of the averaged weights.
 
     Parameters
     ----------
-    dsb_root : folder with ``images/`` and ``masks/`` of DSB 2018, or None to learn from drawn scenes alone
     folder : where ``state.safetensors``, ``nano.safetensors`` and ``log.jsonl`` are written
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,8 +219,7 @@ def pretrain(
     if (folder / "state.safetensors").exists():
         state.load(folder, config)
         report(f"going on at step {state.step} of {config.steps}")
-    scenes = list(progress(synthetic_sources(config.seed, 0, config.scenes), total=config.scenes, what="scenes"))
-    pools = [scenes] if dsb_root is None else [scenes, dsb_sources(dsb_root)["train"]]
+    pools = open_pools(config, progress)
     batches = Batches(config, pools)
     batches.first = state.step
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)

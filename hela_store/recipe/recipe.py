@@ -19,8 +19,8 @@ from hela_store.errors import RecipeError, StoreError
 
 FORMAT = 1
 RESIZE = "bilinear-antialias-1024"
-BLOCKS = {"nano": 4, "vit_b": 12, "vit_l": 24, "vit_h": 32}
-TOKEN_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+BLOCKS = {"nano": 4, "nano2": 7, "vit_b": 12, "vit_l": 24, "vit_h": 32}
+TOKEN_WIDTH = {"nano": 192, "nano2": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 """Of the image encoders that can be cut: transformer blocks, and channels of a token between them."""
 UNTRAINED = "untrained"
 """Takes the place of the checksum of nano's weights where this version ships none."""
@@ -35,7 +35,8 @@ TRUTH_NAMES = {
     "GT+ST": "partial gold over the tracker reference (GT+ST)",
 }
 """What labels are where scores against them are shown: ST is the result of a public tracker, GT covers some cells."""
-Architecture = Literal["nano", "vit_t", "vit_b", "vit_l", "vit_h"]
+Architecture = Literal["nano", "nano2", "vit_t", "vit_b", "vit_l", "vit_h"]
+"""``nano`` is the first edition of the packaged model and ``nano2`` the second, in a recipe and in an encoder key."""
 Precision = Literal["float32", "bfloat16", "float16"]
 EmbeddingSource = Literal["", "micro-sam"]
 NormaliseMethod = Literal["percentile", "minmax", "clahe"]

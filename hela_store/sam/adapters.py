@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Block
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
@@ -92,7 +93,7 @@ def adapt_encoder(encoder: ImageEncoderViT, adapter: Adapter, seed: int = 0) -> 
             module.requires_grad_(True)
         return
     for number, block in enumerate(encoder.blocks):
-        if number < adapter.cut:
+        if number < adapter.cut or not isinstance(block, Block):
             continue
         width = block.attn.qkv.in_features
         fused = {"q": 0, "k": width, "v": 2 * width} if adapter.linear else {"q": 0, "v": 2 * width}

@@ -13,7 +13,7 @@ from .tiny_vit import build_vit_t
 
 def build_sam(architecture: str) -> Any:
     """Return a SAM with random weights; large ones have none at all, so that nothing is drawn to be thrown away."""
-    if architecture == "nano":
-        return nano.build_nano()
+    if architecture in nano.ARCHITECTURES:
+        return nano.build_nano(architecture)
     with torch.device("meta"):
         return build_vit_t() if architecture == "vit_t" else sam_model_registry[architecture]()

@@ -23,7 +23,7 @@ from .decoder import SamDecoder, load_decoder
 from .fetch import fetch
 from .layouts.read import main_file, weights_sha256
 from .layouts.table import read_sam
-from .registry import KnownEncoder, weights_of
+from .registry import KnownEncoder, plain_name, weights_of
 from .tiny_vit import TinyViT
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -94,7 +94,8 @@ def checkpoint_sha256(encoder: EncoderRecipe, base: Path = Path()) -> str:
         assert path is not None
         return weights_sha256(path)
     if (known := _fetched(encoder)) is None:
-        return nano.NANO_SHA256 if nano.is_trained() else UNTRAINED
+        trained = nano.is_trained(encoder.architecture)
+        return nano.shipped(encoder.architecture)[1] if trained else UNTRAINED
     return known.sha256
 
 
@@ -153,7 +154,7 @@ def load_sam_encoder(
         )
     notes: tuple[str, ...] = ()
     if path is None:
-        sam = nano.load_nano()
+        sam = nano.load_nano(None, encoder.architecture)
     else:
         found = read_sam(path)
         sam = _build(encoder.architecture, found.state, path)
@@ -201,7 +202,9 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
         return WIDTHS.get(patch.shape[0])
     if "image_encoder.patch_embed.seq.0.c.weight" in state:
         return "vit_t"
-    return "nano" if "image_encoder.patch_embed.layers.0.weight" in state else None
+    if "image_encoder.patch_embed.layers.0.weight" not in state:
+        return None
+    return "nano2" if "image_encoder.blocks.4.out.weight" in state else "nano"
 
 
 def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
@@ -212,7 +215,7 @@ def _build(architecture: str, state: dict[str, Tensor], path: Path) -> Any:
             f"expected {architecture}"
         )
     if found != architecture:
-        raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {found}")
+        raise CheckpointError(f"{path} is a {found}, the recipe says {architecture}; use --encoder {plain_name(found)}")
     sam = build_sam(architecture)
     expected = sam.state_dict()
     missing = [name for name in expected if name not in state]

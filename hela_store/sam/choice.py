@@ -12,7 +12,7 @@ from hela_store.recipe.recipe import Architecture, EncoderRecipe, Precision
 
 from .checkpoints import architecture_of, checkpoint_path, checkpoint_sha256, load_sam_encoder, read_state
 from .fetch import hash_of, name_of
-from .registry import ENCODERS, KnownEncoder, find_encoder
+from .registry import ENCODERS, KnownEncoder, find_encoder, plain_name
 
 
 def choose_encoder(
@@ -47,10 +47,10 @@ def choose_encoder(
         An architecture that cannot be loaded.
     """
     known = find_encoder(name)
-    is_plain = known.name == known.architecture
+    is_plain = known.name == plain_name(known.architecture)
     architecture = cast(Architecture, known.architecture)
     encoder = EncoderRecipe(
-        architecture=architecture, name="" if is_plain else name, checkpoint=file, precision=precision
+        architecture=architecture, name="" if is_plain else known.name, checkpoint=file, precision=precision
     )
     if not file:
         pinned = checkpoint_sha256(encoder)
@@ -75,12 +75,13 @@ def encoder_at(
     A known name means that encoder, even if a file of that name lies in the current folder.
     """
     path = Path(place).expanduser()
-    if place in ENCODERS or not path.is_file():
+    if place == "nano" or place in ENCODERS or not path.is_file():
         name, file = place, ""
     else:
-        name, file = architecture_of(read_state(path)) or "", str(path.resolve())
-        if not name:
+        found = architecture_of(read_state(path))
+        if found is None:
             raise CheckpointError(f"{path} is not a SAM checkpoint of a known architecture; give another file")
+        name, file = plain_name(found), str(path.resolve())
     if not file and ("/" in place or path.suffix):
         raise CheckpointError(f"no file {path}; give the path of a SAM checkpoint, or a name of `hela-store encoders`")
     return choose_encoder(name, file, precision=precision, cache_dir=cache_dir, progress=progress)
@@ -88,7 +89,7 @@ def encoder_at(
 
 def _recognised(path: Path, known: KnownEncoder) -> str:
     found = name_of(path, known.architecture)
-    return "" if found == known.architecture else found
+    return "" if found == known.name else found
 
 
 def _checked(path: Path, known: KnownEncoder) -> str:
@@ -96,6 +97,6 @@ def _checked(path: Path, known: KnownEncoder) -> str:
     if found != known.hash:
         raise CheckpointError(
             f"{path} is not {known.name}: it has {found}, expected {known.hash}; take the file from {known.url}, or "
-            f"give --encoder {known.architecture} for other weights"
+            f"give --encoder {plain_name(known.architecture)} for other weights"
         )
     return known.name

@@ -32,7 +32,7 @@ LOGITS = 4
 """Low-resolution logits per position along each side (SAM: 256 over 64)."""
 CHANNELS = 256
 ALL_MASKS = slice(0, 4)
-TRANSFORMER_MLP = {"nano": 512, "vit_t": 2048, "vit_b": 2048, "vit_l": 2048, "vit_h": 2048}
+TRANSFORMER_MLP = {"nano": 512, "nano2": 512, "vit_t": 2048, "vit_b": 2048, "vit_l": 2048, "vit_h": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ class SamDecoder(nn.Module):
 
 
 def build_decoder(architecture: str) -> SamDecoder:
-    """Return an untrained decoder of ``"nano"``, ``"vit_t"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``."""
+    """Return an untrained decoder of an architecture, one of :data:`TRANSFORMER_MLP`."""
     prompt_encoder = PromptEncoder(
         embed_dim=CHANNELS,
         image_embedding_size=(EMBEDDING_POSITIONS, EMBEDDING_POSITIONS),

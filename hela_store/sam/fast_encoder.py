@@ -15,7 +15,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention, Block
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Identity
 from torch.nn.functional import interpolate, layer_norm, pad, scaled_dot_product_attention
 
@@ -26,6 +26,17 @@ PART = 8 << 20
 """Bytes of attention scores that are made at once on a CPU."""
 IN_PARTS = ("cpu",)
 """Devices on which torch's fused attention is slower than :func:`attend_in_parts`."""
+
+
+class ShrinkingBlock(Block):  # type: ignore[misc]
+    """A block whose windows are no larger than what there is, so that a crop is attended to without padding.
+
+    The bias keeps its meaning: a smaller window reads the middle of the table, where stock blocks would stretch it.
+    """
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Return what :func:`block_forward` returns."""
+        return block_forward(self, x_BHWC)
 
 
 def normalise_input(x_BCHW: Tensor) -> Tensor:
@@ -101,14 +112,20 @@ def layer_norm_2d(norm: LayerNorm2d, x_BCHW: Tensor) -> Tensor:
     return layer_norm(x_BHWC, x_BHWC.shape[-1:], norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
 
 
-def block_forward(block: Block, x_BHWC: Tensor) -> Tensor:
-    """Return what ``block(x_BHWC)`` returns."""
-    x_BHWC = x_BHWC + _attention(block.attn, block.norm1(x_BHWC), block.window_size)
+def block_forward(block: nn.Module, x_BHWC: Tensor) -> Tensor:
+    """Return what ``block(x_BHWC)`` returns; a block that is not segment-anything's runs as it is."""
+    if not isinstance(block, Block):
+        found: Tensor = block(x_BHWC)
+        return found
+    window = block.window_size
+    if isinstance(block, ShrinkingBlock):
+        window = min(window, *x_BHWC.shape[1:3])
+    x_BHWC = x_BHWC + _attention(block.attn, block.norm1(x_BHWC), window, cropped=isinstance(block, ShrinkingBlock))
     out_BHWC: Tensor = x_BHWC + block.mlp(block.norm2(x_BHWC))
     return out_BHWC
 
 
-def _attention(attn: Attention, x_BHWC: Tensor, window: int) -> Tensor:
+def _attention(attn: Attention, x_BHWC: Tensor, window: int, *, cropped: bool) -> Tensor:
     """Attend within windows of ``window`` x ``window`` tokens, all over where it is 0; projections see no padding."""
     batch, height, width, channels = x_BHWC.shape
     rows, columns = (window, window) if window else (height, width)
@@ -118,7 +135,7 @@ def _attention(attn: Attention, x_BHWC: Tensor, window: int) -> Tensor:
     # three of (batch, down, across, head, row, column, channel)
     parts = qkv.view(batch, down, rows, across, columns, 3, heads, length).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = (part.reshape(-1, rows, columns, length).contiguous() for part in parts)
-    out = _attend(attn, q, k, v)
+    out = _attend(attn, q, k, v, cropped=cropped)
     out = out.view(batch, down, across, heads, rows, columns, length).permute(0, 1, 4, 2, 5, 3, 6)
     merged = out.reshape(batch, down * rows, across * columns, channels)[:, :height, :width]
     # a linear layer copies its weights once a row of an input that is not contiguous
@@ -137,15 +154,15 @@ def _padded(attn: Attention, qkv_BHWC: Tensor, height: int, width: int) -> Tenso
     return out
 
 
-def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, *, cropped: bool) -> Tensor:
     """Attend from every position of (N, H, W, C) to every other; return (N, H * W, C)."""
     height, width, length = q.shape[1:]
     scaled, down, across = q * attn.scale, None, None
     # with gradients the scores would be kept; the fused kernel makes them again
     in_parts = q.device.type in IN_PARTS and not q.requires_grad
     if attn.use_rel_pos:
-        down = torch.einsum("nhwc,hkc->nhwk", q, relative_positions(attn.rel_pos_h, height)).to(q.dtype)
-        across = torch.einsum("nhwc,wkc->nhwk", q, relative_positions(attn.rel_pos_w, width)).to(q.dtype)
+        down = torch.einsum("nhwc,hkc->nhwk", q, _bias(attn.rel_pos_h, height, cropped)).to(q.dtype)
+        across = torch.einsum("nhwc,wkc->nhwk", q, _bias(attn.rel_pos_w, width, cropped)).to(q.dtype)
         if in_parts and height + width >= length:
             down, across = down.flatten(1, 2), across.flatten(1, 2)
         else:
@@ -158,6 +175,12 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # fused kernels want q, k and v of one length
     v = pad(v, (0, k.shape[-1] - length))
     return scaled_dot_product_attention(scaled[None], k[None], v[None], scale=1.0)[0, ..., :length]
+
+
+def _bias(table_LC: Tensor, size: int, cropped: bool) -> Tensor:
+    """Return the embedding of every offset; of a smaller window the middle of the table where it is ``cropped``."""
+    middle = len(table_LC) // 2
+    return relative_positions(table_LC[middle - size + 1 : middle + size] if cropped else table_LC, size)
 
 
 def relative_positions(table_LC: Tensor, size: int) -> Tensor:

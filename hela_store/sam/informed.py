@@ -19,4 +19,4 @@ def informed_by(architecture: str, dataset: str) -> str:
     architecture : of the encoder
     dataset : path of the data set
     """
-    return INFORMED.get(PurePath(dataset).name, "") if architecture == "nano" else ""
+    return INFORMED.get(PurePath(dataset).name, "") if architecture in ("nano", "nano2") else ""

@@ -20,17 +20,24 @@ from torch import Tensor, nn
 
 from hela_store.errors import CheckpointError
 
+from .context import ContextBlock, MixBlock
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
 from .fast_encoder import layer_norm_2d
 
 NANO_FILE = Path(__file__).with_name("nano.safetensors")
 NANO_SHA256 = "37804d2aac02082ddafcaa35a1df15f4114d2ae465ef259321de7109b87860a5"
-"""sha256 of the shipped weights; empty where a build ships none, and nano is random from a fixed seed."""
+"""Of the first edition's weights; empty where a build ships none, and nano is random from a fixed seed."""
+NANO2_FILE = Path(__file__).with_name("nano2.safetensors")
+NANO2_SHA256 = ""
+"""Of the second edition's weights, as above."""
+ARCHITECTURES = ("nano", "nano2")
 
 WIDTH = 192
 DEPTH = 4
 HEADS = 4
 WINDOW = 16
+MIXES = 2
+"""Mixing blocks of the second edition, after the one that sees the whole view."""
 STEM = (32, 64)
 HIGHEST_FREQUENCY = 12.0
 
@@ -74,8 +81,13 @@ class ConvStem(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
 
-def build_nano() -> Sam:
-    """Return nano with random weights: a ``Sam`` with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``."""
+def build_nano(architecture: str = "nano") -> Sam:
+    """Return nano with random weights: a ``Sam`` with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
+
+    Parameters
+    ----------
+    architecture : ``"nano"``, of the first edition, or ``"nano2"``, of the second, which sees the whole view
+    """
     encoder = ImageEncoderViT(
         img_size=INPUT,
         patch_size=POSITION,
@@ -88,6 +100,8 @@ def build_nano() -> Sam:
         window_size=WINDOW,
     )
     encoder.patch_embed = ConvStem()
+    if architecture == "nano2":
+        encoder.blocks.extend([ContextBlock(WIDTH), *(MixBlock(WIDTH) for _ in range(MIXES))])
     encoder.neck.to(memory_format=torch.channels_last)
     decoder = build_decoder("nano")
     _spread_frequencies(decoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
@@ -110,13 +124,24 @@ def _look_where_asked(transformer: nn.Module) -> None:
             module.k_proj.load_state_dict(module.q_proj.state_dict())
 
 
-def is_trained() -> bool:
-    """Whether this version ships trained weights."""
-    return bool(NANO_SHA256) and NANO_FILE.exists()
+def shipped(architecture: str = "nano") -> tuple[Path, str]:
+    """Return the file and the sha256 of an edition's shipped weights."""
+    return (NANO2_FILE, NANO2_SHA256) if architecture == "nano2" else (NANO_FILE, NANO_SHA256)
 
 
-def load_nano(path: Path | None = None) -> Sam:
+def is_trained(architecture: str = "nano") -> bool:
+    """Whether this version ships trained weights of an edition."""
+    file, sha256 = shipped(architecture)
+    return bool(sha256) and file.exists()
+
+
+def load_nano(path: Path | None = None, architecture: str = "nano") -> Sam:
     """Return nano with its shipped weights, those at ``path``, or, where there are none, random ones (fixed seed).
+
+    Parameters
+    ----------
+    path : a weights file of that edition
+    architecture : ``"nano"`` for the first edition, ``"nano2"`` for the second
 
     Raises
     ------
@@ -125,13 +150,14 @@ def load_nano(path: Path | None = None) -> Sam:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        nano = build_nano()
-    if path is not None or is_trained():
-        data = (path or NANO_FILE).read_bytes()
+        nano = build_nano(architecture)
+    file, pinned = shipped(architecture)
+    if path is not None or is_trained(architecture):
+        data = (path or file).read_bytes()
         found = hashlib.sha256(data).hexdigest()
-        if path is None and found != NANO_SHA256:
+        if path is None and found != pinned:
             raise CheckpointError(
-                f"{NANO_FILE} has sha256 {found[:12]}, this version ships {NANO_SHA256[:12]}; install hela-store again"
+                f"{file} has sha256 {found[:12]}, this version ships {pinned[:12]}; install hela-store again"
             )
         nano.load_state_dict({name: value.float() for name, value in load(data).items()}, strict=False)
     return nano.eval()

@@ -31,7 +31,7 @@ WINDOW_MARGIN = 2
 """Positions a window is wider than what the prompt spans, at least."""
 POSITIONS = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Positions decoded at once, of all prompts together: on a CPU what its caches hold."""
-DEFAULT_WINDOW = {"nano": 16, "vit_t": 64, "vit_b": 64, "vit_l": 64, "vit_h": 64}
+DEFAULT_WINDOW = {"nano": 16, "nano2": 16, "vit_t": 64, "vit_b": 64, "vit_l": 64, "vit_h": 64}
 """Where a smaller window is not worse: nano was trained with windows, the others were not."""
 
 Logits = npt.NDArray[np.float32]

@@ -78,6 +78,10 @@ class KnownEncoder:
         algorithm, _, digest = self.hash.partition(":")
         return digest if algorithm == "sha256" else ""
 
+    def place(self, cache: Path) -> Path:
+        """Return where the weights lie or will lie: in the cache, or in this package where they ship with it."""
+        return cache / self.file if self.url else Path(__file__).with_name(self.file)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
@@ -137,7 +141,7 @@ def _micro_sam(name: str, url: str, xxh128: str) -> KnownEncoder:
 
 _KNOWN = (
     KnownEncoder(
-        name="nano",
+        name="nano@1",
         architecture="nano",
         file="nano.safetensors",
         url="",
@@ -146,6 +150,18 @@ _KNOWN = (
         licence="Apache-2.0",
         cite="",
         trained_on="drawn scenes, 332 stills of DSB 2018",
+        domain=("DSB 2018",),
+    ),
+    KnownEncoder(
+        name="nano@2",
+        architecture="nano2",
+        file="nano2.safetensors",
+        url="",
+        hash="",
+        megabytes=21,
+        licence="Apache-2.0",
+        cite="",
+        trained_on="drawn scenes, open images of cells",
         domain=("DSB 2018",),
     ),
     KnownEncoder(
@@ -187,7 +203,15 @@ _KNOWN = (
     ),
 )
 ENCODERS = {known.name: known for known in _KNOWN}
-"""Every encoder that ``--encoder`` takes, by name."""
+"""Every encoder that ``--encoder`` takes, by name; ``nano`` without a number is :data:`NANO`."""
+NANO = "nano@1"
+"""The edition of nano that new stores are made with."""
+PLAIN = {"nano": "nano@1", "nano2": "nano@2"}
+
+
+def plain_name(architecture: str) -> str:
+    """Return the name of the encoder whose weights an architecture stands for where nothing else is said."""
+    return PLAIN.get(architecture, architecture)
 
 
 def find_encoder(name: str) -> KnownEncoder:
@@ -198,6 +222,7 @@ def find_encoder(name: str) -> KnownEncoder:
     CheckpointError
         No encoder has that name; the message gives the nearest one.
     """
+    name = NANO if name == "nano" else name
     if name not in ENCODERS:
         raise CheckpointError(
             f"no encoder is called {name!r}{did_you_mean(name, ENCODERS) or ';'} `hela-store encoders` lists them"
@@ -215,7 +240,7 @@ def weights_of(encoder: EncoderRecipe) -> KnownEncoder | None:
     """
     if encoder.checkpoint and not encoder.name:
         return None
-    known = find_encoder(encoder.name or encoder.architecture)
+    known = find_encoder(encoder.name or plain_name(encoder.architecture))
     if known.architecture != encoder.architecture:
         raise CheckpointError(
             f"encoder.name is {known.name}, a {known.architecture}, and encoder.architecture is "

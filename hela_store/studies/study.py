@@ -321,7 +321,7 @@ def _notes(store: Store, config: StudyConfig, runs: dict[str, list[str]], there:
         notes.append(seen)
     if not store.is_trained:
         notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
-    if store.recipe.encoder.architecture == "nano":
+    if store.recipe.encoder.architecture in ("nano", "nano2"):
         notes.append("what nano shows is a hypothesis for ViT-B")
     if not there["classical"]:
         notes.append("no classical baseline yet; --classical runs one")

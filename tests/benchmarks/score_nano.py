@@ -21,7 +21,7 @@ from hela_store.embedding.embed import embed
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.images.rle import decode_crop
-from hela_store.pretrain.sources import dsb_sources
+from hela_store.pretrain.sources import read_sources
 from hela_store.runs.folder import list_runs
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
@@ -37,7 +37,7 @@ TABLE = """
 
 def dsb_test_part(data: Path, out: Path) -> Path:
     """Copy the stills that pretraining keeps for testing into a folder data set of their own."""
-    for source in dsb_sources(data / "dsb2018")["test"]:
+    for source in read_sources(data / "dsb2018")["test"]:
         for kind, suffix in (("images", ".png"), ("masks", ".tif")):
             (out / kind).mkdir(parents=True, exist_ok=True)
             found = next((data / "dsb2018" / kind).glob(f"{source.name}{suffix}*"))

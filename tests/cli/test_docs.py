@@ -62,7 +62,9 @@ def mentioned(text: str) -> list[str]:
     ]
 
 
-MENTIONED = sorted({line.strip() for text in TEXTS.values() for line in mentioned(text)})
+# the history names commands as they were
+NOW = [text for page, text in TEXTS.items() if page.name != "HISTORY.md"]
+MENTIONED = sorted({line.strip() for text in NOW for line in mentioned(text)})
 
 
 @pytest.mark.parametrize("line", MENTIONED)

@@ -74,7 +74,9 @@ def test_a_file_is_recognised_and_a_wrong_one_refused(other, tmp_path):
     assert encoder_at(str(path)) == found and encoder_at("nano_lm", cache_dir=cache) == by_name
     own = seeded(tmp_path / "own.safetensors", 2)
     assert choose_encoder("nano", str(own)).name == ""
-    with pytest.raises(CheckpointError, match=r"is not nano_lm: it has xxh128:.*give --encoder nano for other weights"):
+    with pytest.raises(
+        CheckpointError, match=r"is not nano_lm: it has xxh128:.*give --encoder nano@1 for other weights"
+    ):
         choose_encoder("nano_lm", str(own))
 
 
@@ -126,7 +128,7 @@ def test_a_data_set_that_the_encoder_has_seen_is_named(path, name, seen):
 
 
 def test_nano_has_seen_dsb_2018_and_other_weights_in_its_place_have_not():
-    assert "nano was trained on DSB 2018" in in_domain(recipe("/data/dsb2018"))
+    assert "nano@1 was trained on DSB 2018" in in_domain(recipe("/data/dsb2018"))
     assert in_domain(recipe("/data/dsb2018", checkpoint="own.safetensors")) == ""
     with pytest.raises(CheckpointError, match=r"encoder\.name is vit_b_lm, a vit_b, and encoder\.architecture is nano"):
         in_domain(recipe("/data", name="vit_b_lm"))

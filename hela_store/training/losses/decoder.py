@@ -58,7 +58,14 @@ def true_iou(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def decoder_loss(
-    logits: Tensor, iou: Tensor, truth: Tensor, *, multimask: bool, name: str = REGION, weight: float = 1.0
+    logits: Tensor,
+    iou: Tensor,
+    truth: Tensor,
+    *,
+    multimask: bool,
+    name: str = REGION,
+    weight: float = 1.0,
+    iou_weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of one decoder pass, (B,), and the IoU of its single mask, (B,).
 
@@ -72,8 +79,9 @@ def decoder_loss(
     truth : 0 or 1, (B, H, W)
     multimask : whether the prompts are lone points
     name, weight : as :func:`mask_loss`
+    iou_weight : of the squared error of predicted IoU
     """
     masks = slice(0, 4) if multimask else slice(0, 1)
     each, real = mask_loss(logits[:, masks], truth, name, weight), true_iou(logits[:, masks], truth)
     loss = each[:, 0] + each[:, 1:].min(1).values if multimask else each[:, 0]
-    return loss + ((iou[:, masks] - real) ** 2).mean(1), real[:, 0]
+    return loss + iou_weight * ((iou[:, masks] - real) ** 2).mean(1), real[:, 0]
