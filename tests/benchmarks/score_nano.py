@@ -1,10 +1,12 @@
 """Score nano zero-shot on real frames it never saw: the table of its model card.
 
-    python tests/benchmarks/score_nano.py --data ../shared/data --out /tmp/nano
+    python tests/benchmarks/score_nano.py --data ../shared/data --out /tmp/nano --part test
 
 Makes one store a data set under ``--out`` (kept, so that a second call only does what is missing), scores every prompt
-kind by the measuring rules with three prompt seeds, the same prompts with the embedding turned by 180 degrees as a control, and
-prints Markdown. With ``--sheet FILE.png`` it draws outlines of the best, median and worst cells of the DSB 2018 part.
+kind by the measuring rules with three prompt seeds, the same prompts with the embedding turned by 180 degrees as a
+control, and prints Markdown. ``--part val`` scores what choices are made on: the validation parts of the folders that
+nano learns from, and nothing else. ``--weights FILE`` takes other weights than the shipped ones. With
+``--sheet FILE.png`` it draws outlines of the best, median and worst cells of the DSB 2018 part.
 """
 
 from __future__ import annotations
@@ -35,19 +37,23 @@ TABLE = """
 """
 
 
-def dsb_test_part(data: Path, out: Path) -> Path:
-    """Copy the stills that pretraining keeps for testing into a folder data set of their own."""
-    for source in read_sources(data / "dsb2018")["test"]:
-        for kind, suffix in (("images", ".png"), ("masks", ".tif")):
+def copy_part(folder: Path, part: str, most: int, out: Path) -> int:
+    """Copy images that pretraining keeps for validation or testing into a folder data set; return how many."""
+    sources = read_sources(folder)[part]  # type: ignore[index]
+    for source in sources[:: -(-len(sources) // most) if sources else 1]:
+        for kind in ("images", "masks"):
             (out / kind).mkdir(parents=True, exist_ok=True)
-            found = next((data / "dsb2018" / kind).glob(f"{source.name}{suffix}*"))
+            found = next((folder / kind).glob(f"{source.name}.*"))
             shutil.copy(found, out / kind / found.name)
-    return out
+    return len(sources)
 
 
-def open_store(path: Path, dataset: Path) -> Store:
+def open_store(path: Path, dataset: Path, weights: Path | None) -> Store:
     if not (path / "store.toml").exists():
-        new(path, NewConfig.of(dataset=str(dataset), labels="masks" if (dataset / "masks").exists() else "ST"))
+        stills = (dataset / "masks").exists()
+        known = {"group": "none"} if stills else {}
+        chosen = {"encoder": "nano@2", "checkpoint": str(weights)} if weights else {}
+        new(path, NewConfig.of(dataset=str(dataset), labels="masks" if stills else "ST", **known, **chosen))
     store = Store.open(path)
     embed(store, progress=bars)
     return store
@@ -59,8 +65,8 @@ def table(store: Store, kind: str, config: EvaluateConfig) -> dict[str, dict]:  
     return {row["kind"]: row for row in store.sql(TABLE.format(run=run)).to_arrow_table().to_pylist()}
 
 
-def score(name: str, store: Store) -> None:
-    rows = table(store, "evaluate", EvaluateConfig(split="all", prompts=KINDS))
+def score(name: str, store: Store, seeds: int) -> None:
+    rows = table(store, "evaluate", EvaluateConfig(split="all", prompts=KINDS, prompt_seeds=seeds))
     swapped = EvaluateConfig(split="all", prompts=KINDS, prompt_seeds=1, foreign="turned")
     foreign = {kind: f"{row['iou']:.3f}" for kind, row in table(store, "control", swapped).items()}
     for kind in KINDS:
@@ -116,22 +122,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=["dsb2018-test", "Fluo-N2DL-HeLa/01", "DIC-C2DH-HeLa/01"])
+    parser.add_argument("--part", choices=("val", "test"), default="test")
+    parser.add_argument("--only", nargs="*", help="folders below --data; without it, all of them")
+    parser.add_argument("--most", type=int, default=1000, metavar="N", help="images of a source at most")
+    parser.add_argument("--prompt-seeds", type=int, default=3)
+    parser.add_argument("--weights", type=Path, help="a nano.safetensors of the second edition")
     parser.add_argument("--sheet", type=Path)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    sources = ["dsb2018", *(f"open/{path.name}" for path in sorted((given.data / "open").iterdir()) if path.is_dir())]
+    whole = ["Fluo-N2DL-HeLa", "DIC-C2DH-HeLa"] if given.part == "test" else []
     print(
-        "| data | prompt | n | IoU | Dice | image-free IoU | skill | embedding turned | empty | corr(predicted, true IoU) |"
+        "| data | prompt | n | IoU | Dice | image-free IoU | skill | embedding turned | empty | corr(predicted, true) |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.only:
-        folder = name.partition("/")[0]
-        part = arguments.out / "dsb2018-test-frames"
-        if name.startswith("dsb") and not part.exists():
-            dsb_test_part(arguments.data, part)
-        store = open_store(arguments.out / folder, part if name.startswith("dsb") else arguments.data / folder)
-        score(name, store)
-        if name.startswith("dsb") and arguments.sheet:
-            sheet(store, arguments.sheet)
+    for name in given.only or [*sources, *whole]:
+        dataset, place = given.data / name, given.out / Path(name).name
+        if (dataset / "masks").exists():
+            dataset = given.out / f"{place.name}-{given.part}-images"
+            if not dataset.exists() and not copy_part(given.data / name, given.part, given.most, dataset):
+                print(f"| {name} | no {given.part} part |", flush=True)
+                continue
+        store = open_store(place, dataset, given.weights)
+        score(name, store, given.prompt_seeds)
+        if name == "dsb2018" and given.sheet:
+            sheet(store, given.sheet)
 
 
 if __name__ == "__main__":
