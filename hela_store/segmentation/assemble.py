@@ -24,7 +24,6 @@ FORMS = ("box", "point", "mask")
 """What of a detection the decoder is given."""
 LEAST_LEFT = 0.5
 """Share of a mask that must be left once better cells took their pixels; below, it was another cell seen twice."""
-MOST_LABELS = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,7 @@ def decode_detections(
     return cells
 
 
-def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDArray[np.uint16], list[FoundCell]]:
+def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDArray[np.int32], list[FoundCell]]:
     """Give every pixel to one cell: where masks overlap the higher predicted IoU wins, ties go to the higher score.
 
     A recovered cell takes only what others leave. A cell keeps its largest connected part; one that better ones took
@@ -147,17 +146,17 @@ def resolve(cells: Sequence[FoundCell], shape: tuple[int, int]) -> tuple[npt.NDA
 
     Returns
     -------
-    label : uint16, (row, col), 0 background
+    label : int32, (row, col), 0 background
     list of FoundCell
         With the masks that are left; the one at index i has label i + 1.
     """
-    label = np.zeros(shape, np.uint16)
+    label = np.zeros(shape, np.int32)
     kept: list[FoundCell] = []
     for cell in sorted(cells, key=lambda c: (c.recovered, -c.predicted_iou, -c.score, c.number)):
         x, y = cell.origin
         part = label[y : y + cell.mask.shape[0], x : x + cell.mask.shape[1]]
         left = largest_piece(cell.mask & (part == 0))
-        if len(kept) == MOST_LABELS or left.sum() < max(LEAST_LEFT * cell.mask.sum(), 1):
+        if left.sum() < max(LEAST_LEFT * cell.mask.sum(), 1):
             continue
         part[left] = len(kept) + 1
         mask, origin = trim(left, cell.origin)

@@ -42,13 +42,13 @@ class SegmentedFrame:
     ----------
     truth : the frame and its labels
     found : detections that count
-    label : uint16, (row, col); the cell at index i has label i + 1
+    label : int32, (row, col); the cell at index i has label i + 1
     cells : list of FoundCell
     """
 
     truth: FrameTruth
     found: Detections
-    label: npt.NDArray[np.uint16]
+    label: npt.NDArray[np.int32]
     cells: list[FoundCell]
 
 

@@ -153,7 +153,7 @@ def segment_image(image: npt.ArrayLike, prompts: DetectedConfig | None = None) -
     grey = grey_image(image)
     segmenter = load_generic_segmenter(resolve_generic(prompts or DetectedConfig()))
     label, _ = segmenter.cells(*segmenter.look(grey), [])
-    return label.astype(np.int32)
+    return label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +315,7 @@ def _look(job: _Job, item: Item) -> tuple[EncodedFrame, Detections]:
 
 
 def _write(
-    job: _Job, item: Item, frame: EncodedFrame, label: npt.NDArray[np.uint16], rows: list[dict[str, Any]]
+    job: _Job, item: Item, frame: EncodedFrame, label: npt.NDArray[np.int32], rows: list[dict[str, Any]]
 ) -> None:
     target = job.results.target(job.targets[item.id])
     with explain_os_errors(f"writing the results of {item.name} into {job.config.out}"):
@@ -326,7 +326,9 @@ def _write(
         if job.config.overlay:
             write_atomic(target.with_suffix(".png"), _overlay(frame.seen, label, cells))
         data = io.BytesIO()
-        tifffile.imwrite(data, label, compression="zlib")
+        # what every reader of label images takes; more cells than it numbers are never left out
+        kind = np.uint16 if label.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+        tifffile.imwrite(data, label.astype(kind), compression="zlib")
         write_atomic(target, data.getvalue())
 
 
@@ -355,7 +357,7 @@ def _rows(job: _Job, item: Item, image: npt.NDArray[Any], cells: list[FoundCell]
     return rows
 
 
-def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.uint16], cells: pa.Table) -> bytes:
+def _overlay(seen: npt.NDArray[np.float32], label: npt.NDArray[np.int32], cells: pa.Table) -> bytes:
     """Return a PNG of the frame with the cells' outlines: green, flagged ones orange."""
     from PIL import Image
 

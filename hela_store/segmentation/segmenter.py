@@ -73,7 +73,7 @@ class Segmenter:
 
     def cells(
         self, frame: EncodedFrame, found: Detections, others: Sequence[Detections]
-    ) -> tuple[npt.NDArray[np.uint16], list[FoundCell]]:
+    ) -> tuple[npt.NDArray[np.int32], list[FoundCell]]:
         """Return the label image of a frame and its cells, as :func:`hela_store.segmentation.assemble.resolve` does.
 
         Parameters

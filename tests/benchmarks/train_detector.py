@@ -23,7 +23,7 @@ from hela_store.detection.config import DetectorConfig
 from hela_store.detection.head import load_head
 from hela_store.detection.train import train_detector
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.pretrain.sources import read_sources
+from hela_store.pretrain.sources import Part, read_sources
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
@@ -31,13 +31,13 @@ from hela_store.workflows.new_config import NewConfig
 
 LESS = {"dsb2018_brightfield_cytology": 0, "pfc_neurons_brightfield": 0, "qcanet_embryo_slices": 0}
 """Sources that would teach what a cell is not: nuclei inside unlabelled cells, one cell among many, blurred glow."""
-PARTS = ("train", "val")
+PARTS: tuple[Part, ...] = ("train", "val")
 
 
 def lay_out(data: Path, out: Path) -> dict[str, str]:
     """Write images and labels as one sequence for each image size; return the frame numbers of each part."""
     folders = [data / "dsb2018", *(path for path in sorted((data / "open").iterdir()) if path.is_dir())]
-    number, ranges = 0, {}
+    number, ranges = 0, dict[str, str]()
     sizes: list[tuple[int, ...]] = []
     read = {folder: read_sources(folder) for folder in folders if LESS.get(folder.name, 1)}
     for part in PARTS:

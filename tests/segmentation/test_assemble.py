@@ -32,7 +32,7 @@ def test_the_surer_mask_wins_and_a_second_sight_of_a_cell_goes() -> None:
     found = [cell(0, 0, 0, 10, 0.7), cell(1, 8, 0, 10, 0.9), cell(2, 1, 1, 8, 0.5), cell(3, 20, 20, 4, 0.1)]
     label, kept = resolve(found, (30, 30))
     assert [c.number for c in kept] == [1, 0, 3]
-    assert label.dtype == np.uint16 and (label == 1).sum() == 100 and (label == 2).sum() == 80
+    assert label.dtype == np.int32 and (label == 1).sum() == 100 and (label == 2).sum() == 80
     for i, c in enumerate(kept):
         x, y = c.origin
         assert (label[y : y + c.mask.shape[0], x : x + c.mask.shape[1]][c.mask] == i + 1).all()
@@ -208,3 +208,11 @@ def test_without_a_detector_segment_says_what_to_do(store: Store, tmp_path: Path
     with pytest.raises(RunError, match="no detector run"):
         segment(store, [tmp_path / "t000.tif"], SegmentConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_cell_is_left_out_however_many_there_are() -> None:
+    # one more than 16 bits number, each of one pixel
+    side = 256
+    found = [cell(i, i % side, i // side, 1, 0.5) for i in range(2**16)]
+    label, kept = resolve(found, (side, side))
+    assert len(kept) == 2**16 and label.max() == 2**16 and (label > 0).all()
