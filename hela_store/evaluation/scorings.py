@@ -46,10 +46,10 @@ class Scorings:
     problem: str = ""
 
     def __str__(self) -> str:
-        text = f"this store's test split has been scored {self.here} times"
+        text = f"This store's test block has been scored {_times(self.here)}"
         if self.everywhere is None:
-            return text
-        return f"{text}; its frames {self.everywhere} times in all stores of this user, against any labels"
+            return text + "."
+        return f"{text},\nand its frames {_times(self.everywhere)} in all stores of this user, against any labels."
 
     def notes(self) -> list[str]:
         """Return what keeps the numbers from being whole, a line each."""
@@ -161,3 +161,7 @@ class _Known:
         """Count the scorings that looked at any of these frames."""
         wanted = set(frames)
         return sum(not wanted.isdisjoint(self._sets.get(name, ())) for name in self._scored.values())
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
