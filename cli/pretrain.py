@@ -9,8 +9,9 @@ import click
 
 from hela_store.pretrain.config import PretrainConfig
 
+from . import verdicts
 from .help import Command
-from .output import bars, note
+from .output import bars, note, relative
 
 
 @click.command(cls=Command, examples=("hela-store pretrain --dsb2018 DIR --out weights",))
@@ -54,3 +55,4 @@ def pretrain(out: Path, dsb2018: Path | None, **choices: Any) -> None:
 
     weights = pretrain(dsb2018, out, PretrainConfig(**choices), bars, note)
     click.echo(weights)
+    verdicts.new_store("nano", relative(Path(weights)))
