@@ -1,4 +1,4 @@
-"""Which views will be embedded: durable before the first one is."""
+"""Say which views will be embedded: durable before the first one is."""
 
 from __future__ import annotations
 

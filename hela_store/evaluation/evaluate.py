@@ -147,10 +147,9 @@ def evaluate(
         folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
         with folder.tidied():
             parts = foreign_cells(store, frames, config.foreign)
-            prompts = _expected(store, config, frames, fitted)
-            shown = partial(progress, total=prompts, what=f"evaluate {config.split}, prompts")
-            swap = _swap(checkpoint, frames, config)
-            answered = partial(answer, store, decoder, window=window, swap=swap)
+            expected = _expected(store, config, frames, fitted)
+            shown = partial(progress, total=expected, what=f"evaluate {config.split}, prompts")
+            answered = partial(answer, store, decoder, window=window, swap=_swap(checkpoint, frames, config))
             scores = summarise(_score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()

@@ -1,4 +1,4 @@
-"""How often test frames have been scored: in this store, and in all stores of a user.
+"""Say how often test frames have been scored: in this store, and in all stores of a user.
 
 Whoever looks at the test block often chooses on it. The runs of a store say how often it was scored there, but another
 store of the same frames begins at nothing. So every scoring is also a line in a file of the user's, keyed by the sums
@@ -30,7 +30,7 @@ _MASKS = ("predictions", "detections")
 
 @dataclass(frozen=True, kw_only=True)
 class Scorings:
-    """How often test frames have been scored.
+    """Describe how often test frames have been scored.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What `hela-store new` found in a data set, in words: for the terminal, and as comments of the recipe."""
+"""Say what `hela-store new` found in a data set, in words: for the terminal, and as comments of the recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `hela-store new` does: look at the data, decide what can be decided from it, write a commented recipe."""
+"""Say what `hela-store new` does: look at the data, decide what can be decided from it, write a commented recipe."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Line:
 
     @property
     def key(self) -> str:
-        """What tells it from all others."""
+        """Id that tells this line from all others."""
         return f"{self.run} {self.prompt}"
 
 
@@ -155,7 +155,7 @@ class Choice:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """For each kind of prompt two decoders that are compared: zero-shot or the first, and the last.
+        """Two decoders that are compared for each kind of prompt: zero-shot or the first, and the last.
 
         Where nobody named runs, the last is the last one tuned for this kind of prompt, if there is one.
         """
