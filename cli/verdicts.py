@@ -108,7 +108,7 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     ends = interval(result.mean_change, result.low, result.high)
     if result.best_step == 0:
         click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
-    elif math.isnan(result.low):
+    elif math.isnan(result.low) or result.frames == 1:
         few = "one validation frame is" if result.frames == 1 else f"{result.frames} validation frames are"
         click.echo(f"{result.mean_change:+.3f} IoU; {few} too few to say whether this is real.")
     else:
