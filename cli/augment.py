@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import json_option, store_option
 from .output import echo_json, echo_table, relative
@@ -50,3 +51,4 @@ def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int
     echo_table(
         ["variant", *shown], [[i, *(row[name] for name in shown)] for i, row in enumerate(report.drawn, start=1)]
     )
+    verdicts.next_step("embed")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import json_option, store_option
 from .output import echo_facts, echo_json
@@ -36,3 +37,4 @@ def rebuild(store: Store, as_json: bool) -> None:
         echo_json(rows)
     else:
         echo_facts([(name, f"{count} rows") for name, count in rows.items()])
+        verdicts.next_step("report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -66,6 +67,7 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
         (_full if is_full() else _short)(whole, subsets)
     for text in found.notes:
         note(f"note: {text}")
+    verdicts.next_step("report " + " ".join(shlex.quote(run) for run in runs if "," not in run))
 
 
 def _full(whole: list[Difference], subsets: list[Difference]) -> None:

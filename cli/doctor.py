@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import STORES, cache_dir, json_option
 from .output import echo_facts, echo_json
@@ -23,4 +24,5 @@ def doctor(as_json: bool) -> None:
         echo_json(report.to_json())
     else:
         echo_facts(report.facts())
+        verdicts.machine(len(report.problems))
     sys.exit(1 if report.problems else 0)

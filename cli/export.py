@@ -9,6 +9,7 @@ import click
 
 from hela_store.prompts.kinds import PROMPT_KINDS
 
+from . import verdicts
 from .help import Command
 from .options import F, cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, note, relative
@@ -69,6 +70,7 @@ def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointForma
         echo_json(found.to_json())
     else:
         click.echo(f"{relative(found.path)}: {found.architecture} with all that {found.run} tuned")
+        verdicts.new_store(found.architecture, relative(found.path))
 
 
 @export.command(cls=Command, examples=("hela-store export ctc -s fluo RUN --prompt box --out results",))
@@ -97,6 +99,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
         note(f"note: {text}")
     if result.scores is not None:
         echo_sequences(result.scores)
+    verdicts.next_step(f"report {result.run}")
 
 
 @export.command(cls=Command, examples=("hela-store export coco -s fluo RUN --prompt box --out masks.json",))
@@ -117,6 +120,7 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
         click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
         of = "no frame has labels, so there is no truth" if result.truth is None else relative(result.truth)
         click.echo(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
+        verdicts.next_step(f"report {result.run}")
 
 
 @export.command(cls=Command, examples=("hela-store export onnx -s fluo --out decoder.onnx",))
@@ -146,6 +150,7 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
     else:
         apart = f"logits within {found.difference:.1g} of torch's"
         click.echo(f"{relative(found.path)}: decoder of {found.run}, window {found.window}; {apart}")
+        click.echo(f"Next: open it with onnxruntime.InferenceSession({relative(found.path)!r})")
 
 
 @export.command(
@@ -174,6 +179,7 @@ def ome_zarr(
     else:
         folders = ", ".join(relative(path) for path in found.images.values())
         click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
+        click.echo("Next: drag a folder into napari, which needs its plugin napari-ome-zarr")
 
 
 @export.command(name="micro-sam", cls=Command, examples=("hela-store export micro-sam 01/t012 -s fluo --out annotate",))

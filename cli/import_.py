@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json
@@ -39,3 +40,4 @@ def micro_sam(store: Store, embeddings: Path, what: str, device: str, as_json: b
     line = f'to read these in every command, set under [encoder] in store.toml source = "{found.source}"'
     rows = [("encoder key", found.key), ("views", done), ("source", line)]
     echo_facts(rows if not found.left else [*rows, ("left", f"{found.left} views of other frames of the store")])
+    verdicts.next_step("finetune")

@@ -9,8 +9,9 @@ import click
 
 from hela_store.pretrain.config import PretrainConfig
 
+from . import verdicts
 from .help import Command
-from .output import bars, note
+from .output import bars, note, relative
 
 
 @click.command(cls=Command, examples=("hela-store pretrain --dsb2018 DIR --out weights",))
@@ -61,4 +62,6 @@ def pretrain(out: Path, **choices: Any) -> None:
     """Train nano, the small SAM, on drawn scenes and labelled images. The same command resumes."""
     from hela_store.pretrain.train import pretrain
 
-    click.echo(pretrain(out, PretrainConfig(**choices), bars, note))
+    weights = pretrain(out, PretrainConfig(**choices), bars, note)
+    click.echo(weights)
+    verdicts.new_store("nano@2", relative(weights))

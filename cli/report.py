@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import json_option, store_option
 from .output import bars, echo_json, note, relative
@@ -48,3 +49,4 @@ def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> Non
             f"{relative(Path(found.path))}: {len(found.runs)} runs, {found.charts} charts, {found.cards} cells, {size}"
         )
         click.echo("Open it in a browser; the gallery begins with the worst cells.")
+        verdicts.next_step("explore")

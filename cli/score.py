@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note
@@ -58,6 +59,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
+    verdicts.other_labels(found, TRUTH_NAMES[truth])
 
 
 def _echo_paired(found: list[TruthScore]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from hela_store import EmbedReport, EvaluateResult, FinetuneResult, Store
     from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
+    from hela_store.evaluation.other_labels import TruthScore
     from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
@@ -44,6 +46,11 @@ def helped(word: str, mean: float) -> str:
 def next_step(words: str) -> None:
     """Print the command to type next."""
     click.echo(f"Next: {typed(words)}")
+
+
+def new_store(encoder: str, checkpoint: str) -> None:
+    """Print how a store is made with a checkpoint file."""
+    click.echo(f"Next: hela-store new NAME --dataset DIR --encoder {encoder} --checkpoint {shlex.quote(checkpoint)}")
 
 
 def evaluation(store: Store, result: EvaluateResult) -> None:
@@ -101,7 +108,7 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     ends = interval(result.mean_change, result.low, result.high)
     if result.best_step == 0:
         click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
-    elif math.isnan(result.low):
+    elif math.isnan(result.low) or result.frames == 1:
         few = "one validation frame is" if result.frames == 1 else f"{result.frames} validation frames are"
         click.echo(f"{result.mean_change:+.3f} IoU; {few} too few to say whether this is real.")
     else:
@@ -155,6 +162,25 @@ def segmentation(report: Mapping[str, Any], out: str) -> None:
     click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
     click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
     next_step("report")
+
+
+def machine(problems: int) -> None:
+    """Print whether this machine will do, and what to do next."""
+    if problems:
+        click.echo(f"{problems} {'problem has' if problems == 1 else 'problems have'} to be solved first; see above.")
+        click.echo("Next: hela-store doctor")
+    else:
+        click.echo("Everything that was checked works.")
+        click.echo("Next: hela-store demo")
+
+
+def other_labels(scores: Sequence[TruthScore], truth: str) -> None:
+    """Print how close runs come to other labels, beside the store's own labels."""
+    for row in scores:
+        ends = interval(row.over_labels.mean, row.over_labels.low, row.over_labels.high)
+        click.echo(f"{row.run} with {row.prompt}: IoU {row.iou:.3f} against the {truth}. The store's labels have")
+        click.echo(f"{row.between_iou:.3f} there; the difference is {ends}.")
+    next_step("report " + " ".join(dict.fromkeys(row.run for row in scores)))
 
 
 LARGE = 7

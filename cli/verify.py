@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import verdicts
 from .help import Command
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, echo_table
@@ -53,9 +54,10 @@ def _print(report: VerifyReport) -> None:
         rows.append(("deep", f"{text} (allowed {report.tolerance:.2g})"))
     if report.repaired:
         rows.append(("repaired", f"{len(report.repaired)} faults, {report.encoded} views encoded again"))
-    wrong = f"{len(report.faults)} faults; `hela-store verify --repair` puts right what can be; runs can not"
-    echo_facts([*rows, ("verdict", "whole" if report.whole else wrong)])
+    wrong = f"{len(report.faults)} faults; --repair mends all but runs, which have to be made again"
+    echo_facts([*rows, ("verdict", "whole: every file is as it was committed" if report.whole else wrong)])
     if report.faults:
         click.echo()
         columns = ["kind", "path", "frame", "tile", "note"]
         echo_table(columns, [[getattr(fault, name) for name in columns] for fault in report.faults])
+    verdicts.next_step("verify --repair" if report.faults else "embed" if report.left else "info")

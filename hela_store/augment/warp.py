@@ -58,7 +58,7 @@ class Warp:
 
     @cached_property
     def grid(self) -> npt.NDArray[np.float32]:
-        """Where each pixel of the view lies in the frame, float32, (2, row, col), x and y, px."""
+        """Return where each pixel of the view lies in the frame, float32, (2, row, col), x and y, px."""
         height, width = self.shape
         (a, b), (c, d) = self.variant.linear
         origin = self._affine(np.zeros((1, 2)))[0]
@@ -72,7 +72,7 @@ class Warp:
 
     @cached_property
     def beyond(self) -> BoolArray:
-        """Which pixels of the view lie beyond the frame, where it is reflected, bool, (row, col)."""
+        """Return which pixels of the view lie beyond the frame, where it is reflected, bool, (row, col)."""
         rows, columns = self.frame_shape
         x, y = self.grid
         outside: BoolArray = (x < -0.5) | (x > columns - 0.5) | (y < -0.5) | (y > rows - 0.5)

@@ -1,4 +1,4 @@
-"""Where independent jobs run: in processes of this machine, or on the workers of a Dask cluster that stands.
+"""Say where independent jobs run: in processes of this machine, or on the workers of a Dask cluster that stands.
 
 Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neither.
 """

@@ -1,4 +1,4 @@
-"""How long work reports where it is: the library calls, the command line draws."""
+"""Say how long work reports where it is: the library calls, the command line draws."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the tuned decoder has to beat, as runs in the catalog: one module each."""
+"""Say what the tuned decoder has to beat, as runs in the catalog: one module each."""

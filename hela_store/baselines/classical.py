@@ -32,7 +32,7 @@ from .rows import BaselineResult, once, write_run
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicalParameters:
-    """How a frame is segmented; lengths are in median cell diameters of the training frames.
+    """Describe how a frame is segmented; lengths are in median cell diameters of the training frames.
 
     Attributes
     ----------

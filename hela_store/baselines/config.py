@@ -37,7 +37,7 @@ class ClassicalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UnetConfig:
-    """How a U-Net is trained.
+    """Describe how a U-Net is trained.
 
     Attributes
     ----------

@@ -208,7 +208,7 @@ def _plan(config: UnetConfig) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What the U-Net learns, and its SEG on the validation frames."""
+    """Describe what the U-Net learns, and its SEG on the validation frames."""
 
     validation: _Validation
 

@@ -1,4 +1,4 @@
-"""What the U-Net learns of a label image, and how its answer becomes one again.
+"""Say what the U-Net learns of a label image, and how its answer becomes one again.
 
 Background, nucleus and border, as in Caicedo et al. ("Evaluation of deep learning strategies for nucleus segmentation
 in fluorescence images", Cytometry A 2019): the border keeps touching cells apart, a watershed gives it back to them.
@@ -27,7 +27,7 @@ BORDER_SIDE = 5
 
 @dataclass(frozen=True, kw_only=True)
 class UnetParameters:
-    """How probabilities become cells.
+    """Describe how probabilities become cells.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What an augmented view costs beside its encoding, on the CPU."""
+"""Say what an augmented view costs beside its encoding, on the CPU."""
 
 from __future__ import annotations
 

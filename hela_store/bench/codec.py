@@ -1,4 +1,4 @@
-"""What each codec costs and saves, on a store's own embeddings, and what it does to the cells that are decoded."""
+"""Say what each codec costs and saves, on a store's own embeddings, and what it does to the cells that are decoded."""
 
 from __future__ import annotations
 

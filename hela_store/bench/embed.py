@@ -1,4 +1,4 @@
-"""What reading, compressing and writing add to encoding: the whole of ``embed`` against the encoder alone."""
+"""Say what reading, compressing and writing add to encoding: the whole of ``embed`` against the encoder alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many views a second everything around the encoder can do: an encoder that answers at once is in its place.
+"""Say how many views a second everything around the encoder can do: an encoder that answers at once is in its place.
 
 A fast GPU waits for whatever is slower than itself: reading frames, making augmented views, compressing and writing
 embeddings. Each is timed alone, and then all of them together, as ``embed`` runs them.

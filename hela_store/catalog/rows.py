@@ -1,4 +1,4 @@
-"""What goes into the catalog: the files and run folders of a store, checked, as rows for ``schema.sql``."""
+"""Say what goes into the catalog: the files and run folders of a store, checked, as rows for ``schema.sql``."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class LabelLook:
 
     @property
     def scattered(self) -> npt.NDArray[np.bool_]:
-        """Which values lie in too many pieces for a cell, bool, (values,); two are too many of the only value."""
+        """Return which values lie in too many pieces for a cell, bool, (values,); of a lone value two are too many."""
         return self.pieces >= (MANY_PIECES if len(self.values) > 1 else MANY_PIECES - 1)
 
 

@@ -1,4 +1,4 @@
-"""What labels say and where they say nothing: gold over silver, the field of interest, valid pixels.
+"""Say what labels say and where they say nothing: gold over silver, the field of interest, valid pixels.
 
 Silver is the tracker reference: the result of a public tracking tool, complete but imitating one tool's style. Gold was
 drawn by people for some of the cells.

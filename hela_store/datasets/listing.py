@@ -1,4 +1,4 @@
-"""Which files of a folder are images, which are the labels of which image, and what is passed over.
+"""Say which files of a folder are images, which are the labels of which image, and what is passed over.
 
 ``images/`` with ``masks/`` beside it, or all in one folder; a mask has the name of its image, or that name and an
 ending such as ``_mask`` or ``_cp_masks``. Names count as equal whatever their Unicode form (a Mac writes another one).

@@ -1,4 +1,4 @@
-"""Which stills look alike: copies of one image, and images that may be of one slide.
+"""Say which stills look alike: copies of one image, and images that may be of one slide.
 
 A random split of single stills puts crops of one slide into training and test. So stills of like look are grouped, and
 a group goes whole into one block of the split. Two measures, neither of which needs labels:
@@ -40,7 +40,7 @@ _BATCH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """What stills look like, one row a still.
+    """Describe what stills look like, one row a still.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ PNG = (".png",)
 
 @dataclass(frozen=True, kw_only=True)
 class Plane:
-    """Where one 2-D image lies.
+    """Describe where one 2-D image lies.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ YOUNG = {0: (0.64, 2.3), 1: (0.76, 1.35), 2: (0.87, 1.1), 3: (0.95, 1.0)}  # age
 
 @dataclass(frozen=True, kw_only=True)
 class Habitat:
-    """Where and how the nuclei live.
+    """Describe where and how the nuclei live.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How good detections are: counts, curves, average precision, and recall of parts of the cells."""
+"""Say how good detections are: counts, curves, average precision, and recall of parts of the cells."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ IMPORTED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """How a detector is trained.
+    """Describe how a detector is trained.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class DetectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class YoloConfig:
-    """How a YOLO11s is trained; what is not here is ultralytics' default.
+    """Describe how a YOLO11s is trained; what is not here is ultralytics' default.
 
     Attributes
     ----------

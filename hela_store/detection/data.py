@@ -1,4 +1,4 @@
-"""What the ``grid`` head learns from: stored embeddings with the maps of their cells, an endless shuffled series."""
+"""Say what the ``grid`` head learns from: stored embeddings with the maps of their cells, shuffled without end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a detection run is, by box and by mask, and which cells it misses. No detector runs here."""
+"""Say how good a detection run is, by box and by mask, and which cells it misses. No detector runs here."""
 
 from __future__ import annotations
 

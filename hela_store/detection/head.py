@@ -38,7 +38,7 @@ LARGEST = HEAD_POSITIONS * 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """What the head says of B views, float32.
+    """Describe what the head says of B views, float32.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the head should say of a view, from its labels. NumPy only; positions as in :mod:`hela_store.detection.head`."""
+"""Make what the head should say of a view from its labels. NumPy only; see also :mod:`hela_store.detection.head`."""
 
 from __future__ import annotations
 

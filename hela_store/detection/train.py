@@ -160,7 +160,7 @@ def _plan(config: DetectorConfig, views: int) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What the head learns, and its F1 on the validation frames."""
+    """Describe what the head learns, and its F1 on the validation frames."""
 
     store: Store
     frames: Sequence[str]

@@ -42,12 +42,12 @@ class Work(Sequence[Group]):
 
     @property
     def size(self) -> int:
-        """How many views are to be committed."""
+        """Number of views that are to be committed."""
         return int(self._todo.sum())
 
     @property
     def passes(self) -> int:
-        """How many views are encoded for that: all of each group."""
+        """Number of views that are encoded for that: all of each group."""
         return len(self._views)
 
     @property

@@ -54,7 +54,7 @@ AGAIN = "what is committed stays, the same command resumes where it stopped"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What workers are told.
+    """Describe what workers are told.
 
     Attributes
     ----------

@@ -62,7 +62,7 @@ LEFTOVERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """How to embed; what to embed is in the recipe.
+    """Describe how to embed; what to embed is in the recipe.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class EmbedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedReport:
-    """What an embed did, or a dry run would do.
+    """Describe what an embed did, or a dry run would do.
 
     Attributes
     ----------

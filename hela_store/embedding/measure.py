@@ -139,7 +139,7 @@ def round_trips(index: np.ndarray, present: Ints, boxes: Ints, tiles: list[Rect]
 
 @dataclass(frozen=True, kw_only=True)
 class CellScale:
-    """How large cells are for SAM, in whole frames and in the recipe's tiles.
+    """Describe how large cells are for SAM, in whole frames and in the recipe's tiles.
 
     Attributes
     ----------

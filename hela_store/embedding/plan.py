@@ -1,10 +1,10 @@
-"""Which views will be embedded: durable before the first one is."""
+"""Say which views will be embedded: durable before the first one is."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -126,6 +126,21 @@ def varied_frames(
         return {frame for frame, _, _ in frames}
     blocks = assign(recipe.split, frames, recipe.dataset.stills, groups())
     return {frame for frame, block in blocks.items() if block == "train"}
+
+
+def count_views(recipe: Recipe, shapes: Mapping[str, tuple[int, int]], varied: Set[str]) -> int:
+    """Return how many views a plan over some frames has.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    shapes : dict of frame id to (rows, cols), px
+    varied : set of str
+        Ids of the frames whose views get variants.
+    """
+    tiles = {shape: len(tile_rectangles(shape, recipe.views.tile, recipe.views.overlap)) for shape in shapes.values()}
+    variants = recipe.augment.variants
+    return sum(tiles[shape] * (1 + variants * (frame in varied)) for frame, shape in shapes.items())
 
 
 def damped_share(plan: pa.Table) -> float:

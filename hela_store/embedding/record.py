@@ -34,7 +34,7 @@ DECODER_FILE = "decoder.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the last bits of an embedding depend on beyond recipe, weights and batch.
+    """Describe what the last bits of an embedding depend on beyond recipe, weights and batch.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ IMPORTED = Conditions(device="imported", processor="", torch="", threads=0)
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecord:
-    """How the first embed of an encoder key ran.
+    """Describe how the first embed of an encoder key ran.
 
     Attributes
     ----------

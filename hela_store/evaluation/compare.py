@@ -117,7 +117,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What :func:`compare` found.
+    """Describe what :func:`compare` found.
 
     Attributes
     ----------

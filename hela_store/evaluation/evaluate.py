@@ -5,13 +5,14 @@ The decoder's weights are the only ones loaded; embeddings come from the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import PromptError
@@ -27,7 +28,7 @@ from .foreign import Swap, filled, foreign_cells, load_vector, swap_of
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
-from .questions import Question, Score, answer, truth_questions, with_details
+from .questions import REPEATABLE, Question, Score, answer, truth_questions, with_details
 from .reads import data_digest
 from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
@@ -35,6 +36,9 @@ from .scores import PromptScore, summarise
 from .scorings import store_scorings
 from .subsets import SubsetScore, pending_subsets
 from .tracks import store_protocol, unseen_cells
+
+BATCH = 32
+"""Prompts between two moves of the progress bar."""
 
 
 class HasRun(Protocol):
@@ -143,10 +147,10 @@ def evaluate(
         folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
         with folder.tidied():
             parts = foreign_cells(store, frames, config.foreign)
-            shown = progress(parts, total=len(frames), what=f"evaluate {config.split}")
-            swap = _swap(checkpoint, frames, config)
-            answered = partial(answer, store, decoder, window=window, swap=swap)
-            scores = summarise(_score_frames(shown, _asker(store, config, fitted), answered, folder))
+            expected = _expected(store, config, frames, fitted)
+            shown = partial(progress, total=expected, what=f"evaluate {config.split}, prompts")
+            answered = partial(answer, store, decoder, window=window, swap=_swap(checkpoint, frames, config))
+            scores = summarise(_score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
@@ -219,18 +223,49 @@ def _score_frames(
     asker: Callable[[FrameCells], Sequence[Question]],
     answered: Callable[[Sequence[Question]], list[Score]],
     folder: RunFolder,
+    shown: Callable[[Iterable[None]], Iterable[None]],
 ) -> list[Score]:
+    """Score frames, write their rows and return the scores; ``shown`` gets an item for every prompt that is scored."""
     scores: list[Score] = []
-    prompts, predictions = [], []
-    for frame in frames:
-        for score in with_details(answered(asker(frame)), frame.label):
-            number = f"{len(scores):06d}"
-            prompts.append(prompt_row(score, number, frame.split))
-            predictions.append(prediction_row(score, number, frame.shape))
-            scores.append(_light(score))
+    prompts: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[None]:
+        for frame in frames:
+            questions, found = asker(frame), dict[int, Score]()
+            for index in _batches(questions):
+                part = with_details(answered([questions[i] for i in index]), frame.label)
+                for i, score in zip(index, part, strict=True):
+                    found[i] = score
+                    yield
+            for i in range(len(questions)):
+                number = f"{len(scores):06d}"
+                prompts.append(prompt_row(found[i], number, frame.split))
+                predictions.append(prediction_row(found[i], number, frame.shape))
+                scores.append(_light(found[i]))
+
+    for _ in shown(steps()):
+        pass
     folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
     folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
     return scores
+
+
+def _batches(questions: Sequence[Question]) -> Iterator[list[int]]:
+    """Yield the places of questions of one tile, at most :data:`BATCH`, so that progress shows every second or so."""
+    by_row: dict[int, list[int]] = {}
+    for i, question in enumerate(questions):
+        by_row.setdefault(question.tile.row, []).append(i)
+    for index in by_row.values():
+        yield from (index[start : start + BATCH] for start in range(0, len(index), BATCH))
+
+
+def _expected(store: Store, config: EvaluateConfig, frames: Sequence[str], fitted: FittedPrompts | None) -> int:
+    """Return how many prompts will be scored."""
+    if fitted is not None:
+        return fitted.fit.scored
+    cells = int(pc.sum(pc.is_in(store.cells_table()["frame"], pa.array(frames))).as_py() or 0)
+    return cells * sum(1 if kind in REPEATABLE else config.prompt_seeds for kind in config.prompts)
 
 
 def _light(score: Score) -> Score:

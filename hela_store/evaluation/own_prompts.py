@@ -42,7 +42,7 @@ NAMED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPrompts:
-    """Where prompts come from.
+    """Describe where prompts come from.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Unmatched:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPromptsFit:
-    """How the prompts that a user brought fit the cells of a split.
+    """Describe how the prompts that a user brought fit the cells of a split.
 
     Attributes
     ----------

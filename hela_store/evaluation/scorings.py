@@ -1,4 +1,4 @@
-"""How often test frames have been scored: in this store, and in all stores of a user.
+"""Say how often test frames have been scored: in this store, and in all stores of a user.
 
 Whoever looks at the test block often chooses on it. The runs of a store say how often it was scored there, but another
 store of the same frames begins at nothing. So every scoring is also a line in a file of the user's, keyed by the sums
@@ -30,7 +30,7 @@ _MASKS = ("predictions", "detections")
 
 @dataclass(frozen=True, kw_only=True)
 class Scorings:
-    """How often test frames have been scored.
+    """Describe how often test frames have been scored.
 
     Attributes
     ----------
@@ -46,10 +46,10 @@ class Scorings:
     problem: str = ""
 
     def __str__(self) -> str:
-        text = f"this store's test split has been scored {self.here} times"
+        text = f"This store's test block has been scored {_times(self.here)}"
         if self.everywhere is None:
-            return text
-        return f"{text}; its frames {self.everywhere} times in all stores of this user, against any labels"
+            return text + "."
+        return f"{text},\nand its frames {_times(self.everywhere)} in all stores of this user, against any labels."
 
     def notes(self) -> list[str]:
         """Return what keeps the numbers from being whole, a line each."""
@@ -161,3 +161,7 @@ class _Known:
         """Count the scorings that looked at any of these frames."""
         wanted = set(frames)
         return sum(not wanted.isdisjoint(self._sets.get(name, ())) for name in self._scored.values())
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

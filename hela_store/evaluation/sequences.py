@@ -49,7 +49,7 @@ class RunLabels:
 
     @property
     def suffix(self) -> str:
-        """What the names of scores end in."""
+        """The ending of the names of scores."""
         return ORACLE if self.prompt is not None else ""
 
     def __iter__(self) -> Iterator[tuple[FrameRecord, npt.NDArray[np.int32]]]:

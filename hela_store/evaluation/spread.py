@@ -1,4 +1,4 @@
-"""How scores spread over frames: mean, median and quartiles of the frames' means."""
+"""Say how scores spread over frames: mean, median and quartiles of the frames' means."""
 
 from __future__ import annotations
 

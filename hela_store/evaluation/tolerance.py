@@ -1,4 +1,4 @@
-"""How far two truths of one nucleus lie apart: the tolerance below which a boundary score tells nothing.
+"""Say how far two truths of one nucleus lie apart: the tolerance below which a boundary score tells nothing.
 
 The normalised surface Dice of Nikolov et al. (2018) takes its tolerance from how far experts disagree. Here it is the
 disagreement of the store's labels with other labels of the same nuclei.
@@ -18,7 +18,7 @@ from hela_store.metrics.boundaries import Distances, surface_dice, surface_dista
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How far the boundaries of two truths are apart, over nuclei that both have.
+    """Describe how far the boundaries of two truths are apart, over nuclei that both have.
 
     Attributes
     ----------

@@ -1,3 +1,3 @@
-"""What other tools read and write: one module a format; ``export.py`` names the exporters."""
+"""Say what other tools read and write: one module a format; ``export.py`` names the exporters."""
 
 from . import export as export

@@ -59,7 +59,7 @@ class CtcExport:
 
     @property
     def frames(self) -> int:
-        """How many frames were written."""
+        """Number of frames that were written."""
         return len(self.masks)
 
 

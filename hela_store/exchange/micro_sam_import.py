@@ -92,7 +92,7 @@ class Embeddings:
 
     @property
     def frames(self) -> int | None:
-        """How many frames a sequence has; None of a single image."""
+        """Number of frames of a sequence; None of a single image."""
         return self.features.shape[0] if self.features.ndim == 5 else None
 
     def read(self, number: int) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Where exports go: nothing is overwritten, and a folder is whole or not there."""
+"""Say where exports go: nothing is overwritten, and a folder is whole or not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are: tiles of a frame, views, SAM's input, and SAM's 256x256 mask grid. NumPy only.
+"""Say where things are: tiles of a frame, views, SAM's input, and SAM's 256x256 mask grid. NumPy only.
 
 Rectangles are ``(x0, y0, width, height)`` px, frame. Boxes are ``(x0, y0, x1, y1)`` with x1, y1 exclusive.
 Points have pixel centres at integers, in frames as in SAM's input, so a pixel edge lies at -0.5.

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of published runs; nothing but the command that made a run makes them again."""
+"""Say what can be wrong with the files of published runs; nothing but the command that made a run makes them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a store's files, found by comparing them with its digests and its plan."""
+"""Say what can be wrong with a store's files, found by comparing them with its digests and its plan."""
 
 from __future__ import annotations
 

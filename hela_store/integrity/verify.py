@@ -62,7 +62,7 @@ ENCODER_TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2, "float16": 2e-2}
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """How to verify.
+    """Describe how to verify.
 
     Attributes
     ----------

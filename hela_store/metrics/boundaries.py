@@ -1,4 +1,4 @@
-"""How far the boundary of a mask is from the truth's, in px of the frame.
+"""Say how far the boundary of a mask is from the truth's, in px of the frame.
 
 A boundary pixel belongs to the mask and has one of its four neighbours outside of it; beyond the crop nothing belongs
 to the mask. Distances run between the centres of boundary pixels. These are MONAI's rules

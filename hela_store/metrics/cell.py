@@ -16,7 +16,7 @@ from .overlap import equivalent_diameter
 
 @dataclass(frozen=True, kw_only=True)
 class CellScores:
-    """What the columns of the same names hold.
+    """Describe what the columns of the same names hold.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How well a probability tells right answers from failures.
+"""Say how well a probability tells right answers from failures.
 
 An expected calibration error says little where failures are rare: a constant has one of almost 0. So the Brier score
 stands beside that of the constant, and how well failures are ranked beside chance.

@@ -1,4 +1,4 @@
-"""Which way a prediction failed: one word a cell, by written rules.
+"""Say which way a prediction failed: one word a cell, by written rules.
 
 With P the predicted pixels, T the pixels of the cell that was asked for, and other cells as the frame's labels have
 them, the first rule that holds gives the word:
@@ -40,7 +40,7 @@ _EIGHT = np.ones((3, 3), bool)
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Where a prediction lies, and the word for it.
+    """Describe where a prediction lies, and the word for it.
 
     Attributes
     ----------

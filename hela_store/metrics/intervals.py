@@ -48,7 +48,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """What the rows of a table are draws of: int64, (rows,) each, any numbers.
+    """Describe what the rows of a table are draws of: int64, (rows,) each, any numbers.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Interval:
 
     @property
     def standing(self) -> Word:
-        """Where the interval lies, however few its units: ``""`` only without an interval.
+        """The place of the interval, however few its units: ``""`` only without an interval.
 
         Better or worse: wholly beyond :data:`MARGIN`; equivalent: wholly within it on both sides; else undecided.
         """

@@ -1,4 +1,4 @@
-"""Which object is which: every rule by which results and truth become pairs.
+"""Say which object is which: every rule by which results and truth become pairs.
 
 One to one, from a table of IoUs: :func:`match` (detections, baselines, tracks, and boxes and masks that a user gave as
 prompts). From the pixels that two label images share: :func:`majority` (the Cell Tracking Challenge) and

@@ -1,4 +1,4 @@
-"""Which cells of different frames are the same cell: by their labels where these say so, else by overlap.
+"""Say which cells of different frames are the same cell: by their labels where these say so, else by overlap.
 
 All frames of a block show mostly the same cells, so a cell over time is what an interval has to count once. Labels of a
 tracked data set keep their value over time. Others are numbered anew in each frame; then a cell is linked with the one

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """How ``nano`` is trained.
+    """Describe how ``nano`` is trained.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How else a crop could have been photographed: polarity, relief, focus, light, gamma and noise."""
+"""Change a crop into another photograph of the same cells: polarity, relief, focus, light, gamma and noise."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from hela_store.datasets.nuclei import (
 
 @dataclass(frozen=True, kw_only=True)
 class ReliefStyle:
-    """What the cells of one relief scene have in common; heights relative, lengths px.
+    """Describe what the cells of one relief scene have in common; heights relative, lengths px.
 
     Attributes
     ----------

@@ -44,7 +44,7 @@ BANK = 288
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What the cells of one scene have in common; lengths in px, strengths relative to a cell of brightness 1.
+    """Describe what the cells of one scene have in common; lengths in px, strengths relative to a cell of brightness 1.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ LEAST_AREA = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """What the cells of one scene have in common; lengths px.
+    """The common traits of the cells of one scene; lengths px.
 
     Attributes
     ----------

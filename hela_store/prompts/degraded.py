@@ -142,7 +142,7 @@ def draw_degraded_mask(rng: np.random.Generator, cell: CellContext, bin: int | N
 
 
 def _miss(score: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    """How far a score lies outside of a bin; the upper end is outside."""
+    """Return how far a score lies outside of a bin; the upper end is outside."""
     return np.where(score < low, low - score, np.where(score >= high, score - high + 1e-9, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""How embeddings are stored: core Zarr v3 codecs only, so that any Zarr reader opens them.
+"""Say how embeddings are stored: core Zarr v3 codecs only, so that any Zarr reader opens them.
 
 Lossy rounding happens to the array before it is written (``BitRound`` as a stored codec is outside the v3
 specification); what is in the ledger is the digest of the rounded values.
@@ -44,7 +44,7 @@ class Codec:
 
     @property
     def level(self) -> int:
-        """How hard Blosc tries, 1 to 9."""
+        """Level at which Blosc compresses, 1 to 9."""
         return LZ4_LEVEL if self.compressor == "lz4" else ZSTD_LEVEL
 
     def prepare(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -1,4 +1,4 @@
-"""Which frames train, validate and test: blocks in time with unused gaps, because neighbours show the same cells."""
+"""Say which frames train, validate and test: blocks in time with unused gaps, as neighbours show the same cells."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SplitLike(Protocol):
 
     @property
     def fold(self) -> int:
-        """Which of them is the test block, from 0."""
+        """Number of the fold that is the test block, from 0."""
         ...
 
 

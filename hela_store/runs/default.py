@@ -1,4 +1,4 @@
-"""Which tuned decoder may stand in for the one an encoder came with: one that is higher on validation.
+"""Say which tuned decoder may stand in for the one an encoder came with: one that is higher on validation.
 
 A fine-tuning is judged on validation tracks that did not choose its step (:mod:`hela_store.training.guard`). It may
 stand in where the mean IoU rose there. A rise by chance does little harm: such a decoder is about as good as zero-shot.

@@ -1,4 +1,4 @@
-"""What killed processes left in ``runs/``: cleared by whoever begins a run, never while a process uses it."""
+"""Say what killed processes left in ``runs/``: cleared by whoever begins a run, never while a process uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of a SAM are adapted, and adapters as files.
+"""Say which layers of a SAM are adapted, and adapters as files.
 
 An adapter is a safetensors file of what was learned beside frozen weights; its header says which these are.
 """
@@ -30,7 +30,7 @@ Part = Literal["decoder", "encoder"]
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What learns beside frozen weights.
+    """Describe what learns beside frozen weights.
 
     Attributes
     ----------

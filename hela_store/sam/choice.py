@@ -1,4 +1,4 @@
-"""Which encoder is meant: a known name, a file of weights, or both."""
+"""Say which encoder is meant: a known name, a file of weights, or both."""
 
 from __future__ import annotations
 

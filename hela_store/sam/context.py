@@ -1,4 +1,4 @@
-"""What the second edition of ``nano`` adds to the blocks of the first: sight of the whole view, and across windows.
+"""The blocks that the second edition of ``nano`` adds: they see the whole view, and across windows.
 
 Windows of 16 positions hold a nucleus and its neighbours, but of a cell 300 px across only a piece of the inside.
 Tokens 32 and 64 px apart are cheap (1,024 and 256 of them), and there a window of 16 holds half of the view and all of

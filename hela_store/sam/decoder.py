@@ -88,7 +88,7 @@ class SamPrompts:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What the decoder says about B prompts.
+    """Describe what the decoder says about B prompts.
 
     Attributes
     ----------

@@ -75,7 +75,7 @@ def free_memory(device: torch.device) -> None:
 
 
 class Room:
-    """How many images a device has memory for at once; found by trying, and kept for the next time.
+    """Describe how many images a device has memory for at once; found by trying, and kept for the next time.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which data sets what ships with this package was looked at beside, so that "zero-shot" says what it is."""
+"""Say which data sets what ships with this package was looked at beside, so that "zero-shot" says what it is."""
 
 from __future__ import annotations
 

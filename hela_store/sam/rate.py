@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices, which says whether bfloat16 pays there."""
+"""Say how fast a device multiplies matrices, which says whether bfloat16 pays there."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class FoundCell:
 
     @property
     def signs(self) -> list[float]:
-        """What tells a good mask from a bad one without labels: see :mod:`hela_store.segmentation.calibration`."""
+        """Return signs of a good mask that need no labels; see :mod:`hela_store.segmentation.calibration`."""
         return [self.predicted_iou, self.score, self.box_agreement, self.mask_agreement]
 
 

@@ -37,7 +37,7 @@ class DetectedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """How frames are segmented.
+    """Describe how frames are segmented.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which detector and decoder segment: the runs that settings name, loaded once."""
+"""Say which detector and decoder segment: the runs that settings name, loaded once."""
 
 from __future__ import annotations
 

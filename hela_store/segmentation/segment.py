@@ -158,7 +158,7 @@ def segment_image(image: npt.ArrayLike, prompts: DetectedConfig | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """What segments: its recipe and settings, every choice made, and how it is loaded when there is work."""
+    """Describe what segments: its recipe and settings, every choice made, and how it is loaded when there is work."""
 
     recipe: Recipe
     prompts: DetectedConfig
@@ -278,7 +278,7 @@ def _names(near: Near, item: Item) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every frame is segmented with, and where its results go."""
+    """Describe what every frame is segmented with, and where its results go."""
 
     segmenter: Segmenter
     config: SegmentConfig

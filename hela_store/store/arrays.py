@@ -64,7 +64,7 @@ class Arrays:
 
     @property
     def start_method(self) -> str | None:
-        """How processes that read on must be started (``multiprocessing_context`` of a loader); None for any way."""
+        """Way to start processes that read on (``multiprocessing_context`` of a loader); None for any way."""
         # connections to a bucket do not survive a fork
         return None if isinstance(self.storage, Folder) else "spawn"
 

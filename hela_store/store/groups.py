@@ -1,4 +1,4 @@
-"""Which stills of a store belong together, as its recipe's ``split.group`` says."""
+"""Say which stills of a store belong together, as its recipe's ``split.group`` says."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class CellRecord(_Record):
 
 @dataclass(frozen=True, slots=True)
 class CellBox(_Record):
-    """Where a labelled cell is: what training reads of :class:`CellRecord`; px, frame, or of a variant px, view."""
+    """Hold the place of a labelled cell, as training reads it; px, frame, or px, view, of a variant."""
 
     cell: str
     frame: str

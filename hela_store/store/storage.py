@@ -1,4 +1,4 @@
-"""Where the arrays lie: a folder, or a bucket in object storage (:mod:`hela_store.store.bucket`).
+"""Say where the arrays lie: a folder, or a bucket in object storage (:mod:`hela_store.store.bucket`).
 
 Names are keys of Zarr relative to the root of the arrays, such as ``"embeddings/<key>/embedding/c.0.0.0.0"``.
 """
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Storage(Protocol):
-    """What arrays need of the place they lie in."""
+    """Describe what arrays need of the place they lie in."""
 
     root: str
     """How the place is called in messages."""

@@ -1,4 +1,4 @@
-"""Which encoder for these cells: the study of several encoders in one store, paired on the same cells and prompts.
+"""Say which encoder for these cells: the study of several encoders in one store, paired on the same cells and prompts.
 
 Every encoder has embeddings and runs under a key of its own, beside those of the recipe. What is there already is used
 again, so an interrupted comparison goes on with what is left.
@@ -114,7 +114,7 @@ class EncoderStudy:
 
     @property
     def errors(self) -> list[str]:
-        """Why fine-tunings are missing."""
+        """Reasons why fine-tunings are missing."""
         return [f"{label}: {error}" for label, result in self.studies.items() for error in result.errors]
 
     def to_json(self) -> dict[str, Any]:

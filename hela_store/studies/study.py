@@ -51,7 +51,7 @@ REFERENCE = {"box": (0.8366, 0.9081), "point": (0.7298, 0.8356), "mask": (0.7209
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What goes into the table.
+    """Describe what goes into the table.
 
     Attributes
     ----------

@@ -64,7 +64,7 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """How weights follow the gradients.
+    """Describe how weights follow the gradients.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
-    """Which cells and prompts a training step shows.
+    """Describe which cells and prompts a training step shows.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class PromptsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What the masks are trained with.
+    """Describe what the masks are trained with.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """How often the validation block is scored, and on how much of it.
+    """Describe how often the validation block is scored, and on how much of it.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataConfig:
-    """What training reads, and how.
+    """Describe what training reads, and how.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class AdaptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """How a decoder is fine-tuned.
+    """Describe how a decoder is fine-tuned.
 
     Attributes
     ----------

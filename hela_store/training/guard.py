@@ -26,7 +26,7 @@ NOTICEABLE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How IoU changed from zero-shot to tuned, on the judging half of the validation tracks.
+    """Describe how IoU changed from zero-shot to tuned, on the judging half of the validation tracks.
 
     Attributes
     ----------

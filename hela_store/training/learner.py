@@ -1,4 +1,4 @@
-"""What learns in a fine-tuning: a mask decoder or adapters in it, and with them the last blocks of the encoder."""
+"""Say what learns in a fine-tuning: a mask decoder or adapters in it, and with them the last blocks of the encoder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Learner(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device that it is on."""
         return next(self.parameters()).device
 
     def embed(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every training keeps in its run's ``config.json``, and when two of them are the same training."""
+"""Say what every training keeps in its run's ``config.json``, and when two of them are the same training."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ class Task(Protocol[AnyNetwork, Batch]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a training lasts and how often it is looked at.
+    """Describe how long a training lasts and how often it is looked at.
 
     Attributes
     ----------

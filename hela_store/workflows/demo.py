@@ -61,7 +61,7 @@ class DemoRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoReport:
-    """What the demo made.
+    """Describe what the demo made.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ LEAST_FREE = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorReport:
-    """How this machine and installation are.
+    """Describe how this machine and installation are.
 
     Attributes
     ----------

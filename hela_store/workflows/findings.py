@@ -1,4 +1,4 @@
-"""What `hela-store new` found in a data set, in words: for the terminal, and as comments of the recipe."""
+"""Say what `hela-store new` found in a data set, in words: for the terminal, and as comments of the recipe."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
         )
     if summary.lapses:
         text = (
-            "these stills seem to be a time-lapse (names count up, neighbours look alike): train and test must be "
-            "blocks of time, as they are unless --train-frames and its like say otherwise"
+            "these images seem to be a time-lapse, because their names count up and neighbours look alike; train and "
+            "test are blocks of time, keep them so if you set --train-frames"
         )
         rows.append(("warning", text))
     return rows + [("warning", text) for text in summary.warnings]

@@ -21,6 +21,8 @@ from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
 BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
+FORMS = ("box", "point", "mask")
+"""Kinds of prompt that are made from detections."""
 SCORES = """
     SELECT run, prompt, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty
     FROM cell_metrics GROUP BY run, prompt ORDER BY run, prompt
@@ -80,6 +82,8 @@ class StoreInfo:
     default_run : str or None
         The latest fine-tuning that learned something and is not worse than zero-shot on validation: what `evaluate`
         scores unless told.
+    default_runs : dict of str to str or None
+        The default run by kind of prompt: what `segment --form` and `evaluate --prompt detected` use unless told.
     unfinished : tuple of str
         Runs that were started and not published; some may be running now.
     copies : str
@@ -101,6 +105,7 @@ class StoreInfo:
     scale: CellScale | None
     runs: tuple[RunLine, ...]
     default_run: str | None
+    default_runs: dict[str, str | None]
     unfinished: tuple[str, ...]
     copies: str = ""
 
@@ -133,6 +138,8 @@ class StoreInfo:
         if self.scale is not None:
             rows += _scale_facts(self.scale)
         rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
+        if self.default_run:
+            rows += [(f"- for {kind}", run or "none: the zero-shot decoder") for kind, run in self.default_runs.items()]
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
             hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
@@ -158,7 +165,7 @@ def info(store: Store) -> StoreInfo:
         if store.plan_path().exists():
             views = unique_views(store.views_table())
             planned, done = len(views), int(done_of(store, views).sum())
-    default = default_run(store.path, store.key)
+    default, *by_form = (default_run(store.path, store.key, kind) for kind in (None, *FORMS))
     return StoreInfo(
         store=str(store.path),
         name=recipe.name,
@@ -183,6 +190,7 @@ def info(store: Store) -> StoreInfo:
         scale=cell_scale(store) if ingested else None,
         runs=tuple(_runs(store)),
         default_run=default.id if default else None,
+        default_runs={kind: run.id if run else None for kind, run in zip(FORMS, by_form, strict=True)},
         unfinished=tuple(partial_runs(store.path)),
         copies=str(find_copies(store) or "") if ingested else "",
     )

@@ -1,4 +1,4 @@
-"""What `hela-store new` does: look at the data, decide what can be decided from it, write a commented recipe."""
+"""Say what `hela-store new` does: look at the data, decide what can be decided from it, write a commented recipe."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from hela_store.augment.ranges import AugmentRecipe, paper_augment
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets import DatasetSummary, inspect, open_dataset
+from hela_store.embedding.plan import count_views, varied_frames
 from hela_store.errors import AlreadyComplete, HelaError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
 from hela_store.recipe.recipe import (
@@ -64,6 +65,8 @@ class NewReport:
         How many stills are copies of another, and how stills are grouped; empty where they were not compared.
     protocol : str
         What scores on the test block mean, such as ``"train 01, test 02"``.
+    planned : int
+        Views that `embed` will encode: tiles of all frames, with their variants.
     """
 
     store: Store
@@ -72,6 +75,7 @@ class NewReport:
     trained: bool
     stills: str = ""
     protocol: str = ""
+    planned: int = 0
 
     @property
     def views(self) -> int:
@@ -105,6 +109,7 @@ class NewReport:
             "tile": recipe.views.tile,
             "overlap": recipe.views.overlap,
             "views_per_frame": self.views,
+            "views_planned": self.planned,
             "encoder": {
                 "name": recipe.encoder.name or recipe.encoder.architecture,
                 "architecture": recipe.encoder.architecture,
@@ -127,9 +132,9 @@ class NewReport:
         spans = "" if whole is None or tiled is None else f"; the median cell spans {tiled:.1f} embedding positions"
         if recipe.views.tile:
             spans += "" if whole is None else f" ({whole:.1f} whole)"
-            views = f"tiles of {recipe.views.tile} px, overlap {recipe.views.overlap} px, {self.views} a frame{spans}"
+            views = f"{self.planned}: tiles of {recipe.views.tile} px, overlap {recipe.views.overlap} px{spans}"
         else:
-            views = f"whole frames{spans}"
+            views = f"{self.planned}: whole frames{spans}"
         encoder = (recipe.encoder.name or recipe.encoder.architecture) + (
             "" if self.trained else " (untrained: random weights)"
         )
@@ -209,6 +214,7 @@ def _make(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, prog
         trained=planned.trained,
         stills=planned.stills,
         protocol=planned.protocol,
+        planned=planned.views,
     )
 
 
@@ -222,6 +228,7 @@ class _Planned:
     trained: bool
     stills: str
     protocol: str
+    views: int
 
 
 def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, progress: Progress = silent) -> _Planned:
@@ -259,6 +266,7 @@ def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, p
         arrays=_arrays(config),
         split=split,
     )
+    varied = varied_frames(recipe, frames, lambda: grouping.of)
     findings = [f"{what}: {value}" for what, value in findings_of(summary, dataset)]
     findings += [f"stills: {grouping.text}"] if grouping.text else []
     return _Planned(
@@ -268,6 +276,7 @@ def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, p
         trained=encoder.sha256 != UNTRAINED,
         stills=grouping.text,
         protocol="" if stills else protocol(placed, {e.id: e.sequence for e in entries}),
+        views=count_views(recipe, {e.id: e.image.shape for e in entries}, varied),
     )
 
 

@@ -57,7 +57,7 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class NewData:
-    """How the data set is read.
+    """Describe how the data set is read.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class NewData:
 
 @dataclass(frozen=True, kw_only=True)
 class NewEncoder:
-    """Which SAM encodes the views.
+    """Describe which SAM encodes the views.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class NewEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class NewTiles:
-    """How frames are cut.
+    """Describe how frames are cut.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class NewTiles:
 
 @dataclass(frozen=True, kw_only=True)
 class NewArrays:
-    """How arrays are stored, and where: ``data`` is empty for beside the recipe, or ``"s3://bucket/prefix"``."""
+    """Describe how and where arrays are stored: ``data`` is empty (beside the recipe) or ``"s3://bucket/prefix"``."""
 
     codec: str = "zstd"
     data: str = ""
@@ -126,7 +126,7 @@ class NewArrays:
 
 @dataclass(frozen=True, kw_only=True)
 class NewAugment:
-    """How many augmented variants every view gets, and which.
+    """Describe how many augmented variants every view gets, and which.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class NewAugment:
 
 @dataclass(frozen=True, kw_only=True)
 class NewSplit:
-    """Which frames train, validate and test; blocks in time where nothing is given.
+    """Describe which frames train, validate and test; blocks in time where nothing is given.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class NewSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class NewConfig:
-    """What to make a store of.
+    """Describe what to make a store of.
 
     Attributes
     ----------

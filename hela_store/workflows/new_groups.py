@@ -1,4 +1,4 @@
-"""What `hela-store new` decides about stills that belong together."""
+"""Say what `hela-store new` decides about stills that belong together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_GROUP = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """How stills are grouped: ``split.group`` of the recipe, the group of each, and what to say about it."""
+    """Describe how stills are grouped: ``split.group`` of the recipe, the group of each, and what to say about it."""
 
     by: str
     of: dict[str, str] | None

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import duckdb
 import pytest
+import tifffile
 from hela_store_cli.main import main
 
 from hela_store.store.store import Store
@@ -80,6 +81,7 @@ def test_the_pages_name_only_commands_and_options_there_are(line: str) -> None:
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 SMALLER = {
     "stores/fluo": "{store}",
+    "new_frames/t000.tif": "{frame}",
     "t012": "t002",
     "steps=500": "steps=2, workers=0",
     "count=500": "count=2",
@@ -88,9 +90,11 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_the_python_of_the_pages_runs(store: Store, code: str) -> None:
+def test_the_python_of_the_pages_runs(store: Store, tmp_path: Path, code: str) -> None:
+    frame = tmp_path / "t000.tif"
+    tifffile.imwrite(frame, store.frames("01")["image"][0].values)
     for there, here in SMALLER.items():
-        code = code.replace(there, here.format(store=store.path))
+        code = code.replace(there, here.format(store=store.path, frame=frame))
     exec(code, {})
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from console import Run
+
+from hela_store.store.store import Store
 
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
 
@@ -32,3 +35,32 @@ def test_a_fine_tuning_that_changed_nothing_says_what_to_try(run: Run, scored: P
     done = run("finetune", "-s", scored, "--lr", "1e-12", *QUICK).stdout
     assert "Fine-tuning changed nothing; try a higher --lr or more --steps." in done or "too few to say" in done
     assert done.splitlines()[-1].startswith("Next: hela-store ") and f"-s {scored}" in done.splitlines()[-1]
+
+
+def test_every_other_command_ends_with_the_next_step(run: Run, scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored, tmp_path / "s")
+    evaluations = sorted(path.name for path in (tmp_path / "s/runs").iterdir() if "-evaluate-" in path.name)
+    where = tmp_path / "s"
+    lines = {
+        ("verify",): "info",
+        ("catalog", "rebuild"): "report",
+        ("augment", "preview", "--out", "a.png"): "embed",
+        ("compare", *evaluations[:2]): f"report {' '.join(evaluations[:2])}",
+        ("export", "coco", evaluations[0], "--prompt", "box", "--out", "a.json"): f"report {evaluations[0]}",
+    }
+    for words, told in lines.items():
+        assert run(*words, "-s", where).stdout.splitlines()[-1] == f"Next: hela-store {told} -s {where}"
+
+
+def test_a_damaged_store_is_told_how_to_mend_it(run: Run, store: Store) -> None:
+    (chunk, *_) = sorted((store.path / "arrays.zarr/embeddings").glob("*/embedding/c.*"))
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    done = run("verify", "-s", store.path, code=1).stdout
+    assert done.splitlines()[-1] == f"Next: hela-store verify --repair -s {store.path}"
+
+
+def test_the_report_names_what_was_scored_on_another_block(run: Run, scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored, tmp_path / "s")
+    run("evaluate", "-s", tmp_path / "s", "--zero-shot", "--prompt", "point-centre", "--split", "val")
+    done = run("report", "-s", tmp_path / "s", "--out", "r.html")
+    assert "left out, because this report is of test: zero-shot on val (" in done.stderr

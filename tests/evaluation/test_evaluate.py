@@ -1,5 +1,7 @@
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,6 +21,7 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from stores import reseal_labels, reseal_tables
 
+T = TypeVar("T")
 ALL = ("box", "box-exact", "point", "point-centre", "mask", "mask-previous")
 
 
@@ -204,3 +207,19 @@ def test_a_tuned_run_is_scored_with_its_own_weights(store: Store) -> None:
     assert result.checkpoint == tuned.run
     kinds = store.sql("select kind, parent from runs where id = ?".replace("?", f"'{result.run}'")).fetchall()[0]
     assert kinds == ("evaluate", tuned.run)
+
+
+def test_progress_moves_prompt_by_prompt_not_frame_by_frame(store: Store) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def count(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+        moves = 0
+        for item in iterable:
+            moves += 1
+            yield item
+        seen.append((what, total, moves))
+
+    prompts = EvaluateConfig(prompts=("box", "box-exact"), prompt_seeds=3, split="all")
+    result = evaluate(store, None, prompts, progress=count)
+    n = sum(score.n for score in result.prompts.values())
+    assert ("evaluate all, prompts", n, n) in seen

@@ -27,7 +27,7 @@ def test_another_store_of_the_same_frames_goes_on_counting(embedded: Path, tmp_p
     evaluate(two, None, EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8, split="val"))
     found = count_scorings(two, file)
     assert (found.here, found.everywhere) == (1, 2)
-    assert str(found).startswith("this store's test split has been scored 1 times; its frames 2 times in all stores")
+    assert str(found).startswith("This store's test block has been scored once,\nand its frames 2 times in all stores")
     found = count_scorings(one, file, [run])
     assert (found.here, found.everywhere) == (1, 3), "scores against other labels count, too"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_used_is_said_and_the_stores_own_count_stands(
     file.write_text(content)
     found = count_scorings(store, file)
     assert (found.here, found.everywhere) == (1, None) and "line 1 is damaged" in found.problem
-    assert file.read_text() == content and str(found) == "this store's test split has been scored 1 times"
+    assert file.read_text() == content and str(found) == "This store's test block has been scored once."
     (tmp_path / "file").write_text("")
     blocked = count_scorings(store, tmp_path / "file/scorings.jsonl")
     assert blocked.everywhere is None and len(blocked.notes()) == 1

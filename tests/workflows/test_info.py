@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from hela_store.errors import RunError, StoreError
+from hela_store.runs.default import default_run
 from hela_store.runs.folder import new_run
+from hela_store.segmentation.config import FORMS
 from hela_store.store.store import Store
 from hela_store.workflows.info import info
 from hela_store.workflows.new import new
@@ -67,3 +69,10 @@ def test_it_loads_no_torch(scored: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, scored], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_info_names_the_runs_that_evaluate_and_segment_take(scored: Path) -> None:
+    store = Store.open(scored)
+    found = info(store)
+    taken = {form: default_run(store.path, store.key, form) for form in FORMS}
+    assert found.default_runs == {form: run.id if run else None for form, run in taken.items()}

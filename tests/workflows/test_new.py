@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hela_store.datasets.synthetic import write_sequence
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import CheckpointError, DatasetError, RecipeError, SplitError, StoreError
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, NormaliseRecipe, Recipe, SplitRecipe, parse_recipe
 from hela_store.recipe.toml import recipe_text
@@ -167,6 +168,17 @@ def test_what_is_odd_is_in_the_report(tmp_path: Path) -> None:
     shown = [text for what, text in report.facts() if what == "warning"]
     assert len(shown) == 2 and shown == report.to_json()["warnings"]
     assert "0 means white" in shown[1] and "b.czi is of a kind that is not read" in shown[0]
+
+
+def test_the_views_that_new_prints_are_those_that_embed_plans(tmp_path: Path) -> None:
+    for number, shape in enumerate([(96, 128)] * 5 + [(96, 240)] * 3 + [(64, 64)] * 4):
+        image, labels = draw(number, shape)
+        save(tmp_path / f"d/images/t{number:02}.tif", image)
+        save(tmp_path / f"d/masks/t{number:02}.tif", labels)
+    config = NewConfig.of(dataset=str(tmp_path / "d"), tile="96", overlap=16, variants=2)
+    report = new(tmp_path / "s", config)
+    assert report.planned == embed(report.store, EmbedConfig(dry_run=True)).planned
+    assert dict(report.facts())["views"].startswith(f"{report.planned}: tiles of 96 px")
 
 
 @pytest.mark.realdata

@@ -48,7 +48,7 @@ class _Storage(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a tensor lies in its storage."""
+    """Describe where a tensor lies in its storage."""
 
     storage: _Storage
     offset: int

@@ -1,4 +1,4 @@
-"""What the page asks for: pages of SQL results, cells as cards, names for autocompletion."""
+"""Say what the page asks for: pages of SQL results, cells as cards, names for autocompletion."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CARDS = """
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Which part of a result is asked for.
+    """Describe which part of a result is asked for.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Running:
 
     @property
     def reason(self) -> str:
-        """Why it was stopped; empty if it was not."""
+        """Reason why it was stopped; empty if it was not."""
         return self._reason
 
 

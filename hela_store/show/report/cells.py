@@ -1,4 +1,4 @@
-"""What the cells are like: correlogram of position and size, as used for detection data sets."""
+"""Say what the cells are like: correlogram of position and size, as used for detection data sets."""
 
 from __future__ import annotations
 

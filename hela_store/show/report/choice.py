@@ -25,6 +25,8 @@ ROLES = {FREE: 0, "classical": 1, "control": 3}
 """Order of the lines of a prompt by their kind, all others at 2."""
 SCORING = ("evaluate", "control", "robustness", "baseline")
 """Kinds of runs that hold predictions."""
+NAMED = 5
+"""Runs that a note names one by one."""
 EVALUATE_FIRST = "`hela-store evaluate` scores the decoder and keeps every cell"
 
 LINES = """
@@ -68,7 +70,7 @@ class Line:
 
     @property
     def key(self) -> str:
-        """What tells it from all others."""
+        """Id that tells this line from all others."""
         return f"{self.run} {self.prompt}"
 
 
@@ -153,7 +155,7 @@ class Choice:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """For each kind of prompt two decoders that are compared: zero-shot or the first, and the last.
+        """Two decoders that are compared for each kind of prompt: zero-shot or the first, and the last.
 
         Where nobody named runs, the last is the last one tuned for this kind of prompt, if there is one.
         """
@@ -216,6 +218,7 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
         ordered=bool(named),
         notes=(
             *_notes(picked, counts, bool(rows or detections)),
+            *_elsewhere(counts, by_id, split),
             *seen_notes(store, [by_id[run].encoder for run in used]),
         ),
     )
@@ -281,6 +284,21 @@ def _control(run: RunInfo) -> str:
 def _short(id: str) -> str:
     """Return a run id without the time it began."""
     return id.split("-", 2)[-1]
+
+
+def _elsewhere(counts: Sequence[Row], by_id: Mapping[str, RunInfo], split: str) -> tuple[str, ...]:
+    """Name the runs that are left out because they were scored on other blocks alone."""
+    shown = {row["run"] for row in counts if row["split"] == split}
+    blocks: dict[str, str] = {}
+    for row in counts:
+        if row["run"] not in shown:
+            blocks[row["run"]] = row["split"]
+    if not blocks:
+        return ()
+    names = [f"{_name(by_id[run])} on {block} ({run})" for run, block in blocks.items()]
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    left = "; ".join(names[:NAMED])
+    return (f"left out, because this report is of {split}: {left}{more}. To see one, name it: `hela-store report RUN`",)
 
 
 def _notes(picked: Sequence[RunInfo], counts: Sequence[Row], scored: bool) -> tuple[str, ...]:

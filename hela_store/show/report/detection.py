@@ -1,4 +1,4 @@
-"""How good detections are: confusion matrix, curves against confidence, average precision, which cells are missed."""
+"""Say how good detections are: confusion matrix, curves against confidence, average precision, missed cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells are shown as pictures: the worst, the median, the most changed and random ones of each prompt."""
+"""Say which cells are shown as pictures: the worst, the median, the most changed and random ones of each prompt."""
 
 from __future__ import annotations
 

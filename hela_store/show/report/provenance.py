@@ -1,4 +1,4 @@
-"""Where the numbers come from: recipe, encoder, versions, runs, and what the embeddings cost."""
+"""Say where the numbers come from: recipe, encoder, versions, runs, and what the embeddings cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How scores hold up as the prompt gets worse: box jitter, place of the click, the mask prompt's own IoU."""
+"""Say how scores hold up as the prompt gets worse: box jitter, place of the click, the mask prompt's own IoU."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .choice import Choice, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """What intervals count once, and the cells that no training frame holds.
+    """Describe what intervals count once, and the cells that no training frame holds.
 
     Attributes
     ----------
