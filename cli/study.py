@@ -81,7 +81,7 @@ GROUPS = {
     multiple=True,
     metavar="NAME|FILE",
     help="Compare this encoder with the first one; repeat for several. It is a name that `hela-store encoders` lists, "
-    "or a file of weights; missing views are embedded. [default: the store's own]",
+    "or a file or folder of weights; missing views are embedded. [default: the store's own]",
 )
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")

@@ -12,6 +12,7 @@ from hela_store.recipe.recipe import Architecture, EncoderRecipe, Precision
 
 from .checkpoints import architecture_of, checkpoint_path, checkpoint_sha256, load_sam_encoder, read_state
 from .fetch import hash_of, name_of
+from .layouts.read import main_file
 from .registry import ENCODERS, KnownEncoder, find_encoder, plain_name
 
 
@@ -70,15 +71,15 @@ def encoder_at(
     cache_dir: Path | None = None,
     progress: Progress = silent,
 ) -> EncoderRecipe:
-    """Return the recipe of an encoder that is given by its name or as a file of weights; arguments and errors as above.
+    """Return the recipe of an encoder that is given by its name or as its weights; arguments and errors as above.
 
     A known name means that encoder, even if a file of that name lies in the current folder.
     """
     path = Path(place).expanduser()
-    if place == "nano" or place in ENCODERS or not path.is_file():
+    if place == "nano" or place in ENCODERS or not path.exists():
         name, file = place, ""
     else:
-        found = architecture_of(read_state(path))
+        found = architecture_of(read_state(main_file(path)))
         if found is None:
             raise CheckpointError(f"{path} is not a SAM checkpoint of a known architecture; give another file")
         name, file = plain_name(found), str(path.resolve())

@@ -6,17 +6,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import narrow_vit_b
 import pytest
 import torch
 import xxhash
 from click.testing import CliRunner
 from hela_store_cli.main import main
 from safetensors.torch import save_file
+from segment_anything import sam_model_registry
 
 from hela_store.errors import CheckpointError, RecipeError
 from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.choice import choose_encoder, encoder_at
+from hela_store.sam.layouts.hugging_face import to_hugging_face
 from hela_store.sam.nano import NANO_SHA256, build_nano
 from hela_store.sam.registry import ENCODERS, in_domain
 from hela_store.store.store import Store
@@ -134,3 +137,18 @@ def test_nano_has_seen_dsb_2018_and_other_weights_in_its_place_have_not():
         in_domain(recipe("/data", name="vit_b_lm"))
     with pytest.raises(RecipeError, match=r"encoder\.architecture"):
         recipe("/data", architecture="vit_x")
+
+
+def test_a_folder_of_hugging_face_is_an_encoder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sam_model_registry, "vit_b", narrow_vit_b.build)
+    torch.manual_seed(0)
+    tensors = to_hugging_face(narrow_vit_b.build().state_dict())
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    found = encoder_at(str(folder))
+    assert (found.architecture, found.checkpoint) == ("vit_b", str(folder))
+    assert found == choose_encoder("vit_b", str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is a folder without model.safetensors"):
+        encoder_at(str(folder))

@@ -402,6 +402,7 @@ OTHERS: dict[str, dict[str, tuple[int, ...]]] = {
     "CellSAM": {"model.image_encoder.pos_embed": (1, 64, 64, 768), "cellfinder.decode_head.x": (3,)},
     "only the decoder of micro-sam": {"out_conv.weight": (3, 64, 1, 1), "decoder_head.block.1.weight": (64,)},
     "only low-rank adapters": {"image_encoder.blocks.0.attn.qkv.w_a_linear_q.weight": (4, 768)},
+    "low-rank adapters": {"image_encoder.blocks.0.attn.qkv.w_b_linear_v.weight": (768, 4)},
     "only low-rank": {"base_model.model.vision_encoder.layers.0.attn.qkv.lora_A.weight": (4, 768)},
     "adapters of another kind": {"image_encoder.blocks.0.attn.qkv.FacTu.weight": (4, 768), PATCH: (768, 3, 16, 16)},
     "position embeddings are 16 x 16": {"image_encoder.pos_embed": (1, 16, 16, 768), PATCH: (768, 3, 16, 16)},
@@ -426,10 +427,13 @@ def test_another_model_is_named(tmp_path, name, suffix):
 FILES = {
     "page.pth": (b"<!DOCTYPE html><html><title>Sign in</title>", "a web page"),
     "page.safetensors": (b"\n<html>", "a web page"),
+    "marked.pth": (b"\xef\xbb\xbf<!DOCTYPE HTML><html>", "a web page"),
+    "comment.pth": (b"<!-- sign in -->\n<html>", "a web page"),
     "model.onnx": (b"\x08\x08\x12\x07pytorch", "an ONNX graph"),
     "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
     "empty.pt": (b"", "it is empty"),
-    "zeros.pt": (bytes(4096), "damaged or not a checkpoint"),
+    "zeros.pt": (bytes(4096), "damaged or not a checkpoint: it begins with zeros"),
+    "zeros.safetensors": (bytes(4096), "damaged or not a checkpoint: it begins with zeros"),
 }
 
 

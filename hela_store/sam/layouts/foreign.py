@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,9 @@ def _start(*parts: str) -> Callable[[Mapping[str, Tensor]], bool]:
 
 
 def _only_lora(tensors: Mapping[str, Tensor]) -> bool:
-    return any("lora" in name.lower() or ".w_a_linear_" in name for name in tensors) and not _key("patch_embed")(
-        tensors
-    )
+    return any(
+        "lora" in name.lower() or ".w_a_linear_" in name or ".w_b_linear_" in name for name in tensors
+    ) and not _key("patch_embed")(tensors)
 
 
 def _other_size(tensors: Mapping[str, Tensor]) -> bool:
@@ -121,12 +122,14 @@ def instead(path: Path, error: Exception) -> str:
     """Say what a file that cannot be read as a checkpoint is; only one that lacks bytes can be fetched again."""
     with path.open("rb") as file:
         head = file.read(256)
-    text = head.lstrip().lower()
+    text = head.removeprefix(BOM_UTF8).lstrip().lower()
     if not head:
         return f"is damaged or not a checkpoint: it is empty; {AGAIN}"
+    if not head.strip(b"\0"):
+        return f"is damaged or not a checkpoint: it begins with zeros, where nothing was written; {AGAIN}"
     if head.startswith(LFS_POINTER):
         return "is a Git LFS pointer, not the weights it stands for; fetch them with `git lfs pull`"
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml")):
         return (
             "is not a SAM checkpoint but a web page, damaged or not a checkpoint at its address; open the address in a "
             "browser and save the file itself"

@@ -33,6 +33,8 @@ def merge_lora(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if attention:
             place, kind = attention.groups()
             if kind == "weight":
+                if value.ndim != 2 or value.shape[0] % 3:
+                    raise CheckpointError(f"{name} has shape {tuple(value.shape)}, expected three square matrices")
                 value = value.clone()
                 for start, part in enumerate("qkv"):
                     used |= _add(tensors, f"{place}.w_{{}}_linear_{part}.weight", value.chunk(3)[start])

@@ -21,6 +21,7 @@ from hela_store.errors import CheckpointError
 
 from .foreign import instead
 from .inert import InertFile
+from .limits import check_file, check_tensors
 
 WRAPPERS = ("model", "state_dict", "model_state")
 PREFIXES = ("module.", "sam.")
@@ -92,6 +93,7 @@ def read_tensors(path: Path) -> Found:
 
 def _read_torch(path: Path) -> Found:
     content: Any = None
+    check_file(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd pickles, which become an error
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -103,7 +105,9 @@ def _read_torch(path: Path) -> Found:
     if has_objects:  # outside the except clause, where the error still holds the tensors of the attempt
         return _read_inert(path)
     found, left = _unwrapped(path, content)
-    return Found(tensors=_plain(path, {n: v for n, v in dict.items(found) if isinstance(v, Tensor)}), left=left)
+    tensors = {name: value for name, value in dict.items(found) if isinstance(value, Tensor)}
+    check_tensors(path, tensors.items())
+    return Found(tensors=_plain(path, tensors), left=left)
 
 
 def _read_inert(path: Path) -> Found:
@@ -114,6 +118,7 @@ def _read_inert(path: Path) -> Found:
     tensors = file.tensors(found)
     if not tensors:
         raise pickle.UnpicklingError("no named tensors")
+    check_tensors(path, tensors.items())
     return Found(tensors=_plain(path, tensors), left=left)
 
 
