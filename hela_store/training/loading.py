@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -98,11 +99,23 @@ def _interrupts_held() -> Iterator[None]:
     """
     # started by the first process that is spawned, it would let Ctrl-C through again
     resource_tracker.ensure_running()
+    held: list[object] = []
+    # the mask is this thread's alone and inherited by what it starts; another thread may take the signal, and Python
+    # then interrupts the main one
+    handler = signal.signal(signal.SIGINT, lambda *_: held.append(None)) if _is_main() else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _leave_interrupts(_: int) -> None:

@@ -172,11 +172,14 @@ def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(
         y=alt.Y("name:N", sort=order, title=None, axis=NAMES), color=colour
     )
-    x = alt.X("low:Q", title="IoU, 95 % interval over tracks and frames", scale=alt.Scale(zero=False))
+    ranged = any(row["low"] is not None for row in rows)
+    title = "IoU, 95 % interval over tracks and frames" if ranged else "IoU"
     tooltip = ["name:N", "n:Q", "iou:Q", "low:Q", "high:Q", "dice:Q"]
-    bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", tooltip=tooltip)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x="iou:Q", tooltip=tooltip)
-    return Chart(title=f"mean IoU, {prompt}", spec=to_spec(bars + points, f"IoU of every run with {prompt} prompts"))
+    x = alt.X("iou:Q", title=title, scale=alt.Scale(zero=False))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, tooltip=tooltip)
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", tooltip=tooltip)
+    spec = to_spec(bars + points if ranged else points, f"IoU of every run with {prompt} prompts")
+    return Chart(title=f"mean IoU, {prompt}", spec=spec)
 
 
 def _failures(choice: Choice) -> list[Chart]:

@@ -77,5 +77,8 @@ def _drawn(points: Sequence[Row], title: str, names: Sequence[str]) -> Any:
     )
     between = alt.Y("low:Q", title="IoU", scale=alt.Scale(zero=False))
     dash = alt.condition(f"datum.name === '{FREE}'", alt.value([4, 3]), alt.value([1, 0]))
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)).encode(y="iou:Q", strokeDash=dash)
+    mean = alt.Y("iou:Q", title="IoU", scale=alt.Scale(zero=False))
+    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)).encode(y=mean, strokeDash=dash)
+    if all(point["low"] is None for point in points):
+        return line
     return base.mark_rule(opacity=0.5).encode(y=between, y2="high:Q") + line
