@@ -27,7 +27,6 @@ from .segmentation.segment import segment as segment
 from .show.explorer import explore as explore
 from .show.report import ReportResult as ReportResult
 from .show.report import report as report
-from .store.store import Store as Store
 from .studies.encoders import EncoderStudy as EncoderStudy
 from .studies.encoders import study_encoders as study_encoders
 from .studies.study import StudyConfig as StudyConfig
@@ -38,6 +37,8 @@ from .studies.sweep import sweep as sweep
 from .training.config import FinetuneConfig as FinetuneConfig
 from .training.finetune import FinetuneResult as FinetuneResult
 from .training.finetune import finetune as finetune
+from .workbench.store import Masks as Masks
+from .workbench.store import Store as Store
 from .workflows.demo import DemoReport as DemoReport
 from .workflows.demo import demo as demo
 from .workflows.doctor import doctor as doctor

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,7 +82,7 @@ class Store:
         self._embeddings: dict[str, Embeddings] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str) -> Self:
         """Open a store by its folder, or by its ``store.toml``.
 
         Raises
@@ -102,9 +102,9 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
-    def with_encoder(self, **changes: Any) -> Store:
+    def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe: ``adapter``, ``cut``, ...; may raise RecipeError."""
-        return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
+        return type(self)(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @cached_property
     def key(self) -> str:
