@@ -90,7 +90,7 @@ class Store(PlainStore):
         self._check_frame(frame)
         if not self.frame_records()[frame].has_label:
             raise StoreError(f"frame {frame} has no labels; read the masks of a run with store.masks(run, {frame!r})")
-        return self.pixels.label(frame)
+        return self.pixels.label(frame).astype(np.int32, copy=False)
 
     def masks(self, run: str, frame: str, prompt: str | None = None, prompt_seed: int | None = None) -> Masks:
         """Return the masks of a run in one frame, as a label image and a table.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from console import Run
 
 from hela_store.store.store import Store
@@ -12,16 +13,22 @@ from hela_store.store.store import Store
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
 
 
-def test_an_evaluation_says_what_fine_tuning_changed(run: Run, scored: Path) -> None:
-    tuned = next(path.name for path in (scored / "runs").iterdir() if "-finetune-" in path.name)
+@pytest.fixture
+def mine(scored: Path, tmp_path: Path) -> Path:
+    """Return a copy of the scored store, to be written to."""
+    return shutil.copytree(scored, tmp_path / "mine")
+
+
+def test_an_evaluation_says_what_fine_tuning_changed(run: Run, mine: Path) -> None:
+    tuned = next(path.name for path in (mine / "runs").iterdir() if "-finetune-" in path.name)
     seeds = ("--prompt-seeds", 2, "--prompt", "box", "--prompt", "point", "--prompt", "mask")
-    done = run("evaluate", "-s", scored, "--run", tuned, *seeds).stdout
+    done = run("evaluate", "-s", mine, "--run", tuned, *seeds).stdout
     for kind in ("box", "point", "mask"):
         assert f"with {kind}: IoU 0." in done
-    assert " -> 0." in done and done.splitlines()[-1] == f"Next: hela-store report -s {scored}"
+    assert " -> 0." in done and done.splitlines()[-1] == f"Next: hela-store report -s {mine}"
     assert max(map(len, done.split("Fine-tuning")[0].splitlines())) <= 80 + len(tuned)
-    zero = run("evaluate", "-s", scored, "--zero-shot", *seeds).stdout
-    assert zero.splitlines()[-1] == f"Next: hela-store finetune -s {scored}" and "Fine-tuning" not in zero
+    zero = run("evaluate", "-s", mine, "--zero-shot", *seeds).stdout
+    assert zero.splitlines()[-1] == f"Next: hela-store finetune -s {mine}" and "Fine-tuning" not in zero
 
 
 def test_one_validation_frame_is_said_to_be_too_few(run: Run, embedded: Path, tmp_path: Path) -> None:
@@ -31,10 +38,10 @@ def test_one_validation_frame_is_said_to_be_too_few(run: Run, embedded: Path, tm
     assert "nano is poor" not in found
 
 
-def test_a_fine_tuning_that_changed_nothing_says_what_to_try(run: Run, scored: Path) -> None:
-    done = run("finetune", "-s", scored, "--lr", "1e-12", *QUICK).stdout
+def test_a_fine_tuning_that_changed_nothing_says_what_to_try(run: Run, mine: Path) -> None:
+    done = run("finetune", "-s", mine, "--lr", "1e-12", *QUICK).stdout
     assert "Fine-tuning changed nothing; try a higher --lr or more --steps." in done or "too few to say" in done
-    assert done.splitlines()[-1].startswith("Next: hela-store ") and f"-s {scored}" in done.splitlines()[-1]
+    assert done.splitlines()[-1].startswith("Next: hela-store ") and f"-s {mine}" in done.splitlines()[-1]
 
 
 def test_every_other_command_ends_with_the_next_step(run: Run, scored: Path, tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_what_is_not_there_is_said(scored: Path) -> None:
 def test_a_damaged_image_is_no_array(embedded: Path, tmp_path: Path) -> None:
     shutil.copytree(embedded, tmp_path / "store")
     frame = next(iter(hs.Store.open(embedded).frame_records()))
-    for file in (tmp_path / "store" / "arrays.zarr" / "frames").rglob("image/c/*/*/*"):
+    files = list((tmp_path / "store" / "arrays.zarr" / "frames").rglob("image/c.*"))
+    assert files
+    for file in files:
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError):
         hs.Store.open(tmp_path / "store").image(frame)
