@@ -25,7 +25,6 @@ from .segmentation.segment import segment as segment
 from .show.explorer import explore as explore
 from .show.report import ReportResult as ReportResult
 from .show.report import report as report
-from .store.store import Store as Store
 from .studies.study import StudyConfig as StudyConfig
 from .studies.study import StudyResult as StudyResult
 from .studies.study import study as study
@@ -34,6 +33,7 @@ from .studies.sweep import sweep as sweep
 from .training.config import FinetuneConfig as FinetuneConfig
 from .training.finetune import FinetuneResult as FinetuneResult
 from .training.finetune import finetune as finetune
+from .workbench.store import Store as Store
 from .workflows.demo import DemoReport as DemoReport
 from .workflows.demo import demo as demo
 from .workflows.doctor import doctor as doctor

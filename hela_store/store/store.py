@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,7 +81,7 @@ class Store:
         self._embeddings: dict[str, Embeddings] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str) -> Self:
         """Open a store by its folder, or by its ``store.toml``.
 
         Raises
@@ -101,9 +101,9 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
-    def with_encoder(self, **changes: Any) -> Store:
+    def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe: ``adapter``, ``cut``, ...; may raise RecipeError."""
-        return Store(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
+        return type(self)(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
 
     @cached_property
     def key(self) -> str:
@@ -476,8 +476,16 @@ class Store:
 
     # catalog
 
-    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+    def sql(self, query: str, /, **frames: Any) -> duckdb.DuckDBPyRelation:
         """Run a read-only query over the catalog.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT.
+        **frames : tables of Arrow, pandas or polars
+            Each can be read in the query under its name: ``store.sql("SELECT ... FROM mine", mine=df)``. No other
+            variable of Python can be read.
 
         Returns
         -------
@@ -487,10 +495,10 @@ class Store:
         Raises
         ------
         QueryError
-            The SQL is wrong, writes, or reaches outside the catalog.
+            The SQL is wrong, writes, or reaches outside the catalog; a frame is no table, or has a name of the catalog.
         """
         import duckdb
 
         from hela_store.catalog import index as catalog
 
-        return duckdb.connect().from_arrow(catalog.query(self.path, query))
+        return duckdb.connect().from_arrow(catalog.query(self.path, query, frames=frames))
