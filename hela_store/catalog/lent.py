@@ -38,13 +38,13 @@ def show_own_columns(con: Connection) -> None:
     kinds: dict[str, set[str]] = {}
     for name, kind in con.execute("SELECT DISTINCT name, kind FROM own_values ORDER BY name, kind").fetchall():
         kinds.setdefault(name, set()).add(kind)
-    columns = [
-        *KEYS,
-        *(f"{_value(found)} FILTER (name = {_text(name)}) AS {_quoted(name)}" for name, found in kinds.items()),
-    ]
-    con.execute(
-        f"CREATE TEMP VIEW {MY_METRICS} AS SELECT {', '.join(columns)} FROM catalog.main.own_values GROUP BY ALL"
-    )
+    own = [f"{_value(found)} FILTER (name = {_text(name)}) AS {_quoted(name)}" for name, found in kinds.items()]
+    asked = f"SELECT {', '.join([*KEYS, *own])} FROM catalog.main.own_values GROUP BY ALL"
+    con.execute(f"CREATE TEMP VIEW {MY_METRICS} AS {asked}")
+    con.execute(f"COMMENT ON VIEW temp.main.{MY_METRICS} IS 'Own columns of users (own_values).'")
+    for name in [*KEYS, *kinds]:
+        meaning = "As in own_values." if name in KEYS else "An own column of a user."
+        con.execute(f"COMMENT ON COLUMN temp.main.{MY_METRICS}.{_quoted(name)} IS '{meaning}'")
 
 
 def own_frames(frames: Mapping[str, Any]) -> dict[str, pa.Table]:

@@ -481,11 +481,7 @@ class Store:
 
         Parameters
         ----------
-        query : str
-            One SELECT.
-        **frames : tables of Arrow, pandas or polars
-            Each can be read in the query under its name: ``store.sql("SELECT ... FROM mine", mine=df)``. No other
-            variable of Python can be read.
+        **frames : tables of Arrow, pandas or polars, which the query reads by their names, as no other variable
 
         Returns
         -------
@@ -495,7 +491,7 @@ class Store:
         Raises
         ------
         QueryError
-            The SQL is wrong, writes, or reaches outside the catalog; a frame is no table, or has a name of the catalog.
+            The SQL is wrong, writes, or reaches outside the catalog; a frame is no table, or its name is taken.
         """
         import duckdb
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hela_store.recipe.splits import format_ranges
 from hela_store.runs.finished import claim_run, readable_runs
 from hela_store.runs.folder import new_run
 from hela_store.runs.info import to_json
-from hela_store.sam.checkpoints import PREFIXES, read_state
+from hela_store.sam.checkpoints import PREFIXES, load_sam_encoder, read_state
 from hela_store.sam.decoder import SamDecoder, build_decoder, load_decoder
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.store.store import Store
@@ -55,8 +56,8 @@ def add_run(
         With the embeddings that the decoder reads.
     decoder : module, state dict or path
         A :class:`~hela_store.sam.decoder.SamDecoder`, segment-anything's ``Sam`` or ``MaskDecoder``, the state dict of
-        one, or a file with one. A mask decoder alone gets the prompt encoder that the encoder came with. Weights of an
-        image encoder are refused: the embeddings in the store are those of the store's encoder.
+        one, or a file with one. A mask decoder alone gets the prompt encoder that the encoder came with. An image
+        encoder in it has to be the one whose embeddings the store has.
     name : str
         Part of the id.
     config : mapping
@@ -72,7 +73,7 @@ def add_run(
     Raises
     ------
     CheckpointError
-        The weights do not fit the store's encoder, are not finite, or hold an image encoder.
+        The weights do not fit the store's encoder, are not finite, or come with another image encoder.
     RunError
         A setting or name cannot be kept, or ``parent`` or a frame of ``train`` is unknown.
     """
@@ -101,7 +102,7 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return json.loads(to_json(value))
 
 
-def _label(name: str) -> str:
+def _label(name: object) -> str:
     if not isinstance(name, str) or not any(letter.isascii() and letter.isalnum() for letter in name):
         raise RunError(f"name is {name!r}; expected text with a letter or digit, which becomes part of the run's id")
     if len(name) > 100:
@@ -150,11 +151,9 @@ def _state(store: Store, decoder: Weights) -> dict[str, Tensor]:
         raise RunError("the store was opened with the tokens after a cut; open it with the encoder's whole embeddings")
     given = _named(decoder)
     expected = build_decoder(architecture).state_dict()
-    if any(name.startswith(ENCODER) for name in given):
-        raise CheckpointError(
-            f"the weights hold an image encoder, which a run does not: the embeddings in the store are those of "
-            f"{store.key}; give prompt_encoder and mask_decoder alone"
-        )
+    if encoder := {name: value for name, value in given.items() if name.startswith(ENCODER)}:
+        _check_encoder(store, encoder)
+        given = {name: value for name, value in given.items() if name not in encoder}
     bare = {name.removeprefix(DECODER[1]) for name in expected if name.startswith(DECODER[1])}
     if bare & set(given):
         given = {f"{DECODER[1]}{name}": value for name, value in given.items()}
@@ -165,15 +164,30 @@ def _state(store: Store, decoder: Weights) -> dict[str, Tensor]:
     return {name: given[name].detach().cpu().float().contiguous() for name in expected}
 
 
-def _named(decoder: Weights) -> dict[str, Tensor]:
+def _check_encoder(store: Store, given: Mapping[str, Tensor]) -> None:
+    """Refuse an image encoder that is not the one of the stored embeddings, or cannot be compared with it."""
+    way_out = "give its prompt_encoder and mask_decoder alone"
+    encoder = replace(store.recipe.encoder, source="")
+    try:
+        known = load_sam_encoder(encoder, base=store.path).encoder.state_dict()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the image encoder of the weights cannot be compared with that of the store: {error}; or {way_out}"
+        ) from None
+    there = {name.removeprefix(ENCODER): value.detach().cpu().float() for name, value in given.items()}
+    if set(there) != set(known) or not all(torch.equal(there[name], value) for name, value in known.items()):
+        raise CheckpointError(
+            f"the image encoder of the weights is not the one whose embeddings the store has ({store.key}), and a "
+            f"decoder is scored on these; {way_out} if it was trained on them"
+        )
+
+
+def _named(decoder: object) -> dict[str, Tensor]:
     if isinstance(decoder, SamDecoder):
         return dict(decoder.state_dict())
     if isinstance(decoder, str | Path):
         return read_state(Path(decoder))
     if isinstance(decoder, nn.Module):
-        parts = {name: getattr(decoder, name, None) for name in ("prompt_encoder", "mask_decoder")}
-        if all(isinstance(part, nn.Module) for part in parts.values()) and not hasattr(decoder, "image_encoder"):
-            decoder = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         decoder = decoder.state_dict()
     if not isinstance(decoder, Mapping):
         raise CheckpointError(f"decoder is a {type(decoder).__name__}; expected a module, a state dict or a file")

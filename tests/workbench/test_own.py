@@ -20,6 +20,7 @@ from hela_store.integrity.verify import verify
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import load_run, partial_runs, run_ids
 from hela_store.sam.decoder import load_decoder
+from hela_store.sam.nano import load_nano
 from hela_store.workflows.info import info
 
 
@@ -56,6 +57,17 @@ def test_a_mask_decoder_alone_gets_the_prompt_encoder_of_the_store(mine: hs.Stor
     assert all(torch.equal(kept[name], value) for name, value in decoder.state_dict().items())
 
 
+def test_a_whole_sam_is_taken_with_the_encoder_of_the_store_alone(mine: hs.Store) -> None:
+    sam = load_nano()
+    run = mine.add_run(sam, name="sam")
+    kept = load_decoder(load_run(mine.path, run).weights, of_run=True).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in sam.state_dict().items() if name in kept)
+    with torch.no_grad():
+        next(sam.image_encoder.parameters()).add_(1)
+    with pytest.raises(CheckpointError, match="is not the one whose embeddings the store has"):
+        mine.add_run(sam, name="sam")
+
+
 def test_weights_that_do_not_fit_leave_nothing(mine: hs.Store) -> None:
     state = load_decoder(decoder_file(mine)).state_dict()
     first = "mask_decoder.iou_token.weight"
@@ -65,7 +77,7 @@ def test_weights_that_do_not_fit_leave_nothing(mine: hs.Store) -> None:
         (state | {"mask_decoder.extra": torch.zeros(1)}, "have, beyond those, 1 tensors"),
         (state | {first: torch.zeros(2, 256)}, r"has shape \(2, 256\), expected \(1, 256\)"),
         (state | {first: torch.full((1, 256), torch.nan)}, "no finite"),
-        (state | {"image_encoder.pos_embed": torch.zeros(1)}, "hold an image encoder"),
+        (state | {"image_encoder.pos_embed": torch.zeros(1)}, "is not the one whose embeddings the store has"),
         (3, "expected a module"),
     ]
     before = run_ids(mine.path)
