@@ -13,9 +13,9 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import filelock
@@ -28,10 +28,10 @@ from hela_store.base.text import first_line
 from hela_store.errors import QueryError, RunError, StoreError
 
 from . import trust
+from .lent import lend, own_frames, show_own_columns
 from .rows import Connection, Source, fill, listing, schema_text
 from .values import to_arrow
 
-T = TypeVar("T")
 FILE = "catalog.duckdb"
 LOCK_SECONDS = 300.0
 """How long a writer waits for the others; adding to an index of ten million predictions takes seconds."""
@@ -87,7 +87,13 @@ def rebuild(store_path: Path | str) -> None:
         _refuse(_write(store, list(listing(store).values()), copy=False))
 
 
-def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+def query(
+    store_path: Path | str,
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    frames: Mapping[str, Any] | None = None,
+) -> pa.Table:
     """Run one SELECT on the catalog and return its rows; what is missing from the catalog is indexed first.
 
     Parameters
@@ -96,27 +102,22 @@ def query(store_path: Path | str, sql: str, parameters: Sequence[Any] | Mapping[
         One statement: SELECT, also as WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE or PIVOT.
     parameters : sequence or mapping, optional
         For ``?`` or ``$name`` in ``sql``.
+    frames : mapping, optional
+        Tables of Arrow, pandas or polars that ``sql`` can read, by their names there.
 
     Raises
     ------
     QueryError
-        The SQL fails, is not one SELECT, or reaches for a file.
+        The SQL fails, is not one SELECT, or reaches for a file; a frame is no table, or its name is taken.
     RunError, StoreError
         As :func:`index`; a read-only store can be queried while its catalog is up to date.
     """
-    return _asked(store_path, sql, parameters, to_arrow)
-
-
-def _asked(
-    store_path: Path | str,
-    sql: str,
-    parameters: Sequence[Any] | Mapping[str, Any] | None,
-    take: Callable[[duckdb.DuckDBPyRelation], T],
-) -> T:
+    tables = own_frames(frames or {})
     for again in (True, False):
         try:
             with opened(store_path) as con:
-                return take(select(con, sql, parameters))
+                lend(con, tables)
+                return to_arrow(select(con, sql, parameters))
         except _Damaged:  # further in than opening it could see
             if not again:
                 raise
@@ -146,6 +147,7 @@ def opened(store_path: Path | str) -> Iterator[Connection]:
                 way_out = "run `hela-store catalog rebuild`"
                 raise StoreError(f"{store / FILE} cannot be read ({reason}); {way_out}") from None
         with _explaining(store):
+            show_own_columns(con)
             yield con
 
 

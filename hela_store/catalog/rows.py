@@ -22,6 +22,8 @@ from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
 from hela_store.runs.info import RunInfo, manifest_sum, to_json
 
+from .own_columns import OWN_FILE, own_values
+
 Connection = duckdb.DuckDBPyConnection
 
 _COMMIT_ROWS = 1_000_000
@@ -170,9 +172,25 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
         con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
+    values = _own_values(con, info)
+    with _staged(con, "found", values):
+        con.execute("INSERT INTO own_values FROM found")
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    return int(prompts.num_rows + predictions.num_rows + detections.num_rows)
+    return int(prompts.num_rows + predictions.num_rows + detections.num_rows + values.num_rows)
+
+
+def _own_values(con: Connection, info: RunInfo) -> pa.Table:
+    """Return the values of a run of users' own columns, one row each; no rows of another kind of run."""
+    schema = _schema_of(con, "own_values")
+    data = info.read(OWN_FILE)
+    if data is None:
+        return schema.empty_table()
+    try:
+        return own_values(data, info, schema)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        why = f"{OWN_FILE} cannot be read ({first_line(error)})"
+        raise RunError(f"run {info.id} is damaged: {why}; {_RESTORE}") from None
 
 
 def _check_run(con: Connection, run: str) -> None:

@@ -254,6 +254,24 @@ COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with 
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
 COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
 
+CREATE TABLE own_values (
+    run VARCHAR, cell VARCHAR, prompt VARCHAR, prompt_seed BIGINT, name VARCHAR, kind VARCHAR, number DOUBLE,
+    "integer" BIGINT, "text" VARCHAR, "boolean" BOOLEAN, metrics VARCHAR
+);
+COMMENT ON TABLE own_values IS
+    'Values of users'' own columns (runs/<id>/metrics.parquet), one row each; my_metrics has them as columns.';
+COMMENT ON COLUMN own_values.run IS 'runs.id of the run that they belong to.';
+COMMENT ON COLUMN own_values.cell IS 'cells.cell.';
+COMMENT ON COLUMN own_values.prompt IS 'prompts.kind; NULL where the value belongs to the cell, whatever the prompt.';
+COMMENT ON COLUMN own_values.prompt_seed IS 'prompts.prompt_seed; NULL where it is of all of them.';
+COMMENT ON COLUMN own_values.name IS 'Name of the column in my_metrics.';
+COMMENT ON COLUMN own_values.kind IS 'Type of the column: DOUBLE, BIGINT, VARCHAR or BOOLEAN.';
+COMMENT ON COLUMN own_values.number IS 'The value, of a column of type DOUBLE.';
+COMMENT ON COLUMN own_values."integer" IS 'The value, of a column of type BIGINT.';
+COMMENT ON COLUMN own_values."text" IS 'The value, of a column of type VARCHAR.';
+COMMENT ON COLUMN own_values."boolean" IS 'The value, of a column of type BOOLEAN.';
+COMMENT ON COLUMN own_values.metrics IS 'runs.id of the run that published it.';
+
 CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT, sum VARCHAR);
 COMMENT ON TABLE indexed IS 'Files of the store that are in this catalog; used to find what is missing.';
 COMMENT ON COLUMN indexed.path IS 'Relative to the store.';

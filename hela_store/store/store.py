@@ -480,8 +480,8 @@ class Store:
 
     # catalog
 
-    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Run a read-only query over the catalog.
+    def sql(self, query: str, /, **frames: Any) -> duckdb.DuckDBPyRelation:
+        """Run a read-only query over the catalog, and over ``frames``: tables of Arrow, pandas or polars by their names.
 
         Returns
         -------
@@ -491,10 +491,10 @@ class Store:
         Raises
         ------
         QueryError
-            The SQL is wrong, writes, or reaches outside the catalog.
+            The SQL is wrong, writes, or reaches outside the catalog; a frame is no table, or its name is taken.
         """
         import duckdb
 
         from hela_store.catalog import index as catalog
 
-        return duckdb.connect().from_arrow(catalog.query(self.path, query))
+        return duckdb.connect().from_arrow(catalog.query(self.path, query, frames=frames))

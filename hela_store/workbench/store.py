@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from hela_store.store.store import Store as PlainStore
 if TYPE_CHECKING:
     import duckdb
     import numpy.typing as npt
+    from torch import Tensor, nn
 
 
 class Masks(NamedTuple):
@@ -169,3 +172,23 @@ class Store(PlainStore):
             near = difflib.get_close_matches(str(frame), list(known), n=1) or list(known)[:1]
             hint = f"; expected an id such as {near[0]}" if near else "; run `hela-store embed` first"
             raise StoreError(f"the store has no frame {frame!r}{hint}")
+
+    def add_run(
+        self,
+        decoder: nn.Module | Mapping[str, Tensor] | Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        train: Sequence[str] | None = None,
+    ) -> str:
+        """Publish a decoder from any training loop as a run; as :func:`hela_store.workbench.own_runs.add_run`."""
+        from .own_runs import add_run
+
+        return add_run(self, decoder, name=name, config=config, parent=parent, train=train)
+
+    def add_metrics(self, run: str, table: Any) -> str:
+        """Publish own per-cell columns of a run; as :func:`hela_store.workbench.own_metrics.add_metrics`."""
+        from .own_metrics import add_metrics
+
+        return add_metrics(self, run, table)

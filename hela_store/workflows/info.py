@@ -231,7 +231,7 @@ def _runs(store: Store) -> list[RunLine]:
 def _tuned(run: RunInfo) -> list[dict[str, Any]]:
     """Return the score a fine-tuning ended with, from its log."""
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in run.prompts] or [{"prompt": ""}]
-    if run.kind != "finetune":
+    if run.kind != "finetune" or run.config.get("own"):  # nothing here judged a decoder that was trained elsewhere
         return rows
     for line in run.log():
         if "result" in line:

@@ -38,6 +38,7 @@ TABLES = [
     "prompts",
     "predictions",
     "detections",
+    "own_values",
     "indexed",
     "catalog_schema",
     "table_sums",

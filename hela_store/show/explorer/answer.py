@@ -25,7 +25,8 @@ MOST_CARDS = 60
 
 NAMES = """
     SELECT table_name AS "table", column_name AS "column", data_type AS type, comment FROM duckdb_columns()
-    WHERE database_name = 'catalog' AND table_name NOT IN ('indexed', 'catalog_schema', 'table_sums')
+    WHERE (database_name = 'catalog' OR table_name = 'my_metrics')
+        AND table_name NOT IN ('indexed', 'catalog_schema', 'table_sums')
     ORDER BY table_name, column_index
 """
 CARDS = """
