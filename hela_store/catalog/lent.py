@@ -40,7 +40,7 @@ def show_own_columns(con: Connection) -> None:
         kinds.setdefault(name, set()).add(kind)
     own = [f"{_value(found)} FILTER (name = {_text(name)}) AS {_quoted(name)}" for name, found in kinds.items()]
     asked = f"SELECT {', '.join([*KEYS, *own])} FROM catalog.main.own_values GROUP BY ALL"
-    con.execute(f"CREATE TEMP VIEW {MY_METRICS} AS {asked}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {MY_METRICS} AS {asked}")
     con.execute(f"COMMENT ON VIEW temp.main.{MY_METRICS} IS 'Own columns of users (own_values).'")
     for name in [*KEYS, *kinds]:
         meaning = "As in own_values." if name in KEYS else "An own column of a user."
@@ -58,6 +58,7 @@ def own_frames(frames: Mapping[str, Any]) -> dict[str, pa.Table]:
 def lend(con: Connection, tables: Mapping[str, pa.Table]) -> None:
     """Let a connection to the catalog read tables by their names; QueryError where a name is one of the catalog's."""
     taken = {row[0] for row in con.execute(_TAKEN).fetchall()} if tables else set()
+    taken.add(MY_METRICS)
     for name, table in tables.items():
         if name.lower() in taken:
             raise QueryError(f"the catalog has a table {name.lower()!r} already; give the frame another name")

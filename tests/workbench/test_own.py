@@ -170,5 +170,8 @@ def test_frames_of_the_caller_are_read_and_nothing_else(mine: hs.Store, tmp_path
             mine.sql(query, other=df)
     with pytest.raises(QueryError, match="has a table 'cells' already"):
         mine.sql("FROM cells", cells=df)
+    with pytest.raises(QueryError, match="has a table 'my_metrics' already"):
+        mine.sql("FROM my_metrics", My_Metrics=df)
+    assert mine.sql("FROM My_Metrics").columns == ["run", "cell", "prompt", "prompt_seed"]
     with pytest.raises(QueryError, match="expected a table"):
         mine.sql("FROM mine", mine=[1, 2])
