@@ -481,7 +481,7 @@ class Store:
     # catalog
 
     def sql(self, query: str, /, **frames: Any) -> duckdb.DuckDBPyRelation:
-        """Run a read-only query over the catalog, and over ``frames``: tables of Arrow, pandas or polars by their names.
+        """Run a read-only query over the catalog and ``frames``: tables of Arrow, pandas or polars by their names.
 
         Returns
         -------
