@@ -28,12 +28,14 @@ class CellTracks:
     groups : how stills are grouped, ``split.group`` of the recipe; a group is then the unit. Empty: not at all
     of : dict of cell id to the number of its track
     times : dict of cell id to its (sequence, time)
+    alone : whether all is of one image, or one group, so that its cells can be halved and give no interval
     """
 
     method: Method
     of: dict[str, int]
     times: dict[str, tuple[str, int]]
     groups: str = ""
+    alone: bool = False
 
     @property
     def is_stills(self) -> bool:
@@ -55,9 +57,10 @@ class CellTracks:
         times = [self.times[cell] for cell in cells]
         order = {time: number for number, time in enumerate(sorted(set(times)))}
         track = np.array([self.of[cell] for cell in cells], np.int64)
+        frame = np.array([0 if self.alone else order[time] for time in times], np.int64)
         return Units(
             track=track,
-            frame=None if self.is_stills else np.array([order[time] for time in times], np.int64),
+            frame=None if self.is_stills and not self.alone else frame,
             block=track if self.is_stills else frame_blocks(times, BLOCK_FRAMES),
             seed=np.zeros(len(cells), np.int64) if seeds is None else seeds,
         )

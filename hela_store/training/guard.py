@@ -8,7 +8,7 @@ began with: over all prompts, and for each kind of prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,7 @@ class Halves:
         of = {question.cell.cell: tracks.of[question.cell.cell] for question in questions}
         if len(set(of.values())) < 2:
             of = {cell: number for number, cell in enumerate(of)}
-            tracks = CellTracks(method=tracks.method, of=of, times=tracks.times)
+            tracks = replace(tracks, of=of, alone=True)
         first = half(set(of.values()))
         choosing = [question for question in questions if of[question.cell.cell] in first]
         judging = [question for question in questions if of[question.cell.cell] not in first] or choosing

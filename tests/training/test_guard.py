@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from hela_store.evaluation.tracks import CellTracks
 from hela_store.metrics.intervals import Units
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
@@ -82,3 +86,16 @@ def test_a_result_says_what_judged_it(store: Store) -> None:
     assert result.mean_change == pytest.approx(result.tuned.mean_iou - result.zero_shot.mean_iou)
     assert result.is_worse == (result.best_step == 0 or result.verdict == "worse" or result.mean_change <= 0)
     assert result.to_json()["kinds"]["box"]["verdict"] in ("better", "worse", "equivalent", "undecided")
+
+
+def test_cells_of_a_single_image_give_no_interval_and_no_word() -> None:
+    cells = {f"cell {number}": number for number in range(40)}
+    times = dict.fromkeys(cells, ("", 3))
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0.6, 0.8, 40)
+    after = before + 0.05 + rng.normal(0, 0.01, 40)
+    apart = CellTracks(method="images", of=cells, times=times)
+    assert change(before, after, apart.units(list(cells))).verdict == "better"  # of forty images it would be so
+    found = change(before, after, replace(apart, alone=True).units(list(cells)))
+    assert math.isnan(found.low) and math.isnan(found.high) and found.verdict == "undecided"
+    assert found.mean_change == pytest.approx(0.05, abs=0.01) and found.helped
