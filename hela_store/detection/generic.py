@@ -12,7 +12,7 @@ from hela_store.sam.nano import NANO_FILE
 from .head import GridHead, load_head
 
 GENERIC_FILE = NANO_FILE.with_name("nano-detector.safetensors")
-GENERIC_THRESHOLD = 0.3
+GENERIC_THRESHOLD = 0.5
 """Score from which a detection counts."""
 
 

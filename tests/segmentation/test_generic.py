@@ -14,9 +14,11 @@ from click.testing import CliRunner
 from hela_store_cli.main import main
 
 import hela_store as hs
+from hela_store.datasets.synthetic import write_sequence
 from hela_store.detection import generic
 from hela_store.detection.head import load_head, save_head
 from hela_store.errors import DatasetError, RunError, StoreError
+from hela_store.metrics.overlap import iou
 from hela_store.runs.folder import load_run
 from hela_store.sam.nano import NANO_SHA256
 from hela_store.segmentation.config import DetectedConfig, SegmentConfig
@@ -117,3 +119,13 @@ def test_blank_images_and_what_is_no_image() -> None:
         hs.segment(None, None, None)  # type: ignore[call-overload]
     with pytest.raises(DatasetError, match="takes an image alone"):
         hs.segment(np.zeros((4, 4)), [], SegmentConfig(out=Path("x")))  # type: ignore[call-overload]
+
+
+def test_the_shipped_detector_finds_drawn_cells_it_never_saw(tmp_path: Path) -> None:
+    write_sequence(tmp_path, sequence="01", frames=1, shape=(512, 512), cells=30)
+    truth = tifffile.imread(next(tmp_path.glob("01_*/SEG/*.tif")))
+    labels = hs.segment(tifffile.imread(next(tmp_path.glob("01/*.tif"))))
+    assert labels.dtype == np.int32 and labels.shape == truth.shape
+    known, found = (np.unique(values)[1:] for values in (truth, labels))
+    right = sum(max((iou(truth == cell, labels == other) for other in found), default=0.0) > 0.5 for cell in known)
+    assert len(known) > 10 and right >= 0.8 * len(known) and right >= 0.8 * len(found)
