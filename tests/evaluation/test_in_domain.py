@@ -20,7 +20,7 @@ from hela_store.studies.encoders import study_encoders
 from hela_store.studies.study import StudyConfig
 from hela_store.training.config import FinetuneConfig
 
-SEEN = "the encoder nano was trained on DSB 2018"
+SEEN = "the encoder nano@1 was trained on DSB 2018"
 CONFIG = EvaluateConfig(prompts=("box",), prompt_seeds=1, window=8)
 
 

@@ -173,7 +173,8 @@ def test_only_what_lacks_bytes_is_to_be_fetched_again(tmp_path, state):
         path.write_bytes(data)
         with pytest.raises(CheckpointError) as refused:
             load(path)
-        assert ("fetch it again" in str(refused.value)) == (name in torn), refused.value
+        lacking = name in torn or name.startswith("zeros")  # a file of zeros was made, and then never written
+        assert ("fetch it again" in str(refused.value)) == lacking, refused.value
         assert ("git lfs pull" in str(refused.value)) == name.startswith("pointer")
     few = {name: value for name, value in state.items() if not name.startswith("mask_decoder")}
     with pytest.raises(CheckpointError, match="expected all of a SAM: encoder, prompt encoder and mask decoder"):
