@@ -29,11 +29,19 @@ def execute(path: Path, folder: Path) -> Any:
 
 
 def kinds(book: Any) -> list[list[str]]:
-    """Return what each cell of code shows: names of streams, and types of displayed data."""
+    """Return what each cell of code shows: names of streams, and types of displayed data.
+
+    In how many pieces a stream arrives is a matter of time, so pieces that follow each other count as one.
+    """
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-    return [
+    shown = [
         ["+".join(sorted(output["data"])) if "data" in output else output["name"] for output in cell["outputs"]]
         for cell in cells
+    ]
+    streams = ("stdout", "stderr")
+    return [
+        [name for name, before in zip(one, ["", *one], strict=False) if name != before or name not in streams]
+        for one in shown
     ]
 
 
