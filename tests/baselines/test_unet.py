@@ -83,6 +83,7 @@ def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) ->
     assert answer.shape == (3, 192, 256) and np.allclose(answer.sum(0), 1, atol=1e-5)
 
 
+@pytest.mark.slow  # test_train.py of detection and test_finetune.py have short forms of the same trainer
 @threads(1)  # of the killed process, too: the last bits follow from their number
 def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(store: Store, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, store.path], capture_output=True, check=False)

@@ -1,6 +1,9 @@
+import pytest
+
 from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt, time_way
 
 
+@pytest.mark.slow  # three processes that load torch
 def test_every_way_is_timed_in_a_process_of_its_own() -> None:
     found = bench_adapt(AdaptBenchConfig(encoder="nano", cuts=(3,), cells=2, steps=1, device="cpu"))
     assert [row.what for row in found.rows] == ["encoder LoRA", "decoder", "decoder LoRA"]

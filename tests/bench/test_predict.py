@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from hela_store.bench.predict import bench_predict
 
 
+@pytest.mark.slow  # a large image in a process of its own
 def test_every_way_is_timed_and_the_large_image_is_weighed() -> None:
     found = bench_predict(boxes=2, rounds=1, large=600, large_boxes=2, device="cpu")
     assert [(row.way, row.window) for row in found.rows] == [
