@@ -83,7 +83,7 @@ def adapt_encoder(encoder: ImageEncoderViT, adapter: Adapter, seed: int = 0) -> 
     Raises
     ------
     RecipeError
-        The cut leaves no block, or the rank is no rank of its layers.
+        The cut leaves no block, or none that low-rank adapters fit; the rank is no rank of its layers.
     """
     encoder.requires_grad_(False)
     check_cut(adapter.cut, len(encoder.blocks))
@@ -92,9 +92,16 @@ def adapt_encoder(encoder: ImageEncoderViT, adapter: Adapter, seed: int = 0) -> 
         for module in [encoder] if adapter.cut == 0 else free:
             module.requires_grad_(True)
         return
-    for number, block in enumerate(encoder.blocks):
-        if number < adapter.cut or not isinstance(block, Block):
+    fitting = [number for number, block in enumerate(encoder.blocks) if isinstance(block, Block)]
+    if adapter.cut > fitting[-1]:
+        raise RecipeError(
+            f"cut is {adapter.cut}, but the last block that takes low-rank adapters is {fitting[-1]}; cut at "
+            f"{fitting[-1]} or before, or adapt the blocks themselves with --adapt encoder-full"
+        )
+    for number in fitting:
+        if number < adapter.cut:
             continue
+        block = encoder.blocks[number]
         width = block.attn.qkv.in_features
         fused = {"q": 0, "k": width, "v": 2 * width} if adapter.linear else {"q": 0, "v": 2 * width}
         layers = {"attn.qkv": fused}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from hela_store.errors import RecipeError
+from hela_store.sam.adapters import Adapter, adapt_encoder, learned
 from hela_store.sam.checkpoints import architecture_of
 from hela_store.sam.fast_encoder import image_embedding, tail_embedding, trunk_tokens
 from hela_store.sam.nano import build_nano, load_nano
@@ -33,3 +36,11 @@ def test_it_can_be_cut_and_far_tokens_count() -> None:
         torch.testing.assert_close(tail_embedding(encoder, tokens, 5), whole)
         moved = (image_embedding(encoder, other) - whole)[..., 0, 0].abs().max()
     assert moved > 0
+
+
+def test_a_cut_behind_every_block_that_takes_adapters_is_refused() -> None:
+    encoder = build_nano("nano2").image_encoder
+    with pytest.raises(RecipeError, match=r"cut is 5, but the last block that takes low-rank adapters is 3"):
+        adapt_encoder(encoder, Adapter(part="encoder", rank=2, cut=5))
+    adapt_encoder(encoder, Adapter(part="encoder", rank=2, cut=3))
+    assert learned(encoder)
