@@ -28,7 +28,7 @@ from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, learn
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.fast_encoder import drop_trunk
-from hela_store.sam.nano import build_nano
+from hela_store.sam.nano import ARCHITECTURES, build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import FINE, TrainingStep
@@ -161,7 +161,8 @@ def _name(config: AdaptBenchConfig) -> str:
 
 
 def _learner(config: AdaptBenchConfig, way: int | str) -> Learner:
-    sam = build_nano() if config.encoder == "nano" else sam_model_registry[config.encoder]()
+    is_nano = config.encoder in ARCHITECTURES
+    sam = build_nano(config.encoder) if is_nano else sam_model_registry[config.encoder]()
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     decoder.prompt_encoder.requires_grad_(False)
     if isinstance(way, str):
