@@ -1,4 +1,4 @@
-"""What commands share: which store, how results are printed, where checkpoints are kept."""
+"""Options and settings that commands share: which store, how results are printed, where checkpoints are kept."""
 
 from __future__ import annotations
 
