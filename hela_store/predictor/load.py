@@ -15,12 +15,14 @@ from hela_store.embedding.reader import embed_command
 from hela_store.errors import RunError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint, checkpoint_of, resolve_checkpoint
 from hela_store.images.geometry import DEFAULT_OVERLAP
-from hela_store.recipe.recipe import BLOCKS, RECIPE_FILE, DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
+from hela_store.recipe.recipe import RECIPE_FILE, DatasetRecipe, EncoderRecipe, Recipe, ViewsRecipe
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RUN_ID, run_ids
-from hela_store.sam.checkpoints import LoadedSam, checkpoint_sha256, load_sam_encoder
+from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
+from hela_store.sam.choice import choose_encoder
 from hela_store.sam.devices import pick_device
 from hela_store.sam.predict import DEFAULT_WINDOW, check_window
+from hela_store.sam.registry import ENCODERS, KnownEncoder, find_encoder, weights_of
 from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 
@@ -48,7 +50,7 @@ def load(
     source : str, Path or Store
         A store (its folder, or an opened one): its default run, or the decoder that came with the encoder where no run
         helped. A run: its folder, such as ``stores/fluo/runs/<id>``, or its id where the store is under ``./stores`` or
-        around the working directory. A model: ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``.
+        around the working directory. A model: a name that `hela-store encoders` lists, such as ``"nano"``.
     window : int
         Positions of the embedding along each side that a prompt reads at least: 8, 16, 32, or 64 for all, as
         ``SamPredictor`` does. That of the run, or of the model, where None.
@@ -73,7 +75,7 @@ def load(
     RecipeError
         ``window``, ``tile`` or ``device`` cannot be.
     """
-    if isinstance(source, str) and source in BLOCKS:
+    if isinstance(source, str) and (source == "nano" or source in ENCODERS):
         return _of_model(source, window, tile, device, cache_dir)
     checkpoint = _checkpoint(source)
     store, where = checkpoint.store, pick_device(device)
@@ -89,21 +91,28 @@ def load(
     return Predictor(parts)
 
 
-def default_recipe(architecture: str = "nano", tile: int | None = None) -> Recipe:
-    """Return how images are normalised, tiled and encoded where no store says it."""
-    encoder = EncoderRecipe(architecture=architecture)  # type: ignore[arg-type]
-    encoder = replace(encoder, sha256=checkpoint_sha256(encoder))
+def default_recipe(name: str = "nano", tile: int | None = None, cache_dir: Path | None = None) -> Recipe:
+    """Return how images are normalised, tiled and encoded by a known encoder where no store says it."""
+    encoder = choose_encoder(name, cache_dir=cache_dir)
     views = ViewsRecipe(tile=TILE, overlap=DEFAULT_OVERLAP)
-    return _tiled(Recipe(name=architecture, dataset=DatasetRecipe(path=""), encoder=encoder, views=views), tile)
+    return _tiled(Recipe(name=name, dataset=DatasetRecipe(path=""), encoder=encoder, views=views), tile)
 
 
 def load_model(recipe: Recipe, device: str, base: Path = Path(), cache_dir: Path | None = None) -> LoadedSam:
     """Load the SAM a recipe names, as :func:`hela_store.sam.checkpoints.load_sam_encoder`; it may be fetched."""
-    if cache_dir is None and not recipe.encoder.checkpoint and recipe.encoder.architecture != "nano":
-        import pooch
-
-        cache_dir = Path(pooch.os_cache("hela-store"))
+    known = weights_of(recipe.encoder)
+    if known is not None and not recipe.encoder.checkpoint:
+        cache_dir = _cache_of(known, cache_dir)
     return load_sam_encoder(recipe.encoder, pick_device(device), base=base, cache_dir=cache_dir)
+
+
+def _cache_of(known: KnownEncoder, cache_dir: Path | None) -> Path | None:
+    """Return where weights are fetched to; those that ship with this package are not fetched."""
+    if cache_dir is not None or not known.url:
+        return cache_dir
+    import pooch
+
+    return Path(pooch.os_cache("hela-store"))
 
 
 def stored_frame(store: Store, frame: str) -> StoredFrame:
@@ -131,13 +140,13 @@ def stored_frame(store: Store, frame: str) -> StoredFrame:
     return StoredFrame(store.frame_records()[frame].shape, [view.rect for view in views], read)
 
 
-def _of_model(
-    architecture: str, window: int | None, tile: int | None, device: str, cache_dir: Path | None
-) -> Predictor:
-    recipe = default_recipe(architecture, tile)
+def _of_model(name: str, window: int | None, tile: int | None, device: str, cache_dir: Path | None) -> Predictor:
+    cache_dir = _cache_of(find_encoder(name), cache_dir)
+    recipe = default_recipe(name, tile, cache_dir)
+    architecture = recipe.encoder.architecture
     sam = load_model(recipe, device, cache_dir=cache_dir)
     parts = Parts(
-        name=architecture,
+        name=name,
         recipe=recipe,
         decoder=sam.decoder.to(pick_device(device)),
         window=check_window(window or DEFAULT_WINDOW[architecture]),
@@ -170,7 +179,7 @@ def _checkpoint(source: str | Path | Store) -> Checkpoint:
         return resolve_checkpoint(_store_with(source), source)
     raise StoreError(
         f"nothing to load at {str(source)!r}, expected the folder of a store (stores/NAME), that of a run "
-        f"(stores/NAME/runs/ID), the id of a run, or a model: {', '.join(BLOCKS)}"
+        "(stores/NAME/runs/ID), the id of a run, or a name that `hela-store encoders` lists, such as nano"
     )
 
 

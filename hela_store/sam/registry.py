@@ -27,11 +27,15 @@ LIGHT_MICROSCOPY = (
     *("EmbedSeg", "YeaZ", "CVZ Fluo", "DynamicNuclearNet", "Cellpose", "OmniPose", "OrgaSegment"),
 )
 """What micro-sam's page of the training data of its light-microscopy models lists (doc/datasets/lm_v3.md, lm_v4.md)."""
+OPEN_IMAGES = ("Usiigaci", "MNFinder", "BBBC039", "S-BIAD634", "QCANet", "BABY", "PFC neurons")
+"""What nano's second edition learned from beside DSB 2018 and drawn scenes."""
 ELECTRON_MICROSCOPY = ("MitoEM", "MitoLab", "Platynereis")
 """The same of its electron-microscopy models (doc/datasets/em_organelles_v4.md)."""
 FOLDERS = {
     "DSB 2018": ("dsb2018", "datasciencebowl2018", "bbbc038", "stage1train", "stage1test"),
     "NeurIPS CellSeg": ("neuripscellseg", "neurips22cellseg"),
+    "BABY": ("babyyeast", "babyecoli"),
+    "PFC neurons": ("pfcneurons", "pfcpn"),
 }
 """How a folder of a data set is called, in small letters and digits, where that is not the name of the data set."""
 FOLDERS_SEEN = 3
@@ -162,7 +166,7 @@ _KNOWN = (
         licence="Apache-2.0",
         cite="",
         trained_on="drawn scenes, open images of cells",
-        domain=("DSB 2018",),
+        domain=("DSB 2018", *OPEN_IMAGES),
     ),
     KnownEncoder(
         name="vit_t",
@@ -204,7 +208,7 @@ _KNOWN = (
 )
 ENCODERS = {known.name: known for known in _KNOWN}
 """Every encoder that ``--encoder`` takes, by name; ``nano`` without a number is :data:`NANO`."""
-NANO = "nano@1"
+NANO = "nano@2"
 """The edition of nano that new stores are made with."""
 PLAIN = {"nano": "nano@1", "nano2": "nano@2"}
 

@@ -189,7 +189,7 @@ def test_runs_are_loaded_by_folder_and_by_id(scored: Path, monkeypatch: pytest.M
     with pytest.raises(RunError, match=rf"no run {run} in the 0 stores here; give its folder"):
         hs.load(run)
     with pytest.raises(
-        StoreError, match=r"nothing to load at 'nanoo', expected the folder of a store .* or a model: nano"
+        StoreError, match=r"nothing to load at 'nanoo', expected the folder of a store .* or a name .* such as nano"
     ):
         hs.load("nanoo")
 

@@ -20,7 +20,7 @@ from hela_store.recipe.recipe import DatasetRecipe, EncoderRecipe, Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.choice import choose_encoder, encoder_at
 from hela_store.sam.layouts.hugging_face import to_hugging_face
-from hela_store.sam.nano import NANO_SHA256, build_nano
+from hela_store.sam.nano import NANO2_SHA256, NANO_SHA256, build_nano
 from hela_store.sam.registry import ENCODERS, in_domain
 from hela_store.store.store import Store
 
@@ -53,7 +53,8 @@ def other(tmp_path, monkeypatch):
 
 
 def test_plain_names_need_no_file():
-    assert choose_encoder("nano") == EncoderRecipe(sha256=NANO_SHA256)
+    assert choose_encoder("nano@1") == EncoderRecipe(sha256=NANO_SHA256)
+    assert choose_encoder("nano") == EncoderRecipe(architecture="nano2", sha256=NANO2_SHA256)
     assert choose_encoder("vit_b").name == "" and choose_encoder("vit_b").sha256 == ENCODERS["vit_b"].sha256
 
 
@@ -73,10 +74,10 @@ def test_a_file_is_recognised_and_a_wrong_one_refused(other, tmp_path):
     path, cache = other
     by_name = choose_encoder("nano_lm", cache_dir=cache)
     found = replace(by_name, checkpoint=str(path))
-    assert choose_encoder("nano", str(path)) == choose_encoder("nano_lm", str(path)) == found
+    assert choose_encoder("nano@1", str(path)) == choose_encoder("nano_lm", str(path)) == found
     assert encoder_at(str(path)) == found and encoder_at("nano_lm", cache_dir=cache) == by_name
     own = seeded(tmp_path / "own.safetensors", 2)
-    assert choose_encoder("nano", str(own)).name == ""
+    assert choose_encoder("nano@1", str(own)).name == ""
     with pytest.raises(
         CheckpointError, match=r"is not nano_lm: it has xxh128:.*give --encoder nano@1 for other weights"
     ):
@@ -132,6 +133,8 @@ def test_a_data_set_that_the_encoder_has_seen_is_named(path, name, seen):
 
 def test_nano_has_seen_dsb_2018_and_other_weights_in_its_place_have_not():
     assert "nano@1 was trained on DSB 2018" in in_domain(recipe("/data/dsb2018"))
+    assert "nano@2 was trained on Usiigaci" in in_domain(recipe("/data/usiigaci_phase", architecture="nano2"))
+    assert in_domain(recipe("/data/usiigaci_phase")) == ""
     assert in_domain(recipe("/data/dsb2018", checkpoint="own.safetensors")) == ""
     with pytest.raises(CheckpointError, match=r"encoder\.name is vit_b_lm, a vit_b, and encoder\.architecture is nano"):
         in_domain(recipe("/data", name="vit_b_lm"))
