@@ -133,12 +133,16 @@ def test_adapters_of_micro_sam(tmp_path, matrices):
     model.eval()
     torch.save({"model_state": {f"sam.{n}": v for n, v in model.sam.state_dict().items()}}, tmp_path / "best.pt")
     loaded, found = encoded(tmp_path / "best.pt")
+    plain = model.sam.image_encoder.blocks[0].attn.qkv.qkv_proj.weight.clone()
     with torch.inference_mode():
-        expected = model.sam.image_encoder(IMAGE)
-    # merged weights are rounded once, and twelve blocks of random weights make it more
-    assert relative(found, expected) < 5e-5
-    plain = model.sam.image_encoder.blocks[0].attn.qkv.qkv_proj.weight
-    assert not torch.equal(loaded.encoder.blocks[0].attn.qkv.weight, plain)
+        theirs = model.sam.image_encoder(IMAGE)
+        exact = model.sam.image_encoder.double()(IMAGE.double())
+        merged = loaded.encoder.double()(IMAGE.double())
+    ours, peer, rounded = (relative(part, exact) for part in (found, theirs, merged))
+    print(f"from float64: ours {ours:.2g}, micro-sam {peer:.2g}, merged weights alone {rounded:.2g}")
+    # in float32 their own sums are as far from the exact ones as ours, which limits how near the two can be
+    assert rounded < 1e-5 and ours < 1.5 * peer
+    assert not torch.equal(loaded.encoder.blocks[0].attn.qkv.weight.float(), plain)
 
 
 MEMORY = """
