@@ -69,7 +69,7 @@ def test_several_views_at_once_give_each_its_own_embedding(file):
 
 
 def test_the_commands_take_a_trainers_file(tmp_path):
-    write_sequence(tmp_path / "data", sequence="01", frames=5, shape=(96, 128), cells=4)
+    write_sequence(tmp_path / "data", sequence="01", frames=5, shape=(192, 256), cells=10)
     state = {f"sam.{name}": value for name, value in vit_t_state().items()}
     torch.save({"model_state": state, "decoder_state": {}, "init": CheckpointError("an object")}, tmp_path / "best.pt")
 

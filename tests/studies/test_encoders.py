@@ -71,6 +71,8 @@ def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Pa
 
     # of other cells or prompts they are not compared
     zero = found.rows[0].runs[0]
+    named = ", ".join(encoder.key for encoder in found.encoders)
+    assert f"encoders, in the order given: {named}" in compare(store, [zero, found.rows[1].runs[0]]).notes
     val = evaluate(variant, None, EvaluateConfig(prompts=("point",), prompt_seeds=1, split="val", window=8)).run
     with pytest.raises(RunError, match=r"were not given the same cells or prompt seeds: \d+ only the first, \d+ only"):
         compare(store, [zero, val])
