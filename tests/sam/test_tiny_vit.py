@@ -68,7 +68,8 @@ def test_several_views_at_once_give_each_its_own_embedding(file):
     assert (alone - both[1]).norm() < 1e-5 * alone.norm() < 1e-3 * (alone - other).norm()
 
 
-def test_the_commands_take_a_trainers_file(tmp_path):
+@pytest.mark.parametrize("tuned", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_commands_take_a_trainers_file(tmp_path, tuned):
     write_sequence(tmp_path / "data", sequence="01", frames=5, shape=(192, 256), cells=10)
     state = {f"sam.{name}": value for name, value in vit_t_state().items()}
     torch.save({"model_state": state, "decoder_state": {}, "init": CheckpointError("an object")}, tmp_path / "best.pt")
@@ -80,6 +81,10 @@ def test_the_commands_take_a_trainers_file(tmp_path):
 
     blocks = "--train-frames 0-0 --val-frames 2-2 --test-frames 4-4 --tile none"
     run("new {0}/cells --dataset {0}/data --encoder vit_t --checkpoint {0}/best.pt " + blocks)
+    if not tuned:
+        assert "1 now, 0 left" in run("embed -s {0}/cells --split val")
+        run("evaluate -s {0}/cells --zero-shot --split val --prompt box-exact --window 8")
+        return
     assert "2 now, 0 left" in run("embed -s {0}/cells --split train --split val")
     run("finetune -s {0}/cells --steps 1 --lr 1e-2 --cells 2 --validation-cells 2 --workers 0 --window 8")
     told = run("evaluate -s {0}/cells --run latest --split val --prompt box --prompt-seeds 1 --json")
