@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.recipe.recipe import Architecture
 
+ENCODERS = click.Choice(["nano", "vit_t", "vit_b", "vit_l", "vit_h"])
+
 
 @click.group()
 def bench() -> None:
@@ -33,10 +35,10 @@ def bench() -> None:
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Time each pair this many times.")
 @click.option(
     "--encoder",
-    type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
+    type=ENCODERS,
     default="vit_b",
     show_default=True,
-    help="Run this stock encoder in the loop, with random weights.",
+    help="Run this encoder in the loop, of its authors' own package and with random weights.",
 )
 @click.option(
     "--encoder-steps",
@@ -85,7 +87,7 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
 @bench.command(cls=Command, examples=("hela-store bench augment --encoder nano",))
 @click.option(
     "--encoder",
-    type=click.Choice(["nano", "vit_b", "vit_l", "vit_h"]),
+    type=ENCODERS,
     default="nano",
     show_default=True,
     help="Time this encoder.",
@@ -123,7 +125,11 @@ def _show(found: Any, as_json: bool) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench encode --encoder vit_b",))
 @click.option(
-    "--encoder", default="nano", show_default=True, help="Time nano, or vit_t, vit_b, vit_l, vit_h with random weights."
+    "--encoder",
+    type=ENCODERS,
+    default="nano",
+    show_default=True,
+    help="Time this encoder; all but nano have random weights.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
@@ -274,7 +280,10 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench adapt --encoder nano --cut 2",))
 @click.option(
-    "--encoder", default="vit_b", show_default=True, help="Time nano, vit_b, vit_l or vit_h, with random weights."
+    "--encoder",
+    default="vit_b",
+    show_default=True,
+    help="Time nano, vit_b, vit_l or vit_h, with random weights; vit_t takes no adapters.",
 )
 @click.option(
     "--cut",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,8 @@ def _short(whole: list[Difference], subsets: list[Difference]) -> None:
 
 
 def _few(row: Difference) -> list[int | str]:
-    changes = (f"{value:+.3f}" for value in (row.mean, row.per_cell.low, row.per_cell.high))
+    ends = (row.mean, row.per_cell.low, row.per_cell.high)
+    changes = (NOTHING if math.isnan(value) else f"{value:+.3f}" for value in ends)
     return [row.cells, f"{row.mean_a:.3f}", f"{row.mean_b:.3f}", *changes]
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import zip_longest
@@ -198,7 +199,7 @@ def _echo_drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: 
     rule("┏", "┳", "┓", "━")
     for number, row in enumerate(lines):
         parts = [
-            [line[start : start + width] for line in cell for start in range(0, len(line) or 1, width)]
+            [piece for line in cell for piece in textwrap.wrap(line, width) or [""]]
             for cell, width in zip(row, widths, strict=True)
         ]
         bar = "│" if number else "┃"

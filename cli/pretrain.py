@@ -14,7 +14,7 @@ from .help import Command
 from .output import bars, note, relative
 
 
-@click.command(cls=Command, examples=("hela-store pretrain --dsb2018 DIR --out weights",))
+@click.command(cls=Command, examples=("hela-store pretrain --data dsb2018 --out weights",))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

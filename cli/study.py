@@ -138,18 +138,20 @@ def _echo(result: StudyResult | EncoderStudy) -> None:
     from hela_store.studies.text import (
         AGAINST,
         COLUMNS,
-        ENCODERS,
+        ENCODER,
         SPREAD,
         against,
+        encoder_blocks,
         encoder_footnotes,
-        encoder_table,
         footnotes,
         spread,
         table,
     )
 
     if isinstance(result, EncoderStudy):
-        echo_table(ENCODERS, encoder_table(result))
+        for heading, lines in encoder_blocks(result):
+            click.echo(heading)
+            echo_table(ENCODER, lines)
         for text in encoder_footnotes(result):
             note(text)
         return

@@ -17,18 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from segment_anything import sam_model_registry
 from torch import Tensor
 
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
-from hela_store.errors import RecipeError
-from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
+from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH, Architecture, EncoderRecipe
 from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, learned
+from hela_store.sam.build import random_sam
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.fast_encoder import drop_trunk
-from hela_store.sam.nano import ARCHITECTURES, build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW
 from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import FINE, TrainingStep
@@ -44,7 +42,7 @@ class AdaptBenchConfig:
 
     Attributes
     ----------
-    encoder : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+    encoder : one that can be cut
     cuts : blocks that stay; None for 0, half of them, and all but two
     rank, conv, linear, full : of the adapters, as of a fine-tuning; ``full``: the blocks themselves
     cells : box prompts a step
@@ -52,7 +50,7 @@ class AdaptBenchConfig:
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
-    encoder: str = "vit_b"
+    encoder: Architecture = "vit_b"
     cuts: tuple[int, ...] | None = None
     rank: int = 4
     conv: bool = False
@@ -63,8 +61,8 @@ class AdaptBenchConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.encoder not in BLOCKS:
-            raise RecipeError(f"encoder is {self.encoder!r}, expected one of {', '.join(BLOCKS)}")
+        for cut in self.cuts or (0,):  # refuses what cannot be cut, and cuts there are not
+            EncoderRecipe(architecture=self.encoder, cut=cut)
         blocks = BLOCKS[self.encoder]
         if self.cuts is None:
             object.__setattr__(self, "cuts", tuple(dict.fromkeys((0, blocks // 2, blocks - 2))))
@@ -161,8 +159,7 @@ def _name(config: AdaptBenchConfig) -> str:
 
 
 def _learner(config: AdaptBenchConfig, way: int | str) -> Learner:
-    is_nano = config.encoder in ARCHITECTURES
-    sam = build_nano(config.encoder) if is_nano else sam_model_registry[config.encoder]()
+    sam = random_sam(config.encoder)
     decoder = SamDecoder(sam.prompt_encoder, sam.mask_decoder)
     decoder.prompt_encoder.requires_grad_(False)
     if isinstance(way, str):

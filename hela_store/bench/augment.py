@@ -23,7 +23,7 @@ from hela_store.datasets.synthetic import BLACK_LEVEL, write_sequence
 from hela_store.embedding.record import threads
 from hela_store.errors import RecipeError
 from hela_store.images import normalise
-from hela_store.recipe.recipe import Architecture, DatasetRecipe, EncoderRecipe
+from hela_store.recipe.recipe import Architecture, DatasetRecipe
 
 FRAME = (700, 1100)
 CELLS = 64
@@ -73,7 +73,7 @@ def bench_augment(
     Parameters
     ----------
     architecture : str
-        Which encoder; ``vit_*`` with random weights, which cost the same.
+        Which encoder, with random weights, which cost the same.
     tile : int
         Edge length of a view, px, at most 700.
     views : int
@@ -89,9 +89,10 @@ def bench_augment(
     for name, value, low, high in (("tile", tile, 64, FRAME[0]), ("views", views, 1, 10_000), ("cores", cores, 1, 512)):
         if not low <= value <= high:
             raise RecipeError(f"{name} is {value}, expected {low} to {high}")
+    from hela_store.sam.build import random_sam
     from hela_store.sam.encoder import encode
 
-    encoder = _encoder(architecture)
+    encoder = random_sam(architecture).image_encoder.eval()
     frame, recipe = _frame(), AugmentRecipe(variants=views)
     label = np.zeros(FRAME, np.int32) if frame.label is None else frame.label
     limits = normalise.limits(frame.image, "percentile", offset=BLACK_LEVEL)
@@ -122,15 +123,3 @@ def _frame() -> Frame:
         write_sequence(Path(folder), sequence="01", frames=1, shape=FRAME, cells=CELLS)
         reader = CtcReader(DatasetRecipe(path=folder), Path(folder))
         return reader.read(reader.entries[0])
-
-
-def _encoder(architecture: Architecture) -> Any:
-    from segment_anything import sam_model_registry
-
-    from hela_store.sam.checkpoints import load_sam_encoder
-
-    if architecture == "nano":
-        import torch
-
-        return load_sam_encoder(EncoderRecipe(), torch.device("cpu")).encoder
-    return sam_model_registry[architecture]().image_encoder.eval()

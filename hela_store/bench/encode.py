@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything import SamPredictor, sam_model_registry
+from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,11 +17,12 @@ from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
 from hela_store.images.geometry import SAM_INPUT
+from hela_store.sam.build import random_sam
 from hela_store.sam.devices import pick_device
 from hela_store.sam.encoder import encode
-from hela_store.sam.nano import load_nano
 from hela_store.sam.rate import bfloat16_pays, matrix_rate
-from hela_store.sam.tiny_vit import build_vit_t
+
+from .stock import stock_sam
 
 ARCHITECTURES = ("nano", "vit_t", "vit_b", "vit_l", "vit_h")
 
@@ -126,23 +126,13 @@ def bench_encode(
 
 def _models(architecture: str, device: torch.device) -> tuple[Sam, SamPredictor]:
     """Return the model that we run, and its authors' predictor with the same weights."""
+    theirs, predictor = stock_sam(architecture)
+    ours = theirs
     if architecture == "vit_t":
-        try:
-            with warnings.catch_warnings(action="ignore"):  # it imports from places that timm has moved
-                from mobile_sam import SamPredictor as Predictor
-                from mobile_sam import sam_model_registry as registry
-        except ImportError as error:
-            raise RecipeError(
-                f"vit_t is timed against MobileSAM's own package, which cannot be imported ({error}); run "
-                "`pip install mobilesam-mirror timm`"
-            ) from error
-        theirs, ours = registry["vit_t"](), build_vit_t()
+        ours = random_sam(architecture)
         ours.load_state_dict(theirs.state_dict())
-    else:
-        ours = theirs = load_nano() if architecture == "nano" else sam_model_registry[architecture]()
-        Predictor = SamPredictor
     ours, theirs = (sam.requires_grad_(False).eval().to(device) for sam in (ours, theirs))
-    return ours, Predictor(theirs)
+    return ours, predictor(theirs)
 
 
 def _seconds(ways: Mapping[str, Callable[[], object]], order: Iterable[str], batch: int) -> dict[str, float]:

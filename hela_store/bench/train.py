@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from segment_anything import SamPredictor, sam_model_registry
+from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from hela_store.base.aliases import BoolArray
@@ -24,16 +24,18 @@ from hela_store.evaluation.frames import frame_cells, labelled_frames, median_tr
 from hela_store.evaluation.questions import Question, truth_questions
 from hela_store.images.geometry import box_to_sam, resized_shape
 from hela_store.metrics.overlap import overlap
+from hela_store.sam.build import build_sam
 from hela_store.sam.decoder import SamDecoder, load_decoder
 from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.encoder import preprocess
-from hela_store.sam.nano import build_nano
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import TrainingStep, TrainingSteps, loader_workers
 from hela_store.training.loading import load
 from hela_store.training.step import step_loss
+
+from .stock import stock_sam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class TrainBenchConfig:
     steps : optimiser steps a round, box prompts
     cells : most cells a step
     rounds : how often every pair is timed; medians count
-    encoder : ``"nano"``, ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``: the stock encoder in the loop, random weights
+    encoder : the stock encoder in the loop, as :func:`~hela_store.bench.stock.stock_sam` has it
     encoder_steps : steps with that encoder in the loop, 0 for none
     predictions : cells of the validation block for the evaluation pairs
     workers : loader processes; None for as many as `finetune` starts
@@ -162,8 +164,7 @@ def _memory_pair(store: Store, config: TrainBenchConfig, device: torch.device) -
 def _encoder_pair(store: Store, config: TrainBenchConfig, device: torch.device) -> Pair:
     steps, tuner = _steps(store, config, config.encoder_steps), _Tuner(store, device)
     held = [steps[i] for i in range(len(steps))]
-    stock = build_nano() if config.encoder == "nano" else sam_model_registry[config.encoder]()
-    encoder = stock.image_encoder.to(device).eval()
+    encoder = stock_sam(config.encoder)[0].to(device).eval().image_encoder
     views = preprocess(torch.rand(1, 512, 512) * 255).to(device)
 
     def with_encoder(batch: TrainingStep) -> None:
@@ -227,9 +228,7 @@ def _ours(decoder: SamDecoder, tiles: Tiles, window: int, device: torch.device) 
 
 
 def _predictor(decoder: SamDecoder, architecture: str, device: torch.device) -> SamPredictor:
-    # its encoder is never run: the embeddings are there
-    with torch.device("cpu" if architecture == "nano" else "meta"):
-        encoder = (build_nano() if architecture == "nano" else sam_model_registry[architecture]()).image_encoder
+    encoder = build_sam(architecture).image_encoder  # never run: the embeddings are there
     sam = Sam(image_encoder=encoder, prompt_encoder=decoder.prompt_encoder, mask_decoder=decoder.mask_decoder)
     sam.pixel_mean, sam.pixel_std = sam.pixel_mean.to(device), sam.pixel_std.to(device)
     return SamPredictor(sam)

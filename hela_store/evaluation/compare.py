@@ -180,7 +180,11 @@ def compare(
     tracks = cell_tracks(store, [frame for pairs in paired for frame in set(pairs["frame"].tolist())])
     for other, pairs in progress(list(zip(runs[1:], paired, strict=True)), total=len(paired), what="compare"):
         rows += _differences(pairs, ",".join(other), tracks)
-    notes += seen_notes(store, [load_run(store.path, run).encoder for run in everyone])
+    encoders = {run: load_run(store.path, run).encoder for run in everyone}
+    if len({key for key in encoders.values() if key}) > 1:
+        keys = [" and ".join(dict.fromkeys(encoders[run] or "none" for run in part)) for part in runs]
+        notes.append(f"encoders, in the order given: {', '.join(keys)}")
+    notes += seen_notes(store, encoders.values())
     notes += _few(tracks, max(row.per_cell.blocks for row in rows if row.subset == "all"))
     first = ",".join(runs[0])
     return Comparison(metric=metric, first=first, scored=scored, rows=rows, notes=notes, units=str(tracks))

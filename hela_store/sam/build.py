@@ -1,19 +1,26 @@
-"""Build a SAM of any architecture, without weights."""
+"""Build a SAM of any architecture, without weights or with random ones."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 
 from . import nano
 from .tiny_vit import build_vit_t
 
 
-def build_sam(architecture: str) -> Any:
+def build_sam(architecture: str) -> Sam:
     """Return a SAM with random weights; large ones have none at all, so that nothing is drawn to be thrown away."""
     if architecture in nano.ARCHITECTURES:
-        return nano.build_nano(architecture)
+        return random_sam(architecture)
     with torch.device("meta"):
-        return build_vit_t() if architecture == "vit_t" else sam_model_registry[architecture]()
+        return random_sam(architecture)
+
+
+def random_sam(architecture: str) -> Sam:
+    """Return a SAM with random weights, which take as long as trained ones."""
+    if architecture in nano.ARCHITECTURES:
+        return nano.build_nano(architecture)
+    built: Sam = build_vit_t() if architecture == "vit_t" else sam_model_registry[architecture]()
+    return built

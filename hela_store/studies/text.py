@@ -33,6 +33,8 @@ ENCODERS = (
     "prompt", "method", "encoder", "s a view", "MiB a view", "runs", "cells", "IoU", "over the first", "verdict",
 )  # fmt: skip
 """Heads of the columns of :func:`encoder_table`."""
+ENCODER = ("encoder", "s a view", "MiB a view", "IoU", "over the first", "verdict")
+"""Heads of the columns of :func:`encoder_blocks`."""
 FRAMES = ("mean", "low_quartile", "median", "high_quartile")
 SPREAD = (
     "prompt", "method", "mean over frames", "lower quartile", "median", "upper quartile", "HD95, median, px",
@@ -136,6 +138,18 @@ def encoder_table(result: EncoderStudy) -> list[list[str]]:
         scores = [str(len(row.runs)), str(row.cells), f"{row.iou:.4f}"]
         lines.append([row.prompt, row.method, row.encoder, *cost, *scores, *gain])
     return lines
+
+
+def encoder_blocks(result: EncoderStudy) -> list[tuple[str, list[list[str]]]]:
+    """Return the same table in parts that fit a terminal: a heading for each prompt and method, and its lines."""
+    blocks: dict[str, list[list[str]]] = {}
+    for row, line in zip(result.rows, encoder_table(result), strict=True):
+        over = row.over_first
+        if over is not None and math.isnan(over.low):
+            line[-2] = f"{over.mean:+.4f} (no interval)"
+        heading = f"{row.prompt}, {row.method} (cells: {row.cells})"
+        blocks.setdefault(heading, []).append([*line[2:5], *line[7:]])
+    return list(blocks.items())
 
 
 def encoder_footnotes(result: EncoderStudy) -> list[str]:

@@ -1,6 +1,9 @@
 import pytest
 
 from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt, time_way
+from hela_store.bench.stock import stock_sam
+from hela_store.errors import RecipeError
+from hela_store.sam.build import build_sam, random_sam
 
 
 @pytest.mark.slow  # three processes that load torch
@@ -19,3 +22,19 @@ def test_the_whole_encoder_reads_nothing_from_the_store() -> None:
     assert config.cuts == (0, 2)
     row = time_way(config, 0, "cpu", 1)
     assert (row.cut, row.view_bytes) == (0, 0) and row.parameters > 5e6 and row.what == "encoder, full"
+
+
+def test_what_takes_no_adapters_is_refused_before_anything_is_timed() -> None:
+    with pytest.raises(RecipeError, match="vit_t cannot be cut, so its encoder cannot be adapted either"):
+        AdaptBenchConfig(encoder="vit_t")
+    with pytest.raises(RecipeError, match=r"cut of nano \(blocks\) is 9, expected 0 to 3"):
+        AdaptBenchConfig(encoder="nano", cuts=(9,))
+
+
+def test_vit_t_is_timed_against_the_package_of_its_authors() -> None:
+    theirs, predictor = stock_sam("vit_t")
+    assert theirs.image_encoder.__module__.startswith("mobile_sam") and predictor.__module__.startswith("mobile_sam")
+    ours = random_sam("vit_t")
+    assert type(ours.image_encoder).__name__ == "TinyViT" and ours.state_dict().keys() == theirs.state_dict().keys()
+    assert not any(value.is_meta for value in ours.parameters())
+    assert all(value.is_meta for value in build_sam("vit_t").image_encoder.parameters())

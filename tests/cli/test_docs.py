@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -76,6 +77,24 @@ def test_the_pages_name_only_commands_and_options_there_are(line: str) -> None:
         return
     known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert set(re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", line)) <= known | {"--help"}
+
+
+EXAMPLES = [(name, line) for name, command in COMMANDS.items() for line in getattr(command, "examples", ())]
+
+
+@pytest.mark.parametrize(("name", "line"), EXAMPLES)
+def test_an_example_of_the_help_is_a_whole_command_there_is(name: str, line: str) -> None:
+    assert line.split()[: len(name.split())] == name.split()
+    command = COMMANDS[name]
+    context = click.Context(command)
+    found, rest, _ = command.make_parser(context).parse_args(shlex.split(line)[len(name.split()) :])
+    given = {key: value for key, value in found.items() if isinstance(value, str | list | tuple | int)}
+    assert not rest
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path) or parameter.name not in given:
+            assert parameter.name in given or not parameter.required
+        else:
+            parameter.type_cast_value(context, given[parameter.name])
 
 
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]

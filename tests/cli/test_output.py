@@ -47,7 +47,7 @@ def test_a_drawn_table_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", "80" if wide else "21")
     echo_table(["name", "n"], [["a long name", 1], ["two\nlines", 12.5], ["", None]])
     rows = ["┃ name        ┃      n ┃", "│ a long name │      1 │", "│ two         │ 12.500 │"]
-    folded = ["┃ name     ┃      n ┃", "│ a long n │      1 │", "│ ame      │        │", "│ two      │ 12.500 │"]
+    folded = ["┃ name     ┃      n ┃", "│ a long   │      1 │", "│ name     │        │", "│ two      │ 12.500 │"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0][0] == "┏" and printed[2][0] == "┡" and printed[-1][0] == "└"
     assert len({len(line) for line in printed}) == 1

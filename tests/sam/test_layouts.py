@@ -11,9 +11,12 @@ from collections import OrderedDict, defaultdict
 import narrow_vit_b
 import pytest
 import torch
+from click.testing import CliRunner
+from hela_store_cli.main import main
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
+from hela_store.datasets.synthetic import write_sequence
 from hela_store.errors import CheckpointError
 from hela_store.recipe.recipe import EncoderRecipe
 from hela_store.sam.checkpoints import load_sam_encoder
@@ -443,6 +446,27 @@ def test_damage_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CheckpointError, match=words):
         load(tmp_path / name)
+
+
+def test_a_command_says_it_in_one_line_and_leaves_nothing(tmp_path, state):
+    write_sequence(tmp_path / "data", sequence="01", frames=3, shape=(96, 128), cells=3)
+    folder = write_folder(tmp_path / "parts", to_hugging_face(state), 3)
+    for number in (1, 2):
+        (folder / f"model-0000{number}-of-00003.safetensors").unlink()
+    tied = to_hugging_face(state)
+    write_folder(tmp_path / "tied", tied | {TIED: tied[MATRIX] + 1})
+    (tmp_path / "page.pth").write_bytes(FILES["page.pth"][0])
+    torch.save({n: torch.zeros(s) for n, s in OTHERS["SAM-HQ"].items()}, tmp_path / "hq.pth")
+    for name, words in {
+        "parts": "2 are missing",
+        "tied": "are one matrix, but differ",
+        "page.pth": "a web page",
+        "hq.pth": "SAM-HQ",
+    }.items():
+        given = ["--dataset", str(tmp_path / "data"), "--encoder", "vit_b", "--checkpoint", str(tmp_path / name)]
+        told = CliRunner().invoke(main, ["new", str(tmp_path / "made"), *given])
+        assert told.exit_code == 1 and words in told.output and told.output.count("\n") == 1, told.output
+        assert not (tmp_path / "made").exists()
 
 
 def test_a_program_of_torchscript_is_not_run(tmp_path):

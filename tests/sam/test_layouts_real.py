@@ -132,13 +132,19 @@ def test_adapters_of_micro_sam(tmp_path, matrices):
             value.data.normal_(0, 0.02, generator=generator)
     model.eval()
     torch.save({"model_state": {f"sam.{n}": v for n, v in model.sam.state_dict().items()}}, tmp_path / "best.pt")
-    loaded, found = encoded(tmp_path / "best.pt")
+    loaded = load_sam_encoder(EncoderRecipe(architecture="vit_b", checkpoint=str(tmp_path / "best.pt")))
+    ours, theirs = loaded.encoder, model.sam.image_encoder
+    assert not torch.equal(ours.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.qkv_proj.weight)
+    for encoder in (ours, theirs):  # a sixteenth of the view, which float64 takes long enough for
+        encoder.pos_embed = torch.nn.Parameter(encoder.pos_embed[:, :16, :16].clone())
+    small = IMAGE[..., :256, :256]
     with torch.inference_mode():
-        expected = model.sam.image_encoder(IMAGE)
-    # merged weights are rounded once, and twelve blocks of random weights make it more
-    assert relative(found, expected) < 5e-5
-    plain = model.sam.image_encoder.blocks[0].attn.qkv.qkv_proj.weight
-    assert not torch.equal(loaded.encoder.blocks[0].attn.qkv.weight, plain)
+        found, peer = ours(small), theirs(small)
+        merged, exact = ours.double()(small.double()), theirs.double()(small.double())
+    far = {"ours": found, "micro-sam": peer, "merged weights in float64": merged}
+    print({who: relative(embedding, exact) for who, embedding in far.items()}, "apart", relative(found, peer))
+    # in float32 their own sums are as far from the exact ones as ours, so that nothing can be nearer to both
+    assert relative(merged, exact) < 1e-5 and relative(found, exact) < 1.5 * relative(peer, exact)
 
 
 MEMORY = """

@@ -1,12 +1,16 @@
 """vit_t: equal to MobileSAM's own package, faster, and the whole way from a file to an export."""
 
+import json
 import time
 from dataclasses import replace
 
 import pytest
 import torch
+from click.testing import CliRunner
+from hela_store_cli.main import main
 from other_sams import mobile_sam, vit_t_state
 
+from hela_store.datasets.synthetic import write_sequence
 from hela_store.errors import CheckpointError, RecipeError
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.recipe.recipe import EncoderRecipe
@@ -62,6 +66,31 @@ def test_several_views_at_once_give_each_its_own_embedding(file):
     both = encode(encoder, views)
     alone, other = encode(encoder, views[1:])[0], both[0]
     assert (alone - both[1]).norm() < 1e-5 * alone.norm() < 1e-3 * (alone - other).norm()
+
+
+@pytest.mark.parametrize("tuned", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_commands_take_a_trainers_file(tmp_path, tuned):
+    write_sequence(tmp_path / "data", sequence="01", frames=5, shape=(192, 256), cells=10)
+    state = {f"sam.{name}": value for name, value in vit_t_state().items()}
+    torch.save({"model_state": state, "decoder_state": {}, "init": CheckpointError("an object")}, tmp_path / "best.pt")
+
+    def run(line):
+        done = CliRunner().invoke(main, line.format(tmp_path).split())
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    blocks = "--train-frames 0-0 --val-frames 2-2 --test-frames 4-4 --tile none"
+    run("new {0}/cells --dataset {0}/data --encoder vit_t --checkpoint {0}/best.pt " + blocks)
+    if not tuned:
+        assert "1 now, 0 left" in run("embed -s {0}/cells --split val")
+        run("evaluate -s {0}/cells --zero-shot --split val --prompt box-exact --window 8")
+        return
+    assert "2 now, 0 left" in run("embed -s {0}/cells --split train --split val")
+    run("finetune -s {0}/cells --steps 1 --lr 1e-2 --cells 2 --validation-cells 2 --workers 0 --window 8")
+    told = run("evaluate -s {0}/cells --run latest --split val --prompt box --prompt-seeds 1 --json")
+    assert list(json.loads(told)["prompts"]) == ["box"]
+    assert "vit_t with all that" in run("export checkpoint latest -s {0}/cells --out {0}/tuned.pth")
+    assert load(tmp_path / "tuned.pth").sha256 != load(tmp_path / "best.pt").sha256
 
 
 @pytest.mark.slow

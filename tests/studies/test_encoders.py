@@ -20,7 +20,7 @@ from hela_store.sam.nano import build_nano
 from hela_store.store.store import Store
 from hela_store.studies.encoders import study_encoders
 from hela_store.studies.study import StudyConfig
-from hela_store.studies.text import ENCODERS, encoder_markdown, encoder_table
+from hela_store.studies.text import ENCODER, ENCODERS, encoder_blocks, encoder_markdown, encoder_table
 from hela_store.training.config import FinetuneConfig
 
 TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
@@ -63,11 +63,16 @@ def test_two_encoders_are_paired_on_the_same_cells_once(store: Store, random: Pa
     again = study_encoders(store, ["nano", str(random)], CONFIG)
     assert run_ids(store.path) == runs and repr(again.rows) == repr(found.rows)
     assert all(len(line) == len(ENCODERS) for line in encoder_table(found))
+    blocks = encoder_blocks(found)
+    assert [heading.split(" (")[0] for heading, _ in blocks] == ["point, zero-shot", "point, tuned for point"]
+    assert all(len(line) == len(ENCODER) for _, lines in blocks for line in lines)
     text = encoder_markdown(found)
     assert text.startswith("## Encoders\n") and "## Study: random.safetensors\n" in text
 
     # of other cells or prompts they are not compared
     zero = found.rows[0].runs[0]
+    named = ", ".join(encoder.key for encoder in found.encoders)
+    assert f"encoders, in the order given: {named}" in compare(store, [zero, found.rows[1].runs[0]]).notes
     val = evaluate(variant, None, EvaluateConfig(prompts=("point",), prompt_seeds=1, split="val", window=8)).run
     with pytest.raises(RunError, match=r"were not given the same cells or prompt seeds: \d+ only the first, \d+ only"):
         compare(store, [zero, val])
