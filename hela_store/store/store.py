@@ -109,7 +109,7 @@ class Store:
     def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe: ``adapter``, ``cut``, ...; may raise RecipeError."""
         recipe = replace(self.recipe, encoder=replace(self.recipe.encoder, **changes))
-        return type(self)(self.path, recipe, self._labels_version)
+        return type(self)(self.path, recipe, self.labels_version)
 
     @cached_property
     def key(self) -> str:
