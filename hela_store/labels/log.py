@@ -61,6 +61,10 @@ class LabelLog:
         """Return all events up to a version, oldest first; raises StoreError as :meth:`lines`."""
         return [LabelEvent.from_json(line.event) for version in self.files.versions(upto) for line in version]
 
+    def events_of(self, version: int) -> list[LabelEvent]:
+        """Return the events of one version, from 1; raises StoreError as :meth:`events`."""
+        return [LabelEvent.from_json(line.event) for line in self.files.versions(version)[version - 1]]
+
     def history(self) -> History:
         """Return what can be taken back and repeated now."""
         return History.of(self.files.versions())

@@ -59,6 +59,8 @@ LINKLESS = {
 }
 """What of a store must not be a symbolic link, and down to which depth, so that nothing is written beyond the store."""
 READERS = 8
+VERSIONS_KEPT = 4
+"""Versions of the labels for which what is made of them is kept in memory."""
 WAY_OUT = "restore it, or make a new store"
 T = TypeVar("T")
 
@@ -79,6 +81,7 @@ class Store:
         self.path = path
         self.recipe = recipe
         self._labels_version = labels_version
+        self._others: dict[int, Self] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._files: dict[Path, pa.Table] = {}
         self._tables: dict[tuple[Path, ...], pa.Table] = {}
@@ -180,9 +183,18 @@ class Store:
         version = len(self.label_log.versions(version))
         if version == self._labels_version:
             return self
-        other = copy.copy(self)
-        other._labels_version, other._derived = version, {}
+        other = self._others.get(version)
+        if other is None:
+            while len(self._others) >= VERSIONS_KEPT:
+                self._others.pop(next(iter(self._others)))
+            other = self._others[version] = copy.copy(self)
+            other._labels_version, other._derived = version, {}
         return other
+
+    def follow_labels(self, version: int) -> None:
+        """Read a version that was just written, unless this store reads an earlier one than the one before it."""
+        if self.labels_version == version - 1:
+            self._labels_version, self._derived = version, {}
 
     def label_states(self) -> dict[str, FrameState]:
         """Return the frames whose labels are not as ingested, by id; StoreError where the log is damaged."""
