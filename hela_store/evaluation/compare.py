@@ -43,7 +43,8 @@ _PAIRS = """
 SELECT
     if(a.prompt = 'none', b.prompt, a.prompt) AS prompt, a.cell, a.frame, a.sequence, a.time, a.{metric} AS a,
     b.{metric} AS b, a.area, c.mean_intensity, a.touches_neighbour, a.is_bright_small, a.is_dim
-FROM cell_metrics a JOIN cell_metrics b ON a.cell = b.cell JOIN cells_at c ON c.cell = a.cell AND c.labels_version = a.labels_version
+FROM cell_metrics a JOIN cell_metrics b ON a.cell = b.cell
+    JOIN cells_at c ON c.cell = a.cell AND c.labels_version = a.labels_version
 WHERE a.run = $a AND b.run = $b AND a.{metric} IS NOT NULL AND b.{metric} IS NOT NULL
     AND (a.prompt = 'none' OR b.prompt = 'none' OR (a.prompt = b.prompt AND a.prompt_seed = b.prompt_seed))
 ORDER BY prompt, a.cell, a.prompt_seed, b.prompt_seed

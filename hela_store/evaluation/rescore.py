@@ -110,8 +110,8 @@ def rescore(
     now, old = store.at_labels(version), store.at_labels(info.labels_version)
     if info.kind not in KINDS or not info.has("predictions.parquet") or info.has("detections.parquet"):
         raise RunError(
-            f"run {info.id} of kind {info.kind} keeps no masks that were asked for with prompts; make it again with the "
-            "command that made it, which reads the latest labels"
+            f"run {info.id} of kind {info.kind} keeps no masks that were asked for with prompts; make it again with "
+            "the command that made it, which reads the latest labels"
         )
     if now.labels_version == info.labels_version:
         raise RunError(f"run {info.id} was scored against version {info.labels_version} of the labels already")
