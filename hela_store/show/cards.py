@@ -76,7 +76,8 @@ def draw_cards(store: Store, rows: Sequence[Row]) -> Iterator[Card]:
     rows : mappings
         ``cell``, ``label``, ``x0`` ... ``y1`` (px, frame) of the cell; and ``frame``, the id of its frame. Where they
         are there: ``labels_version``, by default that of the store; ``rle`` of a prediction; ``before``, another's
-        ``rle``; ``kind``, ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of the prompt.
+        ``rle``; ``kind``, ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of
+        the prompt.
     """
 
     @lru_cache(OPEN_FRAMES)
