@@ -1,7 +1,8 @@
 """Score the stored masks of a run against another version of the labels, as a new run; no decoder runs.
 
-A cell of the run is the cell of the other version that holds more than half of its pixels, whatever its label. Of
-several cells of the run in one, as after a merge, the one with the largest overlap counts.
+A cell of the run is the cell of the other version with which it shares most pixels, whatever its label, if they are
+more than half of the smaller of both. Of several cells of the run in one, as after a merge, the one that shares most
+counts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from hela_store.errors import RunError
 from hela_store.images.geometry import Rect, holds_whole, tile_rectangles
 from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import decode_crop
-from hela_store.metrics.matching import majority
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.draw import cell_context, make_prompt
 from hela_store.prompts.image_free import ellipse_score, image_free_score
@@ -247,10 +247,13 @@ class _Frame:
         found.unanswered += len(self.cells.keys() - {cell.cell for cell in heirs.values()})
 
     def _heirs(self) -> dict[str, CellRecord]:
-        """Return the cell of the new version that each cell of the old one is, by its id; of several the largest."""
-        pairs = majority(shared_pixels(self.old, self.now))
-        pairs = pairs.take(np.lexsort((pairs.first, -pairs.shared, pairs.second)))
-        pairs = pairs.take(np.unique(pairs.second, return_index=True)[1])
+        """Return the cell of the new version that each cell of the old one is, by its id."""
+        pairs = shared_pixels(self.old, self.now)
+        smaller = np.minimum(pairs.first_areas[pairs.first], pairs.second_areas[pairs.second])
+        pairs = pairs.take(2 * pairs.shared > smaller)
+        for side in ("first", "second"):
+            pairs = pairs.take(np.lexsort((pairs.second, pairs.first, -pairs.shared)))
+            pairs = pairs.take(np.unique(getattr(pairs, side), return_index=True)[1])
         old = {cell.label: cell for cell in self.before.values()}
         now = {cell.label: cell for cell in self.cells.values()}
         found = {}
