@@ -148,7 +148,11 @@ def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 
     store = hs.Store.open(find_store(value, Path.cwd()))
     version = ctx.meta.get(LABELS_VERSION)
-    return store if version is None else store.at_labels(version)
+    if version is not None:
+        store = store.at_labels(version)
+    if LABELS_VERSION in ctx.meta and store.labels_version:
+        note(f"note: version {store.labels_version} of the labels")
+    return store
 
 
 def _keep_generic(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

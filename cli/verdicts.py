@@ -55,6 +55,10 @@ def new_store(encoder: str, checkpoint: str) -> None:
 
 def evaluation(store: Store, result: EvaluateResult) -> None:
     """Print what an evaluation means: the change over zero-shot where that was scored, and which cells are hard."""
+    from hela_store.evaluation.reads import labels_apart
+
+    if apart := labels_apart(store, result.run):
+        click.echo(f"{apart}.")
     if result.checkpoint != "zero-shot":
         for line in _changes(store, result):
             click.echo(line)

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from hela_store.base.files import clear_temporary
 from hela_store.base.locks import labels_lock
 from hela_store.errors import LabelError
 from hela_store.store.label_changes import Change, Line
@@ -80,6 +81,7 @@ class LabelLog:
         if self._lock is None:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(labels_lock(self.store.path))
+                clear_temporary(self.files.segments.folder)
                 self._lock = stack.pop_all()
 
     def close(self) -> None:

@@ -99,8 +99,9 @@ class StoredTables:
             return self
         other = self._others.get(version)
         if other is None:
-            while len(self._others) >= VERSIONS_KEPT:
-                self._others.pop(next(iter(self._others)))
+            kept = [number for number in self._others if number]  # as ingested is asked for all the time
+            if len(kept) >= VERSIONS_KEPT:
+                del self._others[kept[0]]
             other = self._others[version] = copy.copy(self)
             other._labels_version, other._derived = version, {}
         return other

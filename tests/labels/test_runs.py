@@ -14,6 +14,7 @@ from hela_store.errors import RunError
 from hela_store.evaluation.compare import compare
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
+from hela_store.evaluation.reads import labels_apart
 from hela_store.evaluation.rescore import rescore
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.labels.log import LabelLog
@@ -110,6 +111,7 @@ def test_a_training_pins_its_version_also_in_its_loaders(changed: tuple[Path, st
     new = finetune(store, quick)
     assert [load_run(store.path, each.run).labels_version for each in (old, new)] == [0, 2]
     scored = evaluate(store, old.run, BOX)
+    assert labels_apart(store, scored.run).endswith("trained on version 0 of the labels, and scored on version 2")
     sql = "SELECT DISTINCT labels_version, trained_labels_version FROM cell_metrics WHERE run = ?"
     assert catalog.query(store.path, sql, [scored.run]).to_pylist() == [
         {"labels_version": 2, "trained_labels_version": 0}
