@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ZERO_SHOT = """
     SELECT run FROM cell_metrics WHERE kind = 'evaluate' AND checkpoint = 'zero-shot' AND split = '{split}'
-    AND prompt = '{prompt}' ORDER BY run DESC LIMIT 1
+    AND prompt = '{prompt}' AND labels_version = (SELECT labels_version FROM runs WHERE id = '{run}')
+    ORDER BY run DESC LIMIT 1
 """
 SUBSETS = {"bright-small": "bright and small cells (mostly dividing)", "touching": "touching cells", "dim": "dim cells"}
 
@@ -83,7 +84,7 @@ def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
     missing = []
     for kind in result.prompts:
         try:
-            found = store.sql(ZERO_SHOT.format(split=result.split, prompt=kind)).fetchall()
+            found = store.sql(ZERO_SHOT.format(split=result.split, prompt=kind, run=result.run)).fetchall()
             rows = compare(store, (found[0][0], result.run)).rows if found else ()
         except HelaError as error:
             yield f"The change over zero-shot cannot be said: {error}"

@@ -24,7 +24,7 @@ from hela_store.metrics.overlap import overlap
 from hela_store.prompts.draw import cell_context, make_prompt
 from hela_store.prompts.image_free import ellipse_score, image_free_score
 from hela_store.prompts.prompt import Prompt
-from hela_store.runs.folder import RunInfo, load_run, new_run
+from hela_store.runs.folder import RunInfo, load_run, new_run, run_ids
 from hela_store.sam.predict import Prediction
 from hela_store.store.records import CellRecord, ViewRecord
 from hela_store.store.store import Store
@@ -141,7 +141,8 @@ def rescore(
 
 def _result(store: Store, before: RunInfo, run: RunInfo) -> Rescored:
     ious = [row["iou"] for row in run.rows("predictions", ["iou"])]
-    checkpoint = run.checkpoint
+    # a baseline names its method here
+    checkpoint = run.checkpoint if run.checkpoint in run_ids(store.path) else None
     return Rescored(
         run=run.id,
         before=before.id,
