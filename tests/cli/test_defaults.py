@@ -64,6 +64,7 @@ def new_store() -> dict[str, Any]:
 
 FINETUNE = hs.FinetuneConfig().flat()
 SOURCES: dict[str, list[Mapping[str, Any]]] = {
+    "fit": [parts(hs.FitConfig)],
     "new": [new_store()],
     "embed": [parts(hs.EmbedConfig)],
     "finetune": [FINETUNE | {"prompts": (FINETUNE["prompt"],)}],
