@@ -52,7 +52,8 @@ def test_a_card_asks_for_cells_like_its_own(store: Store, chromium: Any) -> None
             wait.until(lambda b: f"hela-store similar {cell} -s NAME" in b.find_element(By.ID, "message").text)
             expected = [each.cell for each in opened.similar(cell)]
             click_like()
-            wait.until(lambda b: len(shown(b)) == len(expected) == 20)
+            assert len(expected) > 5
+            wait.until(lambda b: len(shown(b)) == len(expected))
             assert shown(chromium) == expected
             assert chromium.get_log("browser") == []
         finally:
