@@ -74,7 +74,7 @@ def test_a_folder_becomes_masks_and_a_report_and_the_same_call_keeps_them(folder
     runs = run_ids(found.store)
     again = hs.fit(config(folder))
     assert run_ids(found.store) == runs and (again.frames, again.cells) == (found.frames, found.cells)
-    assert [step.command for step in again.steps] == [step.command for step in found.steps]
+    assert [step.command for step in again.steps[1:]] == [step.command for step in found.steps[1:]]
     assert all(step.done_before for step in again.steps[:-1])
     for path in list((folder / "masks").glob("*.tif"))[:1]:  # every frame labelled: the test block is segmented
         for number in (6, 7):
