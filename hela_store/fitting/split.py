@@ -38,7 +38,7 @@ def split_of_labelled(config: FitConfig, summary: DatasetSummary, progress: Prog
     Raises
     ------
     DatasetError
-        Fewer than three frames are labelled.
+        Fewer than three frames are labelled, or they are copies of each other.
     """
     if summary.labelled < LEAST:
         raise DatasetError(
@@ -50,9 +50,15 @@ def split_of_labelled(config: FitConfig, summary: DatasetSummary, progress: Prog
     dataset = replace(summary.config, path=str(config.data))
     entries = open_dataset(dataset, config.data).entries
     labelled = [(entry.id, entry.sequence, entry.time) for entry in entries if entry.labels]
-    groups = group_stills(dataset, SplitRecipe(), entries, "auto", progress).of
-    blocks = default_split(labelled, dataset.stills, groups)
+    stills = dataset.stills and not summary.lapses
+    groups = group_stills(dataset, SplitRecipe(), entries, "auto", progress).of if stills else None
+    blocks = default_split(labelled, stills, groups)
     times = {name: {time for frame, _, time in labelled if blocks[frame] == name} for name in BLOCKS}
+    if not all(times.values()):
+        raise DatasetError(
+            f"the {summary.labelled} labelled frames of {config.data} are copies of each other, so they cannot train, "
+            "choose and test; label frames that differ, or split them yourself with `hela-store new`"
+        )
     if sum(map(len, times.values())) > len(set().union(*times.values())):
         return {}
     return {f"{name}_frames": format_ranges(found) for name, found in times.items()}

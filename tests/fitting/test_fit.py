@@ -20,15 +20,16 @@ from hela_store.runs.folder import run_ids
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of 8 drawn frames; the label images of two of them are not there."""
-    write_sequence(tmp_path / "drawn", frames=8, shape=(160, 192), cells=8)
-    labels = sorted((tmp_path / "drawn/01_ST/SEG").glob("*.tif"))
     images, masks = tmp_path / "frames/images", tmp_path / "frames/masks"
     images.mkdir(parents=True)
     masks.mkdir()
-    for number, path in enumerate(sorted((tmp_path / "drawn/01").glob("*.tif"))):
-        tifffile.imwrite(images / f"f{number}.tif", tifffile.imread(path))
+    for number in range(8):
+        drawn = tmp_path / f"drawn{number}"
+        write_sequence(drawn, frames=1, shape=(192, 256), cells=12, seed=number)
+        tifffile.imwrite(images / f"f{number}.tif", tifffile.imread(drawn / "01/t000.tif"))
         if number not in (6, 7):
-            tifffile.imwrite(masks / f"f{number}.tif", tifffile.imread(labels[number]))
+            label = next((drawn / "01_ST/SEG").glob("*.tif"))
+            tifffile.imwrite(masks / f"f{number}.tif", tifffile.imread(label))
     return tmp_path / "frames"
 
 
