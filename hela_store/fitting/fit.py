@@ -215,7 +215,9 @@ class _Fit:
             cache_dir=self._config.cache_dir,
         )
         found = segment(self._store, files, about, progress=self._progress)
-        command = steps.segment_command(self._config, files, decoder, detector)
+        reading = ["--axis", recipe.axis] if recipe.axis else []
+        reading += [] if recipe.channel is None else ["--channel", str(recipe.channel)]
+        command = steps.segment_command(self._config, files, decoder, detector, reading)
         self._note(command, found.done_before == found.frames, f"{found.cells} cells in {found.frames} frames")
         return found.frames, found.cells
 

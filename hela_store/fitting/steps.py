@@ -69,12 +69,14 @@ def evaluate_command(config: FitConfig, prompts: Sequence[str], run: str | None 
     return typed("evaluate", *(["--run", run] if run else ["--zero-shot"]), "-s", config.store, *asked)
 
 
-def segment_command(config: FitConfig, files: Sequence[Path], run: str | None, detector: str) -> str:
-    """Return the command that segments files; of many files the first are named."""
+def segment_command(
+    config: FitConfig, files: Sequence[Path], run: str | None, detector: str, reading: Sequence[str] = ()
+) -> str:
+    """Return the command that segments files; ``reading`` are the options that say how; of many files few are named."""
     named = [*map(str, files[:MOST_FILES])] + (["..."] if len(files) > MOST_FILES else [])
     decoder = ["--run", run] if run else ["--zero-shot"]
     out = ["--out", str(masks_folder(config))]
-    return typed("segment", *named, "-s", config.store, *decoder, "--detector", detector, *out)
+    return typed("segment", *named, "-s", config.store, *decoder, "--detector", detector, *reading, *out)
 
 
 def report_command(config: FitConfig) -> str:
