@@ -109,7 +109,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
 }
 """What decides where an option is not given, by command."""
 OWN = {
-    *("finetune preset", "segment out", "report out", "demo out", "score truth"),
+    *("finetune preset", "fit out", "segment out", "report out", "demo out", "score truth"),
     *("bench augment encoder", "bench encode encoder", "baseline classical seeds", "baseline unet seeds"),
 }
 """Options whose default is the command line's alone: the library has no such parameter, or none without a value."""
