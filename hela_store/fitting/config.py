@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hela_store.detection.config import DetectorConfig
 from hela_store.errors import RecipeError
 from hela_store.training.config import FinetuneConfig
 
@@ -41,7 +42,7 @@ class FitConfig:
     out: Path
     encoder: str = "nano"
     steps: int = FinetuneConfig().optimiser.steps
-    detector_steps: int = 800
+    detector_steps: int = DetectorConfig.steps
     device: str = "auto"
     cache_dir: Path | None = None
 
