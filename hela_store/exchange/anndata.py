@@ -156,7 +156,7 @@ def _plain(table: pa.Table) -> pd.DataFrame:
 
 
 def _uns(store: Store, found: CellVectors, labels: RunLabels | None) -> dict[str, Any]:
-    about = {
+    about: dict[str, Any] = {
         "store": store.recipe.name,
         "version": package_version(),
         "encoder": found.encoder,
