@@ -1,4 +1,4 @@
-"""Which frames a run looked at that found its cells itself: those where it found nothing count as well.
+"""Say which frames a run looked at that found its cells itself: those where it found nothing count as well.
 
 The blocks of a recipe say it only as long as they do not change: frames that were ingested later, or that another
 split put into the block, would look as if the run had found nothing there.

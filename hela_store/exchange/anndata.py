@@ -105,7 +105,7 @@ def export_anndata(
         The extra ``anndata`` is not installed.
     """
     with needs("anndata"):
-        import anndata
+        from anndata import AnnData
     if out.suffix != ENDING:
         raise RunError(f"{out} ends in {out.suffix or 'nothing'}, expected {ENDING}; choose another --out")
     labels = None if run is None else run_labels(store, run, prompt, prompt_seed)
@@ -113,9 +113,8 @@ def export_anndata(
         raise RunError(f"run {labels.info.id} is of kind {labels.info.kind} and scored no cells; choose an evaluation")
     found = cell_vectors(store, progress=progress)
     obs = _obs(store, found, labels)
-    made = anndata.AnnData(
-        X=found.vectors, obs=obs, obsm={"spatial": obs[["cx", "cy"]].to_numpy(float)}, uns=_uns(store, found, labels)
-    )
+    places = {"spatial": obs[["cx", "cy"]].to_numpy(float)}
+    made = AnnData(X=found.vectors, obs=obs, obsm=places, uns=_uns(store, found, labels))
     made.var_names = [f"embedding_{number:03d}" for number in range(found.vectors.shape[1])]
     targets = Targets()
     targets.file(out.absolute(), _bytes(made))

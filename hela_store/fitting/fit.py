@@ -1,4 +1,4 @@
-"""What `hela-store fit` does: a store, its embeddings, decoders, a detector, masks and a report."""
+"""Make a store, its embeddings, decoders, a detector, masks and a report, as `hela-store fit` does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .steps import FitStep
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """What a fit made, or would make.
+    """Describe what a fit made, or would make.
 
     Attributes
     ----------
