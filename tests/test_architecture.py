@@ -143,7 +143,7 @@ def test_public_names() -> None:
 
 def test_exporters_are_named_by_their_formats() -> None:
     assert hela_store.export.coco.__name__ == "export_coco"
-    assert dir(hela_store.export) == ["checkpoint", "coco", "ctc", "micro_sam", "ome_zarr", "onnx"]
+    assert dir(hela_store.export) == ["anndata", "checkpoint", "coco", "ctc", "micro_sam", "ome_zarr", "onnx"]
     assert all(callable(getattr(hela_store.export, name)) for name in dir(hela_store.export))
     with pytest.raises(AttributeError, match="no exporter 'cocoo'"):
         hela_store.export.cocoo  # noqa: B018

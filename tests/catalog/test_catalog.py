@@ -40,6 +40,7 @@ TABLES = [
     "predictions",
     "detections",
     "own_values",
+    "cell_vectors",
     "indexed",
     "catalog_schema",
     "table_sums",
