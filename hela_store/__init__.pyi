@@ -34,6 +34,8 @@ from .studies.study import StudyResult as StudyResult
 from .studies.study import study as study
 from .studies.sweep import SweepRow as SweepRow
 from .studies.sweep import sweep as sweep
+from .teaching.config import TeachConfig as TeachConfig
+from .teaching.server import teach as teach
 from .training.config import FinetuneConfig as FinetuneConfig
 from .training.finetune import FinetuneResult as FinetuneResult
 from .training.finetune import finetune as finetune

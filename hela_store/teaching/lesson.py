@@ -1,0 +1,255 @@
+"""Everything that the page asks for, as plain values: frames, cells, masks, edits, proposals and the next cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from hela_store.errors import LabelError, PromptError, QueryError
+from hela_store.evaluation.checkpoint import resolve_checkpoint
+from hela_store.images.rle import Rle, decode, encode
+from hela_store.labels.events import LabelEvent
+from hela_store.labels.versions import now
+from hela_store.metrics.overlap import overlap
+from hela_store.runs.default import default_run
+from hela_store.show.viewer.frames import frame_list, known_frame
+from hela_store.store.store import Store
+
+from .config import TeachConfig
+from .decode import Decoding, prompt_of
+from .edits import LEAST_FREE
+from .next_cell import Candidate, Offer, choose, spread
+from .proposals import Proposals, doubt_of
+from .session import Saved, Session
+
+POOL = 6
+"""Frames beside the one that is shown in which the next cell is looked for."""
+
+
+class Lesson:
+    """What pages ask of one store.
+
+    Parameters
+    ----------
+    store : Store
+    config : TeachConfig
+    """
+
+    def __init__(self, store: Store, config: TeachConfig) -> None:
+        self.store, self.config = store, config
+        run = default_run(store.path, store.key)
+        self.decoding = Decoding(resolve_checkpoint(store, None if run is None else run.id), config.device)
+        self.proposals = Proposals(store, self.decoding)
+        self.session = Session(store, config.who, config.held)
+        self._asked: dict[str, int] = {}
+        self._asking = Lock()
+        self._offers: dict[tuple[str, int], tuple[Offer, Rle]] = {}
+        self._open: dict[str, Offer] = {}
+        self._count = 0
+
+    def close(self) -> None:
+        """Give the right to change labels back."""
+        self.session.close()
+
+    def state(self, page: str, frame: str) -> dict[str, Any]:
+        """Return what stands around the canvas."""
+        session = self.session
+        counts = self._counts()
+        frames = [
+            about | {"cells": counts.get(about["frame"], 0), "taught": len(session.taught.get(about["frame"], ()))}
+            for about in frame_list(self.store)
+        ]
+        return {
+            "store": self.store.recipe.name,
+            "version": session.log.version,
+            "decoder": self.decoding.checkpoint.name,
+            "frames": frames,
+            "others": session.seen(page, frame),
+            "learning": self.learning(),
+            **session.can(),
+        }
+
+    def learning(self) -> dict[str, Any]:
+        """Return what the page says of learning."""
+        cells = self.session.taught_cells()
+        held = sum(self.session.is_held(*cell) for cell in cells)
+        return {
+            "taught": len(cells),
+            "held": held,
+            "every": self.config.every,
+            "since": len(cells) % self.config.every,
+            "running": False,
+            "told": "",
+            "rule": self._rule(),
+            "forecast": "",
+            "curve": {"points": [], "ahead": []},
+        }
+
+    def _counts(self) -> dict[str, int]:
+        frames, counts = np.unique(
+            np.array(self.store.at_labels().cells_table()["frame"].to_pylist(), object), return_counts=True
+        )
+        return dict(zip(frames.tolist(), counts.tolist(), strict=True))
+
+    def cells(self, frame: str) -> dict[str, Any]:
+        """Return the cells of a frame."""
+        with self.session.lock:
+            return {"version": self.session.log.version, "cells": self.session.cells(frame)}
+
+    def warm(self, frame: str) -> None:
+        """Read what the first prompt in a frame needs; nothing where it is not embedded."""
+        if any(about["frame"] == frame and about["embedded"] for about in frame_list(self.store)):
+            self.decoding.warm(frame)
+
+    def hover(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the mask for a prompt, or that a later question of the same page took its place.
+
+        Raises
+        ------
+        QueryError, PromptError, StoreError
+            No such frame, not embedded; a prompt outside of it.
+        """
+        record = known_frame(self.store, asked.get("frame"))
+        prompt = prompt_of(asked, record.shape)
+        page, number = str(asked.get("page"))[:64], asked.get("number")
+        if type(number) is not int:
+            raise QueryError("a question needs its number, so that later ones can take its place")
+        with self._asking:
+            if number < self._asked.get(page, -1):
+                return {"stale": True}
+            self._asked[page] = number
+        found = self.decoding.answer(record.frame, prompt, lambda: number < self._asked.get(page, -1))
+        if found is None:
+            return {"stale": True}
+        counts = encode(found.mask, found.origin, record.shape).counts
+        return {"counts": counts, "doubt": doubt_of(found.predicted_iou)}
+
+    def edit(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a change and return the cells of it as they are now; it is durable then."""
+        frame = known_frame(self.store, asked.get("frame")).frame
+        saved = self.session.edit(frame, asked)
+        if asked.get("kind") == "add":
+            self._took(str(asked.get("page")), saved)
+        return self._saved(saved)
+
+    def again(self, way: str) -> dict[str, Any]:
+        """Take back or repeat the last change, whatever its frame."""
+        saved = self.session.again(way)
+        if saved is None:
+            raise LabelError(f"there is nothing to {way}")
+        return self._saved(saved) | {"told": ""}
+
+    def _saved(self, saved: Saved) -> dict[str, Any]:
+        named = saved.named
+        every = self.session.cells(saved.frame, named)
+        gone = [] if named is None else sorted(set(named) - {cell["cell"] for cell in every})
+        return {
+            "version": saved.version,
+            "base": saved.base,
+            "frame": saved.frame,
+            "cells": every,
+            "gone": gone,
+            "whole": named is None,
+            "learning": self.learning(),
+            **self.session.can(),
+        }
+
+    def leave(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Note that a page was closed."""
+        self.session.left(str(asked.get("page")))
+        return {}
+
+    def proposed(self, frame: object) -> dict[str, Any]:
+        """Return what the detector proposes in a frame, and what it says of the labelled cells."""
+        record = known_frame(self.store, frame)
+        label = self.session.label(record.frame)
+        proposals = [
+            {"counts": proposal.rle.counts, "doubt": proposal.doubt, "label": number}
+            for number, proposal in enumerate(self.proposals.open(record.frame, label))
+        ]
+        judged = self.proposals.judged(record.frame, label)
+        return {"proposals": proposals, "cells": judged, "note": self.proposals.note}
+
+    def accept(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Accept all proposals of a frame up to a doubt, as one version."""
+        record, doubt = known_frame(self.store, asked.get("frame")), asked.get("doubt")
+        if isinstance(doubt, bool) or not isinstance(doubt, int | float):
+            raise PromptError("doubt has to be a number, 0 to 1")
+        with self.session.lock:
+            label = self.session.label(record.frame)
+            taken = [p for p in self.proposals.open(record.frame, label) if p.doubt <= doubt]
+            taken = [p for p in taken if 1 - p.taken(label) > LEAST_FREE]
+            if not taken:
+                raise LabelError(f"no proposal of this frame has a doubt of {doubt:.2f} or less; {self.proposals.note}")
+            event = LabelEvent(
+                kind="add",
+                frame=record.frame,
+                cells=tuple(self.session.new_labels(record.frame, len(taken))),
+                masks=tuple(proposal.rle for proposal in taken),
+                who=self.config.who,
+                when=now(),
+                reason=f"proposals up to doubt {doubt:.2f}, accepted at once",
+            )
+            saved = self.session.append([event])
+        return self._saved(saved) | {"told": f"{len(taken)} proposals accepted; Ctrl-Z takes all of them back."}
+
+    def next(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Offer the next cell, see :mod:`hela_store.teaching.next_cell`."""
+        shown = known_frame(self.store, asked.get("frame")).frame
+        if self.proposals.note:
+            return {"frame": "", "told": self.proposals.note}
+        offer = choose(self.candidates(shown), self.config.next, self._count)
+        if offer is None:
+            return {"frame": "", "told": "Every proposal of the frames that were looked at is labelled."}
+        self._count += 1
+        self._open[str(asked.get("page"))] = offer
+        proposal, frame = offer.candidate.proposal, offer.candidate.frame
+        x0, y0, x1, y1 = proposal.box
+        return {
+            "frame": frame,
+            "counts": proposal.rle.counts,
+            "place": [(x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)],
+            "box": [x0, y0, x1, y1],
+            "doubt": proposal.doubt,
+            "rule": offer.rule,
+            "random": offer.random,
+        }
+
+    def candidates(self, shown: str) -> list[Candidate]:
+        """Return the proposals that may be offered: of the frame that is shown and of some others, in a fixed order."""
+        embedded = [about["frame"] for about in frame_list(self.store) if about["embedded"]]
+        frames = sorted({*spread(embedded, POOL), *([shown] if shown in embedded else [])})
+        found = []
+        for frame in frames:
+            label = self.session.label(frame)
+            found += [Candidate(frame=frame, proposal=p) for p in self.proposals.open(frame, label)]
+        return found
+
+    def _took(self, page: str, saved: Saved) -> None:
+        """Remember what was offered for a cell that was taken: how far that was off shows whether the rule helps."""
+        offer = self._open.pop(page, None)
+        if offer is None or offer.candidate.frame != saved.frame or saved.named is None:
+            return
+        under = offer.candidate.proposal.under(self.session.label(saved.frame))
+        if (under == saved.named[0]).any():
+            self._offers[saved.frame, saved.named[0]] = (offer, offer.candidate.proposal.rle)
+
+    def _rule(self) -> str:
+        """Say how cells are chosen, and how far the masks that were offered were off, by rule and at random."""
+        errors: dict[bool, list[float]] = {True: [], False: []}
+        for (frame, cell), (offer, rle) in self._offers.items():
+            label = self.session.label(frame)
+            if (label == cell).any():
+                mask, origin = decode(rle, label.shape)
+                errors[offer.random].append(1 - overlap(mask, label == cell, origin, (0, 0)).iou)
+        stated = f"Next: {self.config.next}; every fifth at random as the control."
+        if not errors[True] or not errors[False]:
+            return stated
+        by_rule, control = (float(np.mean(errors[which])) for which in (False, True))
+        return (
+            f"{stated} Masks offered by the rule were off by {by_rule:.2f} (n = {len(errors[False])}), at random by "
+            f"{control:.2f} (n = {len(errors[True])})."
+        )
