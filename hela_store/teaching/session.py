@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from hela_store.base.files import digest
 from hela_store.errors import ConflictError, QueryError
 from hela_store.images.labels import compact
 from hela_store.images.rle import encode
@@ -23,6 +22,7 @@ from hela_store.show.viewer.frames import known_frame
 from hela_store.store.store import Store
 
 from .edits import event_of
+from .retune import part_of
 
 GONE = 65.0
 """Seconds without a sign of life after which a page counts as closed; browsers slow down pages that nobody looks at."""
@@ -100,7 +100,7 @@ class Session:
 
     def is_held(self, frame: str, cell: int) -> bool:
         """Whether a cell judges and is never trained on: decided by its name alone, before anything is learned."""
-        return int(digest("teach", frame, cell)[:8], 16) < self.held * 2**32
+        return part_of(self.store, frame, cell, self.held) == "judge"
 
     def taught_cells(self) -> list[tuple[str, int]]:
         """Return all cells that people made or changed, (frame, label), in a fixed order."""
