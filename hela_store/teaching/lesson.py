@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 
 from hela_store.errors import LabelError, PromptError, QueryError
-from hela_store.evaluation.checkpoint import resolve_checkpoint
 from hela_store.images.rle import Rle, decode, encode
 from hela_store.labels.events import LabelEvent
 from hela_store.labels.versions import now
 from hela_store.metrics.overlap import overlap
-from hela_store.runs.default import default_run
 from hela_store.show.viewer.frames import frame_list, known_frame
 from hela_store.store.store import Store
 
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
 from .edits import LEAST_FREE
+from .learning import Learning, first_checkpoint
 from .next_cell import Candidate, Offer, choose, spread
 from .proposals import Proposals, doubt_of
 from .session import Saved, Session
@@ -40,10 +39,10 @@ class Lesson:
 
     def __init__(self, store: Store, config: TeachConfig) -> None:
         self.store, self.config = store, config
-        run = default_run(store.path, store.key)
-        self.decoding = Decoding(resolve_checkpoint(store, None if run is None else run.id), config.device)
-        self.proposals = Proposals(store, self.decoding)
         self.session = Session(store, config.who, config.held)
+        self.decoding = Decoding(first_checkpoint(store), config.device)
+        self.proposals = Proposals(store, self.decoding)
+        self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}
         self._asking = Lock()
         self._offers: dict[tuple[str, int], tuple[Offer, Rle]] = {}
@@ -51,7 +50,8 @@ class Lesson:
         self._count = 0
 
     def close(self) -> None:
-        """Give the right to change labels back."""
+        """End what runs beside the page, and give the right to change labels back."""
+        self._learning.close()
         self.session.close()
 
     def state(self, page: str, frame: str) -> dict[str, Any]:
@@ -72,21 +72,15 @@ class Lesson:
             **session.can(),
         }
 
-    def learning(self) -> dict[str, Any]:
-        """Return what the page says of learning."""
-        cells = self.session.taught_cells()
-        held = sum(self.session.is_held(*cell) for cell in cells)
-        return {
-            "taught": len(cells),
-            "held": held,
-            "every": self.config.every,
-            "since": len(cells) % self.config.every,
-            "running": False,
-            "told": "",
-            "rule": self._rule(),
-            "forecast": "",
-            "curve": {"points": [], "ahead": []},
-        }
+    def learning(self, *, asked: bool = False) -> dict[str, Any]:
+        """Return what the page says of learning; begin a fine-tuning where it is time, or where it is ``asked`` for."""
+        taught = self.session.taught_cells()
+        self._learning.turn(taught, asked=asked)
+        return self._learning.state(taught) | {"rule": self._rule()}
+
+    def retune(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a fine-tuning now."""
+        return {"learning": self.learning(asked=True), **self.session.can()}
 
     def _counts(self) -> dict[str, int]:
         frames, counts = np.unique(

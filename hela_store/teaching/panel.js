@@ -35,7 +35,7 @@ export class Panel {
       page.open(page.state.frames[byId("slider").valueAsNumber].frame).catch((error) => page.fail(error));
     });
     byId("retune").addEventListener("click", () => {
-      post("retune").then((state) => this.show((page.state = state))).catch((error) => page.fail(error));
+      post("retune").then((found) => this.learned(found)).catch((error) => page.fail(error));
     });
     this.tool();
   }

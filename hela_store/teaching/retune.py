@@ -1,4 +1,4 @@
-"""Fine-tune the decoder on what was taught, in a process of its own; it replaces the one before only where it is better.
+"""Fine-tune the decoder on what was taught; the new one replaces the one before only where it is better.
 
 Cells that judge are set aside by their names alone, before anything is learned. A second part of the cells chooses the
 step, so that what chooses does not judge.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_fram
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.images.geometry import holds_whole
 from hela_store.metrics.intervals import crossed_interval
+from hela_store.recipe.recipe import Recipe
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.sam.devices import pick_device
@@ -122,7 +124,8 @@ class Round:
         end = "The new decoder answers now." if self.kept else "The decoder before stays; the new one is dropped."
         return (
             f"Round {self.number}: trained on {self.trained} cells. IoU on {self.judged} cells set aside "
-            f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {self.verdict}). {end}"
+            f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {self.verdict}). "
+            f"{end}"
         )
 
 
@@ -169,6 +172,11 @@ def part_of(store: Store, frame: str, label: int, held: float) -> str:
 
 def _share(name: str, label: int, what: str) -> float:
     return int(digest("teach", what, name, label)[:8], 16) / 2**32
+
+
+def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
+    """Do one round, as :func:`retune`, on a store that another process has open."""
+    return retune(Store(path, recipe), taught, config)
 
 
 def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
@@ -241,9 +249,7 @@ class _Asker:
         return answer(self.store, decoder, self.questions, checkpoint.window)
 
 
-def _curve(
-    store: Store, ask: _Asker, halves: Halves, last: tuple[int, list[Score]] | None
-) -> list[list[float | None]]:
+def _curve(store: Store, ask: _Asker, halves: Halves, last: tuple[int, list[Score]] | None) -> list[list[float | None]]:
     """Score every decoder that was kept so far on the cells that judge now; ``last`` is the one that is kept now."""
     steps: list[tuple[int, list[Score]]] = [(0, ask(resolve_checkpoint(store, None)))]
     for run in kept_rounds(store):

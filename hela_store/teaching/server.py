@@ -136,6 +136,7 @@ def _writing(lesson: Lesson) -> list[BaseRoute]:
         Route("/accept", _posted(lesson.accept), methods=["POST"]),
         Route("/undo", _posted(lambda asked: lesson.again("undo")), methods=["POST"]),
         Route("/redo", _posted(lambda asked: lesson.again("redo")), methods=["POST"]),
+        Route("/retune", _posted(lesson.retune), methods=["POST"]),
         Route("/leave", _posted(lesson.leave), methods=["POST"]),
     ]
 
