@@ -42,6 +42,10 @@ class PromptError(HelaError, ValueError):
     """A prompt is unknown or cannot be made for this cell."""
 
 
+class LabelError(HelaError, ValueError):
+    """A change of labels is wrong in itself or does not fit the labels of its frame."""
+
+
 class NoImageError(HelaError, RuntimeError):
     """A predictor was asked for masks before an image was set."""
 

@@ -36,20 +36,33 @@ def embed_lock(store_path: Path) -> Iterator[None]:
     StoreError
         Another process holds it (its id and host are named); no permission; a symbolic link in its place.
     """
-    for name in (LOCK_FILE, HOLDER_FILE):
+    with _exclusive(store_path, LOCK_FILE, HOLDER_FILE, "{} is being embedded {}; wait for it, or stop it"):
+        yield
+
+
+@contextlib.contextmanager
+def labels_lock(store_path: Path) -> Iterator[None]:
+    """Hold the right to write new versions of the labels of a store; raises as :func:`embed_lock`."""
+    said = "the labels of {} are being changed {}; wait for it, or close it there"
+    with _exclusive(store_path, ".labels.lock", ".labels.holder.json", said):
+        yield
+
+
+@contextlib.contextmanager
+def _exclusive(store_path: Path, lock_file: str, holder_file: str, said: str) -> Iterator[None]:
+    for name in (lock_file, holder_file):
         refuse_link(store_path / name)
-    lock = filelock.FileLock(store_path / LOCK_FILE, timeout=0)
+    lock = filelock.FileLock(store_path / lock_file, timeout=0)
     try:
         with explain_os_errors(f"locking {store_path}"):
             lock.acquire()
     except filelock.Timeout:
-        holder = _holder(store_path / HOLDER_FILE)
-        raise StoreError(f"{store_path} is being embedded {holder}; wait for it, or stop it") from None
+        raise StoreError(said.format(store_path, _holder(store_path / holder_file))) from None
     try:
-        _say_who(store_path / HOLDER_FILE)
+        _say_who(store_path / holder_file)
         yield
     finally:
-        (store_path / HOLDER_FILE).unlink(missing_ok=True)
+        (store_path / holder_file).unlink(missing_ok=True)
         lock.release()
 
 

@@ -30,15 +30,16 @@ from hela_store.datasets.look_groups import look_of
 from hela_store.datasets.pixels import stored_dtype
 from hela_store.errors import DatasetError, StoreError
 from hela_store.images.geometry import tile_rectangles
+from hela_store.store.measure import measure_cells
 from hela_store.store.records import FrameRecord
 from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
 
-from .measure import CellScale, cell_scale, measure_cells
+from .measure import CellScale, cell_scale
 
 if TYPE_CHECKING:
     from hela_store.store.store import Store
 
-__all__ = ["CellScale", "IngestReport", "cell_scale", "ingest", "measure_cells"]
+__all__ = ["CellScale", "IngestReport", "cell_scale", "ingest"]
 
 SEGMENT_FRAMES = 2048
 MOST_BELOW_BLACK = 0.5

@@ -1,4 +1,7 @@
-"""Stored frames by their ids: image, labels and valid pixels, compared with the sums that ingest wrote down."""
+"""Stored frames by their ids: image, labels and valid pixels, compared with the sums that ingest wrote down.
+
+Labels are those of one version: as ingested, with the changes that the label log made since.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from hela_store.base.sums import array_sum
 from hela_store.datasets.frame import frame_digest
 from hela_store.errors import BucketError, StoreError
 from hela_store.images.geometry import Rect
+from hela_store.images.labels import valid_pixels
 
 from .arrays import Arrays, frame_chunk
+from .label_changes import FrameState
 from .records import FrameRecord
 from .storage import read_right
 
@@ -32,12 +37,23 @@ class Pixels:
     Parameters
     ----------
     arrays : Arrays
-    records : frames by id
+    records : frames by id, as they were ingested
     areas : called at most once, for frames without sums
+    states : frames whose labels are not as ingested, by id
+    band : width of the outer band in which cells carry no label, px
     """
 
-    def __init__(self, arrays: Arrays, records: Mapping[str, FrameRecord], areas: Callable[[], Areas]) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        records: Mapping[str, FrameRecord],
+        areas: Callable[[], Areas],
+        states: Mapping[str, FrameState],
+        band: int,
+    ) -> None:
         self._arrays, self._records, self._make_areas = arrays, records, areas
+        self._states, self._band = states, band
+        self._differences: dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = {}
         self._areas: Areas | None = None
         self._compared: set[tuple[str, str]] = set()
 
@@ -53,11 +69,33 @@ class Pixels:
 
     def label(self, frame: str, rect: Rect | None = None) -> LabelArray:
         """Return a frame's labels, int32, (row, col), 0 is background; as :meth:`image`."""
-        return self._read("label", frame, rect)
+        if frame not in self._states:
+            return self._read("label", frame, rect)
+        return _part(self._changed_label(frame), rect)
 
     def valid(self, frame: str, rect: Rect | None = None) -> BoolArray:
         """Return where a frame's labels say something, bool, (row, col); as :meth:`image`."""
-        return self._read("valid", frame, rect)
+        if frame not in self._states:
+            return self._read("valid", frame, rect)
+        state, record = self._states[frame].last, self._records[frame]
+        label = self._changed_label(frame) if state.has_label else None
+        valid = valid_pixels(label, record.shape, self._band, partial=state.partial)
+        if label is not None and not state.partial and record.has_label and not record.partial:
+            # where gold and silver truth disagree only ingest knew
+            valid &= self._read("valid", frame, None) | np.asarray(label > 0)
+        return _part(valid, rect)
+
+    def _changed_label(self, frame: str) -> LabelArray:
+        """Return the whole label image of a frame whose labels are not as ingested, compared with its sum."""
+        label = self._read("label", frame, None).astype(np.int32, copy=True)
+        state = self._states[frame]
+        if frame not in self._differences:
+            self._differences[frame] = state.difference(label)
+        index, values = self._differences[frame]
+        label.ravel()[index] = values
+        if array_sum(frame, label) != state.last.sum:
+            raise StoreError(f"the labels of frame {frame} changed while they were read; run the command again")
+        return label
 
     def fault(self, name: str, frame: str) -> str | None:
         """Say what is wrong with the ``"image"``, ``"label"`` or ``"valid"`` of a frame, None where nothing is.
@@ -88,10 +126,7 @@ class Pixels:
             return whole
 
         whole = read_right(storage, [chunk], f"the {name} of frame {frame}", compared)
-        if rect is None:
-            return whole
-        x0, y0, width, height = rect
-        return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])
+        return _part(whole, rect)
 
     def _stored(self, name: str, record: FrameRecord) -> npt.NDArray[Any] | None:
         whole = self._arrays.frame_part(record.group, record.row, name)
@@ -118,3 +153,10 @@ class Pixels:
         if right:
             self._compared.add((name, record.frame))
         return right
+
+
+def _part(whole: npt.NDArray[Any], rect: Rect | None) -> npt.NDArray[Any]:
+    if rect is None:
+        return whole
+    x0, y0, width, height = rect
+    return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])

@@ -5,7 +5,7 @@ Opening reads ``store.toml`` and nothing else; neither torch nor dask nor zarr i
 
 from __future__ import annotations
 
-import difflib
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hela_store.base.aliases import FloatArray
+from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
 from hela_store.base.manifest import Sums
 from hela_store.base.names import inside, refuse_links
 from hela_store.base.parquet import parse_parquet
@@ -27,7 +26,9 @@ from hela_store.errors import EMBED_FIRST, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe
 from hela_store.recipe.splits import Block, assign
 
+from .find_view import find_view
 from .groups import table_groups
+from .label_changes import FOLDER, FrameState, LabelLogFiles, changed_cells, changed_frames, frame_states
 from .ledger import Entry, Ledger
 from .plan_names import plan_names
 from .records import FrameRecord, ViewRecord
@@ -50,6 +51,7 @@ LINKLESS = {
     "ledger": 1,
     "truths": 1,
     "ingest": 1,
+    FOLDER: 1,
     "plan": 1,
     "cache": 0,
     "data.json": 0,
@@ -57,7 +59,6 @@ LINKLESS = {
 }
 """What of a store must not be a symbolic link, and down to which depth, so that nothing is written beyond the store."""
 READERS = 8
-NAMES_COMPARED = 10_000
 WAY_OUT = "restore it, or make a new store"
 T = TypeVar("T")
 
@@ -70,11 +71,14 @@ class Store:
     path : Path
         Its folder.
     recipe : Recipe
+    labels_version : int, optional
+        Which version of the labels it reads; by default the latest when labels are first read.
     """
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, labels_version: int | None = None) -> None:
         self.path = path
         self.recipe = recipe
+        self._labels_version = labels_version
         self._ledgers: dict[str, Ledger] = {}
         self._files: dict[Path, pa.Table] = {}
         self._tables: dict[tuple[Path, ...], pa.Table] = {}
@@ -104,7 +108,8 @@ class Store:
 
     def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe: ``adapter``, ``cut``, ...; may raise RecipeError."""
-        return type(self)(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)))
+        recipe = replace(self.recipe, encoder=replace(self.recipe.encoder, **changes))
+        return type(self)(self.path, recipe, self._labels_version)
 
     @cached_property
     def key(self) -> str:
@@ -150,6 +155,50 @@ class Store:
         # a plan that is gone is made again, maybe under another name
         self.sums.add(self.sums.without(paths), forget="plan")
 
+    # versions of the labels
+
+    @cached_property
+    def label_log(self) -> LabelLogFiles:
+        """The files in which versions of the labels are written down."""
+        return LabelLogFiles(self.path / FOLDER)
+
+    @property
+    def labels_version(self) -> int:
+        """Version of the labels that this store reads; it stays the same while others write new ones."""
+        if self._labels_version is None:
+            self._labels_version = self.label_log.latest
+        return self._labels_version
+
+    def at_labels(self, version: int | None = None) -> Self:
+        """Return the store with another version of the labels: 0 as ingested, None the latest there is now.
+
+        Raises
+        ------
+        StoreError
+            There is no such version, or the log is damaged.
+        """
+        version = len(self.label_log.versions(version))
+        if version == self._labels_version:
+            return self
+        other = copy.copy(self)
+        other._labels_version, other._derived = version, {}
+        return other
+
+    def label_states(self) -> dict[str, FrameState]:
+        """Return the frames whose labels are not as ingested, by id; StoreError where the log is damaged."""
+        if not self.labels_version:
+            return {}
+
+        def states(frames: pa.Table) -> dict[str, FrameState]:
+            found = frame_states(self.label_log.versions(self.labels_version))
+            if unknown := sorted(found.keys() - set(frames["frame"].to_pylist())):
+                raise StoreError(
+                    f"{self.path / FOLDER} has labels of frame {unknown[0]}, which was never ingested; {WAY_OUT}"
+                )
+            return found
+
+        return self._once("label_states", states)
+
     # tables
 
     def frames_table(self) -> pa.Table:
@@ -160,7 +209,7 @@ class Store:
         StoreError
             Nothing was ingested yet, or a file is damaged.
         """
-        return self._once("frames_table", in_time_order)
+        return self._once("frames_table", lambda frames: changed_frames(in_time_order(frames), self.label_states()))
 
     def frames_as_ingested(self) -> pa.Table:
         """Return the same rows in the order of their ingest, which plans keep; raises as :meth:`frames_table`."""
@@ -172,13 +221,18 @@ class Store:
 
     def cells_table(self) -> pa.Table:
         """Return all labelled cells; raises as :meth:`frames_table`."""
-        return self._ingested("cells")
+        cells = self._ingested("cells")
+        states = self.label_states()
+        if not states:
+            return cells
+        return self._once("cells_table", lambda frames: changed_cells(cells, states, frames["frame"].to_pylist()))
 
     def frame_records(self) -> dict[str, FrameRecord]:
         """Return all ingested frames by id, in the order of :meth:`frames_table`, which raises the same errors."""
 
         def by_id(frames: pa.Table) -> dict[str, FrameRecord]:
-            return {record.frame: record for record in FrameRecord.of(in_time_order(frames))}
+            found = changed_frames(in_time_order(frames), self.label_states())
+            return {record.frame: record for record in FrameRecord.of(found)}
 
         return self._once("frame_records", by_id)
 
@@ -212,7 +266,9 @@ class Store:
         return cast(T, found[1])
 
     def cell_count(self) -> int:
-        """Return how many labelled cells there are, from the heads of the files; raises as :meth:`frames_table`."""
+        """Return how many labelled cells there are, if it can from heads of files; raises as :meth:`frames_table`."""
+        if self.label_states():
+            return self.cells_table().num_rows
         with ThreadPoolExecutor(READERS) as pool:
             return sum(pool.map(self._rows_of, self._ingest_paths("cells")))
 
@@ -373,11 +429,16 @@ class Store:
         """The reader of ingested frames: images, labels and where these say something."""
         from .pixels import Pixels
 
-        return self._once("pixels", lambda _: Pixels(self.arrays, self.frame_records(), self._cell_areas))
+        def reader(frames: pa.Table) -> Pixels:
+            records = {record.frame: record for record in FrameRecord.of(frames)}
+            band = self.recipe.dataset.field_of_interest
+            return Pixels(self.arrays, records, self._cell_areas, self.label_states(), band)
+
+        return self._once("pixels", reader)
 
     def _cell_areas(self) -> dict[str, dict[int, int]]:
         areas: dict[str, dict[int, int]] = {}
-        columns = (self.cells_table()[name].to_pylist() for name in ("frame", "label", "area"))
+        columns = (self._ingested("cells")[name].to_pylist() for name in ("frame", "label", "area"))
         for frame, label, area in zip(*columns, strict=True):
             areas.setdefault(frame, {})[label] = area
         return areas
@@ -406,29 +467,33 @@ class Store:
         from hela_store.augment.warp import warp_of
 
         warp = warp_of(found.params, found.rect, shape)
-        if any(self.ledger(key).row(found.view) is not None for key in self.arrays.embedding_keys()):
-            label, valid = self.truths.read(found.view, found.shape, found.row)
-        else:
-            label, valid = warp.truth(pixels.label(frame), pixels.valid(frame))
+        label, valid = self.variant_truth(found)
         image = render(pixels.image(frame), [warp], (found.lo, found.hi), self.recipe.dataset.offset)[0]
         return ViewData(**about, image=image, label=label, valid=valid)
 
     def _find(self, frame: str, tile: int, variant: int) -> ViewRecord:
-        table = self.views_table()
-        views = list(ViewRecord.of(table.filter(pc.equal(table["frame"], frame))))
-        for view in views:
-            if (view.tile, view.variant) == (tile, variant):
-                return view
-        if not views:
-            names = sorted(table["frame"].unique().to_pylist())
-            near = difflib.get_close_matches(frame, names[:NAMES_COMPARED], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {names[0]!r} to {names[-1]!r}"
-            raise StoreError(f"no frame {frame!r} in {self.path}{hint}")
-        have = [(view.tile, view.variant) for view in views]
-        raise StoreError(
-            f"{frame} has no tile {tile}, variant {variant}; it has tiles 0 to {max(t for t, _ in have)}, "
-            f"variants 0 to {max(v for _, v in have)}"
-        )
+        return find_view(self.path, self.views_table(), frame, tile, variant)
+
+    def variant_truth(self, view: ViewRecord) -> tuple[LabelArray, BoolArray]:
+        """Return the labels of an augmented variant, int32, and where they say something, bool, both (row, col).
+
+        They are those stored when it was embedded. Where the frame's labels changed since ingest, or the variant is not
+        embedded yet, the frame's labels are warped as the variant's image was.
+
+        Raises
+        ------
+        StoreError
+            The stored labels, or those of the frame, are damaged.
+        """
+        from hela_store.augment.warp import warp_of
+
+        if view.frame not in self.label_states() and self._is_committed(view.view):
+            return self.truths.read(view.view, view.shape, view.row)
+        warp = warp_of(view.params, view.rect, self.frame_records()[view.frame].shape)
+        return warp.truth(self.pixels.label(view.frame), self.pixels.valid(view.frame))
+
+    def _is_committed(self, view: str) -> bool:
+        return any(self.ledger(key).row(view) is not None for key in self.arrays.embedding_keys())
 
     def xarray(self, key: str | None = None) -> xr.Dataset:
         """Return the committed embeddings of an encoder key as a lazy, Dask-backed Dataset.

@@ -11,9 +11,9 @@ from skimage.measure import regionprops
 from hela_store.base.rng import generator
 from hela_store.datasets import open_dataset
 from hela_store.datasets.frame import Frame
-from hela_store.embedding.measure import measure_cells
 from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.recipe import DatasetRecipe
+from hela_store.store.measure import measure_cells
 from hela_store.store.tables import CELLS_SCHEMA
 
 

@@ -1,0 +1,318 @@
+"""Label changes: what each version of the labels changes in each frame, read from ``<store>/labels``.
+
+Labels as ingested are version 0. Every segment of the log is one version; it says which pixels of which frames get
+another label, and which cells are then other cells. A reader therefore needs no knowledge of how a person made the
+change (:mod:`hela_store.labels`). Each segment holds the sum of its lines and of the segment before it, so that a
+damaged, swapped or missing one is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hela_store.base.aliases import LabelArray
+from hela_store.base.files import fsync_path, write_atomic
+from hela_store.base.plain import plain
+from hela_store.base.sums import array_sum
+from hela_store.base.text import first_line
+from hela_store.errors import RunError, StoreError
+from hela_store.images.rle import decode_crop
+
+from .records import CellRecord
+from .tables import CELLS_SCHEMA
+
+FOLDER = "labels"
+FORMAT = 1
+DIGITS = 8
+LONGEST_SEGMENT = 1 << 30
+"""Most bytes of one segment that is read."""
+EDITED = "edited"
+"""Origin of the labels of a frame that was ingested without any."""
+WAY_OUT = "restore the file from a copy; labels that people drew are stored nowhere else"
+Patches = tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What one event of a version changes in one frame.
+
+    Attributes
+    ----------
+    frame : str
+        Id of the frame.
+    patches : tuple of (int, str)
+        The label that pixels get, 0 for background, and which pixels: COCO run-length codes in frame coordinates. No
+        pixel is in two of them.
+    before : tuple of (int, str)
+        The labels that these pixels had, in the same form.
+    cells : tuple of CellRecord
+        Cells of the frame that are new or measure differently.
+    gone : tuple of int
+        Labels of cells that are no more.
+    sum : str
+        :func:`hela_store.base.sums.array_sum` of the whole label image after the change.
+    has_label : bool
+        Whether the frame counts as labelled after it.
+    partial : bool
+        Whether only some of its cells are labelled after it.
+    """
+
+    frame: str
+    patches: Patches
+    before: Patches
+    cells: tuple[CellRecord, ...]
+    gone: tuple[int, ...]
+    sum: str
+    has_label: bool
+    partial: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Change:
+        """Return the change that :meth:`to_json` gave; raises ValueError, KeyError or TypeError for other values."""
+        if set(raw) != {field.name for field in fields(cls)}:
+            raise ValueError("a change has other fields than expected")
+        cells = tuple(CellRecord(**cell) for cell in raw["cells"])
+        now, before = (
+            tuple((int(label), str(counts)) for label, counts in raw[name]) for name in ("patches", "before")
+        )
+        rest = {name: raw[name] for name in ("frame", "sum", "has_label", "partial")}
+        gone = tuple(int(label) for label in raw["gone"])
+        return cls(**rest, patches=now, before=before, cells=cells, gone=gone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the log: the version it belongs to, the event as it was written, and what it changes."""
+
+    version: int
+    event: Mapping[str, Any]
+    change: Change
+
+
+def apply_patches(label: LabelArray, patches: Patches) -> None:
+    """Write patches into a label image, int32, (row, col), in place; RunError where a code does not fit it."""
+    for value, counts in patches:
+        mask, (x, y) = decode_crop(counts, label.shape[0], label.shape[1])
+        label[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = value
+
+
+class LabelLogFiles:
+    """The segments of a label log.
+
+    Parameters
+    ----------
+    path : Path
+        ``<store>/labels``; made by the first version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[tuple[Line, ...]] = []
+        self._sum = ""
+
+    @property
+    def latest(self) -> int:
+        """The latest version; 0 where labels are as ingested.
+
+        Raises
+        ------
+        StoreError
+            A segment before the last one is missing.
+        """
+        try:
+            names = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        numbers = sorted(int(name[:DIGITS]) for name in names if _is_segment(name))
+        for expected, number in enumerate(numbers, 1):
+            if number != expected:
+                raise StoreError(f"{self.segment(expected)} is missing, though later versions are there; {WAY_OUT}")
+        return len(numbers)
+
+    def segment(self, version: int) -> Path:
+        """Return the path of the segment of a version."""
+        return self.path / f"{version:0{DIGITS}d}.jsonl"
+
+    def versions(self, upto: int | None = None) -> Sequence[tuple[Line, ...]]:
+        """Return the lines of each version from 1 to ``upto`` (default: the latest); only new segments are read.
+
+        Raises
+        ------
+        StoreError
+            There are fewer versions, or a segment is missing or damaged.
+        """
+        if upto == 0:
+            return []
+        latest = self.latest
+        upto = latest if upto is None else upto
+        if not 0 <= upto <= latest:
+            raise StoreError(
+                f"there is no version {upto} of the labels; the latest is {latest}; see `hela-store labels log`"
+            )
+        while len(self._lines) < upto:
+            version = len(self._lines) + 1
+            lines, self._sum = self._read(version, self._sum)
+            self._lines.append(lines)
+        return self._lines[:upto]
+
+    def append(self, lines: Sequence[Mapping[str, Any]]) -> int:
+        """Write the lines of the next version durably, whole or not at all; return its number.
+
+        The caller holds the lock of the log. Raises StoreError where there is no space or no permission.
+        """
+        version = len(self.versions()) + 1
+        body = "".join(json.dumps(plain(line)) + "\n" for line in lines).encode()
+        total = _segment_sum(self._sum, version, body)
+        head = json.dumps({"format": FORMAT, "version": version, "before": self._sum, "sum": total}) + "\n"
+        is_first = not self.path.is_dir()
+        write_atomic(self.segment(version), head.encode() + body)
+        if is_first:
+            fsync_path(self.path.parent)
+        return version
+
+    def _read(self, version: int, before: str) -> tuple[tuple[Line, ...], str]:
+        path = self.segment(version)
+        try:
+            if path.is_symlink() or path.stat().st_size > LONGEST_SEGMENT:
+                raise ValueError("it is a symbolic link or too long")
+            first, _, body = path.read_bytes().partition(b"\n")
+            head = json.loads(first)
+            if head["format"] > FORMAT:
+                raise StoreError(
+                    f"{path} has format {head['format']}, this version reads up to {FORMAT}; upgrade hela-store"
+                )
+            total = _segment_sum(before, version, body)
+            if head != {"format": FORMAT, "version": version, "before": before, "sum": total}:
+                raise ValueError("its lines, or those of an earlier version, are not those that were written")
+            raw = [json.loads(line) for line in body.splitlines()]
+            lines = [Line(version=version, event=each["event"], change=Change.of(each["change"])) for each in raw]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{path} is damaged ({first_line(error)}); {WAY_OUT}") from None
+        return tuple(lines), total
+
+
+def _is_segment(name: str) -> bool:
+    stem, _, suffix = name.partition(".")
+    return suffix == "jsonl" and len(stem) == DIGITS and stem.isdecimal()
+
+
+def _segment_sum(before: str, version: int, body: bytes) -> str:
+    return hashlib.sha256(f"{before}:{version}:".encode() + body).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameState:
+    """A frame as a version of the labels has it, beside how it was ingested.
+
+    Attributes
+    ----------
+    version : int
+        The latest version that changed the frame.
+    changes : tuple of Change
+        All changes up to it, in their order.
+    """
+
+    version: int
+    changes: tuple[Change, ...]
+
+    @property
+    def last(self) -> Change:
+        """The change that says how the frame is now."""
+        return self.changes[-1]
+
+    def cells(self) -> dict[int, CellRecord | None]:
+        """Return the cells that are not as ingested by label; None for those that are no more."""
+        found: dict[int, CellRecord | None] = {}
+        for change in self.changes:
+            found |= dict.fromkeys(change.gone)
+            found |= {cell.label: cell for cell in change.cells}
+        return found
+
+    def difference(self, ingested: LabelArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return which pixels of the label image as ingested differ, as flat indices, and their labels now.
+
+        Raises
+        ------
+        StoreError
+            The changes do not lead to the label image that was written.
+        """
+        label = ingested.astype(np.int32, copy=True)
+        try:
+            for change in self.changes:
+                apply_patches(label, change.patches)
+        except RunError as error:
+            raise StoreError(f"version {self.version} of the labels of {self.last.frame} is damaged: {error}") from None
+        if array_sum(self.last.frame, label) != self.last.sum:
+            raise StoreError(
+                f"version {self.version} of the labels of frame {self.last.frame} is not the one that was written; "
+                "`hela-store verify` says what is damaged"
+            )
+        index = np.flatnonzero(label != ingested)
+        return index, label.ravel()[index]
+
+
+def frame_states(versions: Sequence[tuple[Line, ...]]) -> dict[str, FrameState]:
+    """Return the state of every frame that these versions changed, by frame id."""
+    found: dict[str, list[Change]] = {}
+    last: dict[str, int] = {}
+    for line in _lines(versions):
+        found.setdefault(line.change.frame, []).append(line.change)
+        last[line.change.frame] = line.version
+    return {frame: FrameState(version=last[frame], changes=tuple(changes)) for frame, changes in found.items()}
+
+
+def _lines(versions: Sequence[tuple[Line, ...]]) -> Iterator[Line]:
+    for version in versions:
+        yield from version
+
+
+def changed_cells(cells: pa.Table, states: Mapping[str, FrameState], order: Sequence[str]) -> pa.Table:
+    """Return a table of cells in which the changed frames have the cells of their state.
+
+    Parameters
+    ----------
+    cells : pyarrow.Table
+        As ingested, columns of `CELLS_SCHEMA`.
+    states : mapping of frame id to FrameState
+    order : sequence of str
+        Frame ids in the order of the table.
+    """
+    changed = {frame: state.cells() for frame, state in states.items()}
+    frames, labels = cells["frame"].to_pylist(), cells["label"].to_pylist()
+    kept = [label not in changed.get(frame, ()) for frame, label in zip(frames, labels, strict=True)]
+    new = [asdict(cell) for found in changed.values() for cell in found.values() if cell is not None]
+    table = pa.concat_tables([cells.filter(pa.array(kept, pa.bool_())), pa.Table.from_pylist(new, schema=CELLS_SCHEMA)])
+    places = {frame: place for place, frame in enumerate(order)}
+    ranks = np.array([places[frame] for frame in table["frame"].to_pylist()], np.int64)
+    return table.take(np.lexsort((table["label"].to_numpy(), ranks)))
+
+
+def changed_frames(frames: pa.Table, states: Mapping[str, FrameState]) -> pa.Table:
+    """Return a table of frames in which those that were changed say whether they have labels, and whether all."""
+    if not states:
+        return frames
+    rows = frames.select(["frame", "has_label", "partial", "label_origin"]).to_pylist()
+    for row in rows:
+        if state := states.get(row["frame"]):
+            row |= {"has_label": state.last.has_label, "partial": state.last.partial}
+            row["label_origin"] = (row["label_origin"] or EDITED) if state.last.has_label else ""
+    for name in ("has_label", "partial", "label_origin"):
+        place, field = frames.schema.get_field_index(name), frames.schema.field(name)
+        frames = frames.set_column(place, field, pa.array([row[name] for row in rows], field.type))
+    return frames
