@@ -6,26 +6,21 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
 from hela_store.errors import LabelError, PromptError, QueryError
-from hela_store.images.rle import Rle, decode, encode
+from hela_store.images.rle import encode
 from hela_store.labels.events import LabelEvent
 from hela_store.labels.versions import now
-from hela_store.metrics.overlap import overlap
-from hela_store.show.viewer.frames import frame_list, known_frame
+from hela_store.show.viewer.frames import known_frame
 from hela_store.store.store import Store
 
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
 from .edits import LEAST_FREE
 from .learning import Learning, first_checkpoint
-from .next_cell import Candidate, Offer, choose, spread
+from .offers import Offers
+from .overview import Overview
 from .proposals import Proposals, doubt_of
 from .session import Saved, Session
-
-POOL = 6
-"""Frames beside the one that is shown in which the next cell is looked for."""
 
 
 class Lesson:
@@ -42,12 +37,11 @@ class Lesson:
         self.session = Session(store, config.who, config.held)
         self.decoding = Decoding(first_checkpoint(store), config.device)
         self.proposals = Proposals(store, self.decoding)
+        self.overview = Overview(store)
+        self.offers = Offers(self.session, self.proposals, self.overview, config.next)
         self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}
         self._asking = Lock()
-        self._offers: dict[tuple[str, int], tuple[Offer, Rle]] = {}
-        self._open: dict[str, Offer] = {}
-        self._count = 0
 
     def close(self) -> None:
         """End what runs beside the page, and give the right to change labels back."""
@@ -57,16 +51,12 @@ class Lesson:
     def state(self, page: str, frame: str) -> dict[str, Any]:
         """Return what stands around the canvas."""
         session = self.session
-        counts = self._counts()
-        frames = [
-            about | {"cells": counts.get(about["frame"], 0), "taught": len(session.taught.get(about["frame"], ()))}
-            for about in frame_list(self.store)
-        ]
+        version = session.log.version
         return {
             "store": self.store.recipe.name,
-            "version": session.log.version,
+            "version": version,
             "decoder": self.decoding.checkpoint.name,
-            "frames": frames,
+            "frames": self.overview.listed(version, session.taught),
             "others": session.seen(page, frame),
             "learning": self.learning(),
             **session.can(),
@@ -76,17 +66,11 @@ class Lesson:
         """Return what the page says of learning; begin a fine-tuning where it is time, or where it is ``asked`` for."""
         taught = self.session.taught_cells()
         self._learning.turn(taught, asked=asked)
-        return self._learning.state(taught) | {"rule": self._rule()}
+        return self._learning.state(taught) | {"rule": str(self.offers)}
 
     def retune(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a fine-tuning now."""
         return {"learning": self.learning(asked=True), **self.session.can()}
-
-    def _counts(self) -> dict[str, int]:
-        frames, counts = np.unique(
-            np.array(self.store.at_labels().cells_table()["frame"].to_pylist(), object), return_counts=True
-        )
-        return dict(zip(frames.tolist(), counts.tolist(), strict=True))
 
     def cells(self, frame: str) -> dict[str, Any]:
         """Return the cells of a frame."""
@@ -95,7 +79,7 @@ class Lesson:
 
     def warm(self, frame: str) -> None:
         """Read what the first prompt in a frame needs; nothing where it is not embedded."""
-        if any(about["frame"] == frame and about["embedded"] for about in frame_list(self.store)):
+        if self.overview.is_embedded(frame):
             self.decoding.warm(frame)
 
     def hover(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +90,7 @@ class Lesson:
         QueryError, PromptError, StoreError
             No such frame, not embedded; a prompt outside of it.
         """
+        self.offers.busy()
         record = known_frame(self.store, asked.get("frame"))
         prompt = prompt_of(asked, record.shape)
         page, number = str(asked.get("page"))[:64], asked.get("number")
@@ -126,7 +111,7 @@ class Lesson:
         frame = known_frame(self.store, asked.get("frame")).frame
         saved = self.session.edit(frame, asked)
         if asked.get("kind") == "add":
-            self._took(str(asked.get("page")), saved)
+            self.offers.took(str(asked.get("page")), saved)
         return self._saved(saved)
 
     def again(self, way: str) -> dict[str, Any]:
@@ -195,15 +180,13 @@ class Lesson:
         shown = known_frame(self.store, asked.get("frame")).frame
         if self.proposals.note:
             return {"frame": "", "told": self.proposals.note}
-        offer = choose(self.candidates(shown), self.config.next, self._count)
+        offer = self.offers.next(str(asked.get("page")), shown)
         if offer is None:
-            return {"frame": "", "told": "Every proposal of the frames that were looked at is labelled."}
-        self._count += 1
-        self._open[str(asked.get("page"))] = offer
-        proposal, frame = offer.candidate.proposal, offer.candidate.frame
+            return {"frame": "", "told": "Every proposal in the training frames that were looked at is labelled."}
+        proposal = offer.candidate.proposal
         x0, y0, x1, y1 = proposal.box
         return {
-            "frame": frame,
+            "frame": offer.candidate.frame,
             "counts": proposal.rle.counts,
             "place": [(x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)],
             "box": [x0, y0, x1, y1],
@@ -211,39 +194,3 @@ class Lesson:
             "rule": offer.rule,
             "random": offer.random,
         }
-
-    def candidates(self, shown: str) -> list[Candidate]:
-        """Return the proposals that may be offered: of the frame that is shown and of some others, in a fixed order."""
-        embedded = [about["frame"] for about in frame_list(self.store) if about["embedded"]]
-        frames = sorted({*spread(embedded, POOL), *([shown] if shown in embedded else [])})
-        found = []
-        for frame in frames:
-            label = self.session.label(frame)
-            found += [Candidate(frame=frame, proposal=p) for p in self.proposals.open(frame, label)]
-        return found
-
-    def _took(self, page: str, saved: Saved) -> None:
-        """Remember what was offered for a cell that was taken: how far that was off shows whether the rule helps."""
-        offer = self._open.pop(page, None)
-        if offer is None or offer.candidate.frame != saved.frame or saved.named is None:
-            return
-        under = offer.candidate.proposal.under(self.session.label(saved.frame))
-        if (under == saved.named[0]).any():
-            self._offers[saved.frame, saved.named[0]] = (offer, offer.candidate.proposal.rle)
-
-    def _rule(self) -> str:
-        """Say how cells are chosen, and how far the masks that were offered were off, by rule and at random."""
-        errors: dict[bool, list[float]] = {True: [], False: []}
-        for (frame, cell), (offer, rle) in self._offers.items():
-            label = self.session.label(frame)
-            if (label == cell).any():
-                mask, origin = decode(rle, label.shape)
-                errors[offer.random].append(1 - overlap(mask, label == cell, origin, (0, 0)).iou)
-        stated = f"Next: {self.config.next}; every fifth at random as the control."
-        if not errors[True] or not errors[False]:
-            return stated
-        by_rule, control = (float(np.mean(errors[which])) for which in (False, True))
-        return (
-            f"{stated} Masks offered by the rule were off by {by_rule:.2f} (n = {len(errors[False])}), at random by "
-            f"{control:.2f} (n = {len(errors[True])})."
-        )

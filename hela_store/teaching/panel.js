@@ -103,9 +103,7 @@ export class Panel {
     document.title = `${state.store} – hela-store teach`;
     this.frames(state.frames);
     this.learned(state);
-    if (state.others) this.page.tell(state.others);
-    else if (this.others) this.page.tell("");
-    this.others = state.others;
+    byId("others").textContent = state.others;
   }
 
   learned({ learning, undo, redo }) {
@@ -129,7 +127,7 @@ export class Panel {
       this.chosen();
     }
     frames.forEach((frame, i) => {
-      const button = box.children[i], state = frame.embedded ? `${frame.cells} cells` : "not embedded yet";
+      const button = box.children[i], state = `${frame.embedded ? `${frame.cells} cells` : "not embedded yet"}${frame.block === "train" ? "" : `, ${frame.block}`}`;
       button.classList.toggle("waiting", !frame.embedded);
       button.querySelector("small").textContent = frame.taught ? `${frame.taught} taught, ${state}` : state;
       if (this.page.frame?.frame === frame.frame) this.page.frame.embedded = frame.embedded;

@@ -37,7 +37,8 @@ class Proposal:
     ----------
     mask, origin : bool (row, col) and ``(x, y)`` px, frame
     rle : the same as a run-length code of the frame
-    doubt : 0 to 1: 1 less the product of the decoder's predicted IoU and of how far its mask agrees with the detector's
+    doubt : 0 to 1: 1 less the product of the decoder's predicted IoU and of the IoU of its mask's box with the detected
+        box
     """
 
     mask: BoolArray
@@ -146,7 +147,7 @@ class Proposals:
             mask=cell.mask,
             origin=cell.origin,
             rle=encode(cell.mask, cell.origin, shape),
-            doubt=doubt_of(cell.predicted_iou, cell.mask_agreement),
+            doubt=doubt_of(cell.predicted_iou, cell.box_agreement),
         )
 
 

@@ -106,7 +106,9 @@ def _reading(lesson: Lesson) -> list[BaseRoute]:
 
     async def state(request: Request) -> Response:
         about = request.query_params
-        return await json_of(lambda: lesson.state(about.get("page", ""), about.get("frame", "")))
+        reply = await json_of(lambda: lesson.state(about.get("page", ""), about.get("frame", "")))
+        reply.background = BackgroundTask(lesson.offers.prepare)
+        return reply
 
     async def cells(request: Request) -> Response:
         frame = known_frame(lesson.store, request.query_params.get("frame")).frame

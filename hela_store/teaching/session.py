@@ -210,10 +210,8 @@ class Session:
         if not others:
             return ""
         same = sum(where == frame for where in others)
-        return (
-            f"{len(others)} other page{'s have' if len(others) > 1 else ' has'} this store open, {same} of them this "
-            "frame; each sees what the other saves."
-        )
+        subject = f"{len(others)} other pages have" if len(others) > 1 else "1 other page has"
+        return f"{subject} this store open, {same} of them this frame"
 
     def left(self, page: str) -> None:
         """Note that a page was closed."""

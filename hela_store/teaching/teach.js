@@ -25,7 +25,8 @@ export class Page {
 
   async start() {
     await this.refresh();
-    const first = this.state.frames.find((frame) => frame.embedded) || this.state.frames[0];
+    const ready = this.state.frames.filter((frame) => frame.embedded);
+    const first = ready.find((frame) => frame.block === "train") || ready[0] || this.state.frames[0];
     await this.open(new URLSearchParams(location.search).get("frame") || first.frame);
     this.saved("yes", "saved");
     addEventListener("pagehide", leave);
@@ -60,6 +61,8 @@ export class Page {
     this.panel.chosen();
     await this.reload();
     if (!frame.embedded) this.tell(`${name} is not embedded yet: its labels can be seen, but no mask can be decoded.`);
+    else if (frame.block !== "train") this.tell(`${name} is in the ${frame.block} block: what is labelled here never trains the decoder.`);
+    else this.tell("");
   }
 
   async reload() {
@@ -151,6 +154,7 @@ export class Page {
   }
 
   async next() {
+    this.tell("Looking for the next cell.");
     const found = await post("next", { frame: this.frame.frame }).catch((error) => this.fail(error));
     if (!found) return;
     if (!found.frame) return this.tell(found.told);

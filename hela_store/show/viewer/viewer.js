@@ -86,10 +86,8 @@ export class Viewer {
     if (!press.moved && Math.hypot(event.offsetX - press.x, event.offsetY - press.y) < MOVED) return;
     press.moved = true;
     if (press.pans) {
-      this.left += event.offsetX - press.last[0];
-      this.top += event.offsetY - press.last[1];
+      this.pan(event.offsetX - press.last[0], event.offsetY - press.last[1]);
       press.last = [event.offsetX, event.offsetY];
-      this.draw();
     } else {
       this.does.drag?.(this.at(press.x, press.y), place, press.event, false);
     }
@@ -163,7 +161,7 @@ export class Viewer {
     const fresh = !this.width;
     this.width = box.width;
     this.height = box.height;
-    if (fresh && this.frame) this.fit();
+    if ((fresh || this.fitted) && this.frame) this.fit();
     else this.draw();
   }
 
@@ -172,6 +170,7 @@ export class Viewer {
     this.zoom = Math.min(this.width / this.frame.width, this.height / this.frame.height) * 0.98;
     this.left = (this.width - this.frame.width * this.zoom) / 2;
     this.top = (this.height - this.frame.height * this.zoom) / 2;
+    this.fitted = true;
     this.draw();
   }
 
@@ -180,10 +179,12 @@ export class Viewer {
     this.left = x - ((x - this.left) * zoom) / this.zoom;
     this.top = y - ((y - this.top) * zoom) / this.zoom;
     this.zoom = zoom;
+    this.fitted = false;
     this.draw();
   }
 
   pan(dx, dy) {
+    this.fitted = false;
     this.left += dx;
     this.top += dy;
     this.draw();
@@ -192,6 +193,7 @@ export class Viewer {
   // Bring a place to the middle; near enough that a cell of this size, px, can be judged.
   centre(x, y, size) {
     this.zoom = Math.min(MOST_ZOOM, Math.max(this.zoom, Math.min(this.width, this.height) / (6 * size)));
+    this.fitted = false;
     this.left = this.width / 2 - x * this.zoom;
     this.top = this.height / 2 - y * this.zoom;
     this.draw();
