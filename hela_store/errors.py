@@ -6,6 +6,7 @@ derives from the builtin a Python caller would expect, and survives pickling, be
 
 from __future__ import annotations
 
+RESTORE_LABELS = "restore the file from a copy; labels that people drew are stored nowhere else"
 EMBED_FIRST = "run `hela-store embed`"
 """The way out where a store holds no embeddings yet."""
 

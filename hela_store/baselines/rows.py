@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read, labels_read
 from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
 from hela_store.evaluation.subsets import SubsetScore, pending_subsets
@@ -134,7 +134,7 @@ def once(
     progress : Progress
         Shown while another process is at it.
     """
-    wanted = dict(asked) | {"data": data_digest(store, ("train", "val", asked["split"]))}
+    wanted = dict(asked) | data_read(store, ("train", "val", asked["split"]))
     plain: dict[str, Any] = json.loads(to_json(wanted))
 
     def same(run: RunInfo) -> bool:
@@ -150,7 +150,11 @@ def write_run(
 ) -> BaselineResult:
     """Publish gathered rows as a run of kind ``baseline``; ``parent`` is the run that trained what answered."""
     kinds = list(dict.fromkeys(row["kind"] for row in run.prompts))
-    stored = dict(config) | {"encoder": store.key, "prompts": kinds, "decoder_spent": decoder_spent(store)}
+    stored = (
+        dict(config)
+        | {"encoder": store.key, "prompts": kinds, "decoder_spent": decoder_spent(store)}
+        | labels_read(store)
+    )
     folder = new_run(store.path, "baseline", stored, parent=parent, label=label)
     with folder.tidied():
         folder.write_table("prompts", pa.Table.from_pylist(run.prompts, PROMPT_SCHEMA))

@@ -54,6 +54,7 @@ class Crops(Dataset[Batch]):
         self, store: Store, frames: list[str], *, shrink: float, size: int, seed: int, first: int, count: int
     ) -> None:
         self.path, self.shrink, self.size, self.seed = store.path, shrink, size, seed
+        self.labels_version = store.labels_version
         self.first, self.count = first, count
         wanted = set(frames)
         self.places = [
@@ -79,7 +80,7 @@ class Crops(Dataset[Batch]):
 
     def _crop(self, rng: np.random.Generator) -> Batch:
         if self._store is None:
-            self._store = Store.open(self.path)
+            self._store = Store.open(self.path).at_labels(self.labels_version)
         place = self.places[int(rng.integers(len(self.places)))]
         pixels, frame = self._store.pixels, place.frame
         side = round(CROP / self.shrink)

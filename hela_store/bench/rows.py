@@ -20,6 +20,7 @@ from hela_store.base.extras import needs
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.catalog import index as catalog
+from hela_store.evaluation.reads import labels_read
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
@@ -95,7 +96,9 @@ def _timed(act: Callable[[], Any]) -> float:
 
 def _publish(store: Store, number: int) -> str:
     cells = store.cells_table().select(["cell", "frame"])
-    folder = new_run(store.path, "evaluate", {"encoder": store.key, "split": "val"}, label=str(number))
+    folder = new_run(
+        store.path, "evaluate", {"encoder": store.key, "split": "val"} | labels_read(store), label=str(number)
+    )
     rng, each = generator("bench rows", number), len(PROMPTS) * SEEDS
     count = len(cells) * each
     where = pa.array(np.repeat(np.arange(len(cells)), each))

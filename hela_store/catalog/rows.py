@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
@@ -22,17 +19,23 @@ from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
 from hela_store.runs.info import RunInfo, manifest_sum, to_json
 
+from .label_rows import add_version
 from .own_columns import OWN_FILE, own_values
-
-Connection = duckdb.DuckDBPyConnection
+from .staged import Connection, schema_of, staged
 
 _COMMIT_ROWS = 1_000_000
 _RESTORE = "restore the folder or move it out of runs/"
 _LEDGER = pa.schema([("view", pa.string()), ("row", pa.int64())])
+_TABLES = {
+    "frames": ("frames", "frame", ""),
+    "cells": ("cell_versions", "cell", ", 0 AS since"),
+    "plan": ("plans", "", ""),
+}
+"""The table of each kind of file, the column in which a row comes once, and what is added to its rows."""
 _REQUIRED = {
     "frames": {"frame", "sequence", "time"},
     "cells": {"cell", "frame", "label", "area", "diameter"},
-    "plans": {"view", "frame", "tile", "row"},
+    "plan": {"view", "frame", "tile", "row"},
     "prompts": {"prompt_id", "kind", "origin", "prompt_seed", "split", "cell", "frame", "view", "cut"},
     "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
     "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
@@ -44,7 +47,7 @@ _REQUIRED = {
 class Source:
     """A file, or a run's folder, that belongs into the catalog.
 
-    ``path`` is relative to the store; ``kind`` is frames, cells, plan, ledger or run; ``bytes`` is 0 for runs,
+    ``path`` is relative to the store; ``kind`` is frames, cells, labels, plan, ledger or run; ``bytes`` is 0 for runs,
     and ``sum`` is the sha256 of a run's manifest: empty for other files, and for runs that were published without one.
     """
 
@@ -57,6 +60,7 @@ class Source:
 def listing(store: Path) -> dict[str, Source]:
     """Return what belongs into the catalog by path, in the order it is indexed, by names, sizes and manifests alone."""
     found = [*_files(store, "ingest", "frames", ".parquet"), *_files(store, "ingest", "cells", ".parquet")]
+    found += _files(store, "labels", "labels", ".jsonl", prefix="")
     found += _files(store, "plan", "plan", ".parquet", prefix="")
     for encoder in sorted(os.listdir(store / "ledger")) if (store / "ledger").is_dir() else []:
         found += _files(store, f"ledger/{encoder}", "ledger", ".jsonl", prefix="")
@@ -95,6 +99,8 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
                 con.execute("COMMIT")
                 con.execute("BEGIN")
                 rows = 0
+        elif source.kind == "labels":
+            add_version(con, store, int(Path(source.path).stem))
         elif source.kind != "ledger":
             _add_segment(con, store, source)
         done.append(source)
@@ -105,7 +111,7 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
         "bytes": [s.bytes for s in done],
     }
     columns["sum"] = [s.sum for s in done]
-    with _staged(con, "found", pa.table(columns, _schema_of(con, "indexed"))):
+    with staged(con, "found", pa.table(columns, schema_of(con, "indexed"))):
         con.execute("INSERT INTO indexed FROM found")
     return refused
 
@@ -126,17 +132,17 @@ def _files(store: Path, folder: str, kind: str, suffix: str, prefix: str | None 
 
 def _add_segment(con: Connection, store: Path, source: Source) -> None:
     """Add a file of ``ingest/`` or ``plan/``; a frame or cell that is there already is not added again."""
-    table, key = {"frames": ("frames", "frame"), "cells": ("cells", "cell"), "plan": ("plans", "")}[source.kind]
+    table, key, more = _TABLES[source.kind]
     try:
         data = Sums(store).read(store / source.path, way_out="restore it")
-        rows = _read_parquet(data, table, _schema_of(con, table, {"plan"}))
+        rows = _read_parquet(data, source.kind, schema_of(con, table, {"plan", "since", "until"}))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{store / source.path} cannot be read ({first_line(error)}); restore it") from None
-    with _staged(con, "found", rows):
+    with staged(con, "found", rows):
         if key:
             con.execute(
-                f"INSERT INTO {table} SELECT DISTINCT ON ({key}) * FROM found ANTI JOIN {table} USING ({key}) "
-                f"ORDER BY {key}"
+                f"INSERT INTO {table} BY NAME SELECT DISTINCT ON ({key}) *{more} FROM found "
+                f"ANTI JOIN {table} USING ({key}) ORDER BY {key}"
             )
         else:
             con.execute("INSERT INTO plans SELECT ?, * FROM found", [Path(source.path).stem])
@@ -147,7 +153,7 @@ def _add_ledger(con: Connection, store: Path, sources: list[Source]) -> None:
     for encoder in dict.fromkeys(source.path.split("/")[1] for source in sources):
         paths = [store / source.path for source in sources if source.path.split("/")[1] == encoder]
         rows = pa.concat_tables([_LEDGER.empty_table(), *(_read_jsonl(path) for path in paths)])
-        with _staged(con, "found", rows.append_column("n", pa.array(range(rows.num_rows), pa.int64()))):
+        with staged(con, "found", rows.append_column("n", pa.array(range(rows.num_rows), pa.int64()))):
             con.execute("DELETE FROM committed WHERE encoder = ? AND view IN (SELECT view FROM found)", [encoder])
             con.execute(
                 'INSERT INTO committed SELECT DISTINCT ON (view) view, ?, "row" FROM found ORDER BY view, n DESC',
@@ -162,7 +168,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
     predictions = _run_table(con, info, "predictions", repeated)
     detections = _run_table(con, info, "detections", {"run"})
-    with _staged(con, "given", prompts), _staged(con, "found", predictions), _staged(con, "detected", detections):
+    with staged(con, "given", prompts), staged(con, "found", predictions), staged(con, "detected", detections):
         _check_run(con, info.id)
         con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
         con.execute(
@@ -174,11 +180,11 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
     values = _own_values(con, info)
-    with _staged(con, "found", values):
+    with staged(con, "found", values):
         con.execute("INSERT INTO own_values FROM found")
     vectors = _add_vectors(con, info)
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
-    con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*row, info.labels_version])
     return int(prompts.num_rows + predictions.num_rows + detections.num_rows + values.num_rows + vectors)
 
 
@@ -191,7 +197,7 @@ def _add_vectors(con: Connection, info: RunInfo) -> int:
         raise RunError(f"run {info.id} is damaged: cell_vectors.parquet has a cell twice; {_RESTORE}")
     key = [info.encoder, info.config.get("tokens_of")]
     same = "have.cell = found.cell AND have.encoder = ? AND have.checkpoint IS NOT DISTINCT FROM ?"
-    with _staged(con, "found", found):
+    with staged(con, "found", found):
         con.execute(f"DELETE FROM cell_vectors AS have USING found WHERE {same} AND have.run < ?", [*key, info.id])
         con.execute(
             "INSERT INTO cell_vectors SELECT ?, ?, ?, found.* FROM found "
@@ -203,7 +209,7 @@ def _add_vectors(con: Connection, info: RunInfo) -> int:
 
 def _own_values(con: Connection, info: RunInfo) -> pa.Table:
     """Return the values of a run of users' own columns, one row each; no rows of another kind of run."""
-    schema = _schema_of(con, "own_values")
+    schema = schema_of(con, "own_values")
     data = info.read(OWN_FILE)
     if data is None:
         return schema.empty_table()
@@ -233,7 +239,7 @@ def _check_run(con: Connection, run: str) -> None:
 
 
 def _run_table(con: Connection, info: RunInfo, table: str, without: set[str]) -> pa.Table:
-    schema, name = _schema_of(con, table, without), f"{table}.parquet"
+    schema, name = schema_of(con, table, without), f"{table}.parquet"
     data = info.read(name)
     if data is None:
         return schema.empty_table()
@@ -272,17 +278,3 @@ def _read_jsonl(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         way_out = "delete it and run `hela-store embed`: its views are encoded again"
         raise StoreError(f"{path} is damaged ({first_line(error)}); {way_out}") from None
-
-
-@contextlib.contextmanager
-def _staged(con: Connection, name: str, table: pa.Table) -> Iterator[None]:
-    con.register(name, table)
-    try:
-        yield
-    finally:
-        con.unregister(name)
-
-
-def _schema_of(con: Connection, table: str, without: set[str] | None = None) -> pa.Schema:
-    schema: pa.Schema = con.sql(f"FROM {table} LIMIT 0").to_arrow_table().schema
-    return pa.schema([field for field in schema if field.name not in (without or set())])

@@ -1,4 +1,4 @@
--- catalog.duckdb: an index over ingest/, plan/, ledger/ and runs/ of a store. Never the only copy of anything: delete it
+-- catalog.duckdb: an index over ingest/, labels/, plan/, ledger/ and runs/ of a store. Never the only copy of anything: delete it
 -- and `hela-store catalog rebuild` makes it again. A change in this file makes every catalog stale; the next use rebuilds it.
 
 CREATE TABLE frames (
@@ -17,18 +17,42 @@ COMMENT ON COLUMN frames.dtype IS 'Pixel type as acquired, e.g. "uint16".';
 COMMENT ON COLUMN frames."group" IS 'Array group under arrays.zarr/frames/.';
 COMMENT ON COLUMN frames."row" IS 'Index in that group.';
 COMMENT ON COLUMN frames.sha256 IS 'The sha256 of the image bytes (little-endian), shape and dtype.';
-COMMENT ON COLUMN frames.has_label IS 'False: the frame can be embedded and predicted, not scored.';
-COMMENT ON COLUMN frames.partial IS 'True where only some of the cells are labelled (gold truth).';
-COMMENT ON COLUMN frames.label_origin IS 'ST, GT, GT+ST, masks or synthetic; empty without labels.';
+COMMENT ON COLUMN frames.has_label IS 'False: the frame can be embedded and predicted, not scored; at the latest version of the labels.';
+COMMENT ON COLUMN frames.partial IS 'True where only some of the cells are labelled (gold truth, or a person who is not done).';
+COMMENT ON COLUMN frames.label_origin IS 'ST, GT, GT+ST, masks, synthetic or, where people drew all of them, edited; empty without labels.';
 COMMENT ON COLUMN frames.pixel_size_um IS 'Edge length of a pixel, um; NULL where unknown.';
 COMMENT ON COLUMN frames.is_blank IS 'True for a constant image.';
 
-CREATE TABLE cells (
+CREATE TABLE cell_versions (
     cell VARCHAR, frame VARCHAR, label BIGINT, area BIGINT, area_um2 DOUBLE, diameter DOUBLE,
     x0 BIGINT, y0 BIGINT, x1 BIGINT, y1 BIGINT, cx DOUBLE, cy DOUBLE, eccentricity DOUBLE,
-    touches_neighbour BOOLEAN, touches_border BOOLEAN, mean_intensity DOUBLE, round_trip_iou DOUBLE
+    touches_neighbour BOOLEAN, touches_border BOOLEAN, mean_intensity DOUBLE, round_trip_iou DOUBLE,
+    since BIGINT, until BIGINT
 );
-COMMENT ON TABLE cells IS 'One row a labelled instance in a frame (ingest/cells-*.parquet).';
+COMMENT ON TABLE cell_versions IS
+    'Every cell as it was at some version of the labels (ingest/cells-*.parquet, labels/*.jsonl).';
+COMMENT ON COLUMN cell_versions.cell IS 'Id, "<frame>#<label>", e.g. "01/t012#17".';
+COMMENT ON COLUMN cell_versions.frame IS 'frames.frame.';
+COMMENT ON COLUMN cell_versions.label IS 'Value in the label image.';
+COMMENT ON COLUMN cell_versions.area IS 'px.';
+COMMENT ON COLUMN cell_versions.area_um2 IS 'um^2; NULL where the pixel size is unknown.';
+COMMENT ON COLUMN cell_versions.diameter IS 'Diameter of the disc with the same area, in pixels.';
+COMMENT ON COLUMN cell_versions.x0 IS 'Left edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cell_versions.y0 IS 'Upper edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cell_versions.x1 IS 'Right edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cell_versions.y1 IS 'Lower edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cell_versions.cx IS 'x of the centroid, px, frame.';
+COMMENT ON COLUMN cell_versions.cy IS 'y of the centroid, px, frame.';
+COMMENT ON COLUMN cell_versions.eccentricity IS 'Eccentricity of the ellipse with the same second moments, 0 (disc) to 1.';
+COMMENT ON COLUMN cell_versions.touches_neighbour IS 'True where a pixel of another cell is adjacent.';
+COMMENT ON COLUMN cell_versions.touches_border IS 'True where the cell reaches the border of the frame.';
+COMMENT ON COLUMN cell_versions.mean_intensity IS 'Mean count above the black level (offset) of the recipe.';
+COMMENT ON COLUMN cell_versions.round_trip_iou IS 'IoU of the true mask with itself after the 256x256 grid of its tile: a floor, not a bound.';
+COMMENT ON COLUMN cell_versions.since IS 'First version of the labels with the cell like this; 0 as ingested.';
+COMMENT ON COLUMN cell_versions.until IS 'First version of the labels in which the cell is another or no more; NULL for none.';
+
+CREATE VIEW cells AS SELECT * EXCLUDE (since, until) FROM cell_versions WHERE until IS NULL;
+COMMENT ON VIEW cells IS 'One row a labelled instance in a frame, at the latest version of the labels.';
 COMMENT ON COLUMN cells.cell IS 'Id, "<frame>#<label>", e.g. "01/t012#17".';
 COMMENT ON COLUMN cells.frame IS 'frames.frame.';
 COMMENT ON COLUMN cells.label IS 'Value in the label image.';
@@ -46,6 +70,28 @@ COMMENT ON COLUMN cells.touches_neighbour IS 'True where a pixel of another cell
 COMMENT ON COLUMN cells.touches_border IS 'True where the cell reaches the border of the frame.';
 COMMENT ON COLUMN cells.mean_intensity IS 'Mean count above the black level (offset) of the recipe.';
 COMMENT ON COLUMN cells.round_trip_iou IS 'IoU of the true mask with itself after the 256x256 grid of its tile: a floor, not a bound.';
+
+CREATE TABLE label_events (
+    version BIGINT, number BIGINT, kind VARCHAR, frame VARCHAR, cells BIGINT[], masks VARCHAR[], clicks DOUBLE[],
+    click_labels BIGINT[], boxes DOUBLE[], seconds DOUBLE, who VARCHAR, "when" TIMESTAMP, reason VARCHAR, sum VARCHAR,
+    target BIGINT
+);
+COMMENT ON TABLE label_events IS 'Every change of labels since they were ingested (labels/*.jsonl).';
+COMMENT ON COLUMN label_events.version IS 'Version of the labels that it is part of, from 1.';
+COMMENT ON COLUMN label_events.number IS 'Its place in that version, from 0.';
+COMMENT ON COLUMN label_events.kind IS 'add, replace, erase, split, merge, complete, undo or redo.';
+COMMENT ON COLUMN label_events.frame IS 'frames.frame.';
+COMMENT ON COLUMN label_events.cells IS 'Labels of the cells that it concerns; cells.label.';
+COMMENT ON COLUMN label_events.masks IS 'Mask of each cell in frame coordinates, COCO compressed run lengths.';
+COMMENT ON COLUMN label_events.clicks IS 'x, y, x, y, ... px, frame.';
+COMMENT ON COLUMN label_events.click_labels IS 'One a click: 1 cell, 0 background.';
+COMMENT ON COLUMN label_events.boxes IS 'x0, y0, x1, y1, ... px, frame, x1 and y1 exclusive.';
+COMMENT ON COLUMN label_events.seconds IS 'How long the person took.';
+COMMENT ON COLUMN label_events.who IS 'Who made it; file for a label file of the data set that changed on disk.';
+COMMENT ON COLUMN label_events."when" IS 'UTC.';
+COMMENT ON COLUMN label_events.reason IS 'Why, in words; the path of the file for files.';
+COMMENT ON COLUMN label_events.sum IS 'Sum of the whole label image of a file; empty for people.';
+COMMENT ON COLUMN label_events.target IS 'Version that is taken back or repeated; NULL for other kinds.';
 
 CREATE TABLE plans (
     plan VARCHAR, view VARCHAR, frame VARCHAR, tile BIGINT, variant BIGINT, x0 BIGINT, y0 BIGINT, width BIGINT,
@@ -79,7 +125,7 @@ COMMENT ON COLUMN committed."row" IS 'Index in that array.';
 
 CREATE TABLE runs (
     id VARCHAR, kind VARCHAR, parent VARCHAR, checkpoint VARCHAR, encoder VARCHAR, split VARCHAR, created TIMESTAMP,
-    config JSON
+    config JSON, labels_version BIGINT
 );
 COMMENT ON TABLE runs IS 'One row a published run (runs/<id>/config.json).';
 COMMENT ON COLUMN runs.id IS 'Folder under runs/; sorts by the time it began.';
@@ -90,6 +136,33 @@ COMMENT ON COLUMN runs.encoder IS 'Encoder key of the embeddings it read.';
 COMMENT ON COLUMN runs.split IS 'train, val, test or all, as asked for; NULL where it does not apply.';
 COMMENT ON COLUMN runs.created IS 'When it began, UTC.';
 COMMENT ON COLUMN runs.config IS 'The whole of config.json, e.g. config->''config''->>''lr''.';
+COMMENT ON COLUMN runs.labels_version IS 'Version of the labels that it read; 0 as ingested.';
+
+CREATE VIEW cells_at AS
+    SELECT v.labels_version, c.* EXCLUDE (since, until)
+    FROM cell_versions c
+    JOIN (SELECT DISTINCT labels_version FROM runs UNION SELECT coalesce(max(version), 0) FROM label_events) v
+        ON c.since <= v.labels_version AND (c.until IS NULL OR v.labels_version < c.until);
+COMMENT ON VIEW cells_at IS
+    'The cells at the latest version of the labels and at every version that a run read; other columns as in cells.';
+COMMENT ON COLUMN cells_at.labels_version IS 'Version of the labels; 0 as ingested.';
+COMMENT ON COLUMN cells_at.cell IS 'Id, "<frame>#<label>", e.g. "01/t012#17".';
+COMMENT ON COLUMN cells_at.frame IS 'frames.frame.';
+COMMENT ON COLUMN cells_at.label IS 'Value in the label image.';
+COMMENT ON COLUMN cells_at.area IS 'px.';
+COMMENT ON COLUMN cells_at.area_um2 IS 'um^2; NULL where the pixel size is unknown.';
+COMMENT ON COLUMN cells_at.diameter IS 'Diameter of the disc with the same area, in pixels.';
+COMMENT ON COLUMN cells_at.x0 IS 'Left edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cells_at.y0 IS 'Upper edge of the bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN cells_at.x1 IS 'Right edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cells_at.y1 IS 'Lower edge of the bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN cells_at.cx IS 'x of the centroid, px, frame.';
+COMMENT ON COLUMN cells_at.cy IS 'y of the centroid, px, frame.';
+COMMENT ON COLUMN cells_at.eccentricity IS 'Eccentricity of the ellipse with the same second moments, 0 (disc) to 1.';
+COMMENT ON COLUMN cells_at.touches_neighbour IS 'True where a pixel of another cell is adjacent.';
+COMMENT ON COLUMN cells_at.touches_border IS 'True where the cell reaches the border of the frame.';
+COMMENT ON COLUMN cells_at.mean_intensity IS 'Mean count above the black level (offset) of the recipe.';
+COMMENT ON COLUMN cells_at.round_trip_iou IS 'IoU of the true mask with itself after the 256x256 grid of its tile: a floor, not a bound.';
 
 CREATE TABLE prompts (
     run VARCHAR, prompt_id VARCHAR, kind VARCHAR, origin VARCHAR, prompt_seed BIGINT, split VARCHAR, cell VARCHAR,
@@ -154,17 +227,18 @@ COMMENT ON COLUMN predictions.cut IS 'prompts.cut, repeated.';
 
 CREATE VIEW cell_subsets AS
     SELECT
-        cell, touches_neighbour AS is_touching, brightness > n - n // 5 AND size <= n // 5 AS is_bright_small,
+        labels_version, cell, touches_neighbour AS is_touching, brightness > n - n // 5 AND size <= n // 5 AS is_bright_small,
         brightness <= n // 5 AS is_dim
     FROM (
         SELECT
-            cell, touches_neighbour, count(*) OVER (PARTITION BY frame) AS n,
-            row_number() OVER (PARTITION BY frame ORDER BY mean_intensity, label) AS brightness,
-            row_number() OVER (PARTITION BY frame ORDER BY area, label) AS size
-        FROM cells
+            labels_version, cell, touches_neighbour, count(*) OVER (PARTITION BY labels_version, frame) AS n,
+            row_number() OVER (PARTITION BY labels_version, frame ORDER BY mean_intensity, label) AS brightness,
+            row_number() OVER (PARTITION BY labels_version, frame ORDER BY area, label) AS size
+        FROM cells_at
     );
 COMMENT ON VIEW cell_subsets IS
     'Which hard subset a cell belongs to; fifths of the labelled cells of its frame, rounded down.';
+COMMENT ON COLUMN cell_subsets.labels_version IS 'cells_at.labels_version.';
 COMMENT ON COLUMN cell_subsets.cell IS 'cells.cell.';
 COMMENT ON COLUMN cell_subsets.is_touching IS 'cells.touches_neighbour.';
 COMMENT ON COLUMN cell_subsets.is_bright_small IS
@@ -204,11 +278,12 @@ CREATE VIEW cell_metrics AS
         p.run, r.kind, r.checkpoint, r.encoder, p.prompt, p.prompt_origin, p.prompt_seed, p.split, f.sequence, p.frame,
         f.time, p.view, p.cell, c.label, c.area, c.diameter, c.touches_neighbour, c.touches_border, s.is_bright_small,
         s.is_dim, p.cut, p.iou, p.dice, p.predicted_iou, p.is_empty, p.boundary_iou, p.hd95, p.nsd1, p.nsd2, p.spill,
-        p.failure
+        p.failure, r.labels_version, t.labels_version AS trained_labels_version
     FROM predictions p
     LEFT JOIN runs r ON r.id = p.run
-    LEFT JOIN cells c ON c.cell = p.cell
-    LEFT JOIN cell_subsets s ON s.cell = p.cell
+    LEFT JOIN runs t ON t.id = r.checkpoint
+    LEFT JOIN cells_at c ON c.cell = p.cell AND c.labels_version = r.labels_version
+    LEFT JOIN cell_subsets s ON s.cell = p.cell AND s.labels_version = r.labels_version
     LEFT JOIN frames f ON f.frame = p.frame;
 COMMENT ON VIEW cell_metrics IS
     'Every scored cell of every run, joined with what is known of it. Unique in (run, prompt, prompt_seed, cell).';
@@ -244,6 +319,9 @@ COMMENT ON COLUMN cell_metrics.nsd2 IS 'Normalised surface Dice at 2 px.';
 COMMENT ON COLUMN cell_metrics.spill IS 'Share of the predicted pixels that lie on other cells.';
 COMMENT ON COLUMN cell_metrics.failure IS
     'empty, wrong cell, merged, leak, under-segmented, fragmented, or "" for none; NULL in runs that did not ask.';
+COMMENT ON COLUMN cell_metrics.labels_version IS 'Version of the labels that it was scored against; 0 as ingested.';
+COMMENT ON COLUMN cell_metrics.trained_labels_version IS
+    'Version of the labels that its checkpoint was trained on; NULL for "zero-shot".';
 
 CREATE VIEW test_scorings AS
     SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
@@ -291,7 +369,7 @@ COMMENT ON COLUMN cell_vectors.token IS 'Mask token of the decoder for the bound
 CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT, sum VARCHAR);
 COMMENT ON TABLE indexed IS 'Files of the store that are in this catalog; used to find what is missing.';
 COMMENT ON COLUMN indexed.path IS 'Relative to the store.';
-COMMENT ON COLUMN indexed.kind IS 'frames, cells, plan, ledger or run.';
+COMMENT ON COLUMN indexed.kind IS 'frames, cells, labels, plan, ledger or run.';
 COMMENT ON COLUMN indexed.bytes IS 'Size when it was indexed; 0 for a run, whose folder never changes.';
 COMMENT ON COLUMN indexed.sum IS 'For a run, the sha256 of its manifest.json, so that a run that changed is refused; else empty.';
 

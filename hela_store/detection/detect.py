@@ -14,7 +14,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.detection.yolo11.train import BACKEND, yolo_detections
 from hela_store.errors import RunError
 from hela_store.evaluation.leaks import check_untouched
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read, labels_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.rows import DETECTION_SCHEMA
 from hela_store.runs.folder import RunFolder, RunInfo, load_run, new_run
@@ -121,7 +121,7 @@ def detect(
     frames = split_frames(store, split)
     check_untouched(store, info, frames, split)
     about = {"detector": info.id, "backend": backend, "checkpoint": info.id, "split": split, "threshold": threshold}
-    about |= {"encoder": store.key, "data": data_digest(store, ("train", split))}
+    about |= {"encoder": store.key, **data_read(store, ("train", split))}
     with claim_scoring(store, "detect", about, fresh=fresh, progress=progress) as done:
         if done is not None:
             return DetectResult(**done.result() | {"reused": True})
@@ -173,7 +173,7 @@ def import_boxes(
     """
     found = read_boxes(path, {name: frame.shape for name, frame in store.frame_records().items()})
     about = {"detector": path.name, "backend": name, "checkpoint": None, "split": "all", "threshold": threshold}
-    folder = new_run(store.path, "detect", about | {"encoder": store.key}, label=name)
+    folder = new_run(store.path, "detect", about | {"encoder": store.key} | labels_read(store), label=name)
     shown = progress(truths(store, list(found)), total=len(found), what="import")
     return _keep(store, folder, (_FoundFrame(truth=truth, detections=found[truth.frame.frame]) for truth in shown))
 

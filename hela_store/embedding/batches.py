@@ -119,7 +119,8 @@ class Frames:
     """
 
     def __init__(self, store: Store, device: str | torch.device = "cpu") -> None:
-        self._store, self._device = store, device
+        # what is stored belongs to the labels as ingested; later versions are warped when they are read
+        self._store, self._device = store.at_labels(0), device
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
         self._counts: tuple[str, npt.NDArray[Any]] | None = None
         self._warps: dict[str, Warp] = {}

@@ -29,7 +29,7 @@ from .frames import FrameCells, frame_cells, labelled_frames, median_training_ra
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import REPEATABLE, Question, Score, answer, truth_questions, with_details
-from .reads import data_digest
+from .reads import data_read
 from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
 from .scores import PromptScore, summarise
@@ -206,7 +206,7 @@ def _about(checkpoint: Checkpoint, config: EvaluateConfig, fitted: FittedPrompts
     about |= {"prompt_table": str(config.prompt_table or ""), "prompt_masks": str(config.prompt_masks or "")}
     if fitted is not None:
         about |= {"own_prompts": {"sum": fitted.own.digest, "given": fitted.fit.given, "scored": fitted.fit.scored}}
-    return about | {"data": data_digest(checkpoint.store, ("train", config.split))}
+    return about | data_read(checkpoint.store, ("train", config.split))
 
 
 def _asker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +11,16 @@ import pyarrow.compute as pc
 from hela_store.base.files import digest
 from hela_store.store.plan_names import plan_names
 from hela_store.store.store import Store
+
+
+def data_read(store: Store, splits: Collection[str]) -> dict[str, Any]:
+    """Return what the configuration of a run says of the data it reads: a digest, and the version of the labels."""
+    return {"data": data_digest(store, splits)} | labels_read(store)
+
+
+def labels_read(store: Store) -> dict[str, Any]:
+    """Return what the configuration of a run says of the labels it reads; nothing where they are as ingested."""
+    return {"labels_version": store.labels_version} if store.labels_version else {}
 
 
 def data_digest(store: Store, splits: Collection[str]) -> str:

@@ -165,14 +165,15 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         store.recipe.encoder.check_encodes()
     store = variant_of(store, config.cut, config.adapter)
     # what the bucket has is to be verified, not the copies of it
-    store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)))
+    # the arrays hold labels as ingested
+    store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)), 0)
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
         found, errors, views = _find(store, config, rng, progress)
         before, encoded = found, 0
         if config.repair and found:
             encoded = _repair(store, found, config, progress)
-            store = Store(store.path, store.recipe)
+            store = Store(store.path, store.recipe, 0)
             found, errors, views = _find(store, config, rng, progress)
     committed = {} if any(fault.path.startswith("ledger/") for fault in found) else store.committed()
     return VerifyReport(
@@ -229,7 +230,7 @@ def _deep(
 def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: Progress) -> int:
     """Put right what can be; return how many views were encoded."""
     _repair_files(store, faults)
-    store = Store(store.path, store.recipe)
+    store = Store(store.path, store.recipe, 0)
     restore_frames(store, {fault.frame for fault in faults if fault.path.startswith(f"{ARRAYS}frames/")})
     make_plan(store)
     store.seal()

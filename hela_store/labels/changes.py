@@ -135,8 +135,8 @@ def _check_band(label: Label, event: LabelEvent, band: int) -> None:
     for cell in event.cells[:1] if event.kind == "merge" else event.cells:
         if not (inner & (label == cell)).any():
             raise LabelError(
-                f"cell {cell} of frame {event.frame} lies wholly in the outer band of {band} px, in which cells carry no "
-                "label (dataset.field_of_interest)"
+                f"cell {cell} of frame {event.frame} lies wholly in the outer band of {band} px, in which cells carry "
+                "no label (dataset.field_of_interest)"
             )
 
 

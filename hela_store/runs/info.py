@@ -78,6 +78,14 @@ class RunInfo:
     files: Mapping[str, str] | None = None
 
     @property
+    def labels_version(self) -> int:
+        """Version of the labels that the run read; 0, as ingested, for runs of versions that kept no log of labels."""
+        version = self.config.get("labels_version") or 0
+        if not isinstance(version, int) or version < 0:
+            raise RunError(f"run {self.id} is damaged: labels_version is {version!r}; {WAY_OUT}")
+        return version
+
+    @property
     def weights(self) -> Path:
         """``weights.safetensors`` of the run, as :meth:`file`; only fine-tunings have one."""
         return self.file("weights.safetensors")

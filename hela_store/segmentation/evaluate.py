@@ -13,7 +13,7 @@ from hela_store.detection.frames import scorable_frames
 from hela_store.errors import RunError
 from hela_store.evaluation.frames import median_training_radius
 from hela_store.evaluation.leaks import check_untouched
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read, labels_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.sequences import labels_of, sequence_scores
 from hela_store.evaluation.subsets import pending_subsets
@@ -48,7 +48,7 @@ def evaluate_detected(
     split, checkpoint = prompts.config.split, prompts.checkpoint.id
     calibration = find_calibration(store, prompts.config)
     about = asdict(prompts.config) | {"encoder": store.key, "prompts": ["detected"], "seeds": [0]}
-    about |= {"calibration": calibration and asdict(calibration), "data": data_digest(store, ("train", split))}
+    about |= {"calibration": calibration and asdict(calibration), **data_read(store, ("train", split))}
     with claim_scoring(store, "evaluate", about, fresh=fresh, progress=progress) as done:
         if done is not None:
             return _complete(store, replace(DetectedResult.of(done), reused=True), done, progress)
@@ -89,7 +89,7 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
 
 def keep(store: Store, prompts: DetectedPrompts, found: Calibration) -> str:
     """Publish a calibration of these prompts as a run and return its id."""
-    about = asdict(prompts.config) | {"encoder": store.key, "failure": FAILURE}
+    about = asdict(prompts.config) | {"encoder": store.key, "failure": FAILURE, **labels_read(store)}
     folder = new_run(store.path, KIND, about, parent=prompts.detector.id, label=prompts.config.form)
     with folder.tidied():
         found.save(folder.path)

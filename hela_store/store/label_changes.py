@@ -8,9 +8,6 @@ damaged, swapped or missing one is found.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,24 +18,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.aliases import LabelArray
-from hela_store.base.files import fsync_path, write_atomic
-from hela_store.base.plain import plain
+from hela_store.base.segments import Segment, Segments
 from hela_store.base.sums import array_sum
 from hela_store.base.text import first_line
-from hela_store.errors import RunError, StoreError
+from hela_store.errors import RESTORE_LABELS, RunError, StoreError
 from hela_store.images.rle import decode_crop
 
 from .records import CellRecord
 from .tables import CELLS_SCHEMA
 
 FOLDER = "labels"
-FORMAT = 1
-DIGITS = 8
-LONGEST_SEGMENT = 1 << 30
-"""Most bytes of one segment that is read."""
 EDITED = "edited"
 """Origin of the labels of a frame that was ingested without any."""
-WAY_OUT = "restore the file from a copy; labels that people drew are stored nowhere else"
 Patches = tuple[tuple[int, str], ...]
 
 
@@ -111,7 +102,7 @@ def apply_patches(label: LabelArray, patches: Patches) -> None:
 
 
 class LabelLogFiles:
-    """The segments of a label log.
+    """The versions of the labels as they lie on disk.
 
     Parameters
     ----------
@@ -120,32 +111,14 @@ class LabelLogFiles:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.segments = Segments(path, RESTORE_LABELS)
         self._lines: list[tuple[Line, ...]] = []
         self._sum = ""
 
     @property
     def latest(self) -> int:
-        """The latest version; 0 where labels are as ingested.
-
-        Raises
-        ------
-        StoreError
-            A segment before the last one is missing.
-        """
-        try:
-            names = os.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
-        numbers = sorted(int(name[:DIGITS]) for name in names if _is_segment(name))
-        for expected, number in enumerate(numbers, 1):
-            if number != expected:
-                raise StoreError(f"{self.segment(expected)} is missing, though later versions are there; {WAY_OUT}")
-        return len(numbers)
-
-    def segment(self, version: int) -> Path:
-        """Return the path of the segment of a version."""
-        return self.path / f"{version:0{DIGITS}d}.jsonl"
+        """The latest version; 0 where labels are as ingested. Raises StoreError where an earlier one is missing."""
+        return self.segments.latest
 
     def versions(self, upto: int | None = None) -> Sequence[tuple[Line, ...]]:
         """Return the lines of each version from 1 to ``upto`` (default: the latest); only new segments are read.
@@ -160,13 +133,13 @@ class LabelLogFiles:
         latest = self.latest
         upto = latest if upto is None else upto
         if not 0 <= upto <= latest:
-            raise StoreError(
-                f"there is no version {upto} of the labels; the latest is {latest}; see `hela-store labels log`"
-            )
+            found = f"there is no version {upto} of the labels; the latest is {latest}"
+            raise StoreError(f"{found}; `hela-store labels log` lists them")
         while len(self._lines) < upto:
             version = len(self._lines) + 1
-            lines, self._sum = self._read(version, self._sum)
-            self._lines.append(lines)
+            segment = self.segments.read(version, self._sum)
+            self._lines.append(self._parsed(version, segment))
+            self._sum = segment.sum
         return self._lines[:upto]
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> int:
@@ -175,45 +148,18 @@ class LabelLogFiles:
         The caller holds the lock of the log. Raises StoreError where there is no space or no permission.
         """
         version = len(self.versions()) + 1
-        body = "".join(json.dumps(plain(line)) + "\n" for line in lines).encode()
-        total = _segment_sum(self._sum, version, body)
-        head = json.dumps({"format": FORMAT, "version": version, "before": self._sum, "sum": total}) + "\n"
-        is_first = not self.path.is_dir()
-        write_atomic(self.segment(version), head.encode() + body)
-        if is_first:
-            fsync_path(self.path.parent)
+        self.segments.write(version, self._sum, lines)
         return version
 
-    def _read(self, version: int, before: str) -> tuple[tuple[Line, ...], str]:
-        path = self.segment(version)
+    def _parsed(self, version: int, segment: Segment) -> tuple[Line, ...]:
         try:
-            if path.is_symlink() or path.stat().st_size > LONGEST_SEGMENT:
-                raise ValueError("it is a symbolic link or too long")
-            first, _, body = path.read_bytes().partition(b"\n")
-            head = json.loads(first)
-            if head["format"] > FORMAT:
-                raise StoreError(
-                    f"{path} has format {head['format']}, this version reads up to {FORMAT}; upgrade hela-store"
-                )
-            total = _segment_sum(before, version, body)
-            if head != {"format": FORMAT, "version": version, "before": before, "sum": total}:
-                raise ValueError("its lines, or those of an earlier version, are not those that were written")
-            raw = [json.loads(line) for line in body.splitlines()]
-            lines = [Line(version=version, event=each["event"], change=Change.of(each["change"])) for each in raw]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"{path} is damaged ({first_line(error)}); {WAY_OUT}") from None
-        return tuple(lines), total
-
-
-def _is_segment(name: str) -> bool:
-    stem, _, suffix = name.partition(".")
-    return suffix == "jsonl" and len(stem) == DIGITS and stem.isdecimal()
-
-
-def _segment_sum(before: str, version: int, body: bytes) -> str:
-    return hashlib.sha256(f"{before}:{version}:".encode() + body).hexdigest()
+            found = [
+                Line(version=version, event=line["event"], change=Change.of(line["change"])) for line in segment.lines
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            where = self.segments.path(version)
+            raise StoreError(f"{where} is damaged ({first_line(error)}); {RESTORE_LABELS}") from None
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

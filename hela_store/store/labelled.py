@@ -73,17 +73,20 @@ class Labelled(Store):
 
     Parameters
     ----------
-    path, recipe : as of :class:`Store`
+    path, recipe, labels_version : as of :class:`Store`
     known : ids of the cells that are labelled
     """
 
-    def __init__(self, path: Path, recipe: Recipe, known: Collection[str]) -> None:
-        super().__init__(path, recipe)
+    def __init__(
+        self, path: Path, recipe: Recipe, known: Collection[str], labels_version: int | None = None
+    ) -> None:
+        super().__init__(path, recipe, labels_version)
         self.known = frozenset(known)
 
     def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe and the same known cells."""
-        return type(self)(self.path, replace(self.recipe, encoder=replace(self.recipe.encoder, **changes)), self.known)
+        recipe = replace(self.recipe, encoder=replace(self.recipe.encoder, **changes))
+        return type(self)(self.path, recipe, self.known, self.labels_version)
 
     def cells_table(self) -> pa.Table:
         """Return the known cells; raises as :meth:`Store.cells_table`."""
@@ -109,10 +112,7 @@ class Labelled(Store):
     @property
     def pixels(self) -> Pixels:
         """The reader of frames, with the known labels only."""
-        return self._once(
-            "known_pixels",
-            lambda _: KnownPixels(self.arrays, self.frame_records(), self._cell_areas, self.known_in),
-        )
+        return self._once("known_pixels", lambda frames: KnownPixels(self.known_in, *self._pixel_parts(frames)))
 
     @cached_property
     def truths(self) -> Truths:
@@ -125,18 +125,12 @@ class KnownPixels(Pixels):
 
     Parameters
     ----------
-    arrays, records, areas : as of :class:`Pixels`
     known : what is labelled, by frame
+    parts : as :class:`Pixels` takes them
     """
 
-    def __init__(
-        self,
-        arrays: Arrays,
-        records: Mapping[str, FrameRecord],
-        areas: Callable[[], Mapping[str, Mapping[int, int]]],
-        known: Mapping[str, Known],
-    ) -> None:
-        super().__init__(arrays, records, areas)
+    def __init__(self, known: Mapping[str, Known], *parts: Any) -> None:
+        super().__init__(*parts)
         self._known = known
 
     def label(self, frame: str, rect: Rect | None = None) -> LabelArray:
@@ -185,8 +179,8 @@ class KnownTruths(Truths):
 def opener(store: Store) -> Callable[[], Store]:
     """Return what opens this store again, with the same known cells, in another process."""
     if isinstance(store, Labelled):
-        return partial(Labelled, store.path, store.recipe, store.known)
-    return partial(Store, store.path, store.recipe)
+        return partial(Labelled, store.path, store.recipe, store.known, store.labels_version)
+    return partial(Store, store.path, store.recipe, store.labels_version)
 
 
 def _part(whole: npt.NDArray[T], rect: Rect | None) -> npt.NDArray[T]:

@@ -176,7 +176,7 @@ def study_encoders(
 
 def _labelled(store: Store, chosen: Sequence[EncoderRecipe]) -> dict[str, Store]:
     """Return the store with each encoder, by its label."""
-    stores = [Store(store.path, replace(store.recipe, encoder=encoder)) for encoder in chosen]
+    stores = [Store(store.path, replace(store.recipe, encoder=encoder), store.labels_version) for encoder in chosen]
     names = [e.name or (Path(e.checkpoint).name if e.checkpoint else e.architecture) for e in chosen]
     often, keys = Counter(names), Counter(own.key for own in stores)
     if twice := [name for name, own in zip(names, stores, strict=True) if keys[own.key] > 1]:

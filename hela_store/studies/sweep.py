@@ -138,7 +138,7 @@ def _tried(
         for number, (point, config) in points.items():
             yield number, _row(store, point, config, **how)
         return
-    place = store.path, store.recipe
+    place = store.path, store.recipe, store.labels_version
     # processes of this machine share its GPUs; a worker of a cluster sees the one it is to use
     here = isinstance(executor, ProcessPoolExecutor)
     futures = {}
@@ -154,7 +154,7 @@ def _tried(
 
 
 def _row_at(
-    place: tuple[Path, Recipe], point: dict[str, Any], config: FinetuneConfig, how: dict[str, Any]
+    place: tuple[Path, Recipe, int], point: dict[str, Any], config: FinetuneConfig, how: dict[str, Any]
 ) -> SweepRow | None:
     if current_process().daemon:
         config = config.with_choices(workers=0)  # Dask's processes may not have any of their own

@@ -201,7 +201,7 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
         pick="taught",
     )
     found = finetune(store, wanted)
-    known = Labelled(store.path, store.recipe, parts.judge)
+    known = Labelled(store.path, store.recipe, parts.judge, store.labels_version)
     questions = judging_questions(known)
     halves = Halves.undivided(known, questions, f"{len(parts.judge)} cells set aside")
     ask = _Asker(store=known, questions=questions, device=config.device)

@@ -64,7 +64,7 @@ def labelled(store: Store, budget: BudgetConfig) -> Labelled:
             f"cell {cell} is in the {block} block, and {len(other)} of {len(rows)} cells are not in train; "
             "name cells of training frames only"
         )
-    known = Labelled(store.path, store.recipe, budget.cells)
+    known = Labelled(store.path, store.recipe, budget.cells, store.labels_version)
     whole = {cell.cell for view in training_views(known) for cell in view.cells}
     if cut := sorted(set(budget.cells) - whole):
         raise RecipeError(f"no embedded view holds cell {cut[0]} whole, nor {len(cut) - 1} others; leave these out")

