@@ -55,7 +55,9 @@ def labelled(store: Store, budget: BudgetConfig) -> Labelled:
     cells, blocks = store.cells_table(), store.blocks()
     rows = cells.filter(pc.is_in(cells["cell"], value_set=asked)).select(["cell", "frame"]).to_pylist()
     if missing := sorted(set(budget.cells) - {row["cell"] for row in rows}):
-        raise RecipeError(f"cell {missing[0]!r} of train_cells or held_cells is not in {store.path}; see the cells table")
+        raise RecipeError(
+            f"cell {missing[0]!r} of train_cells or held_cells is not in {store.path}; see the cells table"
+        )
     if other := [(row["cell"], blocks[row["frame"]]) for row in rows if blocks[row["frame"]] != "train"]:
         cell, block = other[0]
         raise RecipeError(
@@ -107,7 +109,9 @@ def validate_every(config: FinetuneConfig, steps_per_epoch: int) -> int:
     return config.validation.every or usual
 
 
-def training_steps(store: Store, config: FinetuneConfig, *, first: int = 0, without: Sequence[str] = ()) -> TrainingSteps:
+def training_steps(
+    store: Store, config: FinetuneConfig, *, first: int = 0, without: Sequence[str] = ()
+) -> TrainingSteps:
     """Return the batches of a fine-tuning from step ``first`` on; of a budget those of its cells alone.
 
     Parameters

@@ -247,9 +247,13 @@ class BudgetConfig:
         if twice := next((one for one, other in pairwise(self.cells) if one == other), None):
             raise RecipeError(f"cell {twice} is named twice in train_cells and held_cells; name each cell once")
         if self.held and not self.train:
-            raise RecipeError(f"held_cells names {len(self.held)} cells and train_cells none; name the cells that train")
+            raise RecipeError(
+                f"held_cells names {len(self.held)} cells and train_cells none; name the cells that train"
+            )
         if len(self.train) == 1 and not self.held:
-            raise RecipeError("train_cells names one cell, which cannot both train and choose the step; name two or more")
+            raise RecipeError(
+                "train_cells names one cell, which cannot both train and choose the step; name two or more"
+            )
 
     @property
     def cells(self) -> tuple[str, ...]:

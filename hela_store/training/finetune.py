@@ -263,8 +263,8 @@ class Job:
     Attributes
     ----------
     config : with window, variants and the whole id of ``init``
-    source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the labels
-        of cells that a budget leaves out
+    source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the
+        labels of cells that a budget leaves out
     init : the run that ``config.init`` names; None to begin without fine-tuning
     """
 

@@ -36,7 +36,9 @@ def corrupt(path: Path, budget: tuple[str, ...]) -> None:
         if block == "test" or not record.has_label:
             continue
         label = store.pixels.label(frame).copy()
-        mine = [row["label"] for row in store.cells_table().to_pylist() if row["cell"] in budget and row["frame"] == frame]
+        mine = [
+            row["label"] for row in store.cells_table().to_pylist() if row["cell"] in budget and row["frame"] == frame
+        ]
         junk = rng.integers(0, 3, (label.shape[0] // 8, label.shape[1] // 8)).repeat(8, 0).repeat(8, 1) * 1000
         changed = np.where(np.isin(label, mine), label, junk)
         assert (changed != label).any()
