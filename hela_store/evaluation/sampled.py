@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
+from hela_store.embedding.encoders import adapts_encoder
 from hela_store.errors import RecipeError
 from hela_store.prompts.draw import check_prompt_kind
 from hela_store.runs.folder import RunInfo, new_run
+from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.devices import pick_device
+from hela_store.sam.fast_encoder import drop_trunk, view_embedding
 from hela_store.store.store import Store
 
-from .checkpoint import resolve_checkpoint
+from .checkpoint import Checkpoint, resolve_checkpoint
 from .evaluate import score_frames
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
-from .questions import Question, answer, truth_questions
+from .questions import Embed, Question, answer, truth_questions
 from .reads import data_digest
 from .reuse import claim_scoring
 from .scores import summarise
@@ -68,28 +74,38 @@ def score_sample(
     *,
     kind: str,
     about: Mapping[str, Any],
+    cache_dir: Path | None = None,
     progress: Progress = silent,
 ) -> RunInfo:
     """Score a sample of a block's cells and keep prompts, masks and scores as a run; a finished one is returned.
 
     Parameters
     ----------
-    store : with all views of the block embedded
+    store : with all views of the block embedded, or their tokens where the run adapted the encoder: its blocks then run
+        on these, and no embedding of it has to be stored
     run : a fine-tuning run; None for zero-shot
     config : what is scored
     kind : of the run that is made
     about : more of its configuration, such as the budget of the fine-tuning
+    cache_dir : where a fetched official checkpoint lies; only an encoder that was adapted is loaded
 
     Raises
     ------
     SplitError, StoreError, RunError
         Nothing to score, not embedded yet, or a run that trained on the frames to score.
     """
-    checkpoint = resolve_checkpoint(store, run)
-    store, frames = checkpoint.store, labelled_frames(checkpoint.store, config.split)
+    base, checkpoint = store.key, resolve_checkpoint(store, run)
+    store = _read_store(checkpoint)
+    frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
     kept = sampled_cells(store, frames, config.cells)
-    stored = {"encoder": checkpoint.key, "checkpoint": checkpoint.id, "split": config.split, "cells": len(kept)}
+    stored = {
+        "encoder": store.key,
+        "base": base,
+        "checkpoint": checkpoint.id,
+        "split": config.split,
+        "cells": len(kept),
+    }
     stored |= {"prompts": list(config.prompts), "seeds": list(range(config.prompt_seeds)), "window": checkpoint.window}
     stored |= dict(about) | {"data": data_digest(store, ("train", config.split))}
     radius = median_training_radius(store)
@@ -102,14 +118,34 @@ def score_sample(
             return done
         folder = new_run(store.path, kind, stored, parent=checkpoint.id, label=config.split)
         with folder.tidied():
-            decoder = checkpoint.load_decoder(pick_device(config.device), floor=True)
-            answered = partial(answer, store, decoder, window=checkpoint.window)
+            device = pick_device(config.device)
+            how = {"window": checkpoint.window, "embed": _embed(checkpoint, device, cache_dir)}
+            answered = partial(answer, store, checkpoint.load_decoder(device, floor=True), **how)
             expected = len(kept) * config.prompt_seeds * len(config.prompts)
             shown = partial(progress, total=expected, what=f"score {config.split}, prompts")
             scores = summarise(score_frames(_with(kept, store, frames), asker, answered, folder, shown))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
         return folder.info
+
+
+def _read_store(checkpoint: Checkpoint) -> Store:
+    """Return the store as it is read: with tokens where the run adapted the encoder behind them."""
+    run = checkpoint.run
+    if run is None or not adapts_encoder(run):
+        return checkpoint.store
+    return checkpoint.store.with_encoder(adapter="", adapter_sha256="", cut=run.config["cut"])
+
+
+def _embed(checkpoint: Checkpoint, device: torch.device, cache_dir: Path | None) -> Embed:
+    """Return what makes an embedding of what :func:`_read_store` holds of a view."""
+    run, recipe = checkpoint.run, checkpoint.store.recipe.encoder
+    if run is None or not adapts_encoder(run):
+        return lambda x: x
+    encoder = load_sam_encoder(recipe, device, base=checkpoint.store.path, cache_dir=cache_dir).encoder
+    cut = int(run.config["cut"])
+    drop_trunk(encoder, cut)
+    return lambda x: view_embedding(encoder, x, cut, recipe.precision)
 
 
 def _with(kept: Mapping[str, str], store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:

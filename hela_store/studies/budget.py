@@ -182,7 +182,7 @@ def study_budgets(
 
 def budget_runs(store: Store) -> list[RunInfo]:
     """Return the runs of the latest study of budgets: those scored on the cells of the last zero-shot run."""
-    runs = [run for run in readable_runs(store.path, KIND) if run.encoder == store.key]
+    runs = [run for run in readable_runs(store.path, KIND) if run.config["base"] == store.key]
     zeros = [run for run in runs if run.config["method"] == ZERO]
     if not zeros:
         return []
@@ -221,7 +221,8 @@ def scored_row(
     if row is None or row.error:
         return row
     try:
-        run = score_sample(store, row.run, replace(sample, prompts=(config.prompt,)), kind=KIND, about=point)
+        own = replace(sample, prompts=(config.prompt,))
+        run = score_sample(store, row.run, own, kind=KIND, about=point, cache_dir=cache_dir)
     except HelaError as error:
         return replace(row, error=str(error))
     return replace(row, run=run.id)

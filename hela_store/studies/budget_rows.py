@@ -250,10 +250,15 @@ def _rule(prompt: str, first: dict[str, Any]) -> Rule:
     return Rule(prompt=prompt, zero_shot=float(first["iou"].mean()), naive=naive, cells=cells)
 
 
+def strategy_name(one: BudgetRow | BudgetCurve) -> str:
+    """Return how a strategy is called: what is trained, with how many variants, on which cells."""
+    variants = f", {one.variants} variants" if one.variants else ""
+    return f"{one.method}{variants}, {one.pick}"
+
+
 def sentence(curve: BudgetCurve) -> str:
     """Say in a sentence how many cells are enough, and what more of them add."""
-    fitted, who = curve.curve, f"{curve.method}, {curve.pick}, {curve.prompt}"
-    who += f", {curve.variants} variants" if curve.variants else ""
+    fitted, who = curve.curve, f"{curve.prompt}, {strategy_name(curve)}"
     gain = fitted.gain(fitted.largest)
     if fitted.reached is None:
         found = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) with {fitted.largest:,} cells"
