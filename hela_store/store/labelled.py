@@ -26,7 +26,7 @@ from hela_store.recipe.recipe import Recipe
 from .arrays import Arrays
 from .ledger import Ledger
 from .pixels import Pixels
-from .records import FrameRecord, ViewRecord
+from .records import ViewRecord
 from .store import Store
 from .truths import Truths
 

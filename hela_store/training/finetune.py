@@ -79,6 +79,7 @@ class FinetuneResult:
     units : how many tracks judged, how many chose the step, and how tracks were found
     blind : whether it is image-blind, a floor for other decoders; zero-shot is, too, then
     adapt : what was adapted, None for the mask decoder itself
+    budget : labelled cells, where these were not all; the scores are then of these cells, in the training block
     reused : whether the run was finished before it was asked for
     """
 
@@ -99,6 +100,7 @@ class FinetuneResult:
     units: str
     adapt: str | None = None
     blind: bool = False
+    budget: int = 0
     reused: bool = False
 
     @classmethod
@@ -116,6 +118,7 @@ class FinetuneResult:
             kinds=changes,
             reused=True,
             blind=logged.get("blind", False),
+            budget=logged.get("budget", 0),
             **found,
             **{name: logged[name] for name in names},
         )
@@ -134,7 +137,11 @@ class FinetuneResult:
         """Return what ``hela-store finetune --json`` prints."""
         scores = {"zero_shot": self.zero_shot.to_json(), "tuned": self.tuned.to_json()}
         kinds = {kind: score.to_json() for kind, score in self.by_kind.items()}
-        return asdict(self) | scores | {"by_kind": kinds, "is_worse": self.is_worse, "split": "val"}
+        return (
+            asdict(self)
+            | scores
+            | {"by_kind": kinds, "is_worse": self.is_worse, "split": "train" if self.budget else "val"}
+        )
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,8 +270,8 @@ class Job:
     Attributes
     ----------
     config : with window, variants and the whole id of ``init``
-    source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the labels
-        of cells that a budget leaves out
+    source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the
+        labels of cells that a budget leaves out
     init : the run that ``config.init`` names; None to begin without fine-tuning
     """
 
@@ -448,4 +455,5 @@ def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best
         units=judge.halves.units,
         adapt=None if config.adapt is None else config.adapt.part,
         blind=config.blind,
+        budget=len(config.budget.cells),
     )

@@ -37,6 +37,7 @@ from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
 from hela_store.pretrain.config import PretrainConfig
 from hela_store.segmentation.config import DetectedConfig
+from hela_store.studies.budget_config import BudgetStudyConfig
 from hela_store.workflows.new_config import NAMES as NEW
 from hela_store.workflows.preview import preview
 
@@ -67,7 +68,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "embed": [parts(hs.EmbedConfig)],
     "finetune": [FINETUNE | {"prompts": (FINETUNE["prompt"],)}],
     "sweep": [FINETUNE],
-    "study": [FINETUNE, parts(hs.StudyConfig)],
+    "study": [FINETUNE, parts(hs.StudyConfig), {"test_cells": parts(BudgetStudyConfig)["test_cells"]}],
     "evaluate": [parts(hs.EvaluateConfig), parts(DetectedConfig)],
     "segment": [parts(hs.SegmentConfig), parts(DetectedConfig)],
     "baseline classical": [parts(ClassicalConfig)],
