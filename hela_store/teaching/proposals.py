@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from hela_store.detection.generic import GENERIC_THRESHOLD, has_generic_head, lo
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
 from hela_store.errors import RunError
+from hela_store.images.labels import field_of_interest
 from hela_store.images.rle import Rle, bbox, encode
 from hela_store.metrics.overlap import overlap
 from hela_store.runs.finished import find_finished
@@ -23,6 +25,7 @@ from hela_store.store.store import Store
 
 from .decode import Decoding
 
+T = TypeVar("T", bound=np.generic)
 FRAMES_KEPT = 64
 """Frames whose proposals stay in memory."""
 TAKEN = 0.5
@@ -55,10 +58,10 @@ class Proposal:
         """Return which share of it belongs to labelled cells."""
         return float((self.under(label) > 0).mean())
 
-    def under(self, label: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Return the labels under its pixels, (pixels,)."""
+    def under(self, label: npt.NDArray[T]) -> npt.NDArray[T]:
+        """Return what a frame, (row, col), has under its pixels, (pixels,)."""
         x, y = self.origin
-        found: npt.NDArray[np.int32] = label[y : y + self.mask.shape[0], x : x + self.mask.shape[1]][self.mask]
+        found: npt.NDArray[T] = label[y : y + self.mask.shape[0], x : x + self.mask.shape[1]][self.mask]
         return found
 
 
@@ -103,8 +106,10 @@ class Proposals:
             return self._made[key]
 
     def open(self, frame: str, label: npt.NDArray[np.int32]) -> list[Proposal]:
-        """Return the proposals of a frame that its labels do not have."""
-        return [proposal for proposal in self.of(frame) if proposal.taken(label) < TAKEN]
+        """Return the proposals of a frame that its labels do not have; none that lies wholly in the outer band."""
+        inner = field_of_interest((label.shape[0], label.shape[1]), self._store.recipe.dataset.field_of_interest)
+        found = self.of(frame)
+        return [each for each in found if each.taken(label) < TAKEN and each.under(inner).any()]
 
     def known(self) -> list[str]:
         """Return the frames whose proposals by the present decoder are there."""
