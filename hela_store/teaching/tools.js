@@ -131,7 +131,7 @@ export class Tools {
       chosen.add(cell.cell);
     }
     this.viewer.draw();
-    this.page.panel.cell(cell);
+    this.page.panel.cell();
   }
 
   async add(shown, prompt = shown?.prompt) {
