@@ -12,6 +12,7 @@ from hela_store.store.store import Store
 
 from .background import Background
 from .config import TeachConfig
+from .curve import forecast
 from .decode import Decoding
 from .retune import Round, last_round, part_of, shares, work
 
@@ -75,6 +76,8 @@ class Learning:
         """Return what the page says of learning, as plain values."""
         parts = [part_of(self._store, *cell, self._config.held) for cell in taught]
         curve = [] if self._last is None else self._last.curve
+        ahead = [] if self._last is None else self._last.ahead
+        base = max((point[0] or 0 for point in curve), default=0)
         names = ("cells", "iou", "low", "high")
         return {
             "taught": len(taught),
@@ -83,6 +86,9 @@ class Learning:
             "since": max(0, len(taught) - self._begun),
             "running": self._background.running,
             "told": self._told,
-            "forecast": "",
-            "curve": {"points": [dict(zip(names, point, strict=True)) for point in curve], "ahead": []},
+            "forecast": forecast(ahead),
+            "curve": {
+                "points": [dict(zip(names, point, strict=True)) for point in curve],
+                "ahead": [dict(zip(names, (base + row[0], *row[1:4]), strict=True)) for row in ahead],
+            },
         }

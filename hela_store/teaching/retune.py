@@ -18,8 +18,9 @@ from hela_store.base.files import digest
 from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
+from hela_store.evaluation.tracks import cell_tracks
 from hela_store.images.geometry import holds_whole
-from hela_store.metrics.intervals import crossed_interval
+from hela_store.metrics.intervals import Units
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, new_run
@@ -29,9 +30,10 @@ from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
-from hela_store.training.guard import Halves
+from hela_store.training.guard import change as paired
 
 from .config import TeachConfig
+from .curve import ahead_of, curve_of, finite
 
 KIND = "teach"
 """Kind of the runs that say how a fine-tuning of a session went."""
@@ -85,6 +87,7 @@ class Round:
     mean_change, low, high : paired, with its 95 % interval; None where it cannot be told
     verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``
     curve : (cells, IoU, low, high) of every decoder that was kept so far, all on the same cells
+    ahead : (cells more, IoU, low, high, gain, low, high) that are expected; empty while too few rounds can be fitted
     seconds : how long it took
     """
 
@@ -103,6 +106,7 @@ class Round:
     high: float | None
     verdict: str
     curve: list[list[float | None]]
+    ahead: list[list[float]]
     seconds: float
 
     @classmethod
@@ -203,11 +207,12 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
     found = finetune(store, wanted)
     known = Labelled(store.path, store.recipe, parts.judge, store.labels_version)
     questions = judging_questions(known)
-    halves = Halves.undivided(known, questions, f"{len(parts.judge)} cells set aside")
+    units = _units(known, questions)
     ask = _Asker(store=known, questions=questions, device=config.device)
     old, new = ask(resolve_checkpoint(store, init)), ask(resolve_checkpoint(store, found.run))
-    change = halves.changes(old, new)[0]
+    change = paired(_ious(old), _ious(new), units)
     kept = found.best_step > 0 and change.helped
+    steps = _steps(store, ask, (len(parts.train), new) if kept else None)
     done = Round(
         number=1 if before is None else before.number + 1,
         taught=len(taught),
@@ -216,13 +221,14 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
         before=init or ZERO_SHOT,
         after=found.run,
         kept=kept,
-        before_iou=_mean(old),
-        after_iou=_mean(new),
+        before_iou=float(_ious(old).mean()),
+        after_iou=float(_ious(new).mean()),
         mean_change=change.mean_change,
-        low=_finite(change.low),
-        high=_finite(change.high),
+        low=finite(change.low),
+        high=finite(change.high),
         verdict=change.verdict,
-        curve=_curve(store, ask, halves, (len(parts.train), new) if kept else None),
+        curve=curve_of([(cells, _ious(scores)) for cells, scores in steps], units),
+        ahead=ahead_of([(cells, _ious(scores)) for cells, scores in steps], units),
         seconds=time.monotonic() - began,
     )
     return _publish(store, done, config)
@@ -249,19 +255,11 @@ class _Asker:
         return answer(self.store, decoder, self.questions, checkpoint.window)
 
 
-def _curve(store: Store, ask: _Asker, halves: Halves, last: tuple[int, list[Score]] | None) -> list[list[float | None]]:
-    """Score every decoder that was kept so far on the cells that judge now; ``last`` is the one that is kept now."""
-    steps: list[tuple[int, list[Score]]] = [(0, ask(resolve_checkpoint(store, None)))]
-    for run in kept_rounds(store):
-        steps.append((run.trained, ask(resolve_checkpoint(store, run.after))))
-    steps += [] if last is None else [last]
-    units = halves.tracks.units([score.question.cell.cell for score in steps[0][1]])
-    curve: list[list[float | None]] = []
-    for cells, scores in steps:
-        ious = np.array([score.iou for score in scores])
-        interval = crossed_interval(ious, units)
-        curve.append([cells, float(ious.mean()), _finite(interval.low), _finite(interval.high)])
-    return curve
+def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]] | None) -> list[tuple[int, list[Score]]]:
+    """Score every decoder that was kept so far on the cells that judge now, with the number of cells it learned from."""
+    steps = [(0, ask(resolve_checkpoint(store, None)))]
+    steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in kept_rounds(store)]
+    return steps + ([] if last is None else [last])
 
 
 def kept_rounds(store: Store) -> list[Round]:
@@ -287,10 +285,12 @@ def _publish(store: Store, done: Round, config: TeachConfig) -> Round:
     return replace(done, run=folder.id)
 
 
-def _mean(scores: Sequence[Score]) -> float:
-    ious: npt.NDArray[np.float64] = np.array([score.iou for score in scores])
-    return float(ious.mean())
+def _units(store: Store, questions: Sequence[Question]) -> Units:
+    """Return what intervals resample: cells over time and frames; in a single frame the cells alone."""
+    frames = {question.cell.frame for question in questions}
+    units = cell_tracks(store, sorted(frames)).units([question.cell.cell for question in questions])
+    return units if len(frames) > 1 else replace(units, frame=None)
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _ious(scores: Sequence[Score]) -> npt.NDArray[np.float64]:
+    return np.array([score.iou for score in scores], np.float64)
