@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,8 +11,8 @@ import click
 from hela_store.teaching.config import RULES, TeachConfig
 
 from .help import Command
-from .options import store_option
-from .output import note
+from .options import cache_dir, new_folder, store_or_frames
+from .output import bars, note, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
-    examples=("hela-store teach -s fluo", "hela-store teach -s fluo --next random --who anna"),
+    examples=("hela-store teach -s fluo", "hela-store teach path/to/frames --who anna"),
 )
-@store_option
+@store_or_frames
 @click.option(
     "--next",
     type=click.Choice(RULES),
@@ -51,14 +52,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="Listen on this port; 0 takes a free one.",
 )
-def teach(store: Store, next: str, every: int, held: float, who: str | None, port: int) -> None:
+def teach(
+    store: Store | None, frames: Path | None, next: str, every: int, held: float, who: str | None, port: int
+) -> None:
     """Serve a local page on which you label cells while the decoder learns from them.
 
     Hover shows the mask of a cell, a click takes it. Every label is on disk before the page says that it is saved, and
-    can be undone later. Only this machine reaches the page, with the address that is printed. Ctrl-C ends it.
+    can be undone later. FRAMES, a folder of frames or a stack, becomes a store under ./stores: the page opens when the
+    first frame is encoded, and the others follow. Only this machine reaches the page, with the address that is printed.
+    Ctrl-C ends it.
     """
     import hela_store as hs
 
     config = TeachConfig(next=next, every=every, held=held, who=who or getpass.getuser())
-    hs.teach(store, config, port=port, started=click.echo)
+    if frames is not None:
+        from hela_store.teaching.prepare import store_name, store_of_frames
+
+        path = new_folder(store_name(frames), Path.cwd())
+        store = store_of_frames(frames, path, cache_dir=cache_dir(), progress=bars)
+        note(f"the store is {relative(path)}; the page opens when its first frame is encoded")
+    assert store is not None
+    hs.teach(store, config, port=port, ahead=frames is not None, cache_dir=cache_dir(), started=click.echo)
     note("stopped; every label that the page showed as saved is in the store")

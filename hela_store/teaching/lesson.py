@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
-from hela_store.errors import LabelError, PromptError, QueryError
+from hela_store.errors import HelaError, LabelError, PromptError, QueryError
 from hela_store.images.rle import encode
 from hela_store.labels.events import LabelEvent
 from hela_store.labels.versions import now
 from hela_store.show.viewer.frames import known_frame
 from hela_store.store.store import Store
 
+from .background import Background
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
 from .edits import LEAST_FREE
@@ -30,9 +31,12 @@ class Lesson:
     ----------
     store : Store
     config : TeachConfig
+    encoding : Background
+        Embeds frames beside the page, where that was begun.
     """
 
-    def __init__(self, store: Store, config: TeachConfig) -> None:
+    def __init__(self, store: Store, config: TeachConfig, encoding: Background | None = None) -> None:
+        self._encoding = encoding or Background()
         self.store, self.config = store, config
         self.session = Session(store, config.who, config.held)
         self.decoding = Decoding(first_checkpoint(store), config.device)
@@ -41,6 +45,7 @@ class Lesson:
         self.offers = Offers(self.session, self.proposals, self.overview, config.next)
         self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}
+        self._failed = ""
         self._asking = Lock()
 
     def close(self) -> None:
@@ -52,15 +57,26 @@ class Lesson:
         """Return what stands around the canvas."""
         session = self.session
         version = session.log.version
+        frames = self.overview.listed(version, session.taught)
         return {
             "store": self.store.recipe.name,
             "version": version,
             "decoder": self.decoding.checkpoint.name,
-            "frames": self.overview.listed(version, session.taught),
+            "frames": frames,
+            "encoding": self._encoded(frames),
             "others": session.seen(page, frame),
             "learning": self.learning(),
             **session.can(),
         }
+
+    def _encoded(self, frames: list[dict[str, Any]]) -> str:
+        """Say how far encoding beside the page is; empty where it is done."""
+        found = self._encoding.result()
+        if isinstance(found, HelaError):
+            self._failed = f"Encoding the frames failed: {found}"
+        if not self._encoding.running:
+            return self._failed
+        return f"{sum(about['embedded'] for about in frames)} of {len(frames)} frames are encoded; the others follow"
 
     def learning(self, *, asked: bool = False) -> dict[str, Any]:
         """Return what the page says of learning; begin a fine-tuning where it is time, or where it is ``asked`` for."""

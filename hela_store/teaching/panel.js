@@ -103,7 +103,7 @@ export class Panel {
     document.title = `${state.store} – hela-store teach`;
     this.frames(state.frames);
     this.learned(state);
-    byId("others").textContent = state.others;
+    byId("others").textContent = [state.others, state.encoding].filter(Boolean).join(". ");
   }
 
   learned({ learning, undo, redo }) {

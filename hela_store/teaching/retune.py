@@ -256,7 +256,7 @@ class _Asker:
 
 
 def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]] | None) -> list[tuple[int, list[Score]]]:
-    """Score every decoder that was kept so far on the cells that judge now, with the number of cells it learned from."""
+    """Score zero-shot and every decoder that was kept, each with the number of cells it learned from."""
     steps = [(0, ask(resolve_checkpoint(store, None)))]
     steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in kept_rounds(store)]
     return steps + ([] if last is None else [last])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hela_store.base.extras import needs
@@ -11,8 +12,10 @@ from hela_store.errors import ConflictError, StoreError
 from hela_store.show.viewer.frames import THUMBNAIL, grey_png, known_frame
 from hela_store.store.store import Store
 
+from .background import Background
 from .config import TeachConfig
 from .lesson import Lesson
+from .prepare import encode_ahead
 
 with needs("explore"):
     from starlette.background import BackgroundTask
@@ -42,6 +45,8 @@ def teach(
     config: TeachConfig | None = None,
     *,
     port: int = PORT,
+    ahead: bool = False,
+    cache_dir: Path | None = None,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve the page on which cells are labelled until Ctrl-C.
@@ -54,6 +59,10 @@ def teach(
         The defaults where None.
     port : int
         On 127.0.0.1; 0 takes a free one.
+    ahead : bool
+        Embed what is missing while the page is open, instead of refusing a store without embeddings.
+    cache_dir : Path
+        Where official checkpoints are fetched to; only ``ahead`` loads an encoder.
     started : callable
         Gets the address, token included, once it can be opened.
 
@@ -63,15 +72,19 @@ def teach(
         Nothing is embedded, the store is being embedded or taught by another process, it cannot be written, or the
         port is taken.
     """
-    if not store.committed():
+    if not ahead and not store.committed():
         raise StoreError(f"nothing is embedded in {store.path} yet; run `hela-store embed` first")
     with embed_lock(store.path):
         pass
-    lesson = Lesson(store, config or TeachConfig())
+    background = encode_ahead(store, cache_dir) if ahead else Background()
     try:
-        serve(lambda token, at: application(lesson, token, at), port=port, started=started)
+        lesson = Lesson(store, config or TeachConfig(), background)
+        try:
+            serve(lambda token, at: application(lesson, token, at), port=port, started=started)
+        finally:
+            lesson.close()
     finally:
-        lesson.close()
+        background.stop()
 
 
 def application(lesson: Lesson, token: str, port: int) -> ASGIApp:
