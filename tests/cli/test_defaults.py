@@ -28,6 +28,7 @@ from hela_store.bench.pipeline import bench_pipeline
 from hela_store.bench.predict import bench_predict
 from hela_store.bench.read import bench_read
 from hela_store.bench.scale import bench_scale
+from hela_store.bench.teach import bench_teach
 from hela_store.bench.train import TrainBenchConfig
 from hela_store.detection.config import DetectorConfig, YoloConfig
 from hela_store.detection.detect import detect, import_boxes
@@ -87,6 +88,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "score": [parts(hs.score)],
     "report": [parts(hs.report)],
     "explore": [parts(hs.explore)],
+    "teach": [parts(hs.TeachConfig), parts(hs.teach)],
     "augment preview": [parts(preview)],
     "export checkpoint": [parts(export_checkpoint)],
     "export micro-sam": [parts(export_micro_sam)],
@@ -104,6 +106,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench predict": [parts(bench_predict)],
     "bench read": [parts(bench_read)],
     "bench scale": [parts(bench_scale)],
+    "bench teach": [parts(bench_teach)],
 }
 """What decides where an option is not given, by command."""
 OWN = {
