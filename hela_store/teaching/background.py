@@ -13,7 +13,7 @@ import torch
 
 from hela_store.errors import HelaError
 
-NICE = 15
+NICE = 5
 """How far the process gives way to the one that answers the page."""
 
 
