@@ -56,7 +56,8 @@ export class Viewer {
     on("pointermove", (event) => this.move(event));
     on("pointerup", (event) => this.up(event));
     on("pointercancel", (event) => { this.touches.delete(event.pointerId); this.end(); });
-    on("pointerleave", () => { if (!this.press) this.does.leave?.(); });
+    // a finger that is lifted leaves, too, and what it asked for is still wanted
+    on("pointerleave", (event) => { if (!this.press && event.pointerType !== "touch") this.does.leave?.(); });
   }
 
   down(event) {
