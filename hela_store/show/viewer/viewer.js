@@ -243,9 +243,11 @@ export class Viewer {
     }
     context.globalAlpha = 1;
     context.setLineDash([]);
-    context.lineWidth = 3.2 / this.zoom;
-    context.strokeStyle = "#fff";
-    for (const cell of this.cells) if (this.selected.has(cell.cell) && !cell.proposal) context.stroke(cell.path);
+    for (const [width, stroke] of [[6, "#000"], [3, "#fff"]]) {
+      context.lineWidth = width / this.zoom;
+      context.strokeStyle = stroke;
+      for (const cell of this.cells) if (this.selected.has(cell.cell) && !cell.proposal) context.stroke(cell.path);
+    }
   }
 
   drawLive() {
