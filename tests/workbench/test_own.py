@@ -164,6 +164,8 @@ def test_frames_of_the_caller_are_read_and_nothing_else(mine: hs.Store, tmp_path
     asked = "SELECT drug FROM mine JOIN cells USING (cell) ORDER BY drug"
     assert mine.sql(asked, mine=df).fetchall() == [("a",), ("b",), ("c",)]
     assert mine.sql(asked, mine=pa.Table.from_pandas(df)).fetchall() == [("a",), ("b",), ("c",)]
+    polars = pytest.importorskip("polars")
+    assert mine.sql(asked, mine=polars.from_pandas(df)).fetchall() == [("a",), ("b",), ("c",)]
     (tmp_path / "secret.csv").write_text("a\n1\n")
     for query in ("SELECT * FROM df", "SELECT * FROM mine", f"FROM read_csv('{tmp_path / 'secret.csv'}')"):
         with pytest.raises(QueryError):
