@@ -14,7 +14,15 @@ from hela_store.recipe.splits import SPLITS
 
 from . import verdicts
 from .help import Command
-from .options import device_option, full_option, json_option, note_scorings, setting_option, store_option
+from .options import (
+    device_option,
+    full_option,
+    json_option,
+    labels_version_option,
+    note_scorings,
+    setting_option,
+    store_option,
+)
 from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_pending, note_reused
 
 if TYPE_CHECKING:
@@ -66,6 +74,7 @@ def baseline() -> None:
 @seeds_option
 @fresh_option
 @store_option
+@labels_version_option
 @full_option
 @json_option
 def classical(store: Store, split: str, budget: int, seed: int, seeds: int, fresh: bool, as_json: bool) -> None:
@@ -90,6 +99,7 @@ def classical(store: Store, split: str, budget: int, seed: int, seeds: int, fres
 @fresh_option
 @device_option
 @store_option
+@labels_version_option
 @full_option
 @json_option
 def unet(store: Store, split: str, seeds: int, fresh: bool, as_json: bool, **choices: Any) -> None:
@@ -125,6 +135,7 @@ def unet(store: Store, split: str, seeds: int, fresh: bool, as_json: bool, **cho
 )
 @fresh_option
 @store_option
+@labels_version_option
 @full_option
 @json_option
 def image_free(

@@ -13,7 +13,7 @@ from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from . import verdicts
 from .help import Command
-from .options import default_checkpoint, device_option, json_option, setting_option, store_option
+from .options import default_checkpoint, device_option, json_option, labels_version_option, setting_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def detect() -> None:
     cls=Command, examples=("hela-store detect train -s fluo", "hela-store detect train -s fluo --steps 400 --seed 1")
 )
 @store_option
+@labels_version_option
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),
@@ -89,6 +90,7 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
 
 @detect.command(cls=Command, examples=("hela-store detect run -s fluo --split test",))
 @store_option
+@labels_version_option
 @click.option(
     "--detector", default="latest", show_default=True, metavar="RUN", help="Use the detector of this training run."
 )
@@ -117,6 +119,7 @@ def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
 
 @detect.command(cls=Command, examples=("hela-store detect evaluate -s fluo --run latest",))
 @store_option
+@labels_version_option
 @click.option("--run", "run_id", default="latest", show_default=True, metavar="RUN", help="Score this detection run.")
 @click.option(
     "--split", type=click.Choice(SPLITS), help="Score only this block of its frames. [default: all it looked at]"
@@ -139,6 +142,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 
 @detect.command("import", cls=Command, examples=("hela-store detect import -s fluo boxes.csv",))
 @store_option
+@labels_version_option
 @click.argument("boxes", type=click.Path(path_type=Path), metavar="FILE.parquet|.csv|LABELS/")
 @click.option(
     "--threshold",
@@ -157,6 +161,7 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
 
 @detect.command(cls=Command, examples=("hela-store detect calibrate -s fluo",))
 @store_option
+@labels_version_option
 @click.option(
     "--run",
     "checkpoint",
@@ -193,6 +198,7 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 
 @detect.command(cls=Command, examples=("hela-store detect describe -s fluo --split val",))
 @store_option
+@labels_version_option
 @click.option(
     "--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Choose the block of frames."
 )

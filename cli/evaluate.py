@@ -16,7 +16,15 @@ from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from . import verdicts
 from .help import Command
-from .options import default_checkpoint, device_option, full_option, json_option, note_scorings, store_option
+from .options import (
+    default_checkpoint,
+    device_option,
+    full_option,
+    json_option,
+    labels_version_option,
+    note_scorings,
+    store_option,
+)
 from .output import (
     bars,
     echo_facts,
@@ -55,6 +63,7 @@ GROUPS = {
     ),
 )
 @store_option
+@labels_version_option
 @click.option(
     "--run",
     metavar="RUN",

@@ -13,7 +13,16 @@ from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, 
 
 from . import verdicts
 from .help import Command
-from .options import cache_dir, device_option, finetune_option, full_option, json_option, store_option, typed
+from .options import (
+    cache_dir,
+    device_option,
+    finetune_option,
+    full_option,
+    json_option,
+    labels_version_option,
+    store_option,
+    typed,
+)
 from .output import NOTHING, bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ GROUPS = {
     ),
 )
 @store_option
+@labels_version_option
 @click.option(
     "--prompt",
     "prompts",

@@ -36,6 +36,8 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
     echo_facts(found.facts())
     if found.runs:
         rows = [asdict(line) for line in found.runs]
+        if not found.labels_version:
+            rows = [{name: value for name, value in row.items() if name != "labels_version"} for row in rows]
         click.echo()
         echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
     todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"

@@ -29,6 +29,7 @@ COMMANDS = (
         "demo",
         "augment",
         "catalog",
+        "labels",
         "export",
         "import",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -22,6 +22,9 @@ FRAMES = "hela_store.frames"
 """Where a command's context keeps the folder of frames that was given in place of a store."""
 F = TypeVar("F", bound=Callable[..., Any])
 STORES = "stores"
+LABELS_VERSION = "hela_store.labels_version"
+"""Where a command's context keeps which version of the labels was asked for."""
+LATEST = "latest"
 GENERIC = "hela_store.generic"
 """Where a command's context keeps whether ``--generic`` was given."""
 
@@ -102,13 +105,56 @@ def full_option(command: F) -> F:
     return click.option("--full", is_flag=True, expose_value=False, callback=remember, help=text)(command)
 
 
+class LabelsVersion(click.ParamType):
+    """A version of the labels: a number from 0, or ``latest``."""
+
+    name = "labels version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or ``"latest"``."""
+        if value == LATEST or isinstance(value, int):
+            return cast(int | str, value)
+        if not (value.isascii() and value.isdecimal()):
+            self.fail(f"{value!r} is no version of the labels; expected a number from 0, or latest", param, ctx)
+        return int(value)
+
+
+def version_number(value: int | str) -> int | None:
+    """Return a version of the labels as the library takes it: None is the latest."""
+    return value if isinstance(value, int) else None
+
+
+def labels_version_option(command: F) -> F:
+    """Give a command ``--labels-version``: which version of the labels its store reads."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: int | str | None) -> None:
+        ctx.meta[LABELS_VERSION] = None if value is None else version_number(value)
+
+    text = "Read this version of the labels; 0 is as ingested, `labels log` lists them. [default: latest]"
+    return click.option(
+        "--labels-version",
+        type=LabelsVersion(),
+        metavar="N|latest",
+        is_eager=True,
+        expose_value=False,
+        callback=remember,
+        help=text,
+    )(command)
+
+
 def _open(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store:
     import hela_store as hs
 
     if value is not None:
         ctx.meta[STORE_GIVEN] = value
 
-    return hs.Store.open(find_store(value, Path.cwd()))
+    store = hs.Store.open(find_store(value, Path.cwd()))
+    version = ctx.meta.get(LABELS_VERSION)
+    if version is not None:
+        store = store.at_labels(version)
+    if LABELS_VERSION in ctx.meta and store.labels_version:
+        note(f"note: version {store.labels_version} of the labels")
+    return store
 
 
 def _keep_generic(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

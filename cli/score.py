@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from . import verdicts
 from .help import Command
-from .options import json_option, note_scorings, store_option
+from .options import LabelsVersion, json_option, note_scorings, store_option, version_number
 from .output import bars, echo_json, echo_table, note
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ INTERVALS = (
     "IoU less labels' own", "95 % from", "to",
 )  # fmt: skip
 
+RESCORED = ("run", "new run", "masks", "IoU before", "IoU")
 PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 
 
@@ -34,10 +36,22 @@ PAIRED = ("run", "prompt", "difference", "95 % from", "to")
     show_default=True,
     help="Choose the labels to score against.",
 )
+@click.option(
+    "--labels-version",
+    type=LabelsVersion(),
+    metavar="N|latest",
+    help="Score the stored masks of each run against this version of the store's labels instead, as a new run.",
+)
 @store_option
 @json_option
-def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> None:
-    """Score runs against other labels, such as partial human gold, on the same nuclei as the store's labels."""
+def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: int | str | None, as_json: bool) -> None:
+    """Score runs against other labels, such as partial human gold, on the same nuclei as the store's labels.
+
+    With --labels-version no label file is read: the masks of each RUN are scored against another version of the labels.
+    """
+    if labels_version is not None:
+        _rescore(store, runs, version_number(labels_version), as_json)
+        return
     from hela_store.evaluation.other_labels import score as score_runs
     from hela_store.recipe.recipe import TRUTH_NAMES
 
@@ -60,6 +74,25 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, as_json: bool) -> 
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
     verdicts.other_labels(found, TRUTH_NAMES[truth])
+
+
+def _rescore(store: Store, runs: Sequence[str], version: int | None, as_json: bool) -> None:
+    """Score stored masks against another version of the labels, and print what changed."""
+    from hela_store.evaluation.rescore import rescore
+
+    found = [rescore(store, run, version, progress=bars) for run in runs]
+    if as_json:
+        echo_json([row.to_json() for row in found])
+        return
+    echo_table(RESCORED, [[r.before, r.run, r.n, r.mean_iou_before, r.mean_iou] for r in found])
+    for row in found:
+        trained = "" if row.trained is None else f", trained on version {row.trained}"
+        note(f"note: {row.run}: scored on version {row.labels_version} of the labels{trained}")
+        told = ((row.gone, "masks of cells that are no more"), (row.unanswered, "cells without a mask"))
+        told += ((row.left_out, "masks whose prompt was a mask that is not stored"),)
+        if left := ", ".join(f"{count} {what}" for count, what in told if count):
+            note(f"note: {row.run}: left out {left}")
+    verdicts.next_step("compare " + " ".join(row.run for row in found) if len(found) > 1 else "report")
 
 
 def _echo_paired(found: list[TruthScore]) -> None:

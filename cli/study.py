@@ -11,7 +11,15 @@ from hela_store.prompts.kinds import MIXED_PROMPTS
 
 from . import verdicts
 from .help import Command
-from .options import cache_dir, device_option, finetune_option, json_option, note_scorings, store_option
+from .options import (
+    cache_dir,
+    device_option,
+    finetune_option,
+    json_option,
+    labels_version_option,
+    note_scorings,
+    store_option,
+)
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .study_budget import OPTIONS, WHERE, budget_options, check_options, study_budget
 from .sweep import Several
@@ -55,6 +63,7 @@ GROUPS = {
     ),
 )
 @store_option
+@labels_version_option
 @click.option(
     "--prompt",
     "prompts",

@@ -13,7 +13,16 @@ from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
 from . import verdicts
 from .help import Command
-from .options import F, cache_dir, device_option, finetune_option, json_option, store_option, typed
+from .options import (
+    F,
+    cache_dir,
+    device_option,
+    finetune_option,
+    json_option,
+    labels_version_option,
+    store_option,
+    typed,
+)
 from .output import bars, echo_json, echo_table, note, note_in_domain, note_untrained
 
 if TYPE_CHECKING:
@@ -72,6 +81,7 @@ GROUPS = {
 
 @click.command(cls=Command, groups=GROUPS, examples=("hela-store sweep -s fluo --lr 1e-4 3e-4 1e-3 --seed 0 1 2",))
 @store_option
+@labels_version_option
 @_several("lr", float, "Try these learning rates.")
 @_several("loss", str, "Try these losses.")
 @_several("prompt", click.Choice(TRAINING_PROMPTS), "Try these prompts.")

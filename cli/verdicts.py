@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ZERO_SHOT = """
     SELECT run FROM cell_metrics WHERE kind = 'evaluate' AND checkpoint = 'zero-shot' AND split = '{split}'
-    AND prompt = '{prompt}' ORDER BY run DESC LIMIT 1
+    AND prompt = '{prompt}' AND labels_version = (SELECT labels_version FROM runs WHERE id = '{run}')
+    ORDER BY run DESC LIMIT 1
 """
 SUBSETS = {"bright-small": "bright and small cells (mostly dividing)", "touching": "touching cells", "dim": "dim cells"}
 
@@ -55,6 +56,10 @@ def new_store(encoder: str, checkpoint: str) -> None:
 
 def evaluation(store: Store, result: EvaluateResult) -> None:
     """Print what an evaluation means: the change over zero-shot where that was scored, and which cells are hard."""
+    from hela_store.evaluation.reads import labels_apart
+
+    if apart := labels_apart(store, result.run):
+        click.echo(f"{apart}.")
     if result.checkpoint != "zero-shot":
         for line in _changes(store, result):
             click.echo(line)
@@ -79,7 +84,7 @@ def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
     missing = []
     for kind in result.prompts:
         try:
-            found = store.sql(ZERO_SHOT.format(split=result.split, prompt=kind)).fetchall()
+            found = store.sql(ZERO_SHOT.format(split=result.split, prompt=kind, run=result.run)).fetchall()
             rows = compare(store, (found[0][0], result.run)).rows if found else ()
         except HelaError as error:
             yield f"The change over zero-shot cannot be said: {error}"

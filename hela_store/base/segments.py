@@ -56,7 +56,7 @@ class Segments:
             names = os.listdir(self.folder)
         except (FileNotFoundError, NotADirectoryError):
             return 0
-        numbers = sorted(int(name[:DIGITS]) for name in names if _is_segment(name))
+        numbers = sorted(int(name[:DIGITS]) for name in names if is_segment(name))
         for expected, number in enumerate(numbers, 1):
             if number != expected:
                 lost = self.path(expected)
@@ -104,7 +104,8 @@ class Segments:
         raise StoreError(f"{path} has format {head['format']}, expected at most {FORMAT}; upgrade hela-store")
 
 
-def _is_segment(name: str) -> bool:
+def is_segment(name: str) -> bool:
+    """Return whether a file of this name is a segment."""
     stem, _, suffix = name.partition(".")
     return suffix == "jsonl" and len(stem) == DIGITS and stem.isdecimal()
 

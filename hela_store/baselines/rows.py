@@ -140,7 +140,9 @@ def once(
     plain: dict[str, Any] = json.loads(to_json(wanted))
 
     def same(run: RunInfo) -> bool:
-        return run.config.get("asked") == plain and run.version == package_version()
+        # masks that were scored again keep what was asked, but not for which labels
+        is_own = "rescored" not in run.config
+        return is_own and run.config.get("asked") == plain and run.version == package_version()
 
     with nullcontext() if fresh else claim_run(store.path, "baseline", plain, progress=progress):
         done = None if fresh else find_finished(store.path, "baseline", same)

@@ -14,12 +14,13 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from hela_store.base.manifest import Sums
+from hela_store.base.segments import is_segment
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
 from hela_store.runs.info import RunInfo, manifest_sum, to_json
 
-from .label_rows import add_version
+from .label_rows import FOLDER, add_version
 from .own_columns import OWN_FILE, own_values
 from .staged import Connection, schema_of, staged
 
@@ -60,7 +61,8 @@ class Source:
 def listing(store: Path) -> dict[str, Source]:
     """Return what belongs into the catalog by path, in the order it is indexed, by names, sizes and manifests alone."""
     found = [*_files(store, "ingest", "frames", ".parquet"), *_files(store, "ingest", "cells", ".parquet")]
-    found += _files(store, "labels", "labels", ".jsonl", prefix="")
+    versions = _files(store, FOLDER, "labels", ".jsonl", prefix="")
+    found += [source for source in versions if is_segment(Path(source.path).name)]
     found += _files(store, "plan", "plan", ".parquet", prefix="")
     for encoder in sorted(os.listdir(store / "ledger")) if (store / "ledger").is_dir() else []:
         found += _files(store, f"ledger/{encoder}", "ledger", ".jsonl", prefix="")

@@ -51,7 +51,11 @@ COMMENT ON COLUMN cell_versions.round_trip_iou IS 'IoU of the true mask with its
 COMMENT ON COLUMN cell_versions.since IS 'First version of the labels with the cell like this; 0 as ingested.';
 COMMENT ON COLUMN cell_versions.until IS 'First version of the labels in which the cell is another or no more; NULL for none.';
 
-CREATE VIEW cells AS SELECT * EXCLUDE (since, until) FROM cell_versions WHERE until IS NULL;
+CREATE VIEW cells AS
+    SELECT
+        cell, frame, label, area, area_um2, diameter, x0, y0, x1, y1, cx, cy, eccentricity, touches_neighbour,
+        touches_border, mean_intensity, round_trip_iou
+    FROM cell_versions WHERE until IS NULL;
 COMMENT ON VIEW cells IS 'One row a labelled instance in a frame, at the latest version of the labels.';
 COMMENT ON COLUMN cells.cell IS 'Id, "<frame>#<label>", e.g. "01/t012#17".';
 COMMENT ON COLUMN cells.frame IS 'frames.frame.';
@@ -139,7 +143,9 @@ COMMENT ON COLUMN runs.config IS 'The whole of config.json, e.g. config->''confi
 COMMENT ON COLUMN runs.labels_version IS 'Version of the labels that it read; 0 as ingested.';
 
 CREATE VIEW cells_at AS
-    SELECT v.labels_version, c.* EXCLUDE (since, until)
+    SELECT
+        v.labels_version, c.cell, c.frame, c.label, c.area, c.area_um2, c.diameter, c.x0, c.y0, c.x1, c.y1, c.cx, c.cy,
+        c.eccentricity, c.touches_neighbour, c.touches_border, c.mean_intensity, c.round_trip_iou
     FROM cell_versions c
     JOIN (SELECT DISTINCT labels_version FROM runs UNION SELECT coalesce(max(version), 0) FROM label_events) v
         ON c.since <= v.labels_version AND (c.until IS NULL OR v.labels_version < c.until);

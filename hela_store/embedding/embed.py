@@ -183,6 +183,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     """
     config = config or EmbedConfig()
     store.recipe.encoder.check_encodes()
+    given = store
     if config.precision is not None:
         store = store.with_encoder(precision=config.precision)
     store = variant_of(store, config.cut, config.adapter)
@@ -197,6 +198,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     with embed_lock(store.path):
         clear_leftovers(store.path)
         ingested = ingest(store, progress)
+        given.follow_labels(store.labels_version)
         store.seal()
         plan = make_plan(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None

@@ -2,8 +2,9 @@
 
 Append-only. All files are read and checked before the first byte is written; then, in segments, the arrays come first
 and the rows that name them last, so that a frame with a row is wholly there. A frame that was ingested before is
-compared and skipped; one that changed is an error, because embeddings of the old one may exist. A frame is its id and
-its pixels: files that come later move no other frame in time, and a renamed file is not taken for a new frame.
+compared and skipped; one that changed is an error, because embeddings of the old one may exist. Labels that changed
+become a new version of the labels (:mod:`hela_store.embedding.relabel`). A frame is its id and its pixels: files that
+come later move no other frame in time, and a renamed file is not taken for a new frame.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hela_store.base.aliases import LabelArray
 from hela_store.base.names import check_name
 from hela_store.base.parquet import write_parquet
 from hela_store.base.progress import Progress
@@ -35,6 +35,7 @@ from hela_store.store.records import FrameRecord
 from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA
 
 from .measure import CellScale, cell_scale
+from .relabel import ChangedLabels
 
 if TYPE_CHECKING:
     from hela_store.store.store import Store
@@ -77,12 +78,12 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     DatasetError
         The data set cannot be used as it is; nothing was written.
     StoreError
-        A frame, its labels or its pixel size changed since they were ingested, a file was renamed, two frames of a
-        sequence have one time, no space left, or no permission.
+        A frame or its pixel size changed since it was ingested, a file was renamed, two frames of a sequence have one
+        time, another process changes labels, no space left, or no permission.
     """
     reader = open_dataset(store.recipe.dataset, store.path)
-    known = store.known_frames()
-    new, notes = _check(store, reader, known, progress)
+    known, relabelled = store.at_labels(0).known_frames(), ChangedLabels(store)
+    new, notes = _check(relabelled, reader, known, progress)
     places = _places(reader.entries, new, known)
     cells, blank = 0, []
     written = progress(new, total=len(new), what="ingest") if new else iter(())
@@ -91,6 +92,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         _write_segment(store, [row for row, _ in frames], [table for _, table in frames])
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
+    notes += relabelled.take_in()
     return IngestReport(new=len(new), unchanged=len(reader) - len(new), cells=cells, notes=notes, blank=tuple(blank))
 
 
@@ -99,7 +101,7 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
     The arrays' own descriptions are written again where they are missing.
     """
-    records = store.known_frames()
+    records = store.at_labels(0).known_frames()
     for record in records.values():
         store.arrays.add_frame_group(record.group, record.row + 1, record.shape, record.dtype)
     if not frames:
@@ -114,9 +116,10 @@ def restore_frames(store: Store, frames: Collection[str]) -> None:
 
 
 def _check(
-    store: Store, reader: CtcReader | FolderReader, known: Mapping[str, FrameRecord], progress: Progress
+    relabelled: ChangedLabels, reader: CtcReader | FolderReader, known: Mapping[str, FrameRecord], progress: Progress
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """Read every frame, compare those ingested before; return the others, with their times, and what is odd."""
+    store = relabelled.store
     new: list[Entry] = []
     looks: list[LabelLook] = []
     dark: list[str] = []
@@ -127,7 +130,8 @@ def _check(
         check_name(entry.name, f"{entry.sequence}: the frame", DatasetError)
         frame = reader.read(entry)
         if frame.id in known:
-            _compare(store, frame, known[frame.id], entry.image.path)
+            _compare(store.at_labels(0), frame, known[frame.id], entry.image.path)
+            relabelled.look_at(frame, entry)
             continue
         if renamed and (before := renamed.get(frame_digest(frame.image))):
             raise StoreError(
@@ -197,7 +201,7 @@ def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None
     wayout = "restore it, or make a new store for the changed data with `hela-store new`"
     if frame_digest(frame.image) != known.sha256:
         raise StoreError(f"frame {frame.id} ({path}) changed since it was ingested; {wayout}")
-    if frame.label_origin != known.label_origin:
+    if frame.label_origin != known.label_origin and known.label_origin:
         before, now = known.label_origin or "none", frame.label_origin or "none"
         raise StoreError(f"frame {frame.id} was ingested with labels {before}, now they are {now}; {wayout}")
     size = known.pixel_size_um
@@ -207,27 +211,14 @@ def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None
             f"frame {frame.id} was ingested with a pixel size of {known.pixel_size_um} um, now it is "
             f"{frame.pixel_size_um} um; {wayout}"
         )
-    same = np.array_equal(frame.valid, store.pixels.valid(frame.id))
-    if not (same or frame.partial):  # of partial labels it follows from them
-        raise StoreError(f"dataset.field_of_interest changed since frame {frame.id} was ingested; {wayout}")
-    if frame.label is not None and not (same and np.array_equal(frame.label, store.pixels.label(frame.id))):
-        raise StoreError(_changed_labels(frame.id, store.pixels.label(frame.id), frame.label))
-
-
-def _changed_labels(frame: str, before: LabelArray, now: LabelArray) -> str:
-    """Say what of a frame's labels differs, what of the store that leaves valid, and the ways out."""
-    differs = before != now
-    old, new = ({*np.unique(label[label > 0]).tolist()} for label in (before, now))
-    moved = {*np.unique(before[differs]).tolist(), *np.unique(now[differs]).tolist()} & old & new
-    counts = [(len(moved), "changed"), (len(new - old), "new"), (len(old - new), "gone")]
-    cells = ", ".join(f"{count} {word}" for count, word in counts if count)
-    return (
-        f"the labels of frame {frame} are not those that were ingested: {differs.sum()} px differ (cells: {cells}). "
-        "A store keeps the labels it was made with, so nothing was changed: its embeddings, which do not depend on "
-        "labels, stay valid, and so do its runs, as scores against the labels of then; evaluate, finetune and detect "
-        "go on with those. To embed further frames here put the labels of before back; to score against the corrected "
-        "ones make a store of them with `hela-store new` under another name, and embed it"
-    )
+    if frame.partial or frame.label is None or not known.label_origin:
+        return  # where the labels say something follows from them alone
+    unlabelled = (frame.label == 0) & (store.pixels.label(frame.id) == 0)
+    if not np.array_equal(frame.valid[unlabelled], store.pixels.valid(frame.id)[unlabelled]):
+        raise StoreError(
+            f"where the labels of frame {frame.id} say nothing is not as it was ingested (dataset.field_of_interest, "
+            f"or where gold and silver truth disagree); {wayout}"
+        )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ _PAIRS = """
 SELECT
     if(a.prompt = 'none', b.prompt, a.prompt) AS prompt, a.cell, a.frame, a.sequence, a.time, a.{metric} AS a,
     b.{metric} AS b, a.area, c.mean_intensity, a.touches_neighbour, a.is_bright_small, a.is_dim
-FROM cell_metrics a JOIN cell_metrics b ON a.cell = b.cell JOIN cells c ON c.cell = a.cell
+FROM cell_metrics a JOIN cell_metrics b ON a.cell = b.cell
+    JOIN cells_at c ON c.cell = a.cell AND c.labels_version = a.labels_version
 WHERE a.run = $a AND b.run = $b AND a.{metric} IS NOT NULL AND b.{metric} IS NOT NULL
     AND (a.prompt = 'none' OR b.prompt = 'none' OR (a.prompt = b.prompt AND a.prompt_seed = b.prompt_seed))
 ORDER BY prompt, a.cell, a.prompt_seed, b.prompt_seed
@@ -156,7 +157,8 @@ def compare(
     Raises
     ------
     RunError
-        An unknown run, one given twice in a variant, runs that share no scored cell, runs of different encoders with
+        An unknown run, one given twice in a variant, runs that share no scored cell, runs that were scored against
+        different versions of the labels, runs of different encoders with
         other cells or prompts, or numbers of runs that do not pair.
     RecipeError
         An unknown metric.
@@ -171,6 +173,7 @@ def compare(
         if twice := next((run for run in part if part.count(run) > 1), None):
             raise RunError(f"run {twice} is given twice in one variant; expected a run for each training seed")
     everyone = list(dict.fromkeys(run for part in runs for run in part))
+    store = store.at_labels(_labels_version(store, everyone))
     counted = f"SELECT run, count({metric}) AS n FROM cell_metrics WHERE list_contains($runs, run) GROUP BY run"
     counts = catalog.query(store.path, counted, {"runs": everyone}).to_pylist()
     scored = dict.fromkeys(everyone, 0) | {row["run"]: row["n"] for row in counts}
@@ -184,6 +187,19 @@ def compare(
     notes += _few(tracks, max(row.per_cell.blocks for row in rows if row.subset == "all"))
     first = ",".join(runs[0])
     return Comparison(metric=metric, first=first, scored=scored, rows=rows, notes=notes, units=str(tracks))
+
+
+def _labels_version(store: Store, runs: Sequence[str]) -> int:
+    """Return the version of the labels that runs were scored against; RunError where they are several."""
+    versions = {run: load_run(store.path, run).labels_version for run in runs}
+    if len(set(versions.values())) > 1:
+        told = ", ".join(f"{run} version {version}" for run, version in versions.items())
+        raise RunError(
+            f"these runs were scored against different versions of the labels ({told}), so that a difference may come "
+            f"from the labels; score them again with `hela-store score {' '.join(runs)} --labels-version latest` and "
+            "compare the runs that this makes"
+        )
+    return next(iter(versions.values()))
 
 
 def _few(tracks: CellTracks, blocks: int) -> list[str]:

@@ -138,6 +138,11 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     for info in infos:
         if not info.has("predictions.parquet"):
             raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")
+    versions = {info.labels_version for info in infos}
+    if len(versions) > 1:
+        told = ", ".join(f"{info.id} version {info.labels_version}" for info in infos)
+        raise RunError(f"these runs were scored against different versions of the store's labels ({told}); give others")
+    store = store.at_labels(*versions)
     shown = progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}")
     frames = {name: frame for name, frame in shown if frame is not None}
     if not frames:

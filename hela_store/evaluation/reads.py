@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.base.files import digest
+from hela_store.runs.folder import load_run
 from hela_store.store.plan_names import plan_names
 from hela_store.store.store import Store
 
@@ -21,6 +22,16 @@ def data_read(store: Store, splits: Collection[str]) -> dict[str, Any]:
 def labels_read(store: Store) -> dict[str, Any]:
     """Return what the configuration of a run says of the labels it reads; nothing where they are as ingested."""
     return {"labels_version": store.labels_version} if store.labels_version else {}
+
+
+def labels_apart(store: Store, run: str) -> str:
+    """Say that a run was scored on other labels than its checkpoint was trained on; empty where it was not."""
+    scored = load_run(store.path, run)
+    trained = None if scored.checkpoint is None else load_run(store.path, scored.checkpoint)
+    if trained is None or trained.labels_version == scored.labels_version:
+        return ""
+    versions = f"version {trained.labels_version} of the labels, and scored on version {scored.labels_version}"
+    return f"{trained.id} was trained on {versions}"
 
 
 def data_digest(store: Store, splits: Collection[str]) -> str:

@@ -81,7 +81,11 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
 
 
 def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_seed: int | None = None) -> RunLabels:
-    """Read the stored masks of a run that was loaded before; else as :func:`run_labels`."""
+    """Read the stored masks of a run that was loaded before; else as :func:`run_labels`.
+
+    The store that comes with them reads the labels that the run was scored against.
+    """
+    store = store.at_labels(info.labels_version)
     if info.has("detections.parquet"):
         return RunLabels(store=store, info=info, prompt=None, prompt_seed=None, answers=_detected(store, info))
     if not info.has("predictions.parquet"):

@@ -42,6 +42,7 @@ from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
 from .catalog_faults import catalog_faults
+from .label_faults import label_faults
 from .run_faults import run_faults
 from .store_faults import (
     ARRAYS,
@@ -199,6 +200,7 @@ def _find(
     views = {} if any(fault.path.startswith("plan/") for fault in found) else planned_views(store)
     if not any(fault.path.startswith(("plan/", ARRAYS)) for fault in found):
         found += frame_faults(store, progress)
+        found += label_faults(store)
         found += truth_faults(store, views, progress)
         found += view_faults(store, views, progress)
         if config.deep:

@@ -105,7 +105,8 @@ class LabelEvent:
     def _check_texts(self) -> None:
         for name in ("frame", "who", "when", "reason", "sum"):
             value = getattr(self, name)
-            if not isinstance(value, str) or len(value) > LONGEST_TEXT or visible(value) != value:
+            seen = isinstance(value, str) and visible(value) == value and not set("\n\t") & set(value)
+            if not seen or len(value) > LONGEST_TEXT:
                 raise LabelError(f"{name} of a label event must be text of at most {LONGEST_TEXT} visible characters")
         if not self.frame or not self.who:
             raise LabelError("a label event needs a frame and a who")

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from hela_store.base.files import clear_temporary
 from hela_store.base.locks import labels_lock
 from hela_store.errors import LabelError
 from hela_store.store.label_changes import Change, Line
@@ -61,6 +62,10 @@ class LabelLog:
         """Return all events up to a version, oldest first; raises StoreError as :meth:`lines`."""
         return [LabelEvent.from_json(line.event) for version in self.files.versions(upto) for line in version]
 
+    def events_of(self, version: int) -> list[LabelEvent]:
+        """Return the events of one version, from 1; raises StoreError as :meth:`events`."""
+        return [LabelEvent.from_json(line.event) for line in self.files.versions(version)[version - 1]]
+
     def history(self) -> History:
         """Return what can be taken back and repeated now."""
         return History.of(self.files.versions())
@@ -76,6 +81,7 @@ class LabelLog:
         if self._lock is None:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(labels_lock(self.store.path))
+                clear_temporary(self.files.segments.folder)
                 self._lock = stack.pop_all()
 
     def close(self) -> None:

@@ -75,16 +75,18 @@ def draw_cards(store: Store, rows: Sequence[Row]) -> Iterator[Card]:
     ----------
     rows : mappings
         ``cell``, ``label``, ``x0`` ... ``y1`` (px, frame) of the cell; and ``frame``, the id of its frame. Where they
-        are there: ``rle`` of a prediction; ``before``, another's ``rle``; ``kind``,
-        ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of the prompt.
+        are there: ``labels_version``, by default that of the store; ``rle`` of a prediction; ``before``, another's
+        ``rle``; ``kind``, ``origin``, ``prompt_seed``, ``box`` (4 numbers), ``points`` and ``point_labels`` of
+        the prompt.
     """
 
     @lru_cache(OPEN_FRAMES)
-    def frame(name: str) -> tuple[npt.NDArray[Any], LabelArray]:
-        return store.pixels.image(name), store.pixels.label(name)
+    def frame(name: str, version: int | None) -> tuple[npt.NDArray[Any], LabelArray]:
+        read = store if version is None else store.at_labels(version)
+        return store.pixels.image(name), read.pixels.label(name)
 
     for row in rows:
-        image, label = frame(row["frame"])
+        image, label = frame(row["frame"], row.get("labels_version"))
         yield _draw(row, image, label)
 
 

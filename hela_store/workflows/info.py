@@ -20,7 +20,7 @@ from hela_store.runs.folder import RunInfo, list_runs, partial_runs
 from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 
-BYTES_OF = ("arrays.zarr", "ingest", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
+BYTES_OF = ("arrays.zarr", "ingest", "labels", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
 FORMS = ("box", "point", "mask")
 """Kinds of prompt that are made from detections."""
 SCORES = """
@@ -42,6 +42,8 @@ class RunLine:
         Predictions scored.
     mean_iou, mean_dice, empty : float or None
         Of a fine-tuning on its validation cells; None for a run without scores.
+    labels_version : int
+        Version of the labels that it was trained or scored on; 0 is as ingested.
     """
 
     run: str
@@ -53,6 +55,7 @@ class RunLine:
     mean_iou: float | None = None
     mean_dice: float | None = None
     empty: float | None = None
+    labels_version: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,8 @@ class StoreInfo:
         How many stills are copies of another, and how many of one in another block; empty for a time-lapse.
     points : int
         Runs of studies of budgets, which ``runs`` leaves out.
+    labels_version : int
+        The latest version of the labels; 0 is as ingested.
     """
 
     store: str
@@ -111,6 +116,7 @@ class StoreInfo:
     unfinished: tuple[str, ...]
     copies: str = ""
     points: int = 0
+    labels_version: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -129,6 +135,7 @@ class StoreInfo:
             ("store", self.store),
             ("frames", f"{self.frames} ingested, {self.labelled} with labels, {self.blank} blank"),
             ("cells", str(self.cells)),
+            *([("labels", self._labels())] if self.labels_version else []),
             ("split", split),
             *([("copies", self.copies)] if self.copies else []),
             ("views", planned),
@@ -152,6 +159,11 @@ class StoreInfo:
             hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
             rows.append(("", hint))
         return rows
+
+    def _labels(self) -> str:
+        old = {line.run for line in self.runs if line.labels_version < self.labels_version}
+        told = f"; {len(old)} runs are of earlier versions" if old else ""
+        return f"version {self.labels_version}, see `hela-store labels log`{told}"
 
 
 def info(store: Store) -> StoreInfo:
@@ -201,6 +213,7 @@ def info(store: Store) -> StoreInfo:
         unfinished=tuple(partial_runs(store.path)),
         copies=str(find_copies(store) or "") if ingested else "",
         points=sum(run.is_point for run in list_runs(store.path)),
+        labels_version=store.labels_version,
     )
 
 
@@ -230,7 +243,13 @@ def _runs(store: Store) -> list[RunLine]:
         scores.setdefault(row.pop("run"), []).append(row)
     lines = []
     for run in found:
-        head = {"run": run.id, "kind": run.kind, "checkpoint": run.checkpoint or "zero-shot", "split": run.split or ""}
+        head: dict[str, Any] = {
+            "run": run.id,
+            "kind": run.kind,
+            "checkpoint": run.checkpoint or "zero-shot",
+            "split": run.split or "",
+        }
+        head["labels_version"] = run.labels_version
         rows = scores.get(run.id) or _tuned(run)
         lines += [RunLine(**head | row) for row in rows]
     return lines

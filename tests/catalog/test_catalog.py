@@ -27,11 +27,12 @@ from hela_store.runs.folder import RunFolder, new_run
 CELL_METRICS = (
     "run kind checkpoint encoder prompt prompt_origin prompt_seed split sequence frame time view cell label area "
     "diameter touches_neighbour touches_border is_bright_small is_dim cut iou dice predicted_iou is_empty boundary_iou "
-    "hd95 nsd1 nsd2 spill failure"
+    "hd95 nsd1 nsd2 spill failure labels_version trained_labels_version"
 ).split()
 TABLES = [
     "frames",
-    "cells",
+    "cell_versions",
+    "label_events",
     "plans",
     "committed",
     "runs",
@@ -44,7 +45,7 @@ TABLES = [
     "catalog_schema",
     "table_sums",
 ]
-VIEWS = ["cell_subsets", "views", "cell_metrics", "test_scorings"]
+VIEWS = ["cells", "cells_at", "cell_subsets", "views", "cell_metrics", "test_scorings"]
 FRAMES, CELLS = 3, 4
 
 
@@ -208,7 +209,8 @@ def test_cell_metrics_has_exactly_the_columns_of_the_design(shared: Path) -> Non
         "view": "view-0-0", "cell": "01/t000#3", "label": 3, "area": 300, "diameter": pytest.approx(33.9),
         "touches_neighbour": False, "touches_border": False, "cut": True, "iou": pytest.approx(0.3), "dice": 0.2,
         "predicted_iou": 0.9, "is_empty": False, "is_bright_small": False, "is_dim": False, "boundary_iou": None,
-        "hd95": None, "nsd1": None, "nsd2": None, "spill": None, "failure": None,
+        "hd95": None, "nsd1": None, "nsd2": None, "spill": None, "failure": None, "labels_version": 0,
+        "trained_labels_version": 0,
     }  # fmt: skip
     keys = catalog.query(shared, "SELECT run, prompt, prompt_seed, cell FROM cell_metrics").to_pylist()
     assert len({tuple(row.values()) for row in keys}) == len(keys)

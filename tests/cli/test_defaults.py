@@ -34,6 +34,7 @@ from hela_store.detection.config import DetectorConfig, YoloConfig
 from hela_store.detection.detect import detect, import_boxes
 from hela_store.detection.evaluate import describe_boxes, evaluate_detections
 from hela_store.exchange.checkpoint import export_checkpoint
+from hela_store.exchange.labels import import_labels
 from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
 from hela_store.pretrain.config import PretrainConfig
@@ -96,6 +97,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "export checkpoint": [parts(export_checkpoint)],
     "export micro-sam": [parts(export_micro_sam)],
     "import micro-sam": [parts(import_micro_sam)],
+    "labels import": [parts(import_labels)],
     "pretrain": [parts(PretrainConfig)],
     "bench train": [parts(TrainBenchConfig)],
     "bench adapt": [parts(AdaptBenchConfig)],
@@ -115,8 +117,19 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
 OWN = {
     *("finetune preset", "segment out", "report out", "demo out", "score truth"),
     *("bench augment encoder", "bench encode encoder", "baseline classical seeds", "baseline unet seeds"),
+    *(
+        f"{words} labels_version"
+        for words in (
+            *("finetune", "sweep", "study", "evaluate", "baseline classical", "baseline unet", "baseline image-free"),
+            *("detect train", "detect run", "detect evaluate", "detect import", "detect calibrate", "detect describe"),
+            "labels export",
+        )
+    ),
 }
-"""Options whose default is the command line's alone: the library has no such parameter, or none without a value."""
+"""Options whose default is the command line's alone: the library has no such parameter, or none without a value.
+
+Which version of the labels is read is a property of the store in the library, see ``Store.at_labels``.
+"""
 
 
 def commands(command: click.Command, *words: str) -> Iterator[tuple[str, click.Command]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from label_events import make_event
 
 from hela_store.base.progress import silent
 from hela_store.datasets.frame import frame_digest
@@ -18,6 +19,8 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.ingest import cell_scale, ingest
 from hela_store.embedding.plan import make_plan
 from hela_store.errors import DatasetError, StoreError
+from hela_store.labels.log import LabelLog
+from hela_store.labels.versions import undo
 from hela_store.store.new_store import new_store
 from hela_store.store.store import Store
 from hela_store.store.tables import FRAMES_SCHEMA
@@ -202,17 +205,61 @@ def test_what_changed_since_is_refused(data: Path) -> None:
 
     write(data / "01/t001.tif", picture(9))
     refuse(r"frame 01/t001 \(.*t001\.tif\) changed since .* `hela-store new`")
-    write(data / "01_ST/SEG/man_seg001.tif", labels(2))
-    refuse(
-        r"labels of frame 01/t001 are not those that were ingested: \d+ px differ \(cells: .*\)\. .* its embeddings, "
-        r"which do not depend on labels, stay valid, and so do its runs, .* make a store of them with `hela-store new`"
-    )
-    write(data / "01_ST/SEG/man_seg003.tif", labels(2))
-    refuse("frame 01/t003 was ingested with labels none, now they are ST")
     refuse("labels ST, now they are none", change(store, labels='"none"', pixel_size_um=0.5))
-    refuse("dataset.field_of_interest changed since frame", change(store, field_of_interest=5, pixel_size_um=0.5))
+    refuse(
+        r"where the labels of frame .* not as it was ingested \(dataset.field_of_interest",
+        change(store, field_of_interest=5, pixel_size_um=0.5),
+    )
     refuse("pixel size of 0.5 um, now it is None", change(store))
     assert files(store) == before
+
+
+def test_label_files_that_changed_are_new_versions_of_the_labels(data: Path) -> None:
+    store = store_of(data)
+    ingest(store, silent)
+    before, first = files(store), store.pixels.label("01/t001")
+    truth = data / "01_ST/SEG/man_seg001.tif"
+    kept = truth.read_bytes()
+    write(truth, labels(2))
+    report = ingest(store, silent)
+    assert (report.new, report.unchanged) == (0, 4)
+    assert any("label files of 1 frames changed (01/t001; cells: " in note for note in report.notes), report.notes
+    assert store.labels_version == 1 and np.array_equal(store.pixels.label("01/t001"), labels(2))
+    assert np.array_equal(store.at_labels(0).pixels.label("01/t001"), first)
+    assert {path: sum_ for path, sum_ in files(store).items() if path in before} == before, "a file of before changed"
+    assert ingest(store, silent).notes == () and LabelLog(store).version == 1, "taken in twice"
+    truth.write_bytes(kept)
+    ingest(store, silent)
+    assert store.labels_version == 2 and np.array_equal(store.pixels.label("01/t001"), first)
+    events = LabelLog(store).events()
+    assert {(event.who, Path(event.reason).resolve()) for event in events} == {("file", truth)}
+    assert not undo(LabelLog(store), who="ann"), "a file would be taken in again"
+
+
+def test_what_people_did_is_kept_where_the_file_changed_too(data: Path) -> None:
+    store = store_of(data)
+    ingest(store, silent)
+    label = store.pixels.label("01/t001")
+    cell = int(label.max())
+    with LabelLog(store) as log:
+        log.append([make_event("erase", "01/t001", (cell,))])
+    assert ingest(Store.open(store.path), silent).notes == (), "the file is as it was ingested"
+    write(data / "01_ST/SEG/man_seg001.tif", labels(2))
+    report = ingest(Store.open(store.path), silent)
+    assert any("what people did is kept" in note for note in report.notes), report.notes
+    assert np.array_equal(Store.open(store.path).pixels.label("01/t001"), np.where(label == cell, 0, label))
+
+
+def test_labels_that_come_later_make_a_frame_a_labelled_one(data: Path) -> None:
+    store = store_of(data)
+    ingest(store, silent)
+    assert not store.frame_records()["01/t003"].has_label and not store.pixels.valid("01/t003").any()
+    write(data / "01_ST/SEG/man_seg003.tif", labels(2))
+    ingest(store, silent)
+    record = store.frame_records()["01/t003"]
+    assert record.has_label and not record.partial
+    assert store.pixels.valid("01/t003").all() and np.array_equal(store.pixels.label("01/t003"), labels(2))
+    assert not store.at_labels(0).frame_records()["01/t003"].has_label
 
 
 def test_stills_of_several_sizes_and_types(data: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from numcodecs import Blosc
+from pycocotools import mask as coco
 from safetensors import safe_open
 
 from hela_store.integrity.verify import verify
@@ -182,3 +184,46 @@ def test_the_page_names_every_file_and_key(v1: Path) -> None:
         with safe_open(weights, framework="np") as file:
             assert file.metadata() == {"architecture": "nano"}
             assert {name.split(".")[0] for name in file.keys()} == {"prompt_encoder", "mask_decoder"}
+
+
+def test_versions_of_the_labels_are_what_the_page_says(v1: Path, tmp_path: Path) -> None:
+    shutil.copytree(v1, tmp_path / "store")
+    shutil.copytree(HERE / "v1-labels/labels", tmp_path / "store/labels")
+    store, frame, before = Store.open(tmp_path / "store"), "01/t001", ""
+    (row,) = (row for row in table(v1, "ingest/frames-0001.parquet") if row["frame"] == frame)
+    raw = row_of(v1 / "arrays.zarr/frames" / row["group"] / "label", row["row"], 3)
+    label = np.frombuffer(raw, "<i4").reshape(row["height"], row["width"]).copy()
+    kinds = []
+    for version in (1, 2, 3):
+        head, _, body = (store.path / f"labels/0000000{version}.jsonl").read_bytes().partition(b"\n")
+        total = hashlib.sha256(f"{before}:{version}:".encode() + body).hexdigest()
+        assert json.loads(head) == {"format": 1, "version": version, "before": before, "sum": total}
+        before = total
+        for line in map(json.loads, body.splitlines()):
+            assert all(f"`{name}`" in PAGE for name in (*line["event"], *line["change"]))
+            kinds.append(line["event"]["kind"])
+            for value, counts in line["change"]["patches"]:
+                size = {"size": [row["height"], row["width"]], "counts": counts}
+                label[coco.decode(size).astype(bool)] = value
+            xxh3 = xxhash.xxh3_128(frame.encode() + label.tobytes()).hexdigest()
+            assert xxh3 == line["change"]["sum"]
+        assert np.array_equal(store.at_labels(version).pixels.label(frame), label)
+    assert kinds == ["split", "erase", "undo"] and store.labels_version == 3
+    assert store.sql("SELECT kind, who FROM label_events ORDER BY version").fetchall()[-1] == ("undo", "bob")
+    assert verify(store).whole
+
+
+def test_the_labels_of_variants_follow_the_version_and_no_embedding_is_lost(v1: Path, tmp_path: Path) -> None:
+    shutil.copytree(v1, tmp_path / "store")
+    shutil.copytree(HERE / "v1-labels/labels", tmp_path / "store/labels")
+    store = Store.open(tmp_path / "store")
+    (split,) = store.sql("SELECT cells FROM label_events WHERE kind = 'split'").fetchall()
+    old, new = split[0]
+    views = [store.at_labels(version).view("01/t001", tile, 1) for version in (0, 3) for tile in (0, 1)]
+    was, now = (np.concatenate([view.label for view in views[i : i + 2]]) for i in (0, 2))
+    assert not (was == new).any() and (now == new).any() and (now == old).any()
+    elsewhere = ~np.isin(now, [old, new]) & ~np.isin(was, [old, new])
+    assert np.array_equal(was[elsewhere], now[elsewhere])
+    other = [store.at_labels(version).view("01/t000", 0, 1).label for version in (0, 3)]
+    assert np.array_equal(*other)
+    assert len(store.committed()) == 12 and np.isfinite(store.embedding("01/t001", 1, 1)).all()

@@ -31,10 +31,12 @@ NAMES = """
 """
 CARDS = """
     SELECT k.place, c.cell, c.label, c.x0, c.y0, c.x1, c.y1, c.frame, q.rle, q.rle_height, q.rle_width,
-           p.kind, p.origin, p.prompt_seed, [p.x0, p.y0, p.x1, p.y1] AS box, p.points, p.point_labels
+           c.labels_version, p.kind, p.origin, p.prompt_seed, [p.x0, p.y0, p.x1, p.y1] AS box, p.points, p.point_labels
     FROM (SELECT unnest($place) AS place, unnest($cell) AS cell, unnest($run::VARCHAR[]) AS run,
                  unnest($prompt::VARCHAR[]) AS prompt, unnest($seed::BIGINT[]) AS seed) k
-    JOIN cells c ON c.cell = k.cell
+    LEFT JOIN runs r ON r.id = k.run
+    JOIN cells_at c ON c.cell = k.cell
+        AND c.labels_version = coalesce(r.labels_version, (SELECT coalesce(max(version), 0) FROM label_events))
     LEFT JOIN predictions q ON q.run = k.run AND q.cell = k.cell AND q.prompt = coalesce(k.prompt, q.prompt)
         AND q.prompt_seed = coalesce(k.seed, q.prompt_seed)
     LEFT JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id

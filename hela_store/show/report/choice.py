@@ -35,7 +35,7 @@ LINES = """
 """
 SCORED = """
     SELECT m.*, c.mean_intensity, p.free_iou, p.free_dice, p.free_ellipse_iou, p.prompt_iou
-    FROM cell_metrics m JOIN cells c USING (cell)
+    FROM cell_metrics m JOIN cells_at c USING (cell, labels_version)
     JOIN prompts p ON p.run = m.run AND p.cell = m.cell AND p.kind = m.prompt AND p.prompt_seed = m.prompt_seed
     WHERE list_contains($runs, m.run) AND list_contains($lines, m.run || ' ' || m.prompt) AND m.split = $split
 """
@@ -197,6 +197,8 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
     # the order in which runs are named is the order in which they are compared
     order = {run.id: place for place, run in enumerate([*everything, *named])}
     rows = sorted((row for row in counts if row["split"] == split), key=lambda row: order[row["run"]])
+    version, other_labels = _labels_version(store, rows, by_id)
+    rows = [row for row in rows if by_id[row["run"]].labels_version == version]
     if not named:
         rows = _latest(rows, by_id)
     rows.sort(key=lambda row: (PLACES.get(row["prompt"], len(PLACES)), row["prompt"]))
@@ -209,7 +211,7 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
     detections = _detections(picked, split, bool(named))
     shown = used | {run.id for run in (*tuned, *detections)}
     return Choice(
-        store=store,
+        store=store.at_labels(version),
         split=split,
         lines=lines,
         robust=robust,
@@ -220,9 +222,31 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
         notes=(
             *_notes(picked, counts, bool(rows or detections)),
             *_elsewhere(counts, by_id, split),
+            *other_labels,
             *seen_notes(store, [by_id[run].encoder for run in used]),
         ),
     )
+
+
+def _labels_version(store: Store, rows: Sequence[Row], by_id: Mapping[str, RunInfo]) -> tuple[int, tuple[str, ...]]:
+    """Return the version of the labels that the last run was scored against, and a note on runs of other versions."""
+    if not rows:
+        return store.labels_version, ()
+    version = by_id[rows[-1]["run"]].labels_version
+    others = list(dict.fromkeys(row["run"] for row in rows if by_id[row["run"]].labels_version != version))
+    notes = []
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        notes.append(
+            f"left out, because this report is of version {version} of the labels: {', '.join(others[:NAMED])}{more}. "
+            f"`hela-store score RUN --labels-version {version}` scores their masks against it"
+        )
+    if version < store.labels_version:
+        notes.append(f"these scores are of version {version} of the labels; the latest is {store.labels_version}")
+    trained = {by_id[row["run"]].checkpoint for row in rows} & by_id.keys()
+    for run in sorted(run for run in trained if run and by_id[run].labels_version != version):
+        notes.append(f"{run} was trained on version {by_id[run].labels_version} of the labels")
+    return version, tuple(notes)
 
 
 def _latest(rows: Sequence[Row], by_id: Mapping[str, RunInfo]) -> list[Row]:

@@ -40,7 +40,8 @@ DRAWN = """
     FROM (SELECT unnest($cells) AS cell, unnest($seeds) AS prompt_seed) k
     JOIN predictions q ON q.run = $after AND q.cell = k.cell AND q.prompt = $prompt AND q.prompt_seed = k.prompt_seed
     JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id
-    JOIN cells c ON c.cell = q.cell
+    JOIN runs r ON r.id = q.run
+    JOIN cells_at c ON c.cell = q.cell AND c.labels_version = r.labels_version
     LEFT JOIN predictions old ON old.run = $first AND old.cell = q.cell AND old.prompt = q.prompt
         AND old.prompt_seed = q.prompt_seed
     ORDER BY q.cell

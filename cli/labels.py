@@ -1,0 +1,130 @@
+"""`hela-store labels`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import verdicts
+from .help import Command
+from .options import LabelsVersion, json_option, labels_version_option, store_option, version_number
+from .output import bars, echo_json, echo_table, relative
+
+if TYPE_CHECKING:
+    from hela_store import Store
+    from hela_store.labels.diff import FrameDifference
+    from hela_store.labels.events import LabelEvent
+
+LOG = ("version", "when", "who", "what", "frames", "seconds")
+DIFF = ("frame", "changed", "new", "gone", "pixels")
+
+
+@click.group()
+def labels() -> None:
+    """List, compare, export and import the versions of a store's labels."""
+
+
+@labels.command(cls=Command, examples=("hela-store labels log -s fluo",))
+@store_option
+@json_option
+def log(store: Store, as_json: bool) -> None:
+    """List the versions of the labels: who changed what, when, and how long it took.
+
+    Version 0 are the labels as ingested.
+    """
+    from hela_store.labels.log import LabelLog
+
+    found = LabelLog(store)
+    versions = [found.events_of(version) for version in range(1, found.version + 1)]
+    if as_json:
+        echo_json([event.to_json() | {"version": n} for n, events in enumerate(versions, 1) for event in events])
+        return
+    if versions:
+        echo_table(LOG, [_logged(number, events) for number, events in enumerate(versions, 1)])
+        verdicts.next_step(f"labels diff 0 {len(versions)}")
+    else:
+        click.echo("The labels are as they were ingested: version 0.")
+
+
+@labels.command(cls=Command, examples=("hela-store labels diff -s fluo 0 latest",))
+@click.argument("first", type=LabelsVersion(), metavar="A")
+@click.argument("second", type=LabelsVersion(), metavar="B")
+@store_option
+@json_option
+def diff(store: Store, first: int | str, second: int | str, as_json: bool) -> None:
+    """Compare the labels of version A with those of version B, frame by frame.
+
+    A version is a number from 0, or latest.
+    """
+    from hela_store.labels.diff import diff as compare_versions
+
+    found = compare_versions(store, version_number(first), version_number(second))
+    if as_json:
+        echo_json([difference.to_json() for difference in found])
+        return
+    if found:
+        echo_table(DIFF, [_row(difference) for difference in found])
+    click.echo(f"{len(found)} frames differ." if found else "Both versions have the same labels in every frame.")
+
+
+@labels.command(cls=Command, examples=("hela-store labels export -s fluo corrected",))
+@click.argument("out", type=click.Path(path_type=Path), metavar="DIR")
+@store_option
+@labels_version_option
+@json_option
+def export(store: Store, out: Path, as_json: bool) -> None:
+    """Write labels into DIR as TIFFs named like those of the Cell Tracking Challenge.
+
+    Frames with all cells labelled go into SEQUENCE_ST/SEG, those with only some into SEQUENCE_GT/SEG.
+    """
+    from hela_store.exchange.labels import export_labels
+
+    found = export_labels(store, out, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+        return
+    folders = ", ".join(relative(folder) for folder in found.folders)
+    click.echo(f"{folders}: labels of {len(found.files)} frames at version {found.version}")
+
+
+@labels.command("import", cls=Command, examples=("hela-store labels import -s fluo corrected",))
+@click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR")
+@click.option("--who", default="import", show_default=True, metavar="NAME", help="Write down who made these labels.")
+@store_option
+@json_option
+def import_(store: Store, source: Path, who: str, as_json: bool) -> None:
+    """Take the label TIFFs in DIR, named as `labels export` does, as a new version of the labels."""
+    from hela_store.exchange.labels import import_labels
+
+    found = import_labels(store, source, who=who, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+        return
+    if not found.frames:
+        click.echo(f"All {found.compared} label files are as version {found.version} has them; nothing was changed.")
+        return
+    click.echo(
+        f"version {found.version}: {len(found.frames)} of {found.compared} frames changed (cells: {found.cells})"
+    )
+    verdicts.next_step(f"labels diff {found.version - 1} {found.version}")
+
+
+def _logged(version: int, events: Sequence[LabelEvent]) -> list[Any]:
+    counts = Counter[str]()
+    for event in events:
+        counts[event.kind] += len(event.cells) or 1
+    target = events[0].target
+    what = ", ".join(f"{kind} {count}" for kind, count in counts.items()) if target is None else events[0].kind
+    frames = list(dict.fromkeys(event.frame for event in events))
+    who = ", ".join(dict.fromkeys(event.who for event in events))
+    seconds = sum(event.seconds for event in events)
+    shown = frames[0] if len(frames) == 1 else f"{len(frames)} frames"
+    return [version, events[0].when[:19], who, what + (f" of {target}" if target else ""), shown, round(seconds, 1)]
+
+
+def _row(found: FrameDifference) -> list[Any]:
+    return [found.frame, len(found.changed), len(found.new), len(found.gone), found.pixels]
