@@ -23,6 +23,7 @@ from hela_store.studies.budget_rows import (
 from .page import BEFORE, MOST_RUNS, PALETTE, Chart, Section, to_spec, values
 
 HEIGHT = 300
+LEGEND = alt.Legend(orient="top", columns=3, symbolOpacity=1)
 POINTS = 60
 """Points of a drawn curve."""
 TEXT = (
@@ -54,8 +55,9 @@ def drawn(table: BudgetTable, prompt: str, rule: Rule) -> Any:
     curves = [curve for curve in table.curves if curve.prompt == prompt]
     names = list(dict.fromkeys(strategy_name(one) for one in (*curves, *rows)))[:MOST_RUNS]
     scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
-    colour = alt.Color("strategy:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=3))
-    x = alt.X("cells:Q", title="labelled cells", scale=alt.Scale(type="log", nice=False, padding=12))
+    colour = alt.Color("strategy:N", title=None, scale=scale, legend=LEGEND)
+    ticks = alt.Axis(values=sorted({row.budget for row in rows}), format=",")
+    x = alt.X("cells:Q", title="labelled cells", axis=ticks, scale=alt.Scale(type="log", nice=False, padding=12))
     y = alt.Y("iou:Q", title="IoU on test cells", scale=alt.Scale(zero=False), axis=alt.Axis(format=".3f"))
     dots = [dot for row in rows if strategy_name(row) in names for dot in _dots(row)]
     shown = alt.Chart(values(dots)).mark_point(filled=True, size=28, opacity=0.75)
