@@ -61,8 +61,8 @@ class Known:
         """Return where the known labels of a frame say something: on the cells and :data:`RIM` px around them."""
         if self.whole:
             return valid
-        near: BoolArray = ndimage.distance_transform_edt(label == 0) <= RIM
-        return near & valid & bool(len(self.labels))
+        near: BoolArray = ndimage.maximum_filter(label != 0, 2 * RIM + 1)
+        return near & valid
 
 
 UNLABELLED = Known(labels=np.zeros(0, np.int64), whole=False)
@@ -95,7 +95,7 @@ class Labelled(Store):
 
     @cached_property
     def known_in(self) -> dict[str, Known]:
-        """What is labelled, by frame; frames without a known cell are left out."""
+        """Known cells by frame; frames without one are left out."""
         every = super().cells_table().select(["cell", "frame", "label"]).to_pylist()
         mine: dict[str, list[int]] = {row["frame"]: [] for row in every if row["cell"] in self.known}
         partly = {row["frame"] for row in every if row["cell"] not in self.known}
@@ -164,6 +164,7 @@ class KnownTruths(Truths):
     def __init__(self, arrays: Arrays, ledger: Ledger, store: Labelled) -> None:
         super().__init__(arrays, ledger)
         self._store = store
+        self._last: tuple[str, LabelArray, BoolArray] | None = None
 
     @cached_property
     def _views(self) -> dict[str, ViewRecord]:
@@ -178,8 +179,15 @@ class KnownTruths(Truths):
             return np.zeros(shape_rc, np.int32), np.zeros(shape_rc, bool)
         if self._store.known_in[found.frame].whole:
             return super().read(view, shape_rc, row)
-        pixels, shape = self._store.pixels, self._store.frame_records()[found.frame].shape
-        return warp_of(found.params, found.rect, shape).truth(pixels.label(found.frame), pixels.valid(found.frame))
+        shape = self._store.frame_records()[found.frame].shape
+        return warp_of(found.params, found.rect, shape).truth(*self._frame(found.frame))
+
+    def _frame(self, frame: str) -> tuple[LabelArray, BoolArray]:
+        # the views of a frame are read one after another
+        if self._last is None or self._last[0] != frame:
+            pixels = self._store.pixels
+            self._last = (frame, pixels.label(frame), pixels.valid(frame))
+        return self._last[1:]
 
 
 def opener(store: Store) -> Callable[[], Store]:

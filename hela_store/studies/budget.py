@@ -44,7 +44,7 @@ from .sweep import Point, SweepRow, run_points, tuned_row
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPlan:
-    """What a study of budgets will run.
+    """Describe what a study of budgets will run.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class BudgetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetResult:
-    """What a study of budgets found.
+    """Describe what a study of budgets found.
 
     Attributes
     ----------
@@ -261,7 +261,7 @@ def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, l
 
 
 def _method(method: str, config: BudgetStudyConfig) -> dict[str, Any]:
-    """Return what of a fine-tuning makes it this method."""
+    """Return the settings that make a fine-tuning this method."""
     if method == "lora":
         return {"adapt": "decoder"}
     return {"adapt": "encoder-full", "cut": config.cut} if method == "encoder-full" else {}

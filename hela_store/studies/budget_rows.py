@@ -98,7 +98,7 @@ class BudgetCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a prompt is worth without fine-tuning: zero-shot, and the naive answer that never looks at the image."""
+    """Hold what a prompt is worth without fine-tuning: zero-shot, and the answer that never looks at the image."""
 
     prompt: str
     zero_shot: float

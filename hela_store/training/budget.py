@@ -165,9 +165,15 @@ class Crossed:
         return mean_score(self.scores(step))
 
     @property
+    def curve(self) -> dict[int, float]:
+        """Mean IoU by step."""
+        return {step: self.mean(step).mean_iou for step in sorted(self.found)}
+
+    @property
     def step(self) -> int:
         """The step with the highest mean IoU, the earliest one of several."""
-        return max(sorted(self.found), key=lambda step: self.mean(step).mean_iou)
+        curve = self.curve
+        return max(curve, key=curve.__getitem__)
 
 
 def cross_validate(

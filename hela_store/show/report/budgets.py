@@ -1,4 +1,4 @@
-"""How many cells to annotate: scores by the number of labelled cells, one line a strategy."""
+"""Draw scores by the number of labelled cells: how many cells to annotate."""
 
 from __future__ import annotations
 
