@@ -23,8 +23,8 @@ from hela_store.errors import RecipeError, StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.runs.folder import load_run
-from hela_store.store.records import ViewRecord
 from hela_store.store.labelled import Labelled
+from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps, stored_variants, training_views

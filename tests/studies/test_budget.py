@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hela_store_cli.main import main
 
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import RecipeError, RunError
 from hela_store.runs.folder import list_runs, load_run, run_ids
 from hela_store.show.report.budgets import budgets
@@ -20,6 +21,7 @@ from hela_store.show.report.choice import choose
 from hela_store.store.store import Store
 from hela_store.studies.budget import BudgetResult, budget_runs, study_budgets
 from hela_store.studies.budget_config import BudgetStudyConfig, held_of, parse_budgets
+from hela_store.studies.budget_text import budget_lines
 from hela_store.studies.curves import Scores, fit
 from hela_store.studies.picks import Picker, farthest_first
 from hela_store.training.config import FinetuneConfig
@@ -148,6 +150,7 @@ def test_a_curve_finds_the_law_that_made_it() -> None:
         ("--budget 5,5", "budget 5 is given twice"),
         ("--budget 5,many", "budget 'many' is neither a number of cells nor 'all'"),
         ("--budget 5 --method encoder-full", "needs --cut K"),
+        ("--budget 5 --cut 2", "only method encoder-full takes"),
         ("--budget 5 --variants 8", "variants is 8, the training views have 0"),
         ("--budget 5 --pick doubt", "pick doubt needs a detector and its calibration"),
     ],
@@ -166,6 +169,34 @@ def test_options_of_the_other_study_are_refused(embedded: Path) -> None:
     assert parse_budgets("5, 10,all") == (5, 10, "all")
     with pytest.raises(RecipeError, match="pick is best"):
         BudgetStudyConfig(picks=("best",))
+
+
+def test_methods_without_prompts_learn_from_the_same_cells(store: Store) -> None:
+    config = replace(CONFIG, budgets=(4,), picks=("frames",), methods=("unet",), steps=1)
+    result = study_budgets(store, config)
+    (row,) = result.table.rows
+    assert not result.errors and (row.prompt, row.method, row.over_zero, row.budget) == ("none", "unet", None, 4)
+    (trained,) = list_runs(store.path, "unet")
+    assert (trained.config["budget"], trained.config["held"]) == (4, 1) and trained.is_point
+    assert len(budget_lines(result, "none")) == 1 and "val" not in trained.config["frames"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "classical"])
+def test_the_other_methods(store: Store, method: str) -> None:
+    result = study_budgets(store, replace(CONFIG, budgets=(4,), picks=("frames",), methods=(method,), steps=1))
+    assert not result.errors and [row.method for row in result.table.rows] == [method]
+
+
+@pytest.mark.slow
+def test_an_encoder_that_adapts_is_scored_without_embeddings_of_its_own(store: Store) -> None:
+    embed(store.with_encoder(cut=2), EmbedConfig())
+    config = replace(CONFIG, budgets=(3,), picks=("random",), methods=("encoder-full",), cut=2, steps=1)
+    before = store.arrays.embedding_keys()
+    result = study_budgets(store, config)
+    assert not result.errors and result.table.rows[0].over_zero is not None
+    assert store.arrays.embedding_keys() == before
+    assert budget_runs(store)[-1].encoder == store.with_encoder(cut=2).key
 
 
 @pytest.mark.slow

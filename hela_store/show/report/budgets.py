@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.store.store import Store
 from hela_store.studies.budget import budget_runs
 from hela_store.studies.budget_rows import (
@@ -40,16 +41,15 @@ def budgets(store: Store) -> Section | None:
         return None
     table = budget_table(store, runs)
     charts = []
-    for prompt, rule in table.rules.items():
-        title = f"labelled cells, {prompt} prompts"
-        if any(row.prompt == prompt for row in table.rows):
-            charts.append(Chart(title=title, spec=to_spec(drawn(table, prompt, rule), title), wide=True))
+    for prompt in dict.fromkeys(row.prompt for row in table.rows):
+        title = f"labelled cells, {'no' if prompt == NO_PROMPT else prompt} prompts"
+        charts.append(Chart(title=title, spec=to_spec(drawn(table, prompt), title), wide=True))
     notes = [sentence(curve) for curve in table.curves]
     text = f"{TEXT} {table.units}."
     return Section(id="budgets", title="How many cells to annotate", text=text, charts=charts, notes=notes)
 
 
-def drawn(table: BudgetTable, prompt: str, rule: Rule) -> Any:
+def drawn(table: BudgetTable, prompt: str) -> Any:
     """Return the chart of one prompt kind."""
     rows = [row for row in table.rows if row.prompt == prompt]
     curves = [curve for curve in table.curves if curve.prompt == prompt]
@@ -66,7 +66,7 @@ def drawn(table: BudgetTable, prompt: str, rule: Rule) -> Any:
         base = alt.Chart(values(line)).encode(x=x, color=colour)
         between = alt.Y("low:Q", title="IoU on test cells", scale=alt.Scale(zero=False))
         layers = [base.mark_area(opacity=0.15).encode(y=between, y2="high:Q"), base.mark_line().encode(y=y), *layers]
-    return alt.layer(*_rules(rule, rows), *layers).properties(width="container", height=HEIGHT)
+    return alt.layer(*_rules(table.rules.get(prompt), rows), *layers).properties(width="container", height=HEIGHT)
 
 
 def _dots(row: BudgetRow) -> list[dict[str, Any]]:
@@ -84,10 +84,10 @@ def _line(curve: BudgetCurve, rows: Sequence[BudgetRow]) -> list[dict[str, Any]]
     return found
 
 
-def _rules(rule: Rule, rows: Sequence[BudgetRow]) -> list[Any]:
+def _rules(rule: Rule | None, rows: Sequence[BudgetRow]) -> list[Any]:
     """Draw zero-shot, the naive guess and all cells as dashed rules, with their names at the left."""
-    named = [("zero-shot", rule.zero_shot)]
-    named += [] if rule.naive is None else [("naive guess", rule.naive)]
+    named = [] if rule is None else [("zero-shot", rule.zero_shot)]
+    named += [] if rule is None or rule.naive is None else [("naive guess", rule.naive)]
     whole = [row for row in rows if row.pick == "all"]
     named += [("all cells", max(row.iou for row in whole))] if whole else []
     data = values([{"name": name, "iou": iou} for name, iou in named])

@@ -42,7 +42,7 @@ def table() -> BudgetTable:
 
 def test_every_seed_is_a_dot_and_every_strategy_a_line() -> None:
     found = table()
-    spec = to_spec(drawn(found, "box", found.rules["box"]), "labelled cells, box prompts")
+    spec = to_spec(drawn(found, "box"), "labelled cells, box prompts")
     datasets = [layer["data"]["values"] for layer in spec["layer"]]
     names = {row["name"] for rows in datasets for row in rows if "name" in row}
     assert names == {"zero-shot", "naive guess", "all cells"}
