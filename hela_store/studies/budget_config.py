@@ -17,8 +17,8 @@ PICKS = ("random", "frames", "far", "doubt")
 FINDING = ("unet", "classical")
 """Methods that are given no prompt, and find the cells themselves."""
 METHODS = ("decoder", "lora", "encoder-full", *FINDING)
-"""What is trained: the mask decoder, low-rank adapters in it, the decoder and the encoder's blocks after a cut, a U-Net,
-or a classical method whose parameters are searched."""
+"""What is trained: the mask decoder, low-rank adapters in it, the decoder and the encoder's blocks after a cut, or a
+U-Net; of a classical method parameters are searched."""
 LEAST = 3
 """Cells below which a budget cannot be split into cells that train and cells that choose the step."""
 CROSSED_BELOW = 25

@@ -190,7 +190,7 @@ def test_the_other_methods(store: Store, method: str) -> None:
 
 @pytest.mark.slow
 def test_an_encoder_that_adapts_is_scored_without_embeddings_of_its_own(store: Store) -> None:
-    embed(store.with_encoder(cut=2), EmbedConfig())
+    embed(store, EmbedConfig(cut=2))
     config = replace(CONFIG, budgets=(3,), picks=("random",), methods=("encoder-full",), cut=2, steps=1)
     before = store.arrays.embedding_keys()
     result = study_budgets(store, config)
