@@ -53,7 +53,13 @@ def score_found(store: Store, point: Mapping[str, Any], config: FinetuneConfig, 
         A cell cannot train; nothing to score; the training failed.
     """
     kept = sampled_cells(store, labelled_frames(store, sample.split), sample.cells)
-    stored = {"encoder": None, "base": store.key, "checkpoint": None, "split": sample.split, "cells": len(kept)}
+    stored = {
+        "encoder": None,
+        "base": store.key,
+        "checkpoint": point["method"],
+        "split": sample.split,
+        "cells": len(kept),
+    }
     stored |= {"prompts": [NO_PROMPT], "seeds": list(range(sample.prompt_seeds)), "window": None} | dict(point)
     stored |= {"trained": _trained_on(store, config), "data": data_digest(store, ("train", sample.split))}
     with claim_scoring(store, KIND, stored) as done:
@@ -84,10 +90,8 @@ def _unet(store: Store, config: FinetuneConfig) -> Segmenter:
     labelled(store, budget)  # a cell that cannot train is named
     learn = Labelled(store.path, store.recipe, budget.train, silent=budget.held)
     held = Labelled(store.path, store.recipe, budget.held)
-    about, own = (
-        budget_settings(store, config),
-        UnetConfig(steps=config.optimiser.steps, seed=config.seed, workers=0, device=config.device),
-    )
+    about = budget_settings(store, config)
+    own = UnetConfig(steps=config.optimiser.steps, seed=config.seed, workers=0, device=config.device)
     info = trained(learn, own, about) or train_unet(learn, own, held=held, about=about)
     return segmenter(store, info, config.device)
 
