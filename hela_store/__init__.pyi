@@ -15,6 +15,9 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.other_labels import TruthScore as TruthScore
 from .evaluation.other_labels import score as score
 from .exchange import export as export
+from .fitting.config import FitConfig as FitConfig
+from .fitting.fit import FitReport as FitReport
+from .fitting.fit import fit as fit
 from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
 from .integrity.verify import verify as verify

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hela_store.vectors.make import CellVectors
+    from hela_store.vectors.similar import SimilarCell
 
 
 class Masks(NamedTuple):
@@ -179,6 +180,12 @@ class Store(PlainStore):
         from hela_store.vectors.make import cell_vectors
 
         return cell_vectors(self, run, split, progress=progress)
+
+    def similar(self, cell: str, limit: int = 20, run: str | None = None) -> list[SimilarCell]:
+        """Return the labelled cells most like one; as :func:`hela_store.vectors.similar.similar`."""
+        from hela_store.vectors.similar import similar
+
+        return similar(self, cell, limit, run)
 
     def _check_frame(self, frame: str) -> None:
         known = self.frame_records()

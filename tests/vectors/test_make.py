@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from hela_store_cli.main import main
 
 import hela_store as hs
 from hela_store.catalog.index import rebuild
@@ -27,6 +31,11 @@ def made(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.cell_vectors()
     store.cell_vectors(finetuning(path))
     return path
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
 
 
 def finetuning(path: Path) -> str:
@@ -115,3 +124,39 @@ def test_what_cannot_be_pooled_is_refused(made: Path, tmp_path: Path) -> None:
     new(tmp_path / "bare", NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn))
     with pytest.raises(StoreError, match="hela-store embed"):
         hs.Store.open(tmp_path / "bare").cell_vectors()
+
+
+def test_similar_cells_are_those_of_the_largest_cosine(made: Path, runner: CliRunner) -> None:
+    store = hs.Store.open(made)
+    cell = store.cells_table()["cell"][3].as_py()
+    asked = (
+        "SELECT b.cell, array_cosine_similarity(a.vector, b.vector) AS s FROM cell_vectors a, cell_vectors b WHERE "
+        f"a.cell = '{cell}' AND b.cell <> a.cell AND a.checkpoint IS NULL AND b.checkpoint IS NULL ORDER BY s DESC LIMIT 5"
+    )
+    expected = store.sql(asked).fetchall()
+    printed = runner.invoke(main, ["similar", cell, "-s", str(made), "--limit", "5", "--json"])
+    found = json.loads(printed.stdout)
+    assert [row["similarity"] for row in found] == pytest.approx([s for _, s in expected], abs=1e-5)
+    records = {row["cell"]: row for row in store.cells_table().to_pylist()}
+    for row in found:
+        record = records[row["cell"]]
+        assert row["box"] == [record[name] for name in ("x0", "y0", "x1", "y1")]
+        assert (row["frame"], row["label"]) == (record["frame"], record["label"])
+    assert cell in runner.invoke(main, ["similar", found[0]["cell"], "-s", str(made), "--limit", "99"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("{frame}#9999", "frame {frame} has the labels "),
+        ("{frame}x#1", "cells such as '{frame}#1'"),
+        ("7", "expected an id of frame and label, such as"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_named_with_those_that_are(made: Path, cell: str, said: str) -> None:
+    store = hs.Store.open(made)
+    frame = next(iter(store.frame_records()))
+    with pytest.raises(StoreError, match=re.escape(said.format(frame=frame))):
+        store.similar(cell.format(frame=frame))
+    with pytest.raises(StoreError, match="limit is 0"):
+        store.similar(f"{frame}#1", limit=0)

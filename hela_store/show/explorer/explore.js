@@ -77,7 +77,7 @@
   }
 
   function table({ columns, types, rows }) {
-    const numeric = types.map((type) => /INT|DOUBLE|FLOAT|DECIMAL/.test(type) && !type.endsWith("[]"));
+    const numeric = types.map((type) => /INT|DOUBLE|FLOAT|DECIMAL/.test(type) && !type.endsWith("]"));
     const head = made("tr");
     columns.forEach((name, i) => {
       const cell = made("th", undefined, numeric[i] ? "number" : "");
@@ -136,15 +136,25 @@
   function drawn(card, row) {
     const numbers = Object.entries(row).filter(([name, value]) => name !== "cell" && name !== "run" && value !== null);
     const figure = Card.draw(card, [...(row.run ? [row.run] : []), numbers.slice(0, 8).map(([name, value]) => `${name.replaceAll("_", " ")} ${text(value)}`).join(" · ")]);
-    const button = made("button", "history over all runs");
-    button.type = "button";
-    button.addEventListener("click", () => {
-      at("sql").value = `SELECT cell, prompt, prompt_seed, iou, dice, predicted_iou, split, run, checkpoint\nFROM cell_metrics WHERE cell = '${card.cell.replaceAll("'", "''")}' ORDER BY run, prompt, prompt_seed`;
-      run();
-      scrollTo({ top: 0 });
-    });
-    figure.querySelector("figcaption").append(button);
+    const cell = `'${card.cell.replaceAll("'", "''")}'`;
+    const history = asking("history over all runs", `SELECT cell, prompt, prompt_seed, iou, dice, predicted_iou, split, run, checkpoint\nFROM cell_metrics WHERE cell = ${cell} ORDER BY run, prompt, prompt_seed`);
+    // vectors of one encoder only: that of the run of vectors that began last
+    const like = asking("cells like this one", `SELECT b.cell, array_cosine_similarity(a.vector, b.vector) AS similarity, c.area, c.diameter\nFROM cell_vectors a JOIN cell_vectors b USING (encoder) JOIN cells c ON c.cell = b.cell\nWHERE a.cell = ${cell} AND b.cell <> a.cell AND a.checkpoint IS NULL AND b.checkpoint IS NULL\nAND encoder = (SELECT encoder FROM cell_vectors WHERE cell = ${cell} AND checkpoint IS NULL ORDER BY run DESC LIMIT 1)\nORDER BY similarity DESC LIMIT 20`, `the cells have no vectors yet; run \`hela-store similar ${card.cell} -s NAME\` once, then ask again`);
+    figure.querySelector("figcaption").append(history, " ", like);
     return figure;
+  }
+
+  // A button that asks a question; `nothing` is said where the answer is empty.
+  function asking(name, sql, nothing = "") {
+    const button = made("button", name);
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      scrollTo({ top: 0 });
+      at("sql").value = sql;
+      await run();
+      if (nothing && state.sql === sql && state.total === 0) say(nothing, true);
+    });
+    return button;
   }
 
   // Completion of the word before the caret.
