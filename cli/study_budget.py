@@ -135,7 +135,8 @@ def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: boo
     note(f"{plan} ...")
     scheduler, jobs = where["scheduler"], where["jobs"]
     with dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext() as executor:
-        result = study_budgets(store, config, executor=executor, cache_dir=cache_dir(), progress=bars)
+        how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "progress": bars}
+        result = study_budgets(store, config, plan=plan, **how)
     if as_json:
         echo_json(result.to_json())
     else:

@@ -134,7 +134,9 @@ def plan_budgets(store: Store, config: BudgetStudyConfig, progress: Progress = s
     chosen = list(_chosen(picker, config))
     points = [point for picked in chosen for point in _points(picker, config, picked)]
     trainings = [
-        (1 + min(FOLDS, point["budget"]) if c.budget.is_crossed else 1, c.optimiser.steps) for point, c in points
+        (1 + min(FOLDS, point["budget"]) if own.budget.is_crossed else 1, own.optimiser.steps)
+        for point, own in points
+        if point["method"] != "classical"
     ]
     there = set(frames)
     tested = sum(frame in there for frame in store.cells_table()["frame"].to_pylist())
@@ -152,6 +154,7 @@ def study_budgets(
     store: Store,
     config: BudgetStudyConfig | None = None,
     *,
+    plan: BudgetPlan | None = None,
     executor: Executor | None = None,
     cache_dir: Path | None = None,
     progress: Progress = silent,
@@ -162,6 +165,7 @@ def study_budgets(
     ----------
     store : with the views of its train and test blocks embedded
     config : the defaults where None
+    plan : of :func:`plan_budgets`, where it was made before
     executor : where points run side by side; here, one after another, where None
     cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     progress : shown point by point
@@ -172,7 +176,7 @@ def study_budgets(
         As :func:`plan_budgets`.
     """
     config = config or BudgetStudyConfig()
-    plan, sample = plan_budgets(store, config, progress), sample_of(config)
+    plan, sample = plan or plan_budgets(store, config, progress), sample_of(config)
     zero = score_sample(store, None, sample, kind=KIND, about=_zero(config), progress=progress)
     how = {"cache_dir": cache_dir, "sample": sample}
     rows: dict[int, SweepRow] = {}

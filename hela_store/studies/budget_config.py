@@ -26,7 +26,7 @@ CROSSED_BELOW = 25
 HELD_SHARE = 0.2
 """Share of a larger budget that is held back to choose the step."""
 HELD_MOST = 300
-STEPS = ((25, 100), (150, 150), (1000, 250), (math.inf, 400))
+STEPS = ((25, 80), (150, 120), (1000, 200), (math.inf, 300))
 """Optimiser steps of a budget: those of the first limit that is above it."""
 CELLS_A_STEP = 8
 MOST_VIEWS = 4
@@ -109,7 +109,7 @@ def held_of(budget: int, method: str = "decoder") -> int:
     """Return how many cells of a budget are held back to choose the step.
 
     None are where it is cross-validated, or where a classical method is searched on all of them. A U-Net is too costly
-    to be trained five times.
+    to be cross-validated.
     """
     if method == "classical" or (budget < CROSSED_BELOW and method != "unet"):
         return 0

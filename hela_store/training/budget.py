@@ -38,8 +38,8 @@ from .tuning import TuningTask, new_tuning, rate, view_groups
 
 CELLS_FILE = "cells.json"
 """File of a run that lists the cells of its budget; the run's configuration has their digest."""
-FOLDS = 5
-VALIDATIONS = 10
+FOLDS = 3
+VALIDATIONS = 6
 """Validations of a training on a budget, whose epochs may be a few steps long."""
 
 

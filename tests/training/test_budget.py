@@ -135,5 +135,5 @@ def test_cells_that_cannot_train_are_refused(embedded: Path) -> None:
 
 def test_folds_hold_every_cell_once() -> None:
     parts = folds([f"c{i}" for i in range(12)])
-    assert sorted(map(len, parts)) == [2, 2, 2, 3, 3] and len({cell for part in parts for cell in part}) == 12
+    assert sorted(map(len, parts)) == [4, 4, 4] and len({cell for part in parts for cell in part}) == 12
     assert folds(["a", "b"]) and len(folds(["a", "b"])) == 2
