@@ -116,8 +116,8 @@ class Labelled(Store):
     @cached_property
     def known_in(self) -> dict[str, Known]:
         """Known cells by frame; frames without one are left out."""
-        names = ("cell", "frame", "label")
-        rows = list(zip(*(super().cells_table()[name].to_pylist() for name in names), strict=True))
+        every = super().cells_table()
+        rows = list(zip(*(every[name].to_pylist() for name in ("cell", "frame", "label")), strict=True))
         partly = {frame for cell, frame, _ in rows if cell not in self.known and cell not in self.silent}
         mine: dict[str, list[int]] = {frame: [] for cell, frame, _ in rows if cell in self.known}
         silent: dict[str, list[int]] = {frame: [] for frame in mine}

@@ -146,7 +146,8 @@ def _log(budget: npt.NDArray[np.int64], y: Floats, weights: Floats) -> Floats:
 
 def _power(budget: npt.NDArray[np.int64], y: Floats, weights: Floats) -> Floats:
     """Return the best power law of each draw: of a line for every exponent the one with the least error."""
-    tried = [_line(-(budget ** -float(c)), y, weights) for c in EXPONENTS]
+    cells: Floats = budget.astype(float)
+    tried = [_line(np.negative(cells ** -float(c)), y, weights) for c in EXPONENTS]
     best = np.argmin(np.stack([error for _, _, error in tried]), axis=0)
     draws = np.arange(len(best))
     a, b = (np.stack([part[i] for part in tried])[best, draws] for i in (0, 1))

@@ -16,6 +16,10 @@ from hela_store_cli.main import main
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import RecipeError, RunError
 from hela_store.runs.folder import list_runs, load_run, run_ids
+from hela_store.segmentation.calibration import Calibration
+from hela_store.segmentation.config import DetectedConfig
+from hela_store.segmentation.evaluate import keep
+from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.show.report.budgets import budgets
 from hela_store.show.report.choice import choose
 from hela_store.store.store import Store
@@ -120,6 +124,19 @@ def test_picks_are_orders_of_the_training_cells(embedded: Path) -> None:
     assert farthest_first(points, 0, 4) == [0, 2, 3, 1]
     with pytest.raises(RunError, match=r"doubt needs.*detect train.*detect calibrate"):
         picker.order("doubt", 0, 5)
+
+
+@pytest.mark.slow
+def test_doubt_takes_the_cells_that_a_calibration_trusts_least(detector_store: Store) -> None:
+    store, signs = detector_store, (0.0, 0.0, 0.0, 0.0)
+    prompts = resolve_prompts(store, DetectedConfig(split="val"))
+    even = {"scale": (1.0, 1.0, 1.0, 1.0), "weights": (1.0, 1.0, 1.0, 1.0), "bias": 0.0, "review_below": 0.0}
+    keep(store, prompts, Calibration(mean=signs, **even, cells=40, failures=20))
+    picker = Picker(store)
+    order = picker.order("doubt", 0, len(picker.cells))
+    assert sorted(order) == picker.cells and picker.doubts
+    doubts = [picker.doubts.get(cell, -1.0) for cell in order]
+    assert doubts == sorted(doubts, reverse=True)
 
 
 def test_a_curve_finds_the_law_that_made_it() -> None:
