@@ -26,7 +26,7 @@ CROSSED_BELOW = 25
 HELD_SHARE = 0.2
 """Share of a larger budget that is held back to choose the step."""
 HELD_MOST = 300
-STEPS = ((25, 80), (150, 120), (1000, 200), (math.inf, 300))
+STEPS = ((25, 100), (150, 150), (1000, 250), (math.inf, 400))
 """Optimiser steps of a budget: those of the first limit that is above it."""
 CELLS_A_STEP = 8
 MOST_VIEWS = 4
