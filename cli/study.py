@@ -59,7 +59,7 @@ GROUPS = {
     groups=GROUPS,
     examples=(
         "hela-store study -s fluo --prompt box point --seeds 3 --classical",
-        "hela-store study -s fluo --budget 5,10,20,50,100,200,500,all --pick random frames",
+        "hela-store study -s fluo --budget 5,20,100,500,all --pick random frames",
     ),
 )
 @store_option

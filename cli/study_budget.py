@@ -51,7 +51,7 @@ def budget_options(command: F) -> F:
             "methods",
             type=click.Choice(METHODS),
             metavar="|".join(METHODS),
-            help="Train the decoder, LoRA in it, or the encoder's last blocks. "
+            help="Train the decoder, LoRA in it, the encoder's last blocks or a U-Net, or search a classical method. "
             f"[default: {', '.join(DEFAULT.methods)} only]",
             **several,
         ),
@@ -135,7 +135,8 @@ def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: boo
     note(f"{plan} ...")
     scheduler, jobs = where["scheduler"], where["jobs"]
     with dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext() as executor:
-        result = study_budgets(store, config, executor=executor, cache_dir=cache_dir(), progress=bars)
+        how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "progress": bars}
+        result = study_budgets(store, config, plan=plan, **how)
     if as_json:
         echo_json(result.to_json())
     else:
@@ -156,8 +157,8 @@ def _echo_plan(plan: BudgetPlan, as_json: bool) -> None:
 def _echo(result: BudgetResult) -> None:
     from hela_store.studies.budget_text import COLUMNS, budget_lines
 
-    for prompt, rule in result.table.rules.items():
-        click.echo(f"Prompt {prompt}, {rule.cells} test cells, mean over seeds:")
+    for prompt in dict.fromkeys(row.prompt for row in result.table.rows):
+        click.echo(f"Prompt {prompt}, {result.scored} cells scored, mean over seeds:")
         echo_table(COLUMNS, budget_lines(result, prompt))
     for text in result.sentences:
         click.echo(text)

@@ -32,6 +32,7 @@ from .truths import Truths
 
 RIM = 3
 """Pixels around a known cell of which it is known that they are not this cell: whoever outlines it sees them."""
+Labels = npt.NDArray[np.int64]
 T = TypeVar("T", bound=np.generic)
 
 
@@ -43,29 +44,45 @@ class Known:
     ----------
     labels : ndarray of int64, shape (n,)
         Values of the known cells in the frame's label image.
+    silent : ndarray of int64, shape (m,)
+        Values of cells that are labelled, too, but must not be learned from.
     whole : bool
         Whether these are all its cells, so that all of its ground is known.
     """
 
-    labels: npt.NDArray[np.int64]
+    labels: Labels
+    silent: Labels
     whole: bool
 
     def label(self, whole: LabelArray) -> LabelArray:
         """Return the labels of a frame, (row, col), with 0 in place of every cell that is not known."""
-        if self.whole:
+        if self.whole and not len(self.silent):
             return whole
         kept: LabelArray = np.where(np.isin(whole, self.labels), whole, 0).astype(whole.dtype)
         return kept
 
-    def valid(self, label: LabelArray, valid: BoolArray) -> BoolArray:
-        """Return where the known labels of a frame say something: on the cells and :data:`RIM` px around them."""
+    def valid(self, whole: LabelArray, valid: BoolArray) -> BoolArray:
+        """Return where the known labels of a frame say something.
+
+        That is everywhere but on silent cells where all cells are labelled. Elsewhere it is on the known cells and
+        :data:`RIM` px around them.
+
+        Parameters
+        ----------
+        whole : ndarray of int, shape (row, col)
+            All labels of the frame.
+        valid : ndarray of bool, shape (row, col)
+            Where these say something.
+        """
+        if len(self.silent):
+            valid = valid & ~np.isin(whole, self.silent)
         if self.whole:
             return valid
-        near: BoolArray = ndimage.distance_transform_edt(label == 0) <= RIM
-        return near & valid & bool(len(self.labels))
+        near: BoolArray = ndimage.maximum_filter(np.isin(whole, self.labels), 2 * RIM + 1)
+        return near & valid
 
 
-UNLABELLED = Known(labels=np.zeros(0, np.int64), whole=False)
+UNLABELLED = Known(labels=np.zeros(0, np.int64), silent=np.zeros(0, np.int64), whole=False)
 
 
 class Labelled(Store):
@@ -75,18 +92,30 @@ class Labelled(Store):
     ----------
     path, recipe, labels_version : as of :class:`Store`
     known : ids of the cells that are labelled
+    silent : ids of cells that are labelled, too, but whose ground must say nothing: those that choose the step of a
+        method that learns from whole frames
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, known: Collection[str], labels_version: int | None = None
+        self,
+        path: Path,
+        recipe: Recipe,
+        known: Collection[str],
+        silent: Collection[str] = (),
+        labels_version: int | None = None,
     ) -> None:
         super().__init__(path, recipe, labels_version)
-        self.known = frozenset(known)
+        self.known, self.silent = frozenset(known), frozenset(silent)
+
+    @classmethod
+    def of(cls, store: Store, known: Collection[str], silent: Collection[str] = ()) -> Self:
+        """Return a store at the same version of its labels, of which only these cells are known."""
+        return cls(store.path, store.recipe, known, silent, store.labels_version)
 
     def with_encoder(self, **changes: Any) -> Self:
         """Return the store with another encoder in its recipe and the same known cells."""
         recipe = replace(self.recipe, encoder=replace(self.recipe.encoder, **changes))
-        return type(self)(self.path, recipe, self.known, self.labels_version)
+        return type(self)(self.path, recipe, self.known, self.silent, self.labels_version)
 
     def cells_table(self) -> pa.Table:
         """Return the known cells; raises as :meth:`Store.cells_table`."""
@@ -98,15 +127,24 @@ class Labelled(Store):
 
     @cached_property
     def known_in(self) -> dict[str, Known]:
-        """What is labelled, by frame; frames without a known cell are left out."""
-        every = super().cells_table().select(["cell", "frame", "label"]).to_pylist()
-        mine: dict[str, list[int]] = {row["frame"]: [] for row in every if row["cell"] in self.known}
-        partly = {row["frame"] for row in every if row["cell"] not in self.known}
-        for row in every:
-            if row["cell"] in self.known:
-                mine[row["frame"]].append(row["label"])
+        """Known cells by frame; frames without one are left out."""
+        every = super().cells_table()
+        rows = list(zip(*(every[name].to_pylist() for name in ("cell", "frame", "label")), strict=True))
+        partly = {frame for cell, frame, _ in rows if cell not in self.known and cell not in self.silent}
+        mine: dict[str, list[int]] = {frame: [] for cell, frame, _ in rows if cell in self.known}
+        silent: dict[str, list[int]] = {frame: [] for frame in mine}
+        for cell, frame, label in rows:
+            if cell in self.known:
+                mine[frame].append(label)
+            elif cell in self.silent and frame in silent:
+                silent[frame].append(label)
         return {
-            frame: Known(labels=np.array(labels, np.int64), whole=frame not in partly) for frame, labels in mine.items()
+            frame: Known(
+                labels=np.array(labels, np.int64),
+                silent=np.array(silent[frame], np.int64),
+                whole=frame not in partly,
+            )
+            for frame, labels in mine.items()
         }
 
     @property
@@ -140,7 +178,7 @@ class KnownPixels(Pixels):
     def valid(self, frame: str, rect: Rect | None = None) -> BoolArray:
         """Return where a frame's known labels say something; as :meth:`Pixels.valid`."""
         known = self._known.get(frame, UNLABELLED)
-        return _part(known.valid(self.label(frame), super().valid(frame)), rect)
+        return _part(known.valid(super().label(frame), super().valid(frame)), rect)
 
 
 class KnownTruths(Truths):
@@ -158,6 +196,7 @@ class KnownTruths(Truths):
     def __init__(self, arrays: Arrays, ledger: Ledger, store: Labelled) -> None:
         super().__init__(arrays, ledger)
         self._store = store
+        self._last: tuple[str, LabelArray, BoolArray] | None = None
 
     @cached_property
     def _views(self) -> dict[str, ViewRecord]:
@@ -170,16 +209,24 @@ class KnownTruths(Truths):
         found = self._views.get(view)
         if found is None:
             return np.zeros(shape_rc, np.int32), np.zeros(shape_rc, bool)
-        if self._store.known_in[found.frame].whole:
+        known = self._store.known_in[found.frame]
+        if known.whole and not len(known.silent):
             return super().read(view, shape_rc, row)
-        pixels, shape = self._store.pixels, self._store.frame_records()[found.frame].shape
-        return warp_of(found.params, found.rect, shape).truth(pixels.label(found.frame), pixels.valid(found.frame))
+        shape = self._store.frame_records()[found.frame].shape
+        return warp_of(found.params, found.rect, shape).truth(*self._frame(found.frame))
+
+    def _frame(self, frame: str) -> tuple[LabelArray, BoolArray]:
+        # the views of a frame are read one after another
+        if self._last is None or self._last[0] != frame:
+            pixels = self._store.pixels
+            self._last = (frame, pixels.label(frame), pixels.valid(frame))
+        return self._last[1:]
 
 
 def opener(store: Store) -> Callable[[], Store]:
     """Return what opens this store again, with the same known cells, in another process."""
     if isinstance(store, Labelled):
-        return partial(Labelled, store.path, store.recipe, store.known, store.labels_version)
+        return partial(Labelled, store.path, store.recipe, store.known, store.silent, store.labels_version)
     return partial(Store, store.path, store.recipe, store.labels_version)
 
 

@@ -21,6 +21,7 @@ from hela_store.errors import HelaError, RecipeError
 from hela_store.evaluation.frames import labelled_frames
 from hela_store.evaluation.leaks import check_twins
 from hela_store.evaluation.sampled import SampleConfig, score_sample
+from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.store.store import Store
@@ -31,12 +32,14 @@ from hela_store.training.data import training_variants
 from .budget_config import (
     ALL,
     CELLS_A_STEP,
+    FINDING,
     LEAST,
     MOST_VIEWS,
     BudgetStudyConfig,
     held_of,
     steps_of,
 )
+from .budget_found import score_found
 from .budget_rows import KIND, ZERO, BudgetTable, budget_table, sentence
 from .picks import Picker
 from .sweep import Point, SweepRow, run_points, tuned_row
@@ -44,7 +47,7 @@ from .sweep import Point, SweepRow, run_points, tuned_row
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPlan:
-    """What a study of budgets will run.
+    """Describe what a study of budgets will run.
 
     Attributes
     ----------
@@ -76,16 +79,18 @@ class BudgetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetResult:
-    """What a study of budgets found.
+    """Describe what a study of budgets found.
 
     Attributes
     ----------
     table : lines, curves and rules
+    scored : cells that every point was scored on
     notes : what a reader has to know
     errors : why points are missing
     """
 
     table: BudgetTable
+    scored: int
     notes: list[str]
     errors: list[str]
 
@@ -98,7 +103,7 @@ class BudgetResult:
         """Return what ``hela-store study --budget ... --json`` prints."""
         table = self.table
         found: dict[str, Any] = {"rows": [row.to_json() for row in table.rows], "sentences": self.sentences}
-        found |= {"curves": [curve.to_json() for curve in table.curves], "units": table.units}
+        found |= {"scored": self.scored, "curves": [curve.to_json() for curve in table.curves], "units": table.units}
         found |= {"rules": {name: asdict(rule) for name, rule in table.rules.items()}}
         return found | {"notes": self.notes, "errors": self.errors}
 
@@ -129,7 +134,9 @@ def plan_budgets(store: Store, config: BudgetStudyConfig, progress: Progress = s
     chosen = list(_chosen(picker, config))
     points = [point for picked in chosen for point in _points(picker, config, picked)]
     trainings = [
-        (1 + min(FOLDS, point["budget"]) if c.budget.is_crossed else 1, c.optimiser.steps) for point, c in points
+        (1 + min(FOLDS, point["budget"]) if own.budget.is_crossed else 1, own.optimiser.steps)
+        for point, own in points
+        if point["method"] != "classical"
     ]
     there = set(frames)
     tested = sum(frame in there for frame in store.cells_table()["frame"].to_pylist())
@@ -147,6 +154,7 @@ def study_budgets(
     store: Store,
     config: BudgetStudyConfig | None = None,
     *,
+    plan: BudgetPlan | None = None,
     executor: Executor | None = None,
     cache_dir: Path | None = None,
     progress: Progress = silent,
@@ -157,6 +165,7 @@ def study_budgets(
     ----------
     store : with the views of its train and test blocks embedded
     config : the defaults where None
+    plan : of :func:`plan_budgets`, where it was made before
     executor : where points run side by side; here, one after another, where None
     cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
     progress : shown point by point
@@ -167,7 +176,7 @@ def study_budgets(
         As :func:`plan_budgets`.
     """
     config = config or BudgetStudyConfig()
-    plan, sample = plan_budgets(store, config, progress), sample_of(config)
+    plan, sample = plan or plan_budgets(store, config, progress), sample_of(config)
     zero = score_sample(store, None, sample, kind=KIND, about=_zero(config), progress=progress)
     how = {"cache_dir": cache_dir, "sample": sample}
     rows: dict[int, SweepRow] = {}
@@ -177,7 +186,8 @@ def study_budgets(
     ordered = [rows[number] for number in range(len(plan.points))]
     runs = [load_run(store.path, row.run) for row in ordered if row.run and not row.error]
     errors = [f"{_name(row.choices)}: {row.error}" for row in ordered if row.error]
-    return BudgetResult(table=budget_table(store, [zero, *runs]), notes=_notes(store, config), errors=errors)
+    table = budget_table(store, [zero, *runs])
+    return BudgetResult(table=table, scored=plan.scored, notes=_notes(store, config), errors=errors)
 
 
 def budget_runs(store: Store) -> list[RunInfo]:
@@ -217,6 +227,11 @@ def scored_row(
     sample: SampleConfig,
 ) -> SweepRow | None:
     """Fine-tune one point and score it; its row names the scoring. None where another process is at it."""
+    if point["method"] in FINDING:
+        try:
+            return SweepRow(choices=point, run=score_found(store, point, config, sample).id)
+        except HelaError as error:
+            return SweepRow(choices=point, error=str(error))
     row = tuned_row(store, point, config, wait=wait, cache_dir=cache_dir)
     if row is None or row.error:
         return row
@@ -246,22 +261,25 @@ def _chosen(picker: Picker, config: BudgetStudyConfig) -> Iterator[tuple[str, in
 
 def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, list[str]]) -> Iterator[Point]:
     pick, seed, cells = chosen
-    held = sorted(cells, key=lambda cell: (generator("held", seed, cell).random(), cell))[: held_of(len(cells))]
-    train = sorted(set(cells) - set(held))
-    views = math.ceil(CELLS_A_STEP / (len(train) / max(picker.views(train), 1)))
+    order = sorted(cells, key=lambda cell: (generator("held", seed, cell).random(), cell))
     about: dict[str, Any] = {"budget": len(cells), "pick": pick, "seed": seed, "frames_opened": picker.frames(cells)}
-    shared = {"train_cells": train, "held_cells": held, "pick": pick, "seed": seed}
-    shared |= {"steps": config.steps or steps_of(len(cells)), "accumulate": min(MOST_VIEWS, views)}
-    for prompt in config.prompts:
-        for method in config.methods:
-            for variants in config.variants:
-                own = _method(method, config) | {"prompt": prompt, "variants": variants}
+    for method in config.methods:
+        held = order[: held_of(len(cells), method)]
+        train = sorted(set(cells) - set(held))
+        views = math.ceil(CELLS_A_STEP / (len(train) / max(picker.views(train), 1)))
+        shared = {"train_cells": train, "held_cells": held, "pick": pick, "seed": seed}
+        steps = config.steps or steps_of(len(cells), method)
+        shared |= {"steps": steps, "accumulate": min(MOST_VIEWS, views)}
+        finds = method in FINDING
+        for prompt in (NO_PROMPT,) if finds else config.prompts:
+            for variants in (0,) if finds else config.variants:
                 point = about | {"method": method, "variants": variants, "tuned_for": prompt}
+                own = {} if finds else _method(method, config) | {"prompt": prompt, "variants": variants}
                 yield point, config.tuning.with_choices(**shared, **own)
 
 
 def _method(method: str, config: BudgetStudyConfig) -> dict[str, Any]:
-    """Return what of a fine-tuning makes it this method."""
+    """Return the settings that make a fine-tuning this method."""
     if method == "lora":
         return {"adapt": "decoder"}
     return {"adapt": "encoder-full", "cut": config.cut} if method == "encoder-full" else {}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hela_store.baselines.config import UnetConfig
 from hela_store.errors import PromptError, RecipeError
 from hela_store.prompts.kinds import MIXED_PROMPTS
 from hela_store.training.config import FinetuneConfig
@@ -13,8 +14,11 @@ from hela_store.training.config import FinetuneConfig
 ALL = "all"
 PICKS = ("random", "frames", "far", "doubt")
 """Ways to choose the cells that are annotated, see :mod:`hela_store.studies.picks`."""
-METHODS = ("decoder", "lora", "encoder-full")
-"""What is trained: the mask decoder, low-rank adapters in it, or the decoder and the encoder's blocks after a cut."""
+FINDING = ("unet", "classical")
+"""Methods that are given no prompt, and find the cells themselves."""
+METHODS = ("decoder", "lora", "encoder-full", *FINDING)
+"""What is trained: the mask decoder, low-rank adapters in it, the decoder and the encoder's blocks after a cut, or a
+U-Net; of a classical method parameters are searched."""
 LEAST = 3
 """Cells below which a budget cannot be split into cells that train and cells that choose the step."""
 CROSSED_BELOW = 25
@@ -71,6 +75,10 @@ class BudgetStudyConfig:
             raise PromptError(f"prompts of the study: {found}; expected some of {', '.join(MIXED_PROMPTS)}")
         if not 1 <= self.seeds <= 100:
             raise RecipeError(f"seeds is {self.seeds}, expected 1 to 100")
+        if self.cut is not None and "encoder-full" not in self.methods:
+            raise RecipeError(
+                f"cut is {self.cut}, which only method encoder-full takes; leave it out, or add the method"
+            )
         if "encoder-full" in self.methods and self.cut is None:
             raise RecipeError("method encoder-full needs --cut K; store its tokens with `hela-store embed --cut K`")
 
@@ -90,14 +98,22 @@ def parse_budgets(text: str) -> tuple[int | str, ...]:
     return tuple(found)
 
 
-def steps_of(budget: int) -> int:
-    """Return the optimiser steps of a budget."""
+def steps_of(budget: int, method: str = "decoder") -> int:
+    """Return the optimiser steps of a budget; a U-Net, which begins from nothing, has as many for all."""
+    if method == "unet":
+        return UnetConfig().steps
     return next(steps for limit, steps in STEPS if budget < limit)
 
 
-def held_of(budget: int) -> int:
-    """Return how many cells of a budget are held back to choose the step; 0 where it is cross-validated."""
-    return 0 if budget < CROSSED_BELOW else min(HELD_MOST, round(HELD_SHARE * budget))
+def held_of(budget: int, method: str = "decoder") -> int:
+    """Return how many cells of a budget are held back to choose the step.
+
+    None are where it is cross-validated, or where a classical method is searched on all of them. A U-Net is too costly
+    to be cross-validated.
+    """
+    if method == "classical" or (budget < CROSSED_BELOW and method != "unet"):
+        return 0
+    return min(HELD_MOST, max(1, round(HELD_SHARE * budget)))
 
 
 def _check_budgets(budgets: Sequence[int | str]) -> None:

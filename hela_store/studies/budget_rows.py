@@ -14,6 +14,7 @@ from hela_store.catalog import index as catalog
 from hela_store.errors import RunError
 from hela_store.evaluation.tracks import CellTracks, cell_tracks
 from hela_store.metrics.intervals import Interval, crossed_interval, numbered
+from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
 
@@ -43,8 +44,8 @@ class BudgetRow:
     budget : labelled cells, those that chose the step among them
     frames : frames that a person opens for these, mean over seeds
     iou, iou_runs : mean IoU on the sampled test cells, and that of each seed
-    over_zero : Interval
-        Change over zero-shot on the same prompts, over tracks, frames and seeds.
+    over_zero : Interval or None
+        Change over zero-shot on the same prompts, over tracks, frames and seeds; None of a method without prompts.
     share : of the gain of all cells; None where that is not known or not above 0
     runs : of kind ``"budget"``, one for each seed
     """
@@ -57,7 +58,7 @@ class BudgetRow:
     frames: float
     iou: float
     iou_runs: tuple[float, ...]
-    over_zero: Interval
+    over_zero: Interval | None
     share: float | None
     runs: tuple[str, ...]
 
@@ -68,7 +69,8 @@ class BudgetRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values with the word."""
-        return asdict(self) | {"over_zero": asdict(self.over_zero) | {"word": self.over_zero.word}}
+        over = None if self.over_zero is None else asdict(self.over_zero) | {"word": self.over_zero.word}
+        return asdict(self) | {"over_zero": over}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class BudgetCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a prompt is worth without fine-tuning: zero-shot, and the naive answer that never looks at the image."""
+    """Hold what a prompt is worth without fine-tuning: zero-shot, and the answer that never looks at the image."""
 
     prompt: str
     zero_shot: float
@@ -143,12 +145,15 @@ def budget_table(store: Store, runs: Sequence[RunInfo]) -> BudgetTable:
     curves: list[BudgetCurve] = []
     rules: dict[str, Rule] = {}
     tracks: CellTracks | None = None
-    for prompt in zero.prompts:
+    for prompt in [*zero.prompts, NO_PROMPT]:
         mine = [run for run in tuned if prompt in run.prompts]
-        scores = _scores(store, [zero.id, *(run.id for run in mine)], prompt)
-        first = scores[zero.id]
+        if prompt == NO_PROMPT and not mine:
+            continue
+        scores = _scores(store, [*([] if prompt == NO_PROMPT else [zero.id]), *(run.id for run in mine)], prompt)
+        first = _nothing(scores[mine[0].id]) if prompt == NO_PROMPT else scores[zero.id]
         tracks = tracks or cell_tracks(store, sorted(set(first["frame"])))
-        rules[prompt] = _rule(prompt, first)
+        if prompt != NO_PROMPT:
+            rules[prompt] = _rule(prompt, first)
         part = _Part(prompt=prompt, first=first, tracks=tracks)
         found = {run.id: part.paired(run.id, scores[run.id]) for run in mine}
         rows += _rows(part, mine, found)
@@ -170,7 +175,9 @@ class _Part:
         ious: Floats = scores["iou"]
         return ious
 
-    def interval(self, ious: Sequence[Floats]) -> Interval:
+    def interval(self, ious: Sequence[Floats]) -> Interval | None:
+        if self.prompt == NO_PROMPT:
+            return None
         cells, n = self.first["cell"], len(self.first["cell"])
         units = self.tracks.units(cells * len(ious), np.repeat(np.arange(len(ious)), n))
         return crossed_interval(np.concatenate([row - self.first["iou"] for row in ious]), units)
@@ -244,6 +251,11 @@ def _scores(store: Store, runs: Sequence[str], prompt: str) -> dict[str, dict[st
     return found
 
 
+def _nothing(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what methods without prompts are paired with: the same cells, none of them found."""
+    return scores | {"iou": np.zeros(len(scores["cell"]))}
+
+
 def _rule(prompt: str, first: dict[str, Any]) -> Rule:
     naive = None if first["naive"][0] is None else float(first["free"].mean())
     cells = len(set(first["cell"]))
@@ -265,7 +277,8 @@ def sentence(curve: BudgetCurve) -> str:
         return f"{who}: no clear gain, {found}."
     more = fitted.more(fitted.reached)
     half = (more.high - more.low) / 2
+    given = f"IoU {gain.mean:.3f}" if curve.prompt == NO_PROMPT else f"{gain.mean:+.3f} over zero-shot"
     return (
-        f"{who}: {fitted.reached:,} cells reach 95 % of what {fitted.largest:,} give ({gain.mean:+.3f} over "
-        f"zero-shot); {MORE} more: {more.mean:+.3f} ± {half:.3f}."
+        f"{who}: {fitted.reached:,} cells reach 95 % of what {fitted.largest:,} give ({given}); "
+        f"{MORE} more: {more.mean:+.3f} ± {half:.3f}."
     )

@@ -125,10 +125,9 @@ def fit(scores: Scores) -> Curve | None:
     kept = _has_runs(of_run, scores.budget)
     y, zero, of_run = y[kept], zero[kept], of_run[kept]
     power, log = _power(scores.budget, y, of_run), _log(scores.budget, y, of_run)
-    means = np.array([y[0][scores.budget == n].mean() for n in budgets])
     criteria = [
-        _criterion(means - _shape(form, part[0], budgets), k)
-        for form, part, k in (("power", power, 3), ("log", log, 2))
+        _criterion(y[0] - _shape(form, part[0], scores.budget), numbers)
+        for form, part, numbers in (("power", power, 3), ("log", log, 2))
     ]
     form, numbers = ("log", log) if criteria[1] <= criteria[0] else ("power", power)
     return Curve(form=form, numbers=numbers, zero=zero, largest=int(budgets[-1]))
@@ -147,7 +146,8 @@ def _log(budget: npt.NDArray[np.int64], y: Floats, weights: Floats) -> Floats:
 
 def _power(budget: npt.NDArray[np.int64], y: Floats, weights: Floats) -> Floats:
     """Return the best power law of each draw: of a line for every exponent the one with the least error."""
-    tried = [_line(-(budget ** -float(c)), y, weights) for c in EXPONENTS]
+    cells: Floats = budget.astype(float)
+    tried = [_line(np.negative(cells ** -float(c)), y, weights) for c in EXPONENTS]
     best = np.argmin(np.stack([error for _, _, error in tried]), axis=0)
     draws = np.arange(len(best))
     a, b = (np.stack([part[i] for part in tried])[best, draws] for i in (0, 1))

@@ -7,6 +7,7 @@ larger one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,18 @@ class Picker:
         self.frame_of = {cell.cell: view.frame for view in views for cell in view.cells}
         self._views = [frozenset(cell.cell for cell in view.cells) for view in views]
         self.cells = sorted(self.frame_of)
-        self._vectors: npt.NDArray[np.float32] | None = None
-        self._doubts: dict[str, float] | None = None
+
+    @cached_property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """Vectors of the cells, (cells, 256), in their order."""
+        found = cell_vectors(self.store, split="train", progress=self.progress)
+        place = {cell: i for i, cell in enumerate(found.cells)}
+        return found.vectors[[place[cell] for cell in self.cells]]
+
+    @cached_property
+    def doubts(self) -> dict[str, float]:
+        """Probability that the zero-shot mask of a cell is wrong, by cell; cells that were not found are left out."""
+        return _doubts(self.store, self.progress)
 
     def order(self, pick: str, seed: int, most: int) -> list[str]:
         """Return the first ``most`` cells in the order in which a pick takes them.
@@ -77,19 +88,12 @@ class Picker:
 
     def _far(self, seed: int, most: int) -> list[str]:
         """Take the cell that is farthest from all that were taken (Gonzalez 1985), from a random one on."""
-        if self._vectors is None:
-            found = cell_vectors(self.store, split="train", progress=self.progress)
-            place = {cell: i for i, cell in enumerate(found.cells)}
-            self._vectors = found.vectors[[place[cell] for cell in self.cells]]
         first = int(generator("budget far", seed).integers(len(self.cells)))
-        return [self.cells[i] for i in farthest_first(self._vectors, first, most)]
+        return [self.cells[i] for i in farthest_first(self.vectors, first, most)]
 
     def _doubt(self, seed: int) -> list[str]:
         """Take the cells whose zero-shot mask is least probable to be right; cells that were not found come last."""
-        if self._doubts is None:
-            self._doubts = _doubts(self.store, self.progress)
-        doubts = self._doubts
-        return sorted(self._random(seed), key=lambda cell: -doubts.get(cell, -1.0))
+        return sorted(self._random(seed), key=lambda cell: -self.doubts.get(cell, -1.0))
 
 
 def farthest_first(vectors: npt.NDArray[np.float32], first: int, most: int) -> list[int]:

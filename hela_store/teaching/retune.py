@@ -205,7 +205,7 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
         pick="taught",
     )
     found = finetune(store, wanted)
-    known = Labelled(store.path, store.recipe, parts.judge, store.labels_version)
+    known = Labelled.of(store, parts.judge)
     questions = judging_questions(known)
     units = _units(known, questions)
     ask = _Asker(store=known, questions=questions, device=config.device)

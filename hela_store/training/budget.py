@@ -38,8 +38,8 @@ from .tuning import TuningTask, new_tuning, rate, view_groups
 
 CELLS_FILE = "cells.json"
 """File of a run that lists the cells of its budget; the run's configuration has their digest."""
-FOLDS = 5
-VALIDATIONS = 10
+FOLDS = 3
+VALIDATIONS = 6
 """Validations of a training on a budget, whose epochs may be a few steps long."""
 
 
@@ -64,7 +64,7 @@ def labelled(store: Store, budget: BudgetConfig) -> Labelled:
             f"cell {cell} is in the {block} block, and {len(other)} of {len(rows)} cells are not in train; "
             "name cells of training frames only"
         )
-    known = Labelled(store.path, store.recipe, budget.cells, store.labels_version)
+    known = Labelled.of(store, budget.cells)
     whole = {cell.cell for view in training_views(known) for cell in view.cells}
     if cut := sorted(set(budget.cells) - whole):
         raise RecipeError(f"no embedded view holds cell {cut[0]} whole, nor {len(cut) - 1} others; leave these out")
@@ -165,9 +165,15 @@ class Crossed:
         return mean_score(self.scores(step))
 
     @property
+    def curve(self) -> dict[int, float]:
+        """Mean IoU by step."""
+        return {step: self.mean(step).mean_iou for step in sorted(self.found)}
+
+    @property
     def step(self) -> int:
         """The step with the highest mean IoU, the earliest one of several."""
-        return max(sorted(self.found), key=lambda step: self.mean(step).mean_iou)
+        curve = self.curve
+        return max(curve, key=curve.__getitem__)
 
 
 def cross_validate(

@@ -382,7 +382,8 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: 
         # a run that has a log can be resumed, so the state comes first
         state.save(folder)
         folder.rewind(-1)
-        folder.log(step=0, val=first.to_json())
+        curve = {} if judge.crossed is None else {"crossed": judge.crossed.curve}
+        folder.log(step=0, val=first.to_json(), **curve)
     steps = training_steps(job.source, config, first=state.step)
     last = config.optimiser.steps if judge.crossed is None else judge.crossed.step
     plan = Plan(

@@ -1,4 +1,4 @@
-"""How many cells to annotate: scores by the number of labelled cells, one line a strategy."""
+"""Draw scores by the number of labelled cells: how many cells to annotate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.store.store import Store
 from hela_store.studies.budget import budget_runs
 from hela_store.studies.budget_rows import (
@@ -23,6 +24,7 @@ from hela_store.studies.budget_rows import (
 from .page import BEFORE, MOST_RUNS, PALETTE, Chart, Section, to_spec, values
 
 HEIGHT = 300
+LEGEND = alt.Legend(orient="top", columns=3, symbolOpacity=1)
 POINTS = 60
 """Points of a drawn curve."""
 TEXT = (
@@ -39,23 +41,23 @@ def budgets(store: Store) -> Section | None:
         return None
     table = budget_table(store, runs)
     charts = []
-    for prompt, rule in table.rules.items():
-        title = f"labelled cells, {prompt} prompts"
-        if any(row.prompt == prompt for row in table.rows):
-            charts.append(Chart(title=title, spec=to_spec(drawn(table, prompt, rule), title), wide=True))
+    for prompt in dict.fromkeys(row.prompt for row in table.rows):
+        title = f"labelled cells, {'no' if prompt == NO_PROMPT else prompt} prompts"
+        charts.append(Chart(title=title, spec=to_spec(drawn(table, prompt), title), wide=True))
     notes = [sentence(curve) for curve in table.curves]
     text = f"{TEXT} {table.units}."
     return Section(id="budgets", title="How many cells to annotate", text=text, charts=charts, notes=notes)
 
 
-def drawn(table: BudgetTable, prompt: str, rule: Rule) -> Any:
+def drawn(table: BudgetTable, prompt: str) -> Any:
     """Return the chart of one prompt kind."""
     rows = [row for row in table.rows if row.prompt == prompt]
     curves = [curve for curve in table.curves if curve.prompt == prompt]
     names = list(dict.fromkeys(strategy_name(one) for one in (*curves, *rows)))[:MOST_RUNS]
     scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
-    colour = alt.Color("strategy:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=3))
-    x = alt.X("cells:Q", title="labelled cells", scale=alt.Scale(type="log", nice=False, padding=12))
+    colour = alt.Color("strategy:N", title=None, scale=scale, legend=LEGEND)
+    ticks = alt.Axis(values=sorted({row.budget for row in rows}), format=",")
+    x = alt.X("cells:Q", title="labelled cells", axis=ticks, scale=alt.Scale(type="log", nice=False, padding=12))
     y = alt.Y("iou:Q", title="IoU on test cells", scale=alt.Scale(zero=False), axis=alt.Axis(format=".3f"))
     dots = [dot for row in rows if strategy_name(row) in names for dot in _dots(row)]
     shown = alt.Chart(values(dots)).mark_point(filled=True, size=28, opacity=0.75)
@@ -64,7 +66,7 @@ def drawn(table: BudgetTable, prompt: str, rule: Rule) -> Any:
         base = alt.Chart(values(line)).encode(x=x, color=colour)
         between = alt.Y("low:Q", title="IoU on test cells", scale=alt.Scale(zero=False))
         layers = [base.mark_area(opacity=0.15).encode(y=between, y2="high:Q"), base.mark_line().encode(y=y), *layers]
-    return alt.layer(*_rules(rule, rows), *layers).properties(width="container", height=HEIGHT)
+    return alt.layer(*_rules(table.rules.get(prompt), rows), *layers).properties(width="container", height=HEIGHT)
 
 
 def _dots(row: BudgetRow) -> list[dict[str, Any]]:
@@ -82,10 +84,10 @@ def _line(curve: BudgetCurve, rows: Sequence[BudgetRow]) -> list[dict[str, Any]]
     return found
 
 
-def _rules(rule: Rule, rows: Sequence[BudgetRow]) -> list[Any]:
+def _rules(rule: Rule | None, rows: Sequence[BudgetRow]) -> list[Any]:
     """Draw zero-shot, the naive guess and all cells as dashed rules, with their names at the left."""
-    named = [("zero-shot", rule.zero_shot)]
-    named += [] if rule.naive is None else [("naive guess", rule.naive)]
+    named = [] if rule is None else [("zero-shot", rule.zero_shot)]
+    named += [] if rule is None or rule.naive is None else [("naive guess", rule.naive)]
     whole = [row for row in rows if row.pick == "all"]
     named += [("all cells", max(row.iou for row in whole))] if whole else []
     data = values([{"name": name, "iou": iou} for name, iou in named])
