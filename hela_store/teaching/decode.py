@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from hela_store.base.aliases import FloatArray
-from hela_store.errors import PromptError
+from hela_store.errors import PromptError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint
 from hela_store.images.geometry import scoring_tile
 from hela_store.predictor.checks import checked_boxes, checked_points
@@ -67,6 +67,14 @@ class Decoding:
         if found is None:
             found = self._frames[frame] = stored_frame(self.checkpoint.store, frame)
         return found
+
+    def is_embedded(self, frame: str) -> bool:
+        """Whether all tiles of a frame are embedded."""
+        try:
+            self.frame(frame)
+        except StoreError:
+            return False
+        return True
 
     def warm(self, frame: str) -> None:
         """Read the embeddings of a frame, as many as stay in memory, so that the first prompt need not wait."""

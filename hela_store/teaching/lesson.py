@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -17,6 +18,7 @@ from .background import Background
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
 from .edits import LEAST_FREE
+from .far import distances
 from .learning import Learning, first_checkpoint
 from .offers import Offers
 from .overview import Overview
@@ -42,7 +44,9 @@ class Lesson:
         self.decoding = Decoding(first_checkpoint(store), config.device)
         self.proposals = Proposals(store, self.decoding)
         self.overview = Overview(store)
-        self.offers = Offers(self.session, self.proposals, self.overview, config.next)
+        self.offers = Offers(
+            self.session, self.proposals, self.overview, config.next, partial(distances, self.decoding, self.session)
+        )
         self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}
         self._failed = ""

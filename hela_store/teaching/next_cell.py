@@ -24,7 +24,7 @@ WORDS = {
 }
 """The rules in words, as the page states them."""
 
-Distance = Callable[[Sequence["Candidate"]], npt.NDArray[np.float64]]
+Distance = Callable[[Sequence["Candidate"]], npt.NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +59,25 @@ def choose(candidates: Sequence[Candidate], rule: str, count: int, distance: Dis
     candidates : in a fixed order
     rule : ``"random"``, ``"doubt"`` or ``"far"``
     count : how many were offered before; it decides which one is the control, and what is drawn
-    distance : of candidates to the cells taught, float64, (N,); needed for ``"far"``
+    distance : of candidates to the cells taught, float64, (N,), or None while there are none, when the choice is
+        random; needed for ``"far"``
     """
     if not candidates:
         return None
     is_control = rule == "random" or count % CONTROL == CONTROL - 1
-    if is_control:
+    values = None if is_control else _values(candidates, rule, distance)
+    if values is None:
         drawn = int(generator("teach next", count, len(candidates)).integers(len(candidates)))
         return Offer(candidate=candidates[drawn], rule=WORDS["random"], random=True)
-    if rule == "far" and distance is not None:
-        values = distance(candidates)
-    else:
-        values = np.array([candidate.proposal.doubt for candidate in candidates])
     return Offer(candidate=candidates[int(values.argmax())], rule=WORDS[rule], random=False)
+
+
+def _values(candidates: Sequence[Candidate], rule: str, distance: Distance | None) -> npt.NDArray[np.float64] | None:
+    if rule == "doubt":
+        return np.array([candidate.proposal.doubt for candidate in candidates])
+    if distance is None:
+        raise ValueError("the rule 'far' needs distances")
+    return distance(candidates)
 
 
 def spread(frames: Sequence[str], count: int) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from hela_store.images.rle import Rle, decode
 from hela_store.metrics.overlap import overlap
 
-from .next_cell import Candidate, Offer, choose, spread
+from .next_cell import Candidate, Distance, Offer, choose, spread
 from .overview import Overview
 from .proposals import Proposals
 from .session import Saved, Session
@@ -30,9 +30,13 @@ class Offers:
     proposals : Proposals
     overview : Overview
     rule : ``"random"``, ``"doubt"`` or ``"far"``
+    distance : of candidates to the cells taught, for the rule ``"far"``
     """
 
-    def __init__(self, session: Session, proposals: Proposals, overview: Overview, rule: str) -> None:
+    def __init__(
+        self, session: Session, proposals: Proposals, overview: Overview, rule: str, distance: Distance
+    ) -> None:
+        self._distance = distance
         self._session, self._proposals, self._overview, self._rule = session, proposals, overview, rule
         self._preparing = Lock()
         self._busy = 0.0
@@ -58,7 +62,7 @@ class Offers:
 
     def next(self, page: str, shown: str) -> Offer | None:
         """Offer the next cell to a page that shows a frame; None where there is none."""
-        offer = choose(self._candidates(shown), self._rule, self._count)
+        offer = choose(self._candidates(shown), self._rule, self._count, self._distance)
         if offer is not None:
             self._count += 1
             self._open[page] = offer

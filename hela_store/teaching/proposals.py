@@ -58,6 +58,11 @@ class Proposal:
         """Return which share of it belongs to labelled cells."""
         return float((self.under(label) > 0).mean())
 
+    def paint(self, label: npt.NDArray[np.int32], number: int) -> None:
+        """Write a number into a label image of the frame where the proposal is."""
+        x, y = self.origin
+        label[y : y + self.mask.shape[0], x : x + self.mask.shape[1]][self.mask] = number
+
     def under(self, label: npt.NDArray[T]) -> npt.NDArray[T]:
         """Return what a frame, (row, col), has under its pixels, (pixels,)."""
         x, y = self.origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from hela_store.labels.versions import label_at
 from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
+from hela_store.teaching.far import distances
 from hela_store.teaching.lesson import Lesson
+from hela_store.teaching.next_cell import choose
 
 FRAME = "01/t000"
 
@@ -203,6 +206,20 @@ def test_all_proposals_up_to_a_doubt_are_accepted_and_taken_back_at_once(lesson:
     assert lesson.again("undo")["cells"] == []
     with pytest.raises(LabelError, match="no proposal"):
         lesson.accept({"frame": FRAME, "doubt": -1})
+
+
+def test_far_offers_the_cell_least_like_those_taught(lesson: Lesson) -> None:
+    everything = lesson.cells(FRAME)["cells"]
+    edit(lesson, "erase", cells=[cell["cell"] for cell in everything])
+    lesson.proposals.of(FRAME)
+    candidates = lesson.offers._candidates(FRAME)
+    assert distances(lesson.decoding, lesson.session, candidates) is None
+    taken = candidates[0].proposal
+    edit(lesson, "add", counts=taken.rle.counts)
+    found = distances(lesson.decoding, lesson.session, candidates)
+    assert found is not None and found[0] == pytest.approx(0, abs=1e-5) and found.max() > 1e-3 and found.min() > -1e-5
+    offer = choose(candidates, "far", 0, partial(distances, lesson.decoding, lesson.session))
+    assert offer is not None and offer.candidate is candidates[int(found.argmax())]
 
 
 def test_the_next_cell_is_in_a_training_frame_and_every_fifth_is_random(lesson: Lesson) -> None:
