@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from hela_store.errors import ConflictError, QueryError
-from hela_store.images.labels import compact
-from hela_store.images.rle import encode
 from hela_store.labels.events import FILE, LabelEvent
 from hela_store.labels.log import LabelLog
 from hela_store.labels.versions import free_label, redo, undo
-from hela_store.show.viewer.frames import known_frame
+from hela_store.show.viewer.frames import drawn_cells, known_frame
 from hela_store.store.store import Store
 
 from .edits import event_of
@@ -83,20 +80,14 @@ class Session:
 
     def cells(self, frame: str, only: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Return the cells of a frame as a page draws them; of ``only`` these labels where they are given."""
-        label = self.label(frame)
-        if only is not None:
-            label = np.where(np.isin(label, only), label, 0)
-        ids, index = compact(label)
         taught = self.taught.get(frame, set())
-        found = []
-        for number, place in enumerate(ndimage.find_objects(index.astype(np.int32)), 1):
-            if place is None:
-                continue
-            cell, origin = int(ids[number]), (place[1].start, place[0].start)
-            counts = encode(index[place] == number, origin, (label.shape[0], label.shape[1])).counts
-            about = {"cell": cell, "label": cell, "counts": counts, "taught": cell in taught}
-            found.append(about | {"held": cell in taught and self.is_held(frame, cell)})
-        return found
+        return [
+            about | {"taught": about["label"] in taught, "held": self._judges(frame, about["label"], taught)}
+            for about in drawn_cells(self.label(frame), only)
+        ]
+
+    def _judges(self, frame: str, cell: int, taught: set[int]) -> bool:
+        return cell in taught and self.is_held(frame, cell)
 
     def is_held(self, frame: str, cell: int) -> bool:
         """Whether a cell judges and is never trained on: decided by its name alone, before anything is learned."""

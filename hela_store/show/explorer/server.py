@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from hela_store.errors import QueryError
 from hela_store.show.local import PORT, guarded, json_body, json_of, page_file, serve
+from hela_store.show.viewer.frames import cell_in_frame, grey_png, known_frame
 from hela_store.store.store import Store
 
 from .answer import Page, Running, ask, cards, names
@@ -21,6 +23,10 @@ SHOW = "hela_store.show"
 FILES = {
     "base.css": ("report/base.css", "text/css"),
     "card.js": ("card.js", "text/javascript"),
+    "mask.js": ("viewer/mask.js", "text/javascript"),
+    "viewer.js": ("viewer/viewer.js", "text/javascript"),
+    "frame.js": ("viewer/frame.js", "text/javascript"),
+    "frame.css": ("viewer/frame.css", "text/css"),
     "explore.css": ("explorer/explore.css", "text/css"),
     "explore.js": ("explorer/explore.js", "text/javascript"),
 }
@@ -84,6 +90,7 @@ def application(store: Store, token: str, port: int) -> ASGIApp:
         return await json_of(lambda: {"cards": cards(store, good)})
 
     routes: list[BaseRoute] = [
+        *_frame_routes(store),
         Route("/", page),
         Route("/static/{name}", file),
         Route("/names", catalog_names),
@@ -92,6 +99,26 @@ def application(store: Store, token: str, port: int) -> ASGIApp:
         Route("/cards", draw, methods=["POST"]),
     ]
     return guarded(routes, token, port, "hela-store explore")
+
+
+def _frame_routes(store: Store) -> list[BaseRoute]:
+    """Return what the page of one frame asks for."""
+
+    async def page(request: Request) -> Response:
+        return page_file(SHOW, "viewer/frame.html", "text/html")
+
+    async def cells(request: Request) -> Response:
+        asked = request.query_params
+        seed = asked.get("prompt_seed", "")
+        number = int(seed) if seed.isdecimal() and len(seed) < 18 else None
+        names = (asked.get(name, "") for name in ("cell", "run", "prompt"))
+        return await json_of(lambda: cell_in_frame(store, *names, number))
+
+    async def image(request: Request) -> Response:
+        frame = known_frame(store, request.query_params.get("frame")).frame
+        return Response(await run_in_threadpool(grey_png, store, frame), media_type="image/png")
+
+    return [Route("/frame", page), Route("/frame-cells", cells), Route("/image", image)]
 
 
 def _page_of(asked: Mapping[str, Any]) -> Page:
