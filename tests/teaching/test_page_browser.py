@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 from teach_server import serving, splittable
 
+from hela_store.exchange.labels import export_labels
 from hela_store.labels.versions import label_at
 from hela_store.store.store import Store
 
@@ -61,7 +64,7 @@ def middle(label: npt.NDArray[np.int32], cell: int) -> tuple[float, float]:
     return float(columns.mean()) + 0.5, float(rows.mean()) + 0.5
 
 
-def test_a_session_in_a_browser(store: Store, chromium: Any) -> None:
+def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     before = label_at(store, FRAME)
@@ -124,3 +127,7 @@ def test_a_session_in_a_browser(store: Store, chromium: Any) -> None:
             person.control("y")
             now = saved(person, version)
         np.testing.assert_array_equal(now, taken)
+
+    export_labels(Store.open(store.path), tmp_path / "out")
+    written = next((tmp_path / "out").rglob("*000.tif"))
+    np.testing.assert_array_equal(tifffile.imread(written), taken)
