@@ -175,6 +175,30 @@ def predict(as_json: bool, **choices: Any) -> None:
     _show(bench_predict(**choices, progress=bars), as_json)
 
 
+@bench.command(cls=Command, examples=("hela-store bench teach --events 200",))
+@click.option(
+    "--hovers", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Ask for N masks a frame."
+)
+@click.option(
+    "--cells",
+    type=click.IntRange(1, 3000),
+    default=2000,
+    show_default=True,
+    metavar="N",
+    help="Accept N cells in the crowded frame.",
+)
+@click.option(
+    "--events", type=click.IntRange(2), default=1000, show_default=True, metavar="N", help="Weigh memory over N edits."
+)
+@device_option
+@json_option
+def teach(as_json: bool, **choices: Any) -> None:
+    """Time how long the page of `hela-store teach` waits for masks, edits and the next cell, with nano."""
+    from hela_store.bench.teach import bench_teach
+
+    _show(bench_teach(**choices, progress=bars), as_json)
+
+
 @bench.command(cls=Command, examples=("hela-store bench embed --views 8",))
 @click.option(
     "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N drawn frames."

@@ -49,6 +49,9 @@ COMMANDS = (
     ),
     *("segment", "sql", "similar", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export"),
     *("import", "encoders", "bench", "pretrain"),
+    *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect"),
+    *("score", "segment", "sql", "similar", "report", "explore", "teach", "info", "doctor", "demo", "augment"),
+    *("catalog", "labels", "export", "import", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""
 RESUMABLE = {"fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}

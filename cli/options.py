@@ -18,6 +18,8 @@ from .output import FULL, STORE_GIVEN, note
 if TYPE_CHECKING:
     from hela_store import Store
 
+FRAMES = "hela_store.frames"
+"""Where a command's context keeps the folder of frames that was given in place of a store."""
 F = TypeVar("F", bound=Callable[..., Any])
 STORES = "stores"
 LABELS_VERSION = "hela_store.labels_version"
@@ -188,6 +190,26 @@ def _store_option(callback: Callable[..., Any], default: str) -> Callable[[F], F
 def store_option(command: F) -> F:
     """Give a command ``--store``; it gets the opened store."""
     return _store_option(_open, "the nearest store.toml upward, else the only one under ./stores")(command)
+
+
+def store_or_frames(command: F) -> F:
+    """Give a command an argument FRAMES and ``--store``; it gets the opened store, or None where frames are given."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+        ctx.meta[FRAMES] = value
+        return value
+
+    def open_unless_frames(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Store | None:
+        if ctx.meta[FRAMES] is None:
+            return _open(ctx, parameter, value)
+        if value is not None:
+            raise click.UsageError("FRAMES make a store of their own; leave out FRAMES, or --store (and HELA_STORE)")
+        return None
+
+    path = click.Path(path_type=Path, exists=True)
+    argument = click.argument("frames", required=False, type=path, is_eager=True, callback=keep, metavar="[FRAMES]")
+    default = "the nearest store.toml upward, else the only one under ./stores"
+    return argument(_store_option(open_unless_frames, default)(command))
 
 
 def store_or_generic_option(command: F) -> F:

@@ -21,6 +21,7 @@ from .options import (
     store_option,
 )
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
+from .study_budget import OPTIONS, WHERE, budget_options, check_options, study_budget
 from .sweep import Several
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
 """Options that every fine-tuning of the table gets."""
+TABLE = ("classical", "unet", "blind", "truth", "encoders", "out", "validation_cells")
+"""Options that a study of budgets does not take."""
+SHARED = ("seeds", "split", "prompt_seeds")
+"""Options that both kinds of study take, beside those of fine-tuning."""
 PROMPTS = click.Choice(("all", *MIXED_PROMPTS))
 
 GROUPS = {
@@ -43,13 +48,19 @@ GROUPS = {
         "unet",
         "truth",
     ),
+    "How many cells to annotate": ("budget", *OPTIONS, *WHERE),
     "Training": ("steps", "lr", "loss", "cells", "patience", "validation_cells"),
 }
 """Options by the heading of the help."""
 
 
 @click.command(
-    cls=Command, groups=GROUPS, examples=("hela-store study -s fluo --prompt box point --seeds 3 --classical",)
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "hela-store study -s fluo --prompt box point --seeds 3 --classical",
+        "hela-store study -s fluo --budget 5,20,100,500,all --pick random frames",
+    ),
 )
 @store_option
 @labels_version_option
@@ -66,9 +77,7 @@ GROUPS = {
 @click.option(
     "--seeds",
     type=click.IntRange(1, 100),
-    default=3,
-    show_default=True,
-    help="Train each decoder with this many seeds.",
+    help="Train each decoder with this many seeds. [default: 3; with --budget: 5]",
 )
 @click.option(
     "--split",
@@ -80,9 +89,7 @@ GROUPS = {
 @click.option(
     "--prompt-seeds",
     type=click.IntRange(1, 100),
-    default=3,
-    show_default=True,
-    help="Set how many random prompts are drawn per cell and prompt kind.",
+    help="Set how many random prompts are drawn per cell and prompt kind. [default: 3; with --budget: 1]",
 )
 @click.option(
     "--encoder",
@@ -104,6 +111,7 @@ GROUPS = {
     metavar="FILE.md",
     help="Write the table as Markdown, too.",
 )
+@budget_options
 @finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
 @finetune_option("lr", "Set the learning rate at its peak.", type=float, metavar="X")
 @finetune_option("loss", "Choose the loss of every run.", metavar="NAME")
@@ -120,16 +128,28 @@ def study(
 ) -> None:
     """Compare zero-shot with fine-tuned decoders and baselines in one table. The same command resumes."""
     import hela_store as hs
+
+    of_budget, budget = {name: choices.pop(name) for name in (*OPTIONS, *WHERE)}, choices.pop("budget")
+    check_options(budget, of_budget, {name: (choices | {"encoders": encoders, "out": out})[name] for name in TABLE})
+    of_tuning = {name: choices.pop(name) for name in TUNING}
+    tuning = hs.FinetuneConfig.of(**{name: value for name, value in of_tuning.items() if value is not None})
+    if budget is not None:
+        shared = {name: choices[name] for name in SHARED} | {"prompts": prompts, "steps": of_tuning["steps"]}
+        study_budget(store, budget, tuning, as_json, **of_budget, **shared)
+        return
+    if not encoders:
+        note_untrained(store)
+    set_ones = {name: value for name, value in choices.items() if value is not None}
+    config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **set_ones)
+    how: dict[str, Any] = {"cache_dir": cache_dir(), "progress": bars}
+    result = hs.study_encoders(store, encoders, config, **how) if encoders else hs.study(store, config, **how)
+    _show(store, result, out, as_json)
+
+
+def _show(store: Store, result: StudyResult | EncoderStudy, out: Path | None, as_json: bool) -> None:
     from hela_store.studies.encoders import EncoderStudy
     from hela_store.studies.text import write
 
-    if not encoders:
-        note_untrained(store)
-    of_tuning = {name: choices.pop(name) for name in TUNING}
-    tuning = hs.FinetuneConfig.of(**{name: value for name, value in of_tuning.items() if value is not None})
-    config = hs.StudyConfig(prompts=prompts or ("all",), tuning=tuning, **choices)
-    how: dict[str, Any] = {"cache_dir": cache_dir(), "progress": bars}
-    result = hs.study_encoders(store, encoders, config, **how) if encoders else hs.study(store, config, **how)
     if out is not None:
         write(result, out)
     if as_json:

@@ -30,6 +30,9 @@ from .segmentation.segment import segment as segment
 from .show.explorer import explore as explore
 from .show.report import ReportResult as ReportResult
 from .show.report import report as report
+from .studies.budget import BudgetResult as BudgetResult
+from .studies.budget import study_budgets as study_budgets
+from .studies.budget_config import BudgetStudyConfig as BudgetStudyConfig
 from .studies.encoders import EncoderStudy as EncoderStudy
 from .studies.encoders import study_encoders as study_encoders
 from .studies.study import StudyConfig as StudyConfig
@@ -37,6 +40,8 @@ from .studies.study import StudyResult as StudyResult
 from .studies.study import study as study
 from .studies.sweep import SweepRow as SweepRow
 from .studies.sweep import sweep as sweep
+from .teaching.config import TeachConfig as TeachConfig
+from .teaching.server import teach as teach
 from .training.config import FinetuneConfig as FinetuneConfig
 from .training.finetune import FinetuneResult as FinetuneResult
 from .training.finetune import finetune as finetune

@@ -59,6 +59,10 @@ class AlreadyComplete(RunError, StoreError):
     """All that was asked for is there already, just as it was asked for; the command line exits with 0."""
 
 
+class ConflictError(HelaError, RuntimeError):
+    """Somebody else changed the same thing since it was read."""
+
+
 class QueryError(HelaError, ValueError):
     """SQL that fails, writes, or reaches outside the catalog."""
 

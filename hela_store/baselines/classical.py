@@ -22,6 +22,7 @@ from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.recipe.splits import members
+from hela_store.store.labelled import Labelled
 from hela_store.store.store import Store
 
 from .config import ClassicalConfig
@@ -102,9 +103,13 @@ def segment(image: npt.NDArray[Any], black: float, diameter: float, parameters: 
 def search(
     store: Store, config: ClassicalConfig, progress: Progress = silent
 ) -> tuple[ClassicalParameters, dict[str, Any]]:
-    """Return the parameters of the best validation SEG, and what the search did."""
+    """Return the parameters of the best validation SEG, and what the search did.
+
+    Where only some cells are known, these are searched on and choose.
+    """
     diameter, black = 2 * median_training_radius(store), store.recipe.dataset.offset
-    train, val = (spread(labelled_frames(store, block), config.search_frames) for block in ("train", "val"))
+    blocks = ("train", "train") if isinstance(store, Labelled) else ("train", "val")
+    train, val = (spread(labelled_frames(store, block), config.search_frames) for block in blocks)
     rng = generator("classical", config.seed)
     low, high = (np.array([bounds[i] for bounds in _RANGES.values()]) for i in (0, 1))
     tried = [

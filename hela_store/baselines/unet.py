@@ -7,7 +7,7 @@ is saved, and every step is a pure function of (seed, step) and the weights so f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from hela_store.metrics.ctc import match_frame, seg
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.devices import pick_device
+from hela_store.store.labelled import Labelled
 from hela_store.store.store import Store
 from hela_store.training.loading import load
 from hela_store.training.schedule import learning_rate
@@ -118,14 +119,9 @@ def score_unet(
     check_untouched(store, info, labelled_frames(store, split), split)
 
     def make(asked: Mapping[str, Any]) -> BaselineResult:
-        network, shrink = load_network(info.weights, pick_device(device))
         result = result_of(info)
         parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])
-
-        def found(image: npt.NDArray[Any]) -> Labels:
-            return cells(_answer(store, network, image, shrink), parameters, area)
-
-        run = segment_split(store, split, found, "U-Net", progress)
+        run = segment_split(store, split, segmenter(store, info, device), "U-Net", progress)
         about = {"checkpoint": info.id, "split": split, "parameters": asdict(parameters), "median_area": area}
         about |= {"spent": {"steps": info.config["steps"], "seconds": result.get("seconds")}, "asked": asked}
         about |= {"rates": {f"{rate:g}": value for rate, value in (rates or {}).items()}}
@@ -135,6 +131,14 @@ def score_unet(
     return once(store, asked, make, fresh=fresh, progress=progress)
 
 
+def segmenter(store: Store, info: RunInfo, device: str = "auto") -> Callable[[npt.NDArray[Any]], Labels]:
+    """Return what makes a label image of a frame as acquired, with the weights and parameters of a training."""
+    network, shrink = load_network(info.weights, pick_device(device))
+    result = result_of(info)
+    parameters, area = UnetParameters(**result["parameters"]), float(result["median_area"])
+    return lambda image: cells(_answer(store, network, image, shrink), parameters, area)
+
+
 def result_of(info: RunInfo) -> dict[str, Any]:
     """Return what a training ended in; RunError where its log is damaged."""
     if result := info.result():
@@ -142,24 +146,42 @@ def result_of(info: RunInfo) -> dict[str, Any]:
     raise RunError(f"run {info.id} is damaged: its log has no result; train another U-Net")
 
 
-def trained(store: Store, config: UnetConfig) -> RunInfo | None:
-    """Return the latest published training of this configuration on these frames."""
-    wanted = training_config(store, asdict(config))
+def trained(store: Store, config: UnetConfig, about: Mapping[str, Any] | None = None) -> RunInfo | None:
+    """Return the latest published training of this configuration; ``about`` as of :func:`train_unet`."""
+    wanted = training_config(store, asdict(config)) | dict(about or {})
     return find_finished(store.path, KIND, lambda run: same_training(run.config, wanted))
 
 
-def train_unet(store: Store, config: UnetConfig, *, resume: bool = True, progress: Progress = silent) -> RunInfo:
-    """Train a U-Net, or ``resume`` an interrupted training of this configuration; raises as :func:`unet`."""
+def train_unet(
+    store: Store,
+    config: UnetConfig,
+    *,
+    held: Labelled | None = None,
+    about: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    progress: Progress = silent,
+) -> RunInfo:
+    """Train a U-Net, or ``resume`` an interrupted training of this configuration; raises as :func:`unet`.
+
+    Parameters
+    ----------
+    store : with the labels that train; ground of which nothing is known gives no loss
+    config : how
+    held : the cells that choose the weights, in place of the validation block
+    about : more of the run's configuration, such as the budget of cells
+    resume : go on with an interrupted training
+    progress : shown step by step
+    """
     check_twins(store)
-    train, val = labelled_frames(store, "train"), labelled_frames(store, "val")
+    train, val = labelled_frames(store, "train"), labelled_frames(held or store, "train" if held else "val")
     _check_background(store, train)
     shrink = min(1.0, DIAMETER / (2 * median_training_radius(store)))
     state = _new_training(config)
-    about = training_config(store, asdict(config))
-    folder = open_run(store.path, KIND, about, label=f"seed {config.seed}", resume=resume)
+    stored = training_config(store, asdict(config)) | dict(about or {})
+    folder = open_run(store.path, KIND, stored, label=f"seed {config.seed}", resume=resume)
     with folder.tidied(resumable=True):
         state.resume(folder)
-        validation = _Validation(store, spread(val, VALIDATION_FRAMES), shrink)
+        validation = _Validation(held or store, spread(val, VALIDATION_FRAMES), shrink)
         series: dict[str, Any] = {"shrink": shrink, "size": config.batch, "seed": config.seed, "first": state.step}
         crops = Crops(store, train, count=config.steps - state.step, **series)
         trainer = Trainer(state=state, plan=_plan(config), task=_Task(validation=validation), folder=folder)

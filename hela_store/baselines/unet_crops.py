@@ -15,6 +15,7 @@ from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.rng import generator
 from hela_store.images import normalise
 from hela_store.recipe.recipe import NormaliseRecipe
+from hela_store.store.labelled import opener
 from hela_store.store.store import Store
 
 from .unet_labels import IGNORED, targets
@@ -53,8 +54,7 @@ class Crops(Dataset[Batch]):
     def __init__(
         self, store: Store, frames: list[str], *, shrink: float, size: int, seed: int, first: int, count: int
     ) -> None:
-        self.path, self.shrink, self.size, self.seed = store.path, shrink, size, seed
-        self.labels_version = store.labels_version
+        self.open, self.shrink, self.size, self.seed = opener(store), shrink, size, seed
         self.first, self.count = first, count
         wanted = set(frames)
         self.places = [
@@ -80,7 +80,7 @@ class Crops(Dataset[Batch]):
 
     def _crop(self, rng: np.random.Generator) -> Batch:
         if self._store is None:
-            self._store = Store.open(self.path).at_labels(self.labels_version)
+            self._store = self.open()
         place = self.places[int(rng.integers(len(self.places)))]
         pixels, frame = self._store.pixels, place.frame
         side = round(CROP / self.shrink)

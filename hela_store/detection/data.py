@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hela_store.base.rng import generator
+from hela_store.store.labelled import opener
 from hela_store.store.records import CellBox
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
@@ -30,8 +31,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
     """
 
     def __init__(self, store: Store, *, seed: int, variants: int = 0) -> None:
-        self.path, self.key, self.seed = store.path, store.key, seed
-        self.labels_version = store.labels_version
+        self.open, self.key, self.seed = opener(store), store.key, seed
         self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
         self.cells: dict[str, list[CellBox]] = {}
@@ -48,7 +48,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         order = generator("detector", self.seed, epoch).permutation(len(self.views))
         view = self.views[order[place]]
         if self._store is None:
-            self._store = Store.open(self.path).at_labels(self.labels_version)
+            self._store = self.open()
         embedding = torch.from_numpy(self._store.embedding_at(view.row, self.key)).float()
         label, valid = view.truth(self._store)
         cells = view.cells if view.variant else self.cells[view.frame]

@@ -150,7 +150,7 @@ def evaluate(
             expected = _expected(store, config, frames, fitted)
             shown = partial(progress, total=expected, what=f"evaluate {config.split}, prompts")
             answered = partial(answer, store, decoder, window=window, swap=_swap(checkpoint, frames, config))
-            scores = summarise(_score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
+            scores = summarise(score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
             folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
@@ -218,14 +218,23 @@ def _asker(
     return lambda frame: truth_questions(frame, config.prompts, range(config.prompt_seeds), radius)
 
 
-def _score_frames(
+def score_frames(
     frames: Iterable[FrameCells],
     asker: Callable[[FrameCells], Sequence[Question]],
     answered: Callable[[Sequence[Question]], list[Score]],
     folder: RunFolder,
     shown: Callable[[Iterable[None]], Iterable[None]],
 ) -> list[Score]:
-    """Score frames, write their rows and return the scores; ``shown`` gets an item for every prompt that is scored."""
+    """Score frames, write their rows and return the scores.
+
+    Parameters
+    ----------
+    frames : the frames, with the cells that are scored
+    asker : makes the prompts of a frame
+    answered : decodes and scores prompts
+    folder : of the run, which gets its two tables
+    shown : gets an item for every prompt that is scored
+    """
     scores: list[Score] = []
     prompts: list[dict[str, Any]] = []
     predictions: list[dict[str, Any]] = []

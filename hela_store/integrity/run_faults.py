@@ -17,7 +17,7 @@ from .store_faults import Fault
 
 SCORED = ("prompts.parquet", "predictions.parquet")
 NEEDED = {
-    **dict.fromkeys(("evaluate", "robustness", "control", "baseline"), SCORED),
+    **dict.fromkeys(("evaluate", "robustness", "control", "baseline", "budget"), SCORED),
     "detect": ("detections.parquet",),
     **dict.fromkeys(("detector", "unet"), ("weights.safetensors",)),
     "calibration": ("calibration.json",),

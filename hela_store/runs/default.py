@@ -75,7 +75,8 @@ def _judged_on(result: dict[str, Any]) -> tuple[Any, ...]:
 def _helpful(store_path: Path, encoder: str) -> Iterator[tuple[RunInfo, dict[str, Any]]]:
     """Yield fine-tunings of an encoder key and their results, the newest first; those that `default_run` may take."""
     for run in reversed(list_runs(store_path, "finetune")):
-        seeing = run.encoder == encoder and not run.config.get("blind")
+        # a training on a budget of cells is a measurement: other trainings saw more, and were judged on other cells
+        seeing = run.encoder == encoder and not run.config.get("blind") and not run.config.get("budget")
         result = run.result() if seeing else {}
         if result and helped(result) and result.get("best_step") != 0:
             yield run, result

@@ -235,13 +235,16 @@ def load_run(store_path: Path | str, id: str, kind: str | None = None) -> RunInf
 
 
 def latest(store_path: Path | str, kind: str | None = None) -> RunInfo:
-    """Read the published run (of that kind) that began last; RunError if there is none."""
+    """Read the published run (of that kind) that began last; RunError if there is none.
+
+    Of a kind, the points of a study of budgets do not count.
+    """
     found: list[RunInfo] = []
     for name in reversed(run_ids(store_path)):
         if found and not name.startswith(found[0].id[:15]):
             break
         info = read_info(Path(store_path) / "runs" / name, name)
-        if kind is None or info.kind == kind:
+        if kind is None or (info.kind == kind and not info.is_point):
             found.append(info)
     if not found:
         missing = f"no {kind + ' ' if kind else ''}run in {store_path} yet"

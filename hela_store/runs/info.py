@@ -90,6 +90,11 @@ class RunInfo:
         """``weights.safetensors`` of the run, as :meth:`file`; only fine-tunings have one."""
         return self.file("weights.safetensors")
 
+    @property
+    def is_point(self) -> bool:
+        """Whether it is one of the many fine-tunings and scorings of a study of budgets."""
+        return self.kind == "budget" or bool(self.config.get("pick"))
+
     def has(self, name: str) -> bool:
         """Return whether the run has a file of this name, by its manifest where there is one."""
         return (self.path / name).exists() if self.files is None else name in self.files

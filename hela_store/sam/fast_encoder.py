@@ -98,6 +98,21 @@ def tail_embedding(encoder: ImageEncoderViT, x: Tensor, cut: int) -> Tensor:
     return hidden_BCHW
 
 
+def view_embedding(encoder: ImageEncoderViT, x: Tensor, cut: int, precision: str) -> Tensor:
+    """Return one view's embedding, float32, (256, 64, 64), in the precision of its recipe.
+
+    Parameters
+    ----------
+    encoder, cut : as of :func:`tail_embedding`
+    x : without a batch axis, on the encoder's device: tokens after the cut, or the preprocessed view where it is 0
+    precision : such as ``"float32"``
+    """
+    half = getattr(torch, precision)
+    with torch.autocast(x.device.type, dtype=half, enabled=half is not torch.float32):
+        embedding = tail_embedding(encoder, x[None].float(), cut)
+    return embedding[0].float()
+
+
 def drop_trunk(encoder: ImageEncoderViT, cut: int) -> None:
     """Let go of the weights that :func:`tail_embedding` does not use, in place; names of the others stay."""
     if cut:

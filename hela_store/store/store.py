@@ -188,12 +188,13 @@ class Store(StoredTables):
         """The reader of ingested frames: images, labels and where these say something."""
         from .pixels import Pixels
 
-        def reader(frames: pa.Table) -> Pixels:
-            records = {record.frame: record for record in FrameRecord.of(frames)}
-            band = self.recipe.dataset.field_of_interest
-            return Pixels(self.arrays, records, self._cell_areas, self.label_states(), band)
+        return self._once("pixels", lambda frames: Pixels(*self._pixel_parts(frames)))
 
-        return self._once("pixels", reader)
+    def _pixel_parts(self, frames: pa.Table) -> tuple[Any, ...]:
+        """Return what a reader of the frames is made of."""
+        records = {record.frame: record for record in FrameRecord.of(frames)}
+        band = self.recipe.dataset.field_of_interest
+        return self.arrays, records, self._cell_areas, self.label_states(), band
 
     def _cell_areas(self) -> dict[str, dict[int, int]]:
         areas: dict[str, dict[int, int]] = {}

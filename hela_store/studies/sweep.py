@@ -28,6 +28,8 @@ from hela_store.training.finetune import shared
 
 Point = tuple[dict[str, Any], FinetuneConfig]
 """What a point of the grid has of it, and its whole configuration."""
+Work = Callable[..., "SweepRow | None"]
+"""Does one point; see :func:`run_points`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,8 @@ def sweep(
     # "latest" would be another run from point to point
     choices = {name: [_by_name(store, v) if name == "init" else v for v in values] for name, values in choices.items()}
     points, rows = grid(base.with_choices(init=_by_name(store, base.init)), choices), dict[int, SweepRow]()
-    for number, row in progress(_rows(store, points, executor, cache_dir), total=len(points), what="sweep"):
+    done = run_points(store, points, tuned_row, executor, {"cache_dir": cache_dir})
+    for number, row in progress(done, total=len(points), what="sweep"):
         rows[number] = row
         report(row)
     return [rows[number] for number in range(len(points))]
@@ -115,15 +118,25 @@ def _by_name(store: Store, run: str | None) -> str | None:
     return latest(store.path, "finetune").id if run == "latest" else run
 
 
-def _rows(
-    store: Store, points: Sequence[Point], executor: Executor | None, cache_dir: Path | None
+def run_points(
+    store: Store, points: Sequence[Point], work: Work, executor: Executor | None, how: Mapping[str, Any]
 ) -> Iterator[tuple[int, SweepRow]]:
-    """Yield each point's number and row as it is done; those that another process works on come last."""
+    """Yield each point's number and row as it is done; those that another process works on come last.
+
+    Parameters
+    ----------
+    store : Store
+    points : what is done
+    work : called with the store, the choices and configuration of a point, ``wait`` and ``how``; a function of a
+        module, so that other processes find it
+    executor : where points run side by side; here, one after another, where None
+    how : more keyword arguments of ``work``
+    """
     left = list(range(len(points)))
     for wait in (False, True):
         busy = []
-        how = {"wait": wait, "cache_dir": cache_dir}
-        for number, row in _tried(store, {number: points[number] for number in left}, executor, how):
+        part = {number: points[number] for number in left}
+        for number, row in _tried(store, part, work, executor, {**how, "wait": wait}):
             if row is None:
                 busy.append(number)
             else:
@@ -132,11 +145,11 @@ def _rows(
 
 
 def _tried(
-    store: Store, points: Mapping[int, Point], executor: Executor | None, how: dict[str, Any]
+    store: Store, points: Mapping[int, Point], work: Work, executor: Executor | None, how: dict[str, Any]
 ) -> Iterator[tuple[int, SweepRow | None]]:
     if executor is None:
         for number, (point, config) in points.items():
-            yield number, _row(store, point, config, **how)
+            yield number, work(store, point, config, **how)
         return
     place = store.path, store.recipe, store.labels_version
     # processes of this machine share its GPUs; a worker of a cluster sees the one it is to use
@@ -144,7 +157,7 @@ def _tried(
     futures = {}
     for turn, (number, (point, config)) in enumerate(points.items()):
         there = config.with_choices(device=in_turn(config.device, turn)) if here else config
-        futures[executor.submit(_row_at, place, point, there, how)] = number
+        futures[executor.submit(_row_at, place, work, (point, there), how)] = number
     for future in as_completed(futures):
         number = futures[future]
         try:
@@ -153,15 +166,14 @@ def _tried(
             yield number, SweepRow(choices=points[number][0], error=str(error))
 
 
-def _row_at(
-    place: tuple[Path, Recipe, int], point: dict[str, Any], config: FinetuneConfig, how: dict[str, Any]
-) -> SweepRow | None:
+def _row_at(place: tuple[Path, Recipe, int], work: Work, point: Point, how: dict[str, Any]) -> SweepRow | None:
+    choices, config = point
     if current_process().daemon:
         config = config.with_choices(workers=0)  # Dask's processes may not have any of their own
-    return _row(Store(*place), point, config, **how)
+    return work(Store(*place), choices, config, **how)
 
 
-def _row(
+def tuned_row(
     store: Store, point: dict[str, Any], config: FinetuneConfig, *, wait: bool, cache_dir: Path | None
 ) -> SweepRow | None:
     """Return the row of a point; None if another process works on it and we do not ``wait`` for that."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from hela_store.base.sections import check_names, flatten, section
@@ -58,6 +59,9 @@ NAMES = {
     "linear": "adapt.linear",
     "device": "device",
     "blind": "blind",
+    "train_cells": "budget.train",
+    "held_cells": "budget.held",
+    "pick": "budget.pick",
 }
 """Where each setting lies, by the flat name it has on command lines, in grids and in ``config.json``."""
 
@@ -219,6 +223,50 @@ class AdaptConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """Name the cells of the training block that are labelled, where these are not all.
+
+    No other label of the training and validation blocks is read then.
+
+    Attributes
+    ----------
+    train : ids of the cells that give loss; empty for all cells of the training block, with the validation block as
+        the judge
+    held : ids of the cells that choose the step; empty for cross-validation over the cells of ``train``, after which
+        all of them train for the number of steps that was best
+    pick : how they were chosen, for the record
+    """
+
+    train: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    pick: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "held"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        if twice := next((one for one, other in pairwise(self.cells) if one == other), None):
+            raise RecipeError(f"cell {twice} is named twice in train_cells and held_cells; name each cell once")
+        if self.held and not self.train:
+            raise RecipeError(
+                f"held_cells names {len(self.held)} cells and train_cells none; name the cells that train"
+            )
+        if len(self.train) == 1 and not self.held:
+            raise RecipeError(
+                "train_cells names one cell, which cannot both train and choose the step; name two or more"
+            )
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Every labelled cell, sorted; empty where the whole block is labelled."""
+        return tuple(sorted(self.train + self.held))
+
+    @property
+    def is_crossed(self) -> bool:
+        """Whether the step is chosen by cross-validation over cells."""
+        return bool(self.train) and not self.held
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Describe how a decoder is fine-tuned.
 
@@ -232,6 +280,7 @@ class FinetuneConfig:
     adapt : None trains the mask decoder's own weights
     blind : never show an image: every embedding is the mean over all positions and views that train, in training and
         when the run is scored. What such a decoder scores is the floor that looking at the image has to beat
+    budget : which cells are labelled, where these are not all
     """
 
     prompt: str = "box"
@@ -245,6 +294,7 @@ class FinetuneConfig:
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     adapt: AdaptConfig | None = None
     blind: bool = False
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         if self.prompt not in TRAINING_PROMPTS:
@@ -271,7 +321,7 @@ class FinetuneConfig:
             A name that is unknown (the message gives the nearest one), or an impossible value.
         """
         check_names(choices, NAMES, "a fine-tuning")
-        names = ("optimiser", "prompts", "loss", "validation", "data")
+        names = ("optimiser", "prompts", "loss", "validation", "data", "budget")
         parts = {name: section(choices, NAMES, name) for name in names}
         return cls(
             **section(choices, NAMES, ""),
@@ -280,6 +330,7 @@ class FinetuneConfig:
             loss=LossConfig(**parts["loss"]),
             validation=ValidationConfig(**parts["validation"]),
             data=TrainingDataConfig(**parts["data"]),
+            budget=BudgetConfig(**parts["budget"]),
             adapt=_adapt(section(choices, NAMES, "adapt")),
         )
 
@@ -291,10 +342,12 @@ class FinetuneConfig:
         """Return all settings by flat name.
 
         A run's ``config.json`` holds these. Names and order are part of the format of runs: do not change them, or
-        interrupted runs are not continued and finished ones are trained again. ``blind`` came later: it is there only
-        where it is set.
+        interrupted runs are not continued and finished ones are trained again. ``blind`` and the cells of a budget
+        came later: they are there only where they are set.
         """
-        names = {name: path for name, path in NAMES.items() if name != "blind" or self.blind}
+        unset = [] if self.blind else ["blind"]
+        unset += [] if self.budget.train else ["train_cells", "held_cells", "pick"]
+        names = {name: path for name, path in NAMES.items() if name not in unset}
         if self.adapt is not None:
             return flatten(self, names)
         own = flatten(self, {name: path for name, path in names.items() if not path.startswith("adapt.")})

@@ -6,10 +6,9 @@ number of loader workers, and a resumed run goes on with the same next batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from hela_store.prompts.draw import cell_context
 from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
+from hela_store.store.labelled import opener
 from hela_store.store.records import CellBox, ViewRecord
 from hela_store.store.store import Store
 
@@ -144,7 +144,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
             cells[cell.frame].append(cell)
     table, found = store.views_table(), []
     for view in ViewRecord.of(table.filter(pc.less_equal(table["variant"], variants))):
-        if view.frame not in cells or view.view not in committed:
+        if not cells.get(view.frame) or view.view not in committed:
             continue
         if view.variant:
             rect, inside = _of_variant(store, view)
@@ -200,9 +200,7 @@ class TrainingSteps(Dataset[TrainingStep]):
     def __init__(
         self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int, variants: int = 0
     ) -> None:
-        self.path: Path = store.path
-        self.recipe = store.recipe
-        self.labels_version = store.labels_version
+        self.open = opener(store)
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
         self._opened: tuple[Store, ViewReader] | None = None
@@ -213,6 +211,13 @@ class TrainingSteps(Dataset[TrainingStep]):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
+
+    def only(self, cells: Collection[str]) -> Self:
+        """Let only these cells give loss, and leave out views that hold none of them; return the same steps."""
+        wanted = frozenset(cells)
+        kept = [replace(view, cells=tuple(cell for cell in view.cells if cell.cell in wanted)) for view in self.views]
+        self.views = [view for view in kept if view.cells]
+        return self
 
     @property
     def steps_per_epoch(self) -> int:
@@ -230,7 +235,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         chosen = generator("cells", self.seed, epoch, step).permutation(len(view.cells))[: self.cells]
         cells = [view.cells[i] for i in sorted(chosen)]
         if self._opened is None:
-            store = Store(self.path, self.recipe, self.labels_version)
+            store = self.open()
             self._opened = (store, ViewReader(store))
         label = view.label(self._opened[0])
         return TrainingStep(

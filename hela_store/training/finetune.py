@@ -10,7 +10,7 @@ interrupted run resumes where it stopped, with the same next batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,10 +33,21 @@ from hela_store.runs.folder import RunFolder, RunInfo, load_run
 from hela_store.sam.adapters import set_learned
 from hela_store.sam.devices import pick_device
 from hela_store.sam.predict import DEFAULT_WINDOW
+from hela_store.store.labelled import Labelled
 from hela_store.store.store import Store
 
+from .budget import (
+    Crossed,
+    budget_questions,
+    budget_settings,
+    cross_validate,
+    labelled,
+    save_budget,
+    training_steps,
+    validate_every,
+)
 from .config import ENCODER, FinetuneConfig
-from .data import TrainingSteps, training_variants
+from .data import training_variants
 from .guard import Change, Halves
 from .learner import Learner, new_learner, save_learner
 from .settings import deciding, same_training, training_config
@@ -68,6 +79,7 @@ class FinetuneResult:
     units : how many tracks judged, how many chose the step, and how tracks were found
     blind : whether it is image-blind, a floor for other decoders; zero-shot is, too, then
     adapt : what was adapted, None for the mask decoder itself
+    budget : labelled cells, where these were not all; the scores are then of these cells, in the training block
     reused : whether the run was finished before it was asked for
     """
 
@@ -88,6 +100,7 @@ class FinetuneResult:
     units: str
     adapt: str | None = None
     blind: bool = False
+    budget: int = 0
     reused: bool = False
 
     @classmethod
@@ -105,6 +118,7 @@ class FinetuneResult:
             kinds=changes,
             reused=True,
             blind=logged.get("blind", False),
+            budget=logged.get("budget", 0),
             **found,
             **{name: logged[name] for name in names},
         )
@@ -123,7 +137,11 @@ class FinetuneResult:
         """Return what ``hela-store finetune --json`` prints."""
         scores = {"zero_shot": self.zero_shot.to_json(), "tuned": self.tuned.to_json()}
         kinds = {kind: score.to_json() for kind, score in self.by_kind.items()}
-        return asdict(self) | scores | {"by_kind": kinds, "is_worse": self.is_worse, "split": "val"}
+        return (
+            asdict(self)
+            | scores
+            | {"by_kind": kinds, "is_worse": self.is_worse, "split": "train" if self.budget else "val"}
+        )
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +233,8 @@ def _checked(store: Store, config: FinetuneConfig) -> Job:
     """Resolve a configuration and refuse frames that would leak."""
     check_twins(store)
     job = resolve(store, config)
-    check_untouched(store, job.init, labelled_frames(store, "val"), "val")
+    if not isinstance(job.source, Labelled):
+        check_untouched(store, job.init, labelled_frames(store, "val"), "val")
     return job
 
 
@@ -229,7 +248,7 @@ def _finetune(
         new = new_learner(job.source, config, device, init=init, cache_dir=cache_dir, progress=progress)
         return new.eval()
 
-    judge = _Judge(job=job, halves=Halves.of(job.source, validation_questions(job.source, config)))
+    judge = _Judge(job=job, halves=_halves(job))
     begin = learner(job.init)
     # adapters have no effect before the first step, so these are the scores without any fine-tuning
     zero = judge.scores(begin if job.init is None else learner(None))
@@ -239,6 +258,7 @@ def _finetune(
     with folder.tidied(resumable=True):
         state.resume(folder)
         with nullcontext() if tensorboard is None else scalars.tensorboard(tensorboard / folder.id) as folder.tell:
+            judge = _crossed(judge, lambda: learner(job.init), progress)
             _tune(judge, state, folder, progress)
             return _publish(judge, state, folder, zero)
 
@@ -250,7 +270,8 @@ class Job:
     Attributes
     ----------
     config : with window, variants and the whole id of ``init``
-    source : the store as it is read: with the tokens after the cut, where the encoder is adapted
+    source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the
+        labels of cells that a budget leaves out
     init : the run that ``config.init`` names; None to begin without fine-tuning
     """
 
@@ -287,14 +308,25 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
 
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:
-    """Return the store as it is read: with the tokens after the cut, where the encoder is adapted."""
-    return store if config.adapt is None or config.adapt.cut is None else store.with_encoder(cut=config.adapt.cut)
+    """Return the store as it is read: with the tokens after the cut, and with the labels of a budget only.
+
+    Raises
+    ------
+    RecipeError
+        A cell of the budget cannot train.
+    """
+    cut = None if config.adapt is None else config.adapt.cut
+    source = store if cut is None else store.with_encoder(cut=cut)
+    return labelled(source, config.budget) if config.budget.train else source
 
 
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
     about = {"encoder": job.source.key, "checkpoint": job.config.init}
-    return training_config(job.source, job.config.flat() | about)
+    if not job.config.budget.train:
+        return training_config(job.source, job.config.flat() | about)
+    flat = {name: value for name, value in job.config.flat().items() if name not in ("train_cells", "held_cells")}
+    return training_config(job.source, flat | about) | budget_settings(job.source, job.config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,44 +335,63 @@ class _Judge:
 
     job: Job
     halves: Halves
+    crossed: Crossed | None = None
 
     def scores(self, learner: Learner) -> list[Score]:
-        """Return the scores that judge."""
-        return self._answer(learner, self.halves.judging)
+        """Return the scores that judge: of a cross-validation those of decoders that did not learn from the cell."""
+        return self.crossed.scores(self.crossed.step) if self.crossed else self._answer(learner, self.halves.judging)
+
+    def first(self, learner: Learner) -> PromptScore:
+        """Return :meth:`choice` before the first step."""
+        return self.crossed.mean(0) if self.crossed else self.choice(learner)
 
     def choice(self, learner: Learner) -> PromptScore:
         """Return the mean of the scores that choose the step."""
+        if self.crossed:
+            return self.crossed.mean(self.crossed.step)
         return mean_score(self._answer(learner, self.halves.choosing))
 
     def _answer(self, learner: Learner, questions: list[Question]) -> list[Score]:
         return answer(self.job.source, learner.decoder, questions, self.job.window, learner.embed)
 
 
+def _halves(job: Job) -> Halves:
+    """Return the prompts that choose the step and judge the run."""
+    questions, budget = validation_questions(job.source, job.config), job.config.budget
+    if not budget.train:
+        return Halves.of(job.source, questions)
+    how = f"{len(budget.train)} cells, cross-validated" if budget.is_crossed else f"{len(budget.held)} held cells"
+    return Halves.undivided(job.source, questions, f"{how}, chose the step and judged it")
+
+
+def _crossed(judge: _Judge, new: Callable[[], Learner], progress: Progress) -> _Judge:
+    """Return the judge with the scores of a cross-validation, where the budget asks for one."""
+    job = judge.job
+    if not (job.config.budget.is_crossed and isinstance(job.source, Labelled)):
+        return judge
+    found = cross_validate(job.source, job.config, new, judge.halves.judging, job.window, progress)
+    return replace(judge, crossed=found)
+
+
 def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: Progress) -> None:
     """Train from where the run is to its end."""
     job, config = judge.job, judge.job.config
     if state.step == 0:
-        first = judge.choice(state.network)
+        first = judge.first(state.network)
         state.best_score = first.mean_iou
         # a run that has a log can be resumed, so the state comes first
         state.save(folder)
         folder.rewind(-1)
-        folder.log(step=0, val=first.to_json())
-    steps = TrainingSteps(
-        job.source,
-        config.prompt,
-        cells=config.prompts.cells,
-        seed=config.seed,
-        first=state.step * config.optimiser.accumulate,
-        count=(config.optimiser.steps - state.step) * config.optimiser.accumulate,
-        variants=config.data.variants or 0,
-    )
+        curve = {} if judge.crossed is None else {"crossed": judge.crossed.curve}
+        folder.log(step=0, val=first.to_json(), **curve)
+    steps = training_steps(job.source, config, first=state.step)
+    last = config.optimiser.steps if judge.crossed is None else judge.crossed.step
     plan = Plan(
         what=f"finetune {config.prompt}",
-        steps=config.optimiser.steps,
+        steps=last,
         rate=partial(rate, config),
         clip=1.0,
-        evaluate_every=config.validation.every or min(steps.steps_per_epoch, math.ceil(config.optimiser.steps / 3)),
+        evaluate_every=validate_every(config, steps.steps_per_epoch) if judge.crossed is None else max(last, 1),
         log_every=LOG_STEPS,
         patience=config.validation.patience,
     )
@@ -353,6 +404,7 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
     set_learned(state.network, state.best)
     tuned = judge.scores(state.network.eval())
     save_learner(folder.path, judge.job.source, judge.job.config, state.network)
+    save_budget(folder.path, judge.job.config.budget)
     result = _result(folder.id, judge, zero, tuned, state.best_step)
     folder.log(step=state.step, seconds=state.seconds, result=result.to_json())
     (folder.path / STATE).unlink(missing_ok=True)
@@ -367,7 +419,12 @@ def _label(config: FinetuneConfig) -> str:
 
 
 def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
-    """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block."""
+    """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block.
+
+    Those of a budget are of its cells, and none of the validation block.
+    """
+    if isinstance(store, Labelled):
+        return budget_questions(store, config)
     frames, radius = labelled_frames(store, "val"), median_training_radius(store)
     count = sum(len(part.cells) for part in frame_cells(store, frames))
     share = min(1.0, config.validation.cells / count)
@@ -399,4 +456,5 @@ def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best
         units=judge.halves.units,
         adapt=None if config.adapt is None else config.adapt.part,
         blind=config.blind,
+        budget=len(config.budget.cells),
     )

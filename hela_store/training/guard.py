@@ -83,6 +83,12 @@ class Halves:
         units = units if len(set(of.values())) > 1 else "a single cell chose the step and judged it"
         return cls(choosing=choosing, judging=judging, units=units, tracks=tracks)
 
+    @classmethod
+    def undivided(cls, store: Store, questions: list[Question], units: str) -> Halves:
+        """Let all questions both choose and judge: of a small budget of cells, no half can be spared."""
+        tracks = cell_tracks(store, list({question.cell.frame for question in questions}))
+        return cls(choosing=questions, judging=questions, units=f"{units}; {tracks}", tracks=tracks)
+
     def changes(self, before: Sequence[Score], after: Sequence[Score]) -> tuple[Change, dict[str, Change]]:
         """Return the change over all judging prompts, and by prompt kind; scores in the order of ``judging``."""
         ious = np.array([[score.iou for score in scores] for scores in (before, after)], np.float64)

@@ -20,7 +20,7 @@ from hela_store.runs.folder import RunInfo
 from hela_store.sam.adapters import ADAPTER_FILE, adapt_decoder, adapt_encoder, save_adapter
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder, save_decoder
-from hela_store.sam.fast_encoder import drop_trunk, tail_embedding
+from hela_store.sam.fast_encoder import drop_trunk, view_embedding
 from hela_store.sam.lora import draw_noise
 from hela_store.store.store import Store
 
@@ -77,10 +77,7 @@ class Learner(nn.Module):
             return filled(self.blind)(x)
         if self.encoder is None:
             return x
-        half = getattr(torch, self.precision)
-        with torch.autocast(x.device.type, dtype=half, enabled=half is not torch.float32):
-            embedding = tail_embedding(self.encoder, x[None].float(), self.cut)
-        return embedding[0].float()
+        return view_embedding(self.encoder, x, self.cut, self.precision)
 
     def draw_noise(self, *key: int | str) -> None:
         """Set the noise of the gates, if there are any, for one training step."""

@@ -322,13 +322,13 @@ class Trainer(Generic[Network, Batch]):
     state : from :class:`Training`, resumed or new
     plan : Plan
     task : Task
-    folder : of the run; its log is appended to
+    folder : of the run; its log is appended to. None for a training of which nothing is kept
     """
 
     state: Training[Network]
     plan: Plan
     task: Task[Network, Batch]
-    folder: RunFolder
+    folder: RunFolder | None
 
     @property
     def left(self) -> range:
@@ -363,7 +363,7 @@ class Trainer(Generic[Network, Batch]):
             elif plan.log_every and state.step % plan.log_every == 0:
                 self._log()
             if judged or time.monotonic() - saved > SAVE_SECONDS:
-                state.save(self.folder)
+                self._save()
                 saved = time.monotonic()
             if self._patience_is_over():
                 break
@@ -383,11 +383,10 @@ class Trainer(Generic[Network, Batch]):
             if not torch.isfinite(norm):
                 raise NotFinite(f"the gradient became {float(norm)}", self.task.where(batch))
         except NotFinite as found:
-            state.save(self.folder)
+            self._save()
             where = f" ({found.where})" if found.where else ""
-            raise RunError(
-                f"{found} at step {state.step}{where}; lower --lr; the last good weights are in {self.folder.path}"
-            ) from None
+            kept = f"; the last good weights are in {self.folder.path}" if self.folder else ""
+            raise RunError(f"{found} at step {state.step}{where}; lower --lr{kept}") from None
         state.optimizer.step()
         return loss
 
@@ -401,5 +400,10 @@ class Trainer(Generic[Network, Batch]):
     def _log(self, **row: object) -> None:
         state = self.state
         loss, rate = float(np.mean(state.losses)), self.plan.rate(state.step - 1)
-        self.folder.log(step=state.step, loss=loss, lr=rate, **row)
+        if self.folder is not None:
+            self.folder.log(step=state.step, loss=loss, lr=rate, **row)
         state.losses = []
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            self.state.save(self.folder)

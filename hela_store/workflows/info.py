@@ -91,6 +91,8 @@ class StoreInfo:
         Runs that were started and not published; some may be running now.
     copies : str
         How many stills are copies of another, and how many of one in another block; empty for a time-lapse.
+    points : int
+        Runs of studies of budgets, which ``runs`` leaves out.
     labels_version : int
         The latest version of the labels; 0 is as ingested.
     """
@@ -113,6 +115,7 @@ class StoreInfo:
     default_runs: dict[str, str | None]
     unfinished: tuple[str, ...]
     copies: str = ""
+    points: int = 0
     labels_version: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -147,6 +150,10 @@ class StoreInfo:
         rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
         if self.default_run:
             rows += [(f"- for {kind}", run or "none: the zero-shot decoder") for kind, run in self.default_runs.items()]
+        if self.points:
+            rows.append(
+                ("budgets", f"{self.points} runs of `hela-store study --budget`; `hela-store report` draws them")
+            )
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
             hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
@@ -205,6 +212,7 @@ def info(store: Store) -> StoreInfo:
         default_runs={kind: run.id if run else None for kind, run in zip(FORMS, by_form, strict=True)},
         unfinished=tuple(partial_runs(store.path)),
         copies=str(find_copies(store) or "") if ingested else "",
+        points=sum(run.is_point for run in list_runs(store.path)),
         labels_version=store.labels_version,
     )
 
@@ -227,7 +235,7 @@ def _split(store: Store) -> dict[str, int]:
 
 
 def _runs(store: Store) -> list[RunLine]:
-    found = list_runs(store.path)
+    found = [run for run in list_runs(store.path) if not run.is_point]
     if not found:
         return []
     scores: dict[str, list[dict[str, Any]]] = {}

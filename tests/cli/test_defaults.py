@@ -28,6 +28,7 @@ from hela_store.bench.pipeline import bench_pipeline
 from hela_store.bench.predict import bench_predict
 from hela_store.bench.read import bench_read
 from hela_store.bench.scale import bench_scale
+from hela_store.bench.teach import bench_teach
 from hela_store.bench.train import TrainBenchConfig
 from hela_store.detection.config import DetectorConfig, YoloConfig
 from hela_store.detection.detect import detect, import_boxes
@@ -38,6 +39,7 @@ from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
 from hela_store.pretrain.config import PretrainConfig
 from hela_store.segmentation.config import DetectedConfig
+from hela_store.studies.budget_config import BudgetStudyConfig
 from hela_store.vectors.similar import similar
 from hela_store.workflows.new_config import NAMES as NEW
 from hela_store.workflows.preview import preview
@@ -70,7 +72,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "embed": [parts(hs.EmbedConfig)],
     "finetune": [FINETUNE | {"prompts": (FINETUNE["prompt"],)}],
     "sweep": [FINETUNE],
-    "study": [FINETUNE, parts(hs.StudyConfig)],
+    "study": [FINETUNE, parts(hs.StudyConfig), {"test_cells": parts(BudgetStudyConfig)["test_cells"]}],
     "evaluate": [parts(hs.EvaluateConfig), parts(DetectedConfig)],
     "segment": [parts(hs.SegmentConfig), parts(DetectedConfig)],
     "baseline classical": [parts(ClassicalConfig)],
@@ -90,6 +92,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "similar": [parts(similar)],
     "report": [parts(hs.report)],
     "explore": [parts(hs.explore)],
+    "teach": [parts(hs.TeachConfig), parts(hs.teach)],
     "augment preview": [parts(preview)],
     "export checkpoint": [parts(export_checkpoint)],
     "export micro-sam": [parts(export_micro_sam)],
@@ -108,6 +111,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench predict": [parts(bench_predict)],
     "bench read": [parts(bench_read)],
     "bench scale": [parts(bench_scale)],
+    "bench teach": [parts(bench_teach)],
 }
 """What decides where an option is not given, by command."""
 OWN = {

@@ -23,6 +23,7 @@ from hela_store.errors import RecipeError, StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.runs.folder import load_run
+from hela_store.store.labelled import Labelled
 from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
@@ -122,6 +123,19 @@ def test_before_embedding_a_view_is_made_from_the_plan(varied: Path) -> None:
     row = next(r for r in store.views_table().to_pylist() if r["variant"] == 3)
     with pytest.raises(StoreError, match=r"is not there; `hela-store verify|has 12 rows"):
         store.truths.read(row["view"], (192, 256), row["row"])
+
+
+def test_variants_of_a_partly_labelled_frame_show_its_known_cells_only(varied: Path) -> None:
+    store = Store.open(varied)
+    first = store.cells_table()["cell"].to_pylist()[0]
+    part = Labelled(store.path, store.recipe, [first])
+    views = training_views(part, variants=1)
+    assert {cell.cell for view in views for cell in view.cells} == {first} and views[-1].variant == 1
+    (label, valid), (every, _) = views[-1].truth(part), views[-1].truth(store)
+    mine = int(first.partition("#")[2])
+    assert set(np.unique(label)) == {0, mine} < set(np.unique(every))
+    assert ((label == mine) != (every == mine)).mean() < 0.001
+    assert valid[label == mine].all() and not valid.all()
 
 
 def test_training_streams_variants_of_training_frames_only(varied: Path) -> None:

@@ -136,11 +136,14 @@
   function drawn(card, row) {
     const numbers = Object.entries(row).filter(([name, value]) => name !== "cell" && name !== "run" && value !== null);
     const figure = Card.draw(card, [...(row.run ? [row.run] : []), numbers.slice(0, 8).map(([name, value]) => `${name.replaceAll("_", " ")} ${text(value)}`).join(" · ")]);
+    const asked = Object.fromEntries(["cell", "run", "prompt", "prompt_seed"].filter((name) => row[name] !== undefined && row[name] !== null).map((name) => [name, row[name]]));
+    const whole = made("a", "whole frame", "whole");
+    whole.href = `frame?${new URLSearchParams(asked)}`;
     const cell = `'${card.cell.replaceAll("'", "''")}'`;
     const history = asking("history over all runs", `SELECT cell, prompt, prompt_seed, iou, dice, predicted_iou, split, run, checkpoint\nFROM cell_metrics WHERE cell = ${cell} ORDER BY run, prompt, prompt_seed`);
     // vectors of one encoder only: that of the run of vectors that began last
     const like = asking("cells like this one", `SELECT b.cell, array_cosine_similarity(a.vector, b.vector) AS similarity, c.area, c.diameter\nFROM cell_vectors a JOIN cell_vectors b USING (encoder) JOIN cells c ON c.cell = b.cell\nWHERE a.cell = ${cell} AND b.cell <> a.cell AND a.checkpoint IS NULL AND b.checkpoint IS NULL\nAND encoder = (SELECT encoder FROM cell_vectors WHERE cell = ${cell} AND checkpoint IS NULL ORDER BY run DESC LIMIT 1)\nORDER BY similarity DESC LIMIT 20`, `the cells have no vectors yet; run \`hela-store similar ${card.cell} -s NAME\` once, then ask again`);
-    figure.querySelector("figcaption").append(history, " ", like);
+    figure.querySelector("figcaption").append(history, " ", like, " ", whole);
     return figure;
   }
 

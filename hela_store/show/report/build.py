@@ -12,6 +12,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.store.store import Store
 
 from .augmented import augmented
+from .budgets import budgets
 from .cells import correlograms
 from .choice import choose
 from .detection import detection
@@ -88,6 +89,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
         robustness(choice),
         detection(choice, progress),
         learning(choice),
+        budgets(choice.store),
         augmented(choice),
         correlograms(choice),
         provenance(choice),

@@ -185,9 +185,10 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
     RunError, StoreError
         A run is unknown, or the store is damaged.
     """
-    everything = list_runs(store.path)
     named = [load_run(store.path, each) for each in asked]
     wanted = {run.id for run in named}
+    # the points of a study of budgets are dozens, and have a chart of their own
+    everything = [run for run in list_runs(store.path) if not run.is_point or run.id in wanted]
     picked = [run for run in everything if not named or {run.id, run.checkpoint} & wanted]
     by_id = {run.id: run for run in picked}
     counts = catalog.query(store.path, LINES).to_pylist() if picked else []

@@ -12,15 +12,18 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from hela_store.errors import QueryError, StoreError
+from hela_store.images.rle import decode_crop
 from hela_store.show.explorer import explore
 from hela_store.show.explorer.answer import Page, Running, ask, cards, names
 from hela_store.store.store import Store
@@ -118,6 +121,25 @@ def test_pages_names_and_cards(address: str, scored: Path) -> None:
     columns = get(address + "names")[1]["columns"]
     assert any((each["table"], each["column"]) == ("cells", "area") for each in columns)
     assert {each["table"] for each in columns} >= {"frames", "cells", "cell_metrics", "views"}
+
+
+def test_the_whole_frame_of_a_cell(address: str, scored: Path) -> None:
+    store = Store.open(scored)
+    cell, run = store.sql("SELECT cell, run FROM cell_metrics ORDER BY iou LIMIT 1").fetchall()[0]
+    assert get(address + "frame")[0] == 200
+    status, found = get(f"{address}frame-cells?{urllib.parse.urlencode({'cell': cell, 'run': run})}")
+    assert status == 200 and found["frame"] == cell.partition("#")[0] and found["cell"] == cell
+    label = store.pixels.label(found["frame"])
+    drawn = np.zeros_like(label)
+    for each in found["cells"]:
+        mask, (x, y) = decode_crop(each["counts"], found["height"], found["width"])
+        drawn[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = each["label"]
+    np.testing.assert_array_equal(drawn, label)
+    assert len(found["predictions"]) == len(found["cells"])
+    assert {each["name"]: each["iou"] for each in found["cells"]}[cell] is not None
+    status, found = get(address + "frame-cells?cell=x")
+    assert status == 400 and "no such cell" in found["error"]
+    assert get(address + "image?frame=../x")[0] == 400
 
 
 def test_other_statements_that_only_read(address: str) -> None:

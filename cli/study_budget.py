@@ -1,0 +1,169 @@
+"""`hela-store study --budget`: how many cells to annotate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hela_store.studies.budget_config import METHODS, PICKS, BudgetStudyConfig, parse_budgets
+from hela_store.training.config import FinetuneConfig
+
+from . import verdicts
+from .options import F, cache_dir, note_scorings
+from .output import bars, echo_json, echo_table, note, note_untrained
+from .sweep import Several
+
+if TYPE_CHECKING:
+    from hela_store import Store
+    from hela_store.studies.budget import BudgetPlan, BudgetResult
+
+DEFAULT = BudgetStudyConfig()
+OPTIONS = ("picks", "methods", "variants", "test_cells", "cut")
+"""Names of the options that only a study of budgets takes, as its configuration has them."""
+WHERE = ("dry_run", "jobs", "scheduler")
+
+
+def budget_options(command: F) -> F:
+    """Give ``study`` the options of a study of budgets."""
+    budgets = ",".join(map(str, DEFAULT.budgets))
+    several: dict[str, Any] = {"cls": Several, "multiple": True}
+    options: list[Callable[[F], F]] = [
+        click.option(
+            "--budget",
+            metavar="N,N,...,all",
+            help="Instead, fine-tune on these numbers of labelled cells and say how many are enough, such as "
+            f"{budgets}.",
+        ),
+        click.option(
+            "--pick",
+            "picks",
+            type=click.Choice(PICKS),
+            metavar="|".join(PICKS),
+            help="Choose the cells of a budget at random, frame by frame, farthest apart, or the most doubtful first. "
+            f"[default: {', '.join(DEFAULT.picks)} only]",
+            **several,
+        ),
+        click.option(
+            "--method",
+            "methods",
+            type=click.Choice(METHODS),
+            metavar="|".join(METHODS),
+            help="Train the decoder, LoRA in it, the encoder's last blocks or a U-Net, or search a classical method. "
+            f"[default: {', '.join(DEFAULT.methods)} only]",
+            **several,
+        ),
+        click.option(
+            "--variants",
+            type=click.IntRange(0),
+            metavar="N...",
+            help="Also train on N augmented variants of each view; 0: none. [default: 0 with --budget]",
+            **several,
+        ),
+        click.option(
+            "--test-cells",
+            type=click.IntRange(1),
+            metavar="N",
+            help=f"Score every decoder on at most N test cells. [default: {DEFAULT.test_cells}]",
+        ),
+        click.option("--cut", type=click.IntRange(0), metavar="K", help="Keep K blocks, for method encoder-full."),
+        click.option("--dry-run", is_flag=True, help="Say what would run, and stop."),
+        click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at once here."),
+        click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def check_options(budget: str | None, given: dict[str, Any], others: dict[str, Any]) -> None:
+    """Refuse options that the other kind of study would ignore.
+
+    Parameters
+    ----------
+    budget : of ``--budget``
+    given : options of a study of budgets, by name
+    others : options that a study of budgets does not take, by name
+    """
+    if budget is None:
+        if name := next((name for name, value in given.items() if value not in (None, (), False)), None):
+            raise click.UsageError(
+                f"{_typed(name)} is for a study of budgets; give --budget, such as --budget 5,20,100,all"
+            )
+    elif wrong := next((name for name, value in others.items() if value), None):
+        raise click.UsageError(f"{_typed(wrong)} is not for a study of budgets; leave it out, or leave out --budget")
+
+
+def _typed(name: str) -> str:
+    own = {"picks": "pick", "methods": "method", "encoders": "encoder"}
+    return "--" + own.get(name, name).replace("_", "-")
+
+
+def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: bool, **given: Any) -> None:
+    """Run a study of budgets and print it.
+
+    Parameters
+    ----------
+    store : the store
+    budget : of ``--budget``
+    tuning : settings that all fine-tunings share
+    as_json : print JSON
+    given : other options by name; what is not set has the default
+    """
+    from hela_store.base.executors import dask, processes
+    from hela_store.studies.budget import plan_budgets, study_budgets
+    from hela_store.studies.study import ALL
+
+    where = {name: given.pop(name) for name in WHERE}
+    if where["jobs"] and where["scheduler"]:
+        raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
+    chosen = {
+        name: tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value not in (None, ())
+    }
+    if "all" in chosen.get("prompts", ()):
+        chosen["prompts"] = ALL
+    config = BudgetStudyConfig(budgets=parse_budgets(budget), tuning=tuning, **chosen)
+    note_untrained(store)
+    plan = plan_budgets(store, config, bars)
+    if where["dry_run"]:
+        _echo_plan(plan, as_json)
+        return
+    note(f"{plan} ...")
+    scheduler, jobs = where["scheduler"], where["jobs"]
+    with dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext() as executor:
+        how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "progress": bars}
+        result = study_budgets(store, config, plan=plan, **how)
+    if as_json:
+        echo_json(result.to_json())
+    else:
+        _echo(result)
+    note_scorings(store, [], None if as_json else note)
+    if result.errors:
+        raise click.exceptions.Exit(1)
+
+
+def _echo_plan(plan: BudgetPlan, as_json: bool) -> None:
+    if as_json:
+        echo_json(plan.to_json())
+        return
+    click.echo(f"Would run {plan}.")
+    click.echo(f"The training block has {plan.cells:,} cells in {plan.frames} frames.")
+
+
+def _echo(result: BudgetResult) -> None:
+    from hela_store.studies.budget_text import COLUMNS, budget_lines
+
+    for prompt in dict.fromkeys(row.prompt for row in result.table.rows):
+        click.echo(f"Prompt {prompt}, {result.scored} cells scored, mean over seeds:")
+        echo_table(COLUMNS, budget_lines(result, prompt))
+    for text in result.sentences:
+        click.echo(text)
+    if not result.sentences:
+        note("a curve needs 4 different budgets; name more of them with --budget")
+    for text in [*result.notes, *result.errors]:
+        note(text)
+    verdicts.next_step("report")

@@ -1,0 +1,76 @@
+"""`hela-store teach`."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hela_store.teaching.config import RULES, TeachConfig
+
+from .help import Command
+from .options import cache_dir, new_folder, store_or_frames
+from .output import bars, note, relative
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.command(
+    cls=Command,
+    examples=("hela-store teach -s fluo", "hela-store teach path/to/frames --who anna"),
+)
+@store_or_frames
+@click.option(
+    "--next",
+    type=click.Choice(RULES),
+    default=TeachConfig.next,
+    show_default=True,
+    help="Choose the next cell at random, by the doubt of its mask, or far from the cells taught.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=TeachConfig.every,
+    show_default=True,
+    help="Fine-tune the decoder after this many accepted cells.",
+)
+@click.option(
+    "--held",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=TeachConfig.held,
+    show_default=True,
+    help="Set this share of the cells aside: they judge the decoder and never train it.",
+)
+@click.option("--who", metavar="NAME", help="Keep this name with every label. [default: your user name]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Listen on this port; 0 takes a free one.",
+)
+def teach(
+    store: Store | None, frames: Path | None, next: str, every: int, held: float, who: str | None, port: int
+) -> None:
+    """Serve a local page on which you label cells while the decoder learns from them.
+
+    Hover shows the mask of a cell, a click takes it. Every label is on disk before the page says that it is saved, and
+    can be undone later. FRAMES, a folder of frames or a stack, becomes a store under ./stores: the page opens when the
+    first frame is encoded, and the others follow. Only this machine reaches the page, with the address that is printed.
+    Ctrl-C ends it.
+    """
+    import hela_store as hs
+
+    config = TeachConfig(next=next, every=every, held=held, who=who or getpass.getuser())
+    if frames is not None:
+        from hela_store.teaching.prepare import store_name, store_of_frames
+
+        path = new_folder(store_name(frames), Path.cwd())
+        store = store_of_frames(frames, path, cache_dir=cache_dir(), progress=bars)
+        note(f"the store is {relative(path)}; the page opens when its first frame is encoded")
+    assert store is not None
+    hs.teach(store, config, port=port, ahead=frames is not None, cache_dir=cache_dir(), started=click.echo)
+    note("stopped; every label that the page showed as saved is in the store")

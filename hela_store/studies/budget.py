@@ -1,0 +1,301 @@
+"""Say how many cells to annotate: fine-tune on budgets of cells, score all on the same test cells, and fit a curve.
+
+A budget is cells of the training block; nothing else of its labels, nor of the validation block's, is read (see
+:mod:`hela_store.training.budget`). Each point is a fine-tuning and a scoring of kind ``"budget"``. What is there is
+used again, so the same command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hela_store.base.progress import Progress, silent
+from hela_store.base.rng import generator
+from hela_store.errors import HelaError, RecipeError
+from hela_store.evaluation.frames import labelled_frames
+from hela_store.evaluation.leaks import check_twins
+from hela_store.evaluation.sampled import SampleConfig, score_sample
+from hela_store.prompts.kinds import NO_PROMPT
+from hela_store.runs.finished import readable_runs
+from hela_store.runs.folder import RunInfo, load_run
+from hela_store.store.store import Store
+from hela_store.training.budget import FOLDS
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.data import training_variants
+
+from .budget_config import (
+    ALL,
+    CELLS_A_STEP,
+    FINDING,
+    LEAST,
+    MOST_VIEWS,
+    BudgetStudyConfig,
+    held_of,
+    steps_of,
+)
+from .budget_found import score_found
+from .budget_rows import KIND, ZERO, BudgetTable, budget_table, sentence
+from .picks import Picker
+from .sweep import Point, SweepRow, run_points, tuned_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPlan:
+    """Describe what a study of budgets will run.
+
+    Attributes
+    ----------
+    points : choices and configuration of every fine-tuning
+    cells, frames : of the training block
+    trainings : optimiser runs, those of cross-validations among them
+    steps : optimiser steps of all of them
+    scored : test cells that every point is scored on
+    """
+
+    points: list[Point]
+    cells: int
+    frames: int
+    trainings: int
+    steps: int
+    scored: int
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.points)} fine-tunings ({self.trainings} trainings with those of cross-validations, "
+            f"{self.steps:,} steps), each scored on {self.scored} test cells"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        about = {name: getattr(self, name) for name in ("cells", "frames", "trainings", "steps", "scored")}
+        return about | {"points": [point for point, _ in self.points]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetResult:
+    """Describe what a study of budgets found.
+
+    Attributes
+    ----------
+    table : lines, curves and rules
+    scored : cells that every point was scored on
+    notes : what a reader has to know
+    errors : why points are missing
+    """
+
+    table: BudgetTable
+    scored: int
+    notes: list[str]
+    errors: list[str]
+
+    @property
+    def sentences(self) -> list[str]:
+        """One for each curve: how many cells are enough, and what more of them add."""
+        return [sentence(curve) for curve in self.table.curves]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``hela-store study --budget ... --json`` prints."""
+        table = self.table
+        found: dict[str, Any] = {"rows": [row.to_json() for row in table.rows], "sentences": self.sentences}
+        found |= {"scored": self.scored, "curves": [curve.to_json() for curve in table.curves], "units": table.units}
+        found |= {"rules": {name: asdict(rule) for name, rule in table.rules.items()}}
+        return found | {"notes": self.notes, "errors": self.errors}
+
+
+def plan_budgets(store: Store, config: BudgetStudyConfig, progress: Progress = silent) -> BudgetPlan:
+    """Say what :func:`study_budgets` will run.
+
+    Raises
+    ------
+    RecipeError
+        A budget is above the cells that are there, or a setting is impossible.
+    RunError, SplitError, StoreError
+        A pick needs what is not there yet; a block is empty, or not embedded.
+    """
+    check_twins(store)
+    sample, frames = sample_of(config), labelled_frames(store, config.split)
+    picker = Picker(store, progress)
+    cells, most = len(picker.cells), max(config.numbers, default=0)
+    if most > cells:
+        raise RecipeError(
+            f"budget {most} is above the {cells} cells of the training block that a view holds whole; the largest "
+            f"budget is {ALL}"
+        )
+    if cells < LEAST:
+        raise RecipeError(f"the training block has {cells} cells that a view holds whole, expected {LEAST} or more")
+    for variants in config.variants:
+        training_variants(store, variants)
+    chosen = list(_chosen(picker, config))
+    points = [point for picked in chosen for point in _points(picker, config, picked)]
+    trainings = [
+        (1 + min(FOLDS, point["budget"]) if own.budget.is_crossed else 1, own.optimiser.steps)
+        for point, own in points
+        if point["method"] != "classical"
+    ]
+    there = set(frames)
+    tested = sum(frame in there for frame in store.cells_table()["frame"].to_pylist())
+    return BudgetPlan(
+        points=points,
+        cells=cells,
+        frames=picker.frames(picker.cells),
+        trainings=sum(times for times, _ in trainings),
+        steps=sum(times * steps for times, steps in trainings),
+        scored=min(sample.cells, tested),
+    )
+
+
+def study_budgets(
+    store: Store,
+    config: BudgetStudyConfig | None = None,
+    *,
+    plan: BudgetPlan | None = None,
+    executor: Executor | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress = silent,
+) -> BudgetResult:
+    """Fine-tune and score every point that is not there yet, and put all of them together.
+
+    Parameters
+    ----------
+    store : with the views of its train and test blocks embedded
+    config : the defaults where None
+    plan : of :func:`plan_budgets`, where it was made before
+    executor : where points run side by side; here, one after another, where None
+    cache_dir : where a fetched official checkpoint lies; only an encoder that adapts is loaded
+    progress : shown point by point
+
+    Raises
+    ------
+    RecipeError, RunError, SplitError, StoreError
+        As :func:`plan_budgets`.
+    """
+    config = config or BudgetStudyConfig()
+    plan, sample = plan or plan_budgets(store, config, progress), sample_of(config)
+    zero = score_sample(store, None, sample, kind=KIND, about=_zero(config), progress=progress)
+    how = {"cache_dir": cache_dir, "sample": sample}
+    rows: dict[int, SweepRow] = {}
+    done = run_points(store, plan.points, scored_row, executor, how)
+    for number, row in progress(done, total=len(plan.points), what="budgets"):
+        rows[number] = row
+    ordered = [rows[number] for number in range(len(plan.points))]
+    runs = [load_run(store.path, row.run) for row in ordered if row.run and not row.error]
+    errors = [f"{_name(row.choices)}: {row.error}" for row in ordered if row.error]
+    table = budget_table(store, [zero, *runs])
+    return BudgetResult(table=table, scored=plan.scored, notes=_notes(store, config), errors=errors)
+
+
+def budget_runs(store: Store) -> list[RunInfo]:
+    """Return the runs of the latest study of budgets: those scored on the cells of the last zero-shot run."""
+    runs = [run for run in readable_runs(store.path, KIND) if run.config["base"] == store.key]
+    zeros = [run for run in runs if run.config["method"] == ZERO]
+    if not zeros:
+        return []
+    last = max(zeros, key=lambda run: (run.created, run.id))
+    same = ("cells", "seeds", "data", "split")
+    alike = [run for run in runs if all(run.config[name] == last.config[name] for name in same)]
+    newest: dict[str, RunInfo] = {}
+    for run in sorted(alike, key=lambda run: (run.created, run.id)):
+        names = ("tuned_for", "method", "variants", "pick", "budget", "seed")
+        newest[json.dumps([run.config.get(name) for name in names])] = run
+    return [run for run in newest.values() if run.config["method"] != ZERO or run.id == last.id]
+
+
+def sample_of(config: BudgetStudyConfig) -> SampleConfig:
+    """Return how every decoder of a study is scored."""
+    return SampleConfig(
+        split=config.split,
+        prompts=config.prompts,
+        prompt_seeds=config.prompt_seeds,
+        cells=config.test_cells,
+        device=config.tuning.device,
+    )
+
+
+def scored_row(
+    store: Store,
+    point: dict[str, Any],
+    config: FinetuneConfig,
+    *,
+    wait: bool,
+    cache_dir: Path | None,
+    sample: SampleConfig,
+) -> SweepRow | None:
+    """Fine-tune one point and score it; its row names the scoring. None where another process is at it."""
+    if point["method"] in FINDING:
+        try:
+            return SweepRow(choices=point, run=score_found(store, point, config, sample).id)
+        except HelaError as error:
+            return SweepRow(choices=point, error=str(error))
+    row = tuned_row(store, point, config, wait=wait, cache_dir=cache_dir)
+    if row is None or row.error:
+        return row
+    try:
+        own = replace(sample, prompts=(config.prompt,))
+        run = score_sample(store, row.run, own, kind=KIND, about=point, cache_dir=cache_dir)
+    except HelaError as error:
+        return replace(row, error=str(error))
+    return replace(row, run=run.id)
+
+
+def _zero(config: BudgetStudyConfig) -> dict[str, Any]:
+    about: dict[str, Any] = {"method": ZERO, "pick": "none", "budget": 0, "variants": 0, "seed": None}
+    return about | {"tuned_for": None, "frames_opened": 0}
+
+
+def _chosen(picker: Picker, config: BudgetStudyConfig) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield pick, seed and cells of every budget; all cells are the same for every pick."""
+    for seed in range(config.seeds):
+        for pick in config.picks if config.numbers else ():
+            order = picker.order(pick, seed, config.numbers[-1])
+            for number in config.numbers:
+                yield pick, seed, order[:number]
+        if ALL in config.budgets:
+            yield ALL, seed, picker.cells
+
+
+def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, list[str]]) -> Iterator[Point]:
+    pick, seed, cells = chosen
+    order = sorted(cells, key=lambda cell: (generator("held", seed, cell).random(), cell))
+    about: dict[str, Any] = {"budget": len(cells), "pick": pick, "seed": seed, "frames_opened": picker.frames(cells)}
+    for method in config.methods:
+        held = order[: held_of(len(cells), method)]
+        train = sorted(set(cells) - set(held))
+        views = math.ceil(CELLS_A_STEP / (len(train) / max(picker.views(train), 1)))
+        shared = {"train_cells": train, "held_cells": held, "pick": pick, "seed": seed}
+        steps = config.steps or steps_of(len(cells), method)
+        shared |= {"steps": steps, "accumulate": min(MOST_VIEWS, views)}
+        finds = method in FINDING
+        for prompt in (NO_PROMPT,) if finds else config.prompts:
+            for variants in (0,) if finds else config.variants:
+                point = about | {"method": method, "variants": variants, "tuned_for": prompt}
+                own = {} if finds else _method(method, config) | {"prompt": prompt, "variants": variants}
+                yield point, config.tuning.with_choices(**shared, **own)
+
+
+def _method(method: str, config: BudgetStudyConfig) -> dict[str, Any]:
+    """Return the settings that make a fine-tuning this method."""
+    if method == "lora":
+        return {"adapt": "decoder"}
+    return {"adapt": "encoder-full", "cut": config.cut} if method == "encoder-full" else {}
+
+
+def _name(point: Mapping[str, Any]) -> str:
+    names = ("method", "pick", "tuned_for", "budget", "seed")
+    return ", ".join(f"{name} {point[name]}" if name in ("budget", "seed") else str(point[name]) for name in names)
+
+
+def _notes(store: Store, config: BudgetStudyConfig) -> list[str]:
+    notes = ["a budget counts labelled cells, those that choose the step among them; the validation block is not read"]
+    if "doubt" in config.picks:
+        notes.append("doubt looks at more labels than its budget: the detector and its calibration learned from them")
+    if config.seeds < 3:
+        notes.append("fewer than 3 seeds: there are numbers and no verdict; give --seeds 3")
+    if not store.is_trained:
+        notes.append("the encoder is UNTRAINED: scores show that everything works, not what SAM can do")
+    return notes

@@ -1,0 +1,284 @@
+"""The lines and curves of a study of budgets, read from its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from hela_store.catalog import index as catalog
+from hela_store.errors import RunError
+from hela_store.evaluation.tracks import CellTracks, cell_tracks
+from hela_store.metrics.intervals import Interval, crossed_interval, numbered
+from hela_store.prompts.kinds import NO_PROMPT
+from hela_store.runs.folder import RunInfo
+from hela_store.store.store import Store
+
+from .curves import MORE, Curve, Scores, fit, summed
+
+KIND = "budget"
+"""Kind of the runs of a study of budgets."""
+ZERO = "zero-shot"
+_ROWS = """
+SELECT q.run, q.iou, q.cell, q.frame, greatest(p.free_iou, coalesce(p.free_ellipse_iou, 0)) AS free, p.free_iou AS naive
+FROM predictions q JOIN prompts p ON p.run = q.run AND p.prompt_id = q.prompt_id
+WHERE list_contains($runs, q.run) AND q.prompt = $prompt ORDER BY q.run, q.prompt_seed, q.cell
+"""
+
+Floats = npt.NDArray[np.float64]
+Strategy = tuple[str, str, int, str]
+"""Prompt, method, number of variants and pick."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRow:
+    """One line: the decoders that learned from so many cells, one for each seed.
+
+    Attributes
+    ----------
+    prompt, method, variants, pick : the strategy
+    budget : labelled cells, those that chose the step among them
+    frames : frames that a person opens for these, mean over seeds
+    iou, iou_runs : mean IoU on the sampled test cells, and that of each seed
+    over_zero : Interval or None
+        Change over zero-shot on the same prompts, over tracks, frames and seeds; None of a method without prompts.
+    share : of the gain of all cells; None where that is not known or not above 0
+    runs : of kind ``"budget"``, one for each seed
+    """
+
+    prompt: str
+    method: str
+    variants: int
+    pick: str
+    budget: int
+    frames: float
+    iou: float
+    iou_runs: tuple[float, ...]
+    over_zero: Interval | None
+    share: float | None
+    runs: tuple[str, ...]
+
+    @property
+    def strategy(self) -> Strategy:
+        """Prompt, method, number of variants and pick."""
+        return self.prompt, self.method, self.variants, self.pick
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values with the word."""
+        over = None if self.over_zero is None else asdict(self.over_zero) | {"word": self.over_zero.word}
+        return asdict(self) | {"over_zero": over}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetCurve:
+    """The curve of a strategy over budgets.
+
+    Attributes
+    ----------
+    prompt, method, variants, pick : the strategy
+    curve : Curve
+    """
+
+    prompt: str
+    method: str
+    variants: int
+    pick: str
+    curve: Curve
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: the form, its numbers, and what the sentences say."""
+        curve, about = self.curve, asdict(self)
+        del about["curve"]
+        more = None if curve.reached is None else asdict(curve.more(curve.reached))
+        found = {"form": curve.form, "numbers": curve.numbers[0].tolist(), "largest": curve.largest}
+        return about | found | {"gain": asdict(curve.gain(curve.largest)), "reached": curve.reached, "more": more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Hold what a prompt is worth without fine-tuning: zero-shot, and the answer that never looks at the image."""
+
+    prompt: str
+    zero_shot: float
+    naive: float | None
+    cells: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetTable:
+    """All lines and curves.
+
+    Attributes
+    ----------
+    rows : list of BudgetRow
+        By prompt, method, variants and pick, the smallest budget first.
+    curves : list of BudgetCurve
+        Of the strategies with enough budgets.
+    rules : dict of str to Rule
+        By prompt.
+    units : how the tracks of the test cells were found
+    """
+
+    rows: list[BudgetRow]
+    curves: list[BudgetCurve]
+    rules: dict[str, Rule]
+    units: str
+
+
+def budget_table(store: Store, runs: Sequence[RunInfo]) -> BudgetTable:
+    """Put runs of kind ``"budget"`` together: one of zero-shot, and the decoders that were scored on the same cells.
+
+    Raises
+    ------
+    RunError
+        There is no zero-shot run, or a run scored other cells than it.
+    """
+    zeros = [run for run in runs if run.config["method"] == ZERO]
+    if not zeros:
+        raise RunError("no run of kind budget scored zero-shot; `hela-store study --budget 5,20,100,all` makes them")
+    zero, tuned = zeros[-1], [run for run in runs if run.config["method"] != ZERO]
+    rows: list[BudgetRow] = []
+    curves: list[BudgetCurve] = []
+    rules: dict[str, Rule] = {}
+    tracks: CellTracks | None = None
+    for prompt in [*zero.prompts, NO_PROMPT]:
+        mine = [run for run in tuned if prompt in run.prompts]
+        if prompt == NO_PROMPT and not mine:
+            continue
+        scores = _scores(store, [*([] if prompt == NO_PROMPT else [zero.id]), *(run.id for run in mine)], prompt)
+        first = _nothing(scores[mine[0].id]) if prompt == NO_PROMPT else scores[zero.id]
+        tracks = tracks or cell_tracks(store, sorted(set(first["frame"])))
+        if prompt != NO_PROMPT:
+            rules[prompt] = _rule(prompt, first)
+        part = _Part(prompt=prompt, first=first, tracks=tracks)
+        found = {run.id: part.paired(run.id, scores[run.id]) for run in mine}
+        rows += _rows(part, mine, found)
+        curves += _curves(part, mine, found)
+    return BudgetTable(rows=rows, curves=curves, rules=rules, units=str(tracks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The zero-shot scores of one prompt kind, which all others are paired with."""
+
+    prompt: str
+    first: dict[str, Any]
+    tracks: CellTracks
+
+    def paired(self, run: str, scores: dict[str, Any]) -> Floats:
+        if scores["cell"] != self.first["cell"]:
+            raise RunError(f"run {run} scored other cells than zero-shot; run the study again with one --test-cells")
+        ious: Floats = scores["iou"]
+        return ious
+
+    def interval(self, ious: Sequence[Floats]) -> Interval | None:
+        if self.prompt == NO_PROMPT:
+            return None
+        cells, n = self.first["cell"], len(self.first["cell"])
+        units = self.tracks.units(cells * len(ious), np.repeat(np.arange(len(ious)), n))
+        return crossed_interval(np.concatenate([row - self.first["iou"] for row in ious]), units)
+
+
+def strategies(runs: Sequence[RunInfo]) -> dict[Strategy, list[RunInfo]]:
+    """Return runs by strategy; those that learned from all cells belong to every pick of their method."""
+    found: dict[Strategy, list[RunInfo]] = {}
+    for run in runs:
+        about = run.config
+        found.setdefault((about["tuned_for"], about["method"], about["variants"], about["pick"]), []).append(run)
+    picks = {key: part for key, part in found.items() if key[3] != "all"}
+    return {key: part + found.get((*key[:3], "all"), []) for key, part in picks.items()} or found
+
+
+def _rows(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> list[BudgetRow]:
+    groups: dict[tuple[Any, ...], list[RunInfo]] = {}
+    for run in runs:
+        about = run.config
+        key = about["method"], about["variants"], about["pick"] == "all", about["pick"], about["budget"]
+        groups.setdefault(key, []).append(run)
+    base, rows = float(part.first["iou"].mean()), []
+    whole = {key[:2]: np.mean([found[run.id].mean() for run in mine]) - base for key, mine in groups.items() if key[2]}
+    for key in sorted(groups):
+        mine = sorted(groups[key], key=lambda run: run.config["seed"])
+        means, gain = [float(found[run.id].mean()) for run in mine], whole.get(key[:2])
+        iou = float(np.mean(means))
+        rows.append(
+            BudgetRow(
+                prompt=part.prompt,
+                method=key[0],
+                variants=key[1],
+                pick=key[3],
+                budget=key[4],
+                frames=float(np.mean([run.config["frames_opened"] for run in mine])),
+                iou=iou,
+                iou_runs=tuple(means),
+                over_zero=part.interval([found[run.id] for run in mine]),
+                share=(iou - base) / float(gain) if gain is not None and gain > 0 else None,
+                runs=tuple(run.id for run in mine),
+            )
+        )
+    return rows
+
+
+def _curves(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> list[BudgetCurve]:
+    track = numbered([part.tracks.of[cell] for cell in part.first["cell"]])
+    curves = []
+    for (_, method, variants, pick), mine in strategies(runs).items():
+        scores = Scores(
+            budget=np.array([run.config["budget"] for run in mine]),
+            seed=np.array([run.config["seed"] for run in mine]),
+            sums=summed([found[run.id] for run in mine], track),
+            counts=np.bincount(track).astype(float),
+            zero=summed([part.first["iou"]], track)[0],
+        )
+        if (curve := fit(scores)) is not None:
+            about = {"prompt": part.prompt, "method": method, "variants": variants, "pick": pick}
+            curves.append(BudgetCurve(**about, curve=curve))
+    return curves
+
+
+def _scores(store: Store, runs: Sequence[str], prompt: str) -> dict[str, dict[str, Any]]:
+    """Return the columns of each run's rows, in one order for all runs."""
+    every = catalog.query(store.path, _ROWS, {"runs": list(runs), "prompt": prompt})
+    found = {}
+    for run in runs:
+        table = every.filter(pc.equal(every["run"], run))
+        numbers = {name: table[name].to_numpy().astype(float) for name in ("iou", "free")}
+        found[run] = numbers | {name: table[name].to_pylist() for name in ("cell", "frame", "naive")}
+    return found
+
+
+def _nothing(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what methods without prompts are paired with: the same cells, none of them found."""
+    return scores | {"iou": np.zeros(len(scores["cell"]))}
+
+
+def _rule(prompt: str, first: dict[str, Any]) -> Rule:
+    naive = None if first["naive"][0] is None else float(first["free"].mean())
+    cells = len(set(first["cell"]))
+    return Rule(prompt=prompt, zero_shot=float(first["iou"].mean()), naive=naive, cells=cells)
+
+
+def strategy_name(one: BudgetRow | BudgetCurve) -> str:
+    """Return how a strategy is called: what is trained, with how many variants, on which cells."""
+    variants = f", {one.variants} variants" if one.variants else ""
+    return f"{one.method}{variants}, {one.pick}"
+
+
+def sentence(curve: BudgetCurve) -> str:
+    """Say in a sentence how many cells are enough, and what more of them add."""
+    fitted, who = curve.curve, f"{curve.prompt}, {strategy_name(curve)}"
+    gain = fitted.gain(fitted.largest)
+    if fitted.reached is None:
+        found = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) with {fitted.largest:,} cells"
+        return f"{who}: no clear gain, {found}."
+    more = fitted.more(fitted.reached)
+    half = (more.high - more.low) / 2
+    given = f"IoU {gain.mean:.3f}" if curve.prompt == NO_PROMPT else f"{gain.mean:+.3f} over zero-shot"
+    return (
+        f"{who}: {fitted.reached:,} cells reach 95 % of what {fitted.largest:,} give ({given}); "
+        f"{MORE} more: {more.mean:+.3f} ± {half:.3f}."
+    )

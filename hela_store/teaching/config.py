@@ -1,0 +1,43 @@
+"""Settings of the page; the command line reads them too, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hela_store.errors import RecipeError
+
+RULES = ("random", "doubt", "far")
+"""How the next cell can be chosen."""
+CONTROL = 5
+"""Every so many cells that are offered, one is random, whatever the rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachConfig:
+    """Describe a session of teaching.
+
+    Attributes
+    ----------
+    who : name of the person, kept with every label
+    next : how the next cell is chosen: ``"random"``, ``"doubt"`` (the least sure proposal) or ``"far"`` (the proposal
+        whose vector is farthest from those of the cells that were taught)
+    every : accepted cells after which the decoder is fine-tuned
+    held : share of the cells that judges and is never trained on
+    steps : training steps of one fine-tuning
+    device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    """
+
+    who: str = "me"
+    next: str = "doubt"
+    every: int = 20
+    held: float = 0.2
+    steps: int = 60
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.next not in RULES:
+            raise RecipeError(f"next is {self.next!r}, expected one of {', '.join(RULES)}")
+        if self.every < 1 or self.steps < 1:
+            raise RecipeError(f"every is {self.every} and steps is {self.steps}, expected 1 or more of each")
+        if not 0 < self.held < 1:
+            raise RecipeError(f"held is {self.held}, expected a share above 0 and below 1")

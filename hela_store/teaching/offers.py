@@ -1,0 +1,109 @@
+"""Cells that are offered next, and whether the rule that chose them does better than chance."""
+
+from __future__ import annotations
+
+import time
+from threading import Lock
+
+import numpy as np
+
+from hela_store.images.rle import Rle, decode
+from hela_store.metrics.overlap import overlap
+
+from .next_cell import Candidate, Distance, Offer, choose, spread
+from .overview import Overview
+from .proposals import Proposals
+from .session import Saved, Session
+
+POOL = 6
+"""Frames beside the one that is shown in which the next cell is looked for."""
+IDLE = 1.0
+"""Seconds without a question after which proposals are made ahead."""
+
+
+class Offers:
+    """Offers cells of the training block, and remembers how far the masks that were offered were off.
+
+    Parameters
+    ----------
+    session : Session
+    proposals : Proposals
+    overview : Overview
+    rule : ``"random"``, ``"doubt"`` or ``"far"``
+    distance : of candidates to the cells taught, for the rule ``"far"``
+    """
+
+    def __init__(
+        self, session: Session, proposals: Proposals, overview: Overview, rule: str, distance: Distance
+    ) -> None:
+        self._distance = distance
+        self._session, self._proposals, self._overview, self._rule = session, proposals, overview, rule
+        self._preparing = Lock()
+        self._busy = 0.0
+        self._count = 0
+        self._open: dict[str, Offer] = {}
+        self._taken: dict[tuple[str, int], tuple[bool, Rle]] = {}
+
+    def busy(self) -> None:
+        """Note that somebody asks something, which goes before proposals made ahead."""
+        self._busy = time.monotonic()
+
+    def prepare(self) -> None:
+        """Make the proposals of one more frame of those in which the next cell is looked for, while nobody asks."""
+        if time.monotonic() - self._busy < IDLE or not self._preparing.acquire(blocking=False):
+            return
+        try:
+            known = set(self._proposals.known())
+            lacking = [frame for frame in spread(self._overview.training(), POOL) if frame not in known]
+            if lacking:
+                self._proposals.of(lacking[0])
+        finally:
+            self._preparing.release()
+
+    def next(self, page: str, shown: str) -> Offer | None:
+        """Offer the next cell to a page that shows a frame; None where there is none."""
+        offer = choose(self._candidates(shown), self._rule, self._count, self._distance)
+        if offer is not None:
+            self._count += 1
+            self._open[page] = offer
+        return offer
+
+    def _candidates(self, shown: str) -> list[Candidate]:
+        """Return the proposals that may be offered: of the frame that is shown and of some others, in a fixed order."""
+        training, known = self._overview.training(), set(self._proposals.known())
+        frames = {frame for frame in spread(training, POOL) if frame in known}
+        frames |= {shown} & set(training) or set(training[:1])
+        found: list[Candidate] = []
+        for frame in sorted(frames):
+            label = self._session.label(frame)
+            found += [Candidate(frame=frame, proposal=each) for each in self._proposals.open(frame, label)]
+        return found
+
+    def took(self, page: str, saved: Saved) -> None:
+        """Remember what was offered for a cell that was taken, with the offered mask or another one."""
+        offer = self._open.pop(page, None)
+        if offer is None or offer.candidate.frame != saved.frame or saved.named is None:
+            return
+        under = offer.candidate.proposal.under(self._session.label(saved.frame))
+        if (under == saved.named[0]).any():
+            self._taken[saved.frame, saved.named[0]] = (offer.random, offer.candidate.proposal.rle)
+
+    def errors(self) -> tuple[list[float], list[float]]:
+        """Return 1 less the IoU of offered masks with the cells as they are now: by the rule, and at random."""
+        found: tuple[list[float], list[float]] = ([], [])
+        for (frame, cell), (random, rle) in self._taken.items():
+            label = self._session.label(frame)
+            if (label == cell).any():
+                mask, origin = decode(rle, label.shape)
+                found[random].append(1 - overlap(mask, label == cell, origin, (0, 0)).iou)
+        return found
+
+    def __str__(self) -> str:
+        stated = f"Next: {self._rule}; every fifth at random as the control."
+        by_rule, control = self.errors()
+        if not by_rule or not control:
+            return stated
+        return (
+            f"{stated} Masks offered by the rule were off by {np.mean(by_rule):.2f} (n = {len(by_rule)}), at random by "
+            f"{np.mean(control):.2f} (n = {len(control)})."
+        )

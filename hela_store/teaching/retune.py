@@ -1,0 +1,296 @@
+"""Fine-tune the decoder on what was taught; the new one replaces the one before only where it is better.
+
+Cells that judge are set aside by their names alone, before anything is learned. A second part of the cells chooses the
+step, so that what chooses does not judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hela_store.base.files import digest
+from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
+from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
+from hela_store.evaluation.questions import Question, Score, answer, truth_questions
+from hela_store.evaluation.tracks import cell_tracks
+from hela_store.images.geometry import holds_whole
+from hela_store.metrics.intervals import Units
+from hela_store.recipe.recipe import Recipe
+from hela_store.runs.finished import find_finished
+from hela_store.runs.folder import RunInfo, new_run
+from hela_store.sam.devices import pick_device
+from hela_store.store.labelled import Labelled
+from hela_store.store.records import CellRecord
+from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.training.guard import change as paired
+
+from .config import TeachConfig
+from .curve import ahead_of, curve_of, finite
+
+KIND = "teach"
+"""Kind of the runs that say how a fine-tuning of a session went."""
+KINDS = ("box", "point")
+"""Prompts that judge: those that the page has."""
+CHOOSING = 0.2
+"""Share of the cells that are not set aside which chooses the step."""
+LEAST = 4
+"""Cells that train, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Cells that were taught, by what they are for.
+
+    Attributes
+    ----------
+    train, choose, judge : ids of cells
+    left : how many others there are, in frames of other blocks or held whole by no view
+    """
+
+    train: tuple[str, ...]
+    choose: tuple[str, ...]
+    judge: tuple[str, ...]
+    left: int
+
+    @property
+    def lack(self) -> str:
+        """What is missing before the decoder can be fine-tuned; empty where nothing is."""
+        if len(self.train) >= LEAST and self.choose and self.judge:
+            return ""
+        return (
+            f"{len(self.train)} cells to train on, {len(self.choose)} to choose the step and {len(self.judge)} to "
+            f"judge; expected {LEAST}, 1 and 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """How one fine-tuning went.
+
+    Attributes
+    ----------
+    run : id of the run that says this
+    number : 1 for the first one of the store
+    taught : cells that were taught when it began
+    trained, judged : cells that trained, and that judged
+    before, after : decoders, ids of fine-tuning runs or ``"zero-shot"``
+    kept : whether ``after`` answers from then on
+    before_iou, after_iou : mean IoU of both on the cells that judge, bounding boxes and clicks together
+    mean_change, low, high : paired, with its 95 % interval; None where it cannot be told
+    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``
+    curve : (cells, IoU, low, high) of every decoder that was kept so far, all on the same cells
+    ahead : (cells more, IoU, low, high, gain, low, high) that are expected; empty while too few rounds can be fitted
+    seconds : how long it took
+    """
+
+    run: str = ""
+    number: int
+    taught: int
+    trained: int
+    judged: int
+    before: str
+    after: str
+    kept: bool
+    before_iou: float
+    after_iou: float
+    mean_change: float
+    low: float | None
+    high: float | None
+    verdict: str
+    curve: list[list[float | None]]
+    ahead: list[list[float]]
+    seconds: float
+
+    @classmethod
+    def of(cls, run: RunInfo) -> Round:
+        """Return the round that a published run has in its log."""
+        return cls(**run.result() | {"run": run.id})
+
+    @property
+    def decoder(self) -> str | None:
+        """The decoder that answers after it; None for the one that came with the encoder."""
+        name = self.after if self.kept else self.before
+        return None if name == ZERO_SHOT else name
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            interval = "too few cells for an interval"
+        else:
+            interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        end = "The new decoder answers now." if self.kept else "The decoder before stays; the new one is dropped."
+        return (
+            f"Round {self.number}: trained on {self.trained} cells. IoU on {self.judged} cells set aside "
+            f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {self.verdict}). "
+            f"{end}"
+        )
+
+
+def last_round(store: Store) -> Round | None:
+    """Return the latest round of a store for its encoder; None where there is none."""
+    run = find_finished(store.path, KIND, lambda info: info.encoder == store.key and bool(info.result()))
+    return None if run is None else Round.of(run)
+
+
+def shares(store: Store, taught: Sequence[tuple[str, int]], held: float) -> Shares:
+    """Say what each cell is for.
+
+    Parameters
+    ----------
+    store : at the version of the labels that is meant
+    taught : (frame, label) of the cells that people made or changed
+    held : share that judges
+    """
+    wanted, blocks = set(taught), store.blocks()
+    parts: dict[str, list[str]] = {"train": [], "choose": [], "judge": []}
+    left = 0
+    tiles = frame_tiles(store, [frame for frame in store.frame_records() if any(frame == f for f, _ in wanted)])
+    for cell in CellRecord.of(store.cells_table()):
+        if (cell.frame, cell.label) not in wanted:
+            continue
+        whole = any(holds_whole(cell.box, tile.rect) for tile in tiles.get(cell.frame, []))
+        if blocks[cell.frame] != "train" or not whole:
+            left += 1
+        else:
+            parts[part_of(store, cell.frame, cell.label, held)].append(cell.cell)
+    return Shares(left=left, **{name: tuple(cells) for name, cells in parts.items()})
+
+
+def part_of(store: Store, frame: str, label: int, held: float) -> str:
+    """Say what a cell is for, by its name alone: ``"judge"``, ``"choose"`` or ``"train"``.
+
+    In a time-lapse equal labels of a sequence are one cell over time, so all of them are for the same.
+    """
+    name = frame if store.recipe.dataset.stills else store.frame_records()[frame].sequence
+    if _share(name, label, "judge") < held:
+        return "judge"
+    return "choose" if _share(name, label, "choose") < CHOOSING else "train"
+
+
+def _share(name: str, label: int, what: str) -> float:
+    return int(digest("teach", what, name, label)[:8], 16) / 2**32
+
+
+def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
+    """Do one round, as :func:`retune`, on a store that another process has open."""
+    return retune(Store(path, recipe), taught, config)
+
+
+def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
+    """Fine-tune from the decoder that answers now, judge both, and publish a run that says how it went.
+
+    Raises
+    ------
+    RunError, RecipeError, SplitError, StoreError
+        As :func:`hela_store.training.finetune.finetune`.
+    """
+    began, before = time.monotonic(), last_round(store)
+    parts = shares(store, taught, config.held)
+    init = None if before is None else before.decoder
+    wanted = FinetuneConfig.of(
+        prompt="all",
+        init=init,
+        steps=config.steps,
+        workers=0,
+        device=config.device,
+        train_cells=parts.train,
+        held_cells=parts.choose,
+        pick="taught",
+    )
+    found = finetune(store, wanted)
+    known = Labelled.of(store, parts.judge)
+    questions = judging_questions(known)
+    units = _units(known, questions)
+    ask = _Asker(store=known, questions=questions, device=config.device)
+    old, new = ask(resolve_checkpoint(store, init)), ask(resolve_checkpoint(store, found.run))
+    change = paired(_ious(old), _ious(new), units)
+    kept = found.best_step > 0 and change.helped
+    steps = _steps(store, ask, (len(parts.train), new) if kept else None)
+    done = Round(
+        number=1 if before is None else before.number + 1,
+        taught=len(taught),
+        trained=len(parts.train),
+        judged=len(parts.judge),
+        before=init or ZERO_SHOT,
+        after=found.run,
+        kept=kept,
+        before_iou=float(_ious(old).mean()),
+        after_iou=float(_ious(new).mean()),
+        mean_change=change.mean_change,
+        low=finite(change.low),
+        high=finite(change.high),
+        verdict=change.verdict,
+        curve=curve_of([(cells, _ious(scores)) for cells, scores in steps], units),
+        ahead=ahead_of([(cells, _ious(scores)) for cells, scores in steps], units),
+        seconds=time.monotonic() - began,
+    )
+    return _publish(store, done, config)
+
+
+def judging_questions(store: Store) -> list[Question]:
+    """Return a bounding box and a click for every labelled cell of the training block, drawn from its label."""
+    radius, questions = median_training_radius(store), []
+    for frame in frame_cells(store, labelled_frames(store, "train")):
+        questions += truth_questions(frame, KINDS, [0], radius)
+    return questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asker:
+    """Scores decoders on the same questions."""
+
+    store: Store
+    questions: list[Question]
+    device: str
+
+    def __call__(self, checkpoint: Checkpoint) -> list[Score]:
+        decoder = checkpoint.load_decoder(pick_device(self.device))
+        return answer(self.store, decoder, self.questions, checkpoint.window)
+
+
+def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]] | None) -> list[tuple[int, list[Score]]]:
+    """Score zero-shot and every decoder that was kept, each with the number of cells it learned from."""
+    steps = [(0, ask(resolve_checkpoint(store, None)))]
+    steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in kept_rounds(store)]
+    return steps + ([] if last is None else [last])
+
+
+def kept_rounds(store: Store) -> list[Round]:
+    """Return the rounds of a store whose decoder was kept, in their order."""
+    rounds: list[Round] = []
+
+    def note(info: RunInfo) -> bool:
+        if info.encoder == store.key and info.result():
+            rounds.append(Round.of(info))
+        return False
+
+    find_finished(store.path, KIND, note)
+    return sorted((one for one in rounds if one.kept), key=lambda one: one.number)
+
+
+def _publish(store: Store, done: Round, config: TeachConfig) -> Round:
+    about = asdict(config) | {"encoder": store.key, "checkpoint": done.after, "split": "train"}
+    folder = new_run(store.path, KIND, about, parent=done.after, label=f"round {done.number}")
+    with folder.tidied():
+        result = {name: value for name, value in asdict(done).items() if name != "run"}
+        folder.log(result=result)
+        folder.publish()
+    return replace(done, run=folder.id)
+
+
+def _units(store: Store, questions: Sequence[Question]) -> Units:
+    """Return what intervals resample: cells over time and frames; in a single frame the cells alone."""
+    frames = {question.cell.frame for question in questions}
+    units = cell_tracks(store, sorted(frames)).units([question.cell.cell for question in questions])
+    return units if len(frames) > 1 else replace(units, frame=None)
+
+
+def _ious(scores: Sequence[Score]) -> npt.NDArray[np.float64]:
+    return np.array([score.iou for score in scores], np.float64)

@@ -1,0 +1,210 @@
+"""The labels as pages see and change them: what is answered as saved is on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hela_store.errors import ConflictError, QueryError
+from hela_store.labels.events import FILE, LabelEvent
+from hela_store.labels.log import LabelLog
+from hela_store.labels.versions import free_label, redo, undo
+from hela_store.show.viewer.frames import drawn_cells, known_frame
+from hela_store.store.store import Store
+
+from .edits import event_of
+from .retune import part_of
+
+GONE = 65.0
+"""Seconds without a sign of life after which a page counts as closed; browsers slow down pages that nobody looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What an edit did.
+
+    Attributes
+    ----------
+    version : the version of the labels that it made
+    base : the version before it
+    frame : id
+    named : labels of the cells that it concerned; None where all cells of the frame may have changed
+    """
+
+    version: int
+    base: int
+    frame: str
+    named: tuple[int, ...] | None
+
+
+class Session:
+    """The labels of a store while pages change them. One process at a time holds the right to.
+
+    Parameters
+    ----------
+    store : Store
+    who : str
+        Kept with every label.
+    held : float
+        Share of the cells that judges and is never trained on.
+    """
+
+    def __init__(self, store: Store, who: str, held: float) -> None:
+        self.store, self.who, self.held = store, who, held
+        self.lock = RLock()
+        self.log = LabelLog(store)
+        self.log.hold()
+        self._free: dict[str, int] = {}
+        self._pages: dict[str, tuple[float, str]] = {}
+        self._changed: dict[str, dict[int, int]] = {}
+        self.taught: dict[str, set[int]] = {}
+        self._count_taught()
+
+    def close(self) -> None:
+        """Give the right to change labels back."""
+        self.log.close()
+
+    # what is there
+
+    def label(self, frame: str) -> npt.NDArray[np.int32]:
+        """Return the labels of a frame at the latest version, int32, (row, col)."""
+        known_frame(self.store, frame)
+        with self.lock:
+            return self.log.label(frame)
+
+    def cells(self, frame: str, only: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Return the cells of a frame as a page draws them; of ``only`` these labels where they are given."""
+        taught = self.taught.get(frame, set())
+        return [
+            about | {"taught": about["label"] in taught, "held": self._judges(frame, about["label"], taught)}
+            for about in drawn_cells(self.label(frame), only)
+        ]
+
+    def _judges(self, frame: str, cell: int, taught: set[int]) -> bool:
+        return cell in taught and self.is_held(frame, cell)
+
+    def is_held(self, frame: str, cell: int) -> bool:
+        """Whether a cell judges and is never trained on: decided by its name alone, before anything is learned."""
+        return part_of(self.store, frame, cell, self.held) == "judge"
+
+    def taught_cells(self) -> list[tuple[str, int]]:
+        """Return all cells that people made or changed, (frame, label), in a fixed order."""
+        with self.lock:
+            return sorted((frame, cell) for frame, cells in self.taught.items() for cell in cells)
+
+    # what changes
+
+    def edit(self, frame: str, asked: Mapping[str, Any]) -> Saved:
+        """Make the change that a page asks for.
+
+        Raises
+        ------
+        LabelError
+            It does not fit the labels.
+        ConflictError
+            Another page changed a cell of it since the version that the page saw.
+        StoreError
+            It cannot be written; nothing was.
+        """
+        record = known_frame(self.store, frame)
+        with self.lock:
+            event = event_of(asked, record.frame, self.log.label(record.frame), self.who, lambda: self._label(frame))
+            known = event.cells[:1] if event.kind == "split" else event.cells if event.kind != "add" else ()
+            self._check_current(frame, known, asked.get("version"))
+            return self.append([event])
+
+    def append(self, events: Sequence[LabelEvent]) -> Saved:
+        """Append events of one frame as one version; durable when this returns."""
+        with self.lock:
+            base = self.log.version
+            version = self.log.append(events)
+            for event in events:
+                self._remember(version, event)
+            named = tuple(cell for event in events for cell in event.cells)
+            return Saved(version=version, base=base, frame=events[0].frame, named=named)
+
+    def again(self, way: str) -> Saved | None:
+        """Take back (``"undo"``) or repeat (``"redo"``) a version; None where there is none."""
+        with self.lock:
+            base, step = self.log.version, {"undo": undo, "redo": redo}[way]
+            version = step(self.log, who=self.who)
+            if version is None:
+                return None
+            frame = self.log.history().frames[version][0]
+            for each in self.log.history().frames[version]:
+                self._changed.setdefault(each, {})[0] = version
+            self._count_taught()
+            return Saved(version=version, base=base, frame=frame, named=None)
+
+    def new_labels(self, frame: str, count: int) -> list[int]:
+        """Return labels that no cell has."""
+        return [self._label(frame) for _ in range(count)]
+
+    def can(self) -> dict[str, bool]:
+        """Return whether there is something to take back and to repeat."""
+        with self.lock:
+            history = self.log.history()
+        return {"undo": bool(history.done), "redo": bool(history.undone)}
+
+    def _label(self, frame: str) -> int:
+        sequence = known_frame(self.store, frame).sequence
+        label = self._free.get(sequence) or free_label(self.store, frame)
+        self._free[sequence] = label + 1
+        return label
+
+    def _check_current(self, frame: str, cells: Sequence[int], seen: Any) -> None:
+        if type(seen) is not int or not 0 <= seen <= self.log.version:
+            raise QueryError("an edit needs the version of the labels that the page shows; reload the page")
+        changed = self._changed.get(frame, {})
+        late = [cell for cell in cells if max(changed.get(cell, 0), changed.get(0, 0)) > seen]
+        if late:
+            raise ConflictError(f"cell {late[0]} was changed in another page since; it is shown as it is now")
+
+    def _remember(self, version: int, event: LabelEvent) -> None:
+        changed, taught = self._changed.setdefault(event.frame, {}), self.taught.setdefault(event.frame, set())
+        for cell in event.cells:
+            changed[cell] = version
+        if event.who != FILE:
+            taught.update(event.cells)
+            gone = event.cells if event.kind == "erase" else event.cells[1:] if event.kind == "merge" else ()
+            taught.difference_update(gone)
+
+    def _count_taught(self) -> None:
+        """Find the taught cells from the versions that stand."""
+        self.taught = {}
+        versions = self.log.files.versions()
+        standing = set(range(1, len(versions) + 1))
+        for version in versions:
+            first = version[0].event
+            if first["target"] is not None:
+                (standing.discard if first["kind"] == "undo" else standing.add)(first["target"])
+        for number, version in enumerate(versions, 1):
+            if number in standing:
+                for line in version:
+                    self._remember(number, LabelEvent.from_json(line.event))
+
+    # who is here
+
+    def seen(self, page: str, frame: str) -> str:
+        """Note a sign of life of a page; return what it has to be told of others."""
+        now = time.monotonic()
+        with self.lock:
+            self._pages[page[:64]] = (now, frame)
+            self._pages = {name: at for name, at in self._pages.items() if now - at[0] < GONE}
+            others = [where for name, (_, where) in self._pages.items() if name != page[:64]]
+        if not others:
+            return ""
+        same = sum(where == frame for where in others)
+        subject = f"{len(others)} other pages have" if len(others) > 1 else "1 other page has"
+        return f"{subject} this store open, {same} of them this frame"
+
+    def left(self, page: str) -> None:
+        """Note that a page was closed."""
+        with self.lock:
+            self._pages.pop(page[:64], None)

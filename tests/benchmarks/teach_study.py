@@ -1,0 +1,211 @@
+"""What a session of teaching is worth: a simulated person clicks, corrects and labels; the decoder is fine-tuned.
+
+    python tests/benchmarks/teach_study.py --data ../shared/data/Fluo-N2DL-HeLa --tile 512 --out /tmp/teach-fluo
+    python tests/benchmarks/teach_study.py --data ../shared/data/DIC-C2DH-HeLa --tile none --out /tmp/teach-dic
+
+The person knows the truth. They take the cells that the page offers by a rule, and give each its true mask. After 10,
+20, 50, 100 and 200 cells the decoder is fine-tuned as the page does it: from the decoder before, on the cells that are
+not set aside, with the step chosen on a part of them. Then test is scored: IoU from bounding boxes and from one click,
+and the clicks that a cell needs until its IoU is 0.85 and 0.90 (NoC; at most 10, a cell that never gets there counts 10).
+Every click after the first is in the middle of the largest piece of what is wrong. ``results.jsonl`` is kept, so the
+same command again does only what is missing. Prints Markdown with means over seeds, and the rule paired with random.
+``--tiny`` tries everything on a drawn sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hela_store_cli.output import bars
+from scipy.stats import t as student
+
+from hela_store.base.rng import generator
+from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
+from hela_store.evaluation.frames import FrameCells, context_of, frame_cells, labelled_frames
+from hela_store.images.rle import paste
+from hela_store.metrics.overlap import overlap
+from hela_store.prompts.draw import corrective_click, make_prompt
+from hela_store.prompts.prompt import Prompt
+from hela_store.store.records import CellRecord
+from hela_store.store.store import Store
+from hela_store.teaching.decode import Decoding
+from hela_store.teaching.next_cell import Candidate, choose
+from hela_store.teaching.proposals import Proposals
+from hela_store.teaching.retune import shares
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
+
+BUDGETS = (10, 20, 50, 100, 200)
+CLICKS = 10
+LEVELS = (0.85, 0.90)
+HELD = 0.2
+RULES = ("random", "doubt")
+
+
+def make_store(arguments: argparse.Namespace) -> Store:
+    path = arguments.out / "store"
+    if not (path / "store.toml").exists():
+        if arguments.tiny:
+            drawn = SyntheticConfig(frames=6, shape=(224, 256), cells=30)
+            blocks = {"train_frames": "0-2", "val_frames": "3-3", "test_frames": "4-5"}
+            new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+        else:
+            new(path, NewConfig.of(dataset=str(arguments.data), sequences=("01",), tile=arguments.tile))
+    store = Store.open(path)
+    embed(store, EmbedConfig(device=arguments.device), bars)
+    return store
+
+
+def drawn_cells(store: Store, split: str, count: int, seed: int) -> list[tuple[FrameCells, CellRecord]]:
+    """Return some cells of a block, drawn evenly over all of them."""
+    frames = list(frame_cells(store, labelled_frames(store, split)))
+    every = [(frame, cell) for frame in frames for cell in frame.cells]
+    order = generator("teach study", split, seed).permutation(len(every))[:count]
+    return [every[i] for i in sorted(order)]
+
+
+def clicks_of(decoding: Decoding, frame: FrameCells, cell: CellRecord, seed: int) -> tuple[float, dict[float, int]]:
+    """Return the IoU of the first click, and the clicks until each level."""
+    context = context_of(frame, cell)
+    first = make_prompt("point", context, seed)
+    points, labels = np.asarray(first.points, float), np.asarray(first.point_labels)
+    ious: list[float] = []
+    while len(ious) < CLICKS:
+        found = decoding.answer(frame.frame, Prompt(kind="point", points=points, point_labels=labels))
+        assert found is not None
+        ious.append(overlap(found.mask, context.mask, found.origin, context.origin).iou)
+        seen = paste(found.mask, found.origin, context.mask.shape, context.origin)
+        click = corrective_click(seen, context.mask, context.origin)
+        if click is None or ious[-1] >= max(LEVELS):
+            break
+        points, labels = np.concatenate([points, click[0][None]]), np.append(labels, click[1])
+    reached = {level: next((n for n, iou in enumerate(ious, 1) if iou >= level), CLICKS) for level in LEVELS}
+    return ious[0], reached
+
+
+def box_iou(decoding: Decoding, frame: FrameCells, cell: CellRecord, seed: int) -> float:
+    context = context_of(frame, cell)
+    found = decoding.answer(frame.frame, make_prompt("box", context, seed))
+    assert found is not None
+    return overlap(found.mask, context.mask, found.origin, context.origin).iou
+
+
+def scored(store: Store, checkpoint: Checkpoint, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
+    """Return the scores of a decoder on test cells, the same ones for every decoder of a seed."""
+    decoding = Decoding(checkpoint, arguments.device)
+    cells = drawn_cells(store, "test", arguments.test_cells, 0)
+    clicked = [clicks_of(decoding, frame, cell, seed) for frame, cell in cells]
+    found = {"box": float(np.mean([box_iou(decoding, frame, cell, seed) for frame, cell in cells]))}
+    found["point"] = float(np.mean([iou for iou, _ in clicked]))
+    return found | {f"noc{100 * level:.0f}": float(np.mean([n[level] for _, n in clicked])) for level in LEVELS}
+
+
+def offered(
+    store: Store, decoding: Decoding, rule: str, seed: int, done: set[tuple[str, int]]
+) -> Iterator[tuple[str, int]]:
+    """Yield cells as the page offers them: the true cell that most of a proposal lies on, each once."""
+    proposals, frames = Proposals(store, decoding), labelled_frames(store, "train")
+    places = generator("teach study frames", seed).permutation(len(frames))[:6]
+    labels = {frames[i]: store.pixels.label(frames[i]) for i in sorted(places)}
+    left = []
+    for frame, label in labels.items():
+        for proposal in proposals.of(frame):
+            under = np.bincount(proposal.under(label))
+            if under.argmax() and (frame, int(under.argmax())) not in done:
+                left.append((Candidate(frame=frame, proposal=proposal), (frame, int(under.argmax()))))
+    count = 1000 * seed + len(done)
+    while left:
+        offer = choose([candidate for candidate, _ in left], rule, count)
+        assert offer is not None
+        cell = next(cell for candidate, cell in left if candidate is offer.candidate)
+        left, count = [pair for pair in left if pair[1] != cell], count + 1
+        yield cell
+
+
+def session(store: Store, rule: str, seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the scores after every budget."""
+    checkpoint = resolve_checkpoint(store, None)
+    yield {"rule": rule, "seed": seed, "cells": 0} | scored(store, checkpoint, arguments, seed)
+    taught: set[tuple[str, int]] = set()
+    for budget in arguments.budgets:
+        decoding = Decoding(checkpoint, arguments.device)
+        for cell in offered(store, decoding, rule, seed + budget, taught):
+            if len(taught) >= budget:
+                break
+            taught.add(cell)
+        parts = shares(store, sorted(taught), HELD)
+        if len(taught) < budget or parts.lack:
+            continue
+        config = FinetuneConfig.of(
+            prompt="all",
+            init=checkpoint.id,
+            seed=seed,
+            steps=arguments.steps,
+            workers=0,
+            device=arguments.device,
+            train_cells=parts.train,
+            held_cells=parts.choose,
+            pick=f"taught, {rule}",
+        )
+        found = finetune(store, config)
+        if found.best_step > 0:
+            checkpoint = resolve_checkpoint(store, found.run)
+        yield {"rule": rule, "seed": seed, "cells": budget} | scored(store, checkpoint, arguments, seed)
+
+
+def interval(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "–"
+    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.3f} ± {half:.3f}"
+
+
+def report(rows: list[dict[str, Any]]) -> Iterator[str]:
+    names = ("box", "point", "noc85", "noc90")
+    yield "| rule | cells | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names)
+    of = {(row["rule"], row["seed"], row["cells"]): row for row in rows}
+    for rule, cells in sorted({(row["rule"], row["cells"]) for row in rows}):
+        same = [row for row in rows if (row["rule"], row["cells"]) == (rule, cells)]
+        yield f"| {rule} | {cells} | " + " | ".join(interval([row[name] for row in same]) for name in names) + " |"
+    for cells in sorted({row["cells"] for row in rows if row["cells"]}):
+        seeds = [row["seed"] for row in rows if row["cells"] == cells and row["rule"] == "random"]
+        pairs = [(of["doubt", s, cells], of["random", s, cells]) for s in seeds if ("doubt", s, cells) in of]
+        paired = " | ".join(interval([one[name] - other[name] for one, other in pairs]) for name in names)
+        yield f"| doubt less random | {cells} | {paired} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tile", default="auto")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--test-cells", type=int, default=200)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    store, results = make_store(arguments), arguments.out / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for seed in range(arguments.seeds):
+        for rule in RULES:
+            if any((row["rule"], row["seed"], row["cells"]) == (rule, seed, max(arguments.budgets)) for row in rows):
+                continue
+            rows = [row for row in rows if (row["rule"], row["seed"]) != (rule, seed)]
+            rows += list(session(store, rule, seed, arguments))
+            results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print("\n".join(report(rows)))
+
+
+if __name__ == "__main__":
+    main()

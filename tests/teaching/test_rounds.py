@@ -1,0 +1,62 @@
+"""Fine-tuning from the page: which cells judge, what is kept, and what is expected of more cells."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from hela_store.metrics.intervals import Units
+from hela_store.store.store import Store
+from hela_store.teaching.config import TeachConfig
+from hela_store.teaching.curve import ahead_of, curve_of, forecast
+from hela_store.teaching.lesson import Lesson
+from hela_store.teaching.retune import kept_rounds, last_round, part_of, shares
+
+
+def test_shares_are_as_stated_and_follow_from_names_alone(store: Store) -> None:
+    parts = [part_of(store, "01/t000", cell, 0.25) for cell in range(4000)]
+    assert abs(parts.count("judge") / 4000 - 0.25) < 0.03
+    assert abs(parts.count("choose") / 4000 - 0.75 * 0.2) < 0.03
+    # one cell over time is for one thing in all frames of its sequence
+    assert parts[:50] == [part_of(store, "01/t001", cell, 0.25) for cell in range(50)]
+    table = store.cells_table().to_pylist()
+    taught = [(row["frame"], row["label"]) for row in table]
+    found = shares(store, taught, 0.25)
+    assert not set(found.train) & set(found.judge) and not set(found.choose) & set(found.judge)
+    train = [row["cell"] for row in table if store.blocks()[row["frame"]] == "train"]
+    assert sorted((*found.train, *found.choose, *found.judge)) == sorted(train)
+    assert found.left == len(table) - len(train)
+
+
+def test_what_more_cells_add_is_fitted() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.arange(60)
+    units = Units(track=rows, frame=None, block=rows, seed=np.zeros(60, np.int64))
+    base = rng.normal(0, 0.02, 60)
+    steps = [(0, 0.6 + base), *((n, 0.7 + 0.05 * np.log(n / 20) + base) for n in (20, 40, 60, 80))]
+    assert ahead_of(steps[:4], units) == []
+    cells, _, _, _, gain, low, high = ahead_of(steps, units)[-1]
+    assert cells == 40 and low <= gain <= high and gain == pytest.approx(0.05 * np.log(120 / 80), abs=0.01)
+    assert forecast(ahead_of(steps, units)).startswith("40 more cells: +0.0")
+    assert [point[0] for point in curve_of(steps, units)] == [0, 20, 40, 60, 80]
+
+
+@pytest.mark.slow
+def test_the_decoder_is_fine_tuned_beside_the_page_and_judged_on_cells_set_aside(store: Store) -> None:
+    lesson = Lesson(store, TeachConfig(device="cpu", every=10, held=0.3, steps=2))
+    for frame in ("01/t000", "01/t001"):
+        for cell in lesson.cells(frame)["cells"]:
+            version = lesson.session.log.version
+            asked = {"kind": "replace", "cell": cell["cell"], "counts": cell["counts"], "version": version}
+            lesson.edit({"page": "a", "frame": frame} | asked)
+    assert lesson.learning()["running"]
+    ended = time.monotonic() + 500
+    while lesson.learning()["running"] and time.monotonic() < ended:
+        time.sleep(0.5)
+    done, said = last_round(store), lesson.learning()["told"]
+    assert done is not None and said == str(done) and done.judged + done.trained < 26
+    assert done.kept == (len(kept_rounds(store)) == 1) and ("answers now" in said) == done.kept
+    assert lesson.decoding.checkpoint.id == done.decoder
+    lesson.close()
