@@ -152,10 +152,18 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
 @click.option(
     "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Ask for N boxes in that image."
 )
+@click.option(
+    "--views",
+    type=click.IntRange(4),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Make vectors of N drawn frames.",
+)
 @device_option
 @json_option
 def predict(as_json: bool, **choices: Any) -> None:
-    """Time a box against SamPredictor.predict and the segmentation of a frame, and weigh a large image, with nano."""
+    """Time a box against SamPredictor.predict, a frame and vectors of cells, and weigh a large image, with nano."""
     from hela_store.bench.predict import bench_predict
 
     _show(bench_predict(**choices, progress=bars), as_json)

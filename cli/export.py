@@ -102,6 +102,34 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
     verdicts.next_step(f"report {result.run}")
 
 
+@export.command(cls=Command, examples=("hela-store export anndata -s fluo RUN --prompt box --out cells.h5ad",))
+@click.argument("run", required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Write this file, which ends in .h5ad.",
+)
+@masks_options
+@store_option
+@json_option
+def anndata(
+    store: Store, run: str | None, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool
+) -> None:
+    """Write labelled cells as AnnData: their vectors, their properties and the scores of RUN."""
+    from hela_store.exchange.anndata import export_anndata
+
+    found = export_anndata(store, out, run, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        click.echo(
+            f"{relative(found.path)}: {found.cells} cells, vectors of {found.encoder}, {len(found.columns)} columns"
+        )
+        click.echo(f"Next: open it with anndata.read_h5ad({relative(found.path)!r})")
+
+
 @export.command(cls=Command, examples=("hela-store export coco -s fluo RUN --prompt box --out masks.json",))
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Write this JSON file.")

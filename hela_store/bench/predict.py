@@ -1,4 +1,4 @@
-"""`hela-store bench predict`: masks of a box, of a frame, and of a large image, with nano on drawn discs.
+"""`hela-store bench predict`: masks of a box, of a frame, of a large image, and vectors of cells, with nano.
 
 The peer is ``SamPredictor.predict`` of segment-anything, one box at a time, on the same embedding; it takes turns with
 ours, so that whatever else the machine does hits both.
@@ -31,6 +31,8 @@ from hela_store.predictor.load import load
 from hela_store.predictor.predictor import Predictor
 from hela_store.segmentation.assemble import decode_detections, resolve
 
+from .vectors import VectorRow, time_vectors
+
 VIEW = (512, 512)
 FRAME = (700, 1100)
 CELL = 24
@@ -62,6 +64,7 @@ class PredictBench:
     large : edge of the large image, px
     large_boxes : boxes that were asked for in it, each in another place
     large_mib : most memory of a process of its own that answered them, MiB
+    vectors : vectors of cells against reading the same embeddings
     """
 
     device: str
@@ -78,6 +81,7 @@ class PredictBench:
     large: int
     large_boxes: int
     large_mib: float
+    vectors: VectorRow
 
 
 def bench_predict(
@@ -86,6 +90,7 @@ def bench_predict(
     rounds: int = 3,
     large: int = 8000,
     large_boxes: int = 32,
+    views: int = 32,
     device: str = "auto",
     progress: Progress = silent,
 ) -> PredictBench:
@@ -97,6 +102,7 @@ def bench_predict(
     rounds : how often each is timed
     large : edge of the large image, px
     large_boxes : boxes in it
+    views : drawn frames of 512 x 512 px that are embedded for vectors of their cells
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     progress : shown part by part
     """
@@ -106,6 +112,7 @@ def bench_predict(
         lambda: {"rows": _box_rows(model, boxes, rounds)},
         lambda: _frame_parts(model, rounds),
         lambda: {"large_mib": _in_a_process(large, large_boxes, device)},
+        lambda: {"vectors": time_vectors(views, rounds, device)},
     ]
     for job in progress(jobs, total=len(jobs), what="bench predict"):
         found |= job()

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .anndata import export_anndata as anndata
     from .checkpoint import export_checkpoint as checkpoint
     from .coco import export_coco as coco
     from .ctc import export_ctc as ctc
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .ome_zarr import export_ome_zarr as ome_zarr
     from .onnx import export_onnx as onnx
 
-__all__ = ["checkpoint", "coco", "ctc", "micro_sam", "ome_zarr", "onnx"]
+__all__ = ["anndata", "checkpoint", "coco", "ctc", "micro_sam", "ome_zarr", "onnx"]
 
 
 def __getattr__(name: str) -> Any:

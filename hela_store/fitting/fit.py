@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hela_store.base.progress import Progress, silent
-from hela_store.datasets import inspect, open_dataset
+from hela_store.datasets import DatasetSummary, inspect, open_dataset
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.train import train_detector
 from hela_store.embedding.embed import EmbedConfig, embed
@@ -15,6 +15,7 @@ from hela_store.errors import DatasetError, StoreError
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.recipe.recipe import RECIPE_FILE
+from hela_store.recipe.splits import BLOCKS
 from hela_store.runs.default import default_run
 from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 from hela_store.segmentation.segment import segment
@@ -27,6 +28,7 @@ from hela_store.workflows.new_config import NewConfig
 
 from . import steps
 from .config import PROMPTS, FitConfig
+from .split import split_of_labelled
 from .steps import FitStep
 
 
@@ -92,13 +94,18 @@ def fit(config: FitConfig, *, dry_run: bool = False, progress: Progress = silent
     ExtraError
         The extra ``report`` is not installed.
     """
-    look = None if (config.store / RECIPE_FILE).exists() else _look(config)
-    if look is None:
+    known = (config.store / RECIPE_FILE).exists()
+    summary = None if known else _look(config)
+    split = {} if summary is None else split_of_labelled(config, summary, progress)
+    if known:
         _opened(config)
     if dry_run:
-        return _report(config, steps.planned(config), [look or "the store is there already"], dry_run=True)
+        look = (
+            f"{summary.labelled} of {summary.frames} frames are labelled" if summary else "the store is there already"
+        )
+        return _report(config, steps.planned(config, split), [look], dry_run=True)
     job = _Fit(config, progress)
-    job.make_store()
+    job.make_store(split)
     job.embed()
     tuned = {prompt: job.tune(prompt) for prompt in PROMPTS}
     detector = job.train_detector()
@@ -119,15 +126,15 @@ def _report(config: FitConfig, done: list[FitStep], decisions: list[str], **more
     )
 
 
-def _look(config: FitConfig) -> str:
-    """Look at a folder before anything is made; say how much of it is labelled."""
+def _look(config: FitConfig) -> DatasetSummary:
+    """Look at a folder before anything is made; refuse one without labels."""
     found = inspect(config.data)
     if not found.labelled:
         raise DatasetError(
             f"{config.data} has no labels to learn from; without labels `hela-store segment {config.data} --out masks` "
             "writes masks with the detector that ships"
         )
-    return f"{found.labelled} of {found.frames} frames are labelled"
+    return found
 
 
 def _opened(config: FitConfig) -> Store:
@@ -151,14 +158,17 @@ class _Fit:
         self.steps: list[FitStep] = []
         self.decisions: list[str] = []
 
-    def make_store(self) -> None:
+    def make_store(self, split: dict[str, str]) -> None:
         config, made = self._config, not (self._config.store / RECIPE_FILE).exists()
         if made:
-            asked = NewConfig.of(dataset=str(config.data), encoder=config.encoder)
+            asked = NewConfig.of(dataset=str(config.data), encoder=config.encoder, **split)
             found = new(config.store, asked, self._progress, cache_dir=config.cache_dir)
             self.decisions += [f"{what}: {text}" for what, text in found.facts() if what and what != "store"]
         self._store = _opened(config)
-        self._note(steps.new_command(config), not made, f"store {config.store}")
+        blocks = self._store.recipe.split
+        if blocks.mode == "frames" and blocks.train:  # the same command, whoever made the store
+            split = {f"{name}_frames": getattr(blocks, name) for name in BLOCKS}
+        self._note(steps.new_command(config, split), not made, f"store {config.store}")
 
     def embed(self) -> None:
         about = EmbedConfig(device=self._config.device, cache_dir=self._config.cache_dir)
@@ -205,7 +215,9 @@ class _Fit:
             cache_dir=self._config.cache_dir,
         )
         found = segment(self._store, files, about, progress=self._progress)
-        command = steps.segment_command(self._config, files, decoder, detector)
+        reading = ["--axis", recipe.axis] if recipe.axis else []
+        reading += [] if recipe.channel is None else ["--channel", str(recipe.channel)]
+        command = steps.segment_command(self._config, files, decoder, detector, reading)
         self._note(command, found.done_before == found.frames, f"{found.cells} cells in {found.frames} frames")
         return found.frames, found.cells
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ def typed(*words: str | Path) -> str:
     return shlex.join(["hela-store", *map(str, words)])
 
 
-def new_command(config: FitConfig) -> str:
+def new_command(config: FitConfig, split: Mapping[str, str]) -> str:
     """Return the command that makes the store."""
-    return typed("new", config.store, "--dataset", config.data, "--encoder", config.encoder)
+    blocks = [word for name, frames in split.items() for word in (f"--{name.replace('_', '-')}", frames)]
+    return typed("new", config.store, "--dataset", config.data, "--encoder", config.encoder, *blocks)
 
 
 def embed_command(config: FitConfig) -> str:
@@ -68,12 +69,14 @@ def evaluate_command(config: FitConfig, prompts: Sequence[str], run: str | None 
     return typed("evaluate", *(["--run", run] if run else ["--zero-shot"]), "-s", config.store, *asked)
 
 
-def segment_command(config: FitConfig, files: Sequence[Path], run: str | None, detector: str) -> str:
-    """Return the command that segments files; of many files the first are named."""
+def segment_command(
+    config: FitConfig, files: Sequence[Path], run: str | None, detector: str, reading: Sequence[str] = ()
+) -> str:
+    """Return the command that segments files; ``reading`` are the options that say how; of many files few are named."""
     named = [*map(str, files[:MOST_FILES])] + (["..."] if len(files) > MOST_FILES else [])
     decoder = ["--run", run] if run else ["--zero-shot"]
     out = ["--out", str(masks_folder(config))]
-    return typed("segment", *named, "-s", config.store, *decoder, "--detector", detector, *out)
+    return typed("segment", *named, "-s", config.store, *decoder, "--detector", detector, *reading, *out)
 
 
 def report_command(config: FitConfig) -> str:
@@ -91,10 +94,10 @@ def report_file(config: FitConfig) -> Path:
     return config.out / "report.html"
 
 
-def planned(config: FitConfig) -> list[FitStep]:
+def planned(config: FitConfig, split: Mapping[str, str]) -> list[FitStep]:
     """Return what a fit will do; runs that are not there yet are called by what they are."""
     commands = [
-        new_command(config),
+        new_command(config, split),
         embed_command(config),
         *(finetune_command(config, prompt) for prompt in PROMPTS),
         detector_command(config),
