@@ -99,7 +99,7 @@ def score_sample(
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
     kept = sampled_cells(store, frames, config.cells)
-    stored = {
+    stored: dict[str, Any] = {
         "encoder": store.key,
         "base": base,
         "checkpoint": checkpoint.id,
