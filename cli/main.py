@@ -17,7 +17,8 @@ from hela_store.errors import AlreadyComplete, HelaError
 from .output import guard_terminal, with_store
 
 COMMANDS = (
-    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
+    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare"),
+    *("slices", "study", "detect", "score"),
     *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
     *("encoders", "bench", "pretrain"),
 )

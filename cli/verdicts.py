@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.evaluation.config import PARTS
+
 from .options import typed
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
     from hela_store.evaluation.other_labels import TruthScore
+    from hela_store.evaluation.slices import Slices
     from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
@@ -181,6 +184,17 @@ def other_labels(scores: Sequence[TruthScore], truth: str) -> None:
         click.echo(f"{row.run} with {row.prompt}: IoU {row.iou:.3f} against the {truth}. The store's labels have")
         click.echo(f"{row.between_iou:.3f} there; the difference is {ends}.")
     next_step("report " + " ".join(dict.fromkeys(row.run for row in scores)))
+
+
+def slices(found: Slices) -> None:
+    """Print on which parts of the cells a run is worse than its mean, and how to see them."""
+    worse = found.worse()
+    for row in worse:
+        ends = interval(row.change.mean, row.low, row.high)
+        click.echo(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
+    if not worse:
+        click.echo("No part is worse than the mean, beyond chance and 0.005.")
+    next_step(f"report {found.run}")
 
 
 LARGE = 7

@@ -14,6 +14,8 @@ from .evaluation.evaluate import EvaluateResult as EvaluateResult
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.other_labels import TruthScore as TruthScore
 from .evaluation.other_labels import score as score
+from .evaluation.slices import Slices as Slices
+from .evaluation.slices import slices as slices
 from .exchange import export as export
 from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
