@@ -1,0 +1,105 @@
+"""Score labels: two multinomial models, learned from injected faults, turn the signs into the chance of each fault.
+
+One model is about labels, the other about places without one. A block's labels are scored by models that were fitted on
+the other blocks. Each kind of fault weighs as much as it would at :data:`hela_store.audit.config.BASE_RATE`, so scores
+of both models are on one scale. The store's own labels count as right here; its real faults make the models
+cautious, never wrong about which label is the more suspicious one of two with the same signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .config import BASE_RATE, FAULTS
+
+CLEAN = ""
+STRENGTH = 1e-3
+"""Weight of the squared coefficients in the loss."""
+CLIP = 4.0
+"""Standardised signs end here, so that no single one decides without limit."""
+STEPS = 200
+"""Iterations of L-BFGS at most."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A fitted model.
+
+    Attributes
+    ----------
+    kinds : kinds of fault that it tells apart, the first is :data:`CLEAN`
+    middle, scale : float64, (signs,), median and spread of the signs of labels as they are in the store
+    weights : float64, (kinds, 3 signs + 1), the constant last
+    """
+
+    kinds: tuple[str, ...]
+    middle: Floats
+    scale: Floats
+    weights: Floats
+
+    def chances(self, values: Floats) -> Floats:
+        """Return the chance of each kind, float64, (rows, kinds), of signs, float64, (rows, signs), NaN for unknown."""
+        logits = _expanded(values, self.middle, self.scale) @ self.weights.T
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        found: Floats = powers / powers.sum(1, keepdims=True)
+        return found
+
+    def reasons(self, values: Floats, kind: int) -> Floats:
+        """Return how much each sign speaks for a kind and against a right label, float64, (signs,), of one row."""
+        parts = _expanded(values[None], self.middle, self.scale)[0, :-1]
+        pull = parts * (self.weights[kind, :-1] - self.weights[0, :-1])
+        found: Floats = pull.reshape(3, -1).sum(0)
+        return found
+
+
+def fit(values: Floats, kinds: Sequence[str], labels: int) -> Model:
+    """Fit a model.
+
+    Parameters
+    ----------
+    values : float64, (rows, signs)
+    kinds : kind of fault of each row; :data:`CLEAN` for labels as they are
+    labels : how many labels there are, of which a kind of fault makes ``BASE_RATE / 8``
+
+    Returns
+    -------
+    Model
+        Of the kinds that occur.
+    """
+    there = (CLEAN, *(kind for kind in FAULTS if kind in set(kinds)))
+    code = np.array([there.index(kind) for kind in kinds])
+    clean = values[code == 0] if (code == 0).any() else values
+    with np.errstate(all="ignore"):
+        middle = np.nan_to_num(np.nanmedian(clean, 0))
+        low, high = np.nanquantile(clean, [0.1, 0.9], axis=0)
+    scale = np.nan_to_num((high - low) / 2.56)
+    scale = np.where(scale > 1e-6, scale, np.maximum(np.nanstd(np.nan_to_num(values - middle), 0), 1e-3))
+    x = torch.from_numpy(_expanded(values, middle, scale))
+    y, counts = torch.from_numpy(code), np.bincount(code, minlength=len(there))
+    share = np.array([counts[0], *([labels * BASE_RATE / len(FAULTS)] * (len(there) - 1))], float)
+    weight = torch.from_numpy((share / np.maximum(counts, 1))[code])
+    weights = torch.zeros((len(there), x.shape[1]), dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        own = torch.nn.functional.cross_entropy(x @ weights.T, y, reduction="none")
+        found = (own * weight).sum() / weight.sum() + STRENGTH * BASE_RATE * (weights[:, :-1] ** 2).sum()
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return Model(kinds=there, middle=middle, scale=scale, weights=weights.detach().numpy())
+
+
+def _expanded(values: Floats, middle: Floats, scale: Floats) -> Floats:
+    """Return standardised signs, their squares and their parts below the median, and a constant; unknown ones are 0."""
+    plain = np.nan_to_num((values - middle) / scale).clip(-CLIP, CLIP)
+    return np.concatenate([plain, plain**2 / CLIP, np.minimum(plain, 0), np.ones((len(plain), 1))], 1)
