@@ -14,7 +14,7 @@ from hela_store.evaluation.config import PARTS
 from .options import typed
 
 if TYPE_CHECKING:
-    from hela_store import EmbedReport, EvaluateResult, FinetuneResult, Store
+    from hela_store import AuditResult, EmbedReport, EvaluateResult, FinetuneResult, Store
     from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
     from hela_store.evaluation.other_labels import TruthScore
@@ -195,6 +195,20 @@ def slices(found: Slices) -> None:
     if not worse:
         click.echo("No part is worse than the mean, beyond chance and 0.005.")
     next_step(f"report {found.run}")
+
+
+def audit(found: AuditResult) -> None:
+    """Print how many labels are likely faulty, how well injected faults were found, and how to look at the suspects."""
+    if found.recall:
+        few, many = found.flagged
+        at = found.recall[0].at
+        click.echo(
+            f"Of {found.recall[0].n} injected faults, {at[0]:.0%} were among the first {few:.0%} of the labels and"
+        )
+        click.echo(f"{at[1]:.0%} among the first {many:.0%}, were 2% of all labels faulty.")
+    total = found.labels + found.places
+    click.echo(f"{found.likely} of {total} labels and places without one are more likely faulty than not.")
+    next_step("explore")
 
 
 LARGE = 7

@@ -76,11 +76,7 @@ def fit(values: Floats, kinds: Sequence[str], labels: int) -> Model:
     there = (CLEAN, *(kind for kind in FAULTS if kind in set(kinds)))
     code = np.array([there.index(kind) for kind in kinds])
     clean = values[code == 0] if (code == 0).any() else values
-    with np.errstate(all="ignore"):
-        middle = np.nan_to_num(np.nanmedian(clean, 0))
-        low, high = np.nanquantile(clean, [0.1, 0.9], axis=0)
-    scale = np.nan_to_num((high - low) / 2.56)
-    scale = np.where(scale > 1e-6, scale, np.maximum(np.nanstd(np.nan_to_num(values - middle), 0), 1e-3))
+    middle, scale = _spread(clean, values)
     x = torch.from_numpy(_expanded(values, middle, scale))
     y, counts = torch.from_numpy(code), np.bincount(code, minlength=len(there))
     share = np.array([counts[0], *([labels * BASE_RATE / len(FAULTS)] * (len(there) - 1))], float)
@@ -97,6 +93,18 @@ def fit(values: Floats, kinds: Sequence[str], labels: int) -> Model:
 
     search.step(loss)  # type: ignore[no-untyped-call]
     return Model(kinds=there, middle=middle, scale=scale, weights=weights.detach().numpy())
+
+
+def _spread(clean: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Return median and spread of each sign, of right labels, or of all where right ones are all alike."""
+    middle, scale = np.zeros(clean.shape[1]), np.ones(clean.shape[1])
+    for i, (right, every) in enumerate(zip(clean.T, values.T, strict=True)):
+        right, every = right[~np.isnan(right)], every[~np.isnan(every)]
+        if len(right):
+            low, middle[i], high = np.quantile(right, [0.1, 0.5, 0.9])
+            # 2.56 spreads of a normal distribution lie between these quantiles
+            scale[i] = (high - low) / 2.56 if high - low > 1e-6 else max(float(np.std(every)), 1e-3)
+    return middle, scale
 
 
 def _expanded(values: Floats, middle: Floats, scale: Floats) -> Floats:

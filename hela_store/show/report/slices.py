@@ -27,7 +27,9 @@ def slices(choice: Choice) -> Section | None:
         for prompt in asked:
             rows = [row for row in found.rows if row.prompt == prompt]
             if rows:
-                tables.append(_table(rows, f"{next(p.after.name for p in choice.pairs if p.after.run == run)}, {prompt}"))
+                tables.append(
+                    _table(rows, f"{next(p.after.name for p in choice.pairs if p.after.run == run)}, {prompt}")
+                )
         notes += [note for note in found.notes if note not in notes]
     text = (
         "Mean IoU over parts of the cells beside the mean over all cells of the same run. The intervals are corrected "
