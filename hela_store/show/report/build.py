@@ -23,6 +23,7 @@ from .provenance import provenance
 from .robustness import robustness
 from .scores import against, calibration, change, distributions, over_time
 from .slices import slices
+from .suspects import suspects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     found += [
         robustness(choice),
         detection(choice, progress),
+        suspects(choice),
         learning(choice),
         augmented(choice),
         correlograms(choice),
