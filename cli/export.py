@@ -179,6 +179,8 @@ def ome_zarr(
     else:
         folders = ", ".join(relative(path) for path in found.images.values())
         click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
+        for run, count in found.without.items():
+            note(f"note: run {run} has no masks of {count} of these frames; its label images of them are empty")
         click.echo("Next: drag a folder into napari, which needs its plugin napari-ome-zarr")
 
 

@@ -21,6 +21,9 @@ COMMANDS = (
     *("slices", "audit", "study", "detect", "score"),
     *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
     *("encoders", "bench", "pretrain"),
+    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
+    *("segment", "sql", "similar", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export"),
+    *("import", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""
 RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"}

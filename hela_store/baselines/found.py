@@ -66,7 +66,7 @@ def segment_split(
         image, truth = pixels(store, name)
         frame = _Frame(name=name, split=blocks[name], truth=truth, cells=cells.get(name, []))
         found += _add(run, frame, segment(image))
-    run.detections = found
+    run.detections, run.frames = found, wanted
     return run
 
 

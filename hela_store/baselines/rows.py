@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
+from hela_store.evaluation.covered import keep_frames
 from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.rows import DETECTION_SCHEMA, PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sequences import SequenceScores, labels_of, sequence_scores
@@ -89,11 +90,12 @@ def decoder_spent(store: Store) -> dict[str, Any] | None:
 
 @dataclass
 class BaselineRun:
-    """Rows of a run as they are gathered; ``detections`` is None for one that finds no cells of its own."""
+    """Rows of a run as they are gathered, and its frames; ``detections`` is None of one that finds no cells itself."""
 
     prompts: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     detections: list[dict[str, Any]] | None = None
+    frames: list[str] = field(default_factory=list)
 
     def add_cell(self, cell: CellRecord, split: str, shared: Overlap, rle: Rle, detail: CellScores) -> None:
         """Add a cell of a block that was found without a prompt, or missed (an empty mask)."""
@@ -157,6 +159,7 @@ def write_run(
         folder.write_table("predictions", pa.Table.from_pylist(run.predictions, PREDICTION_SCHEMA))
         if run.detections is not None:
             folder.write_table("detections", pa.Table.from_pylist(run.detections, DETECTION_SCHEMA))
+            keep_frames(folder, run.frames)
         folder.publish()
     return _result(store, folder.info)
 

@@ -37,6 +37,7 @@ _REQUIRED = {
     "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
     "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
     "suspects": {"suspect", "rank", "frame", "x0", "y0", "x1", "y1", "score", "kind"},
+    "cell_vectors": {"cell", "frame", "view", "vector"},
 }
 
 
@@ -179,9 +180,29 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     values = _own_values(con, info)
     with _staged(con, "found", values):
         con.execute("INSERT INTO own_values FROM found")
+    vectors = _add_vectors(con, info)
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    return sum(table.num_rows for table in (prompts, predictions, detections, suspects, values))
+    return vectors + sum(table.num_rows for table in (prompts, predictions, detections, suspects, values))
+
+
+def _add_vectors(con: Connection, info: RunInfo) -> int:
+    """Add a run's vectors, in place of those that earlier runs made of the same cells alike; return how many."""
+    found = _run_table(con, info, "cell_vectors", {"run", "encoder", "checkpoint"})
+    if not found.num_rows:
+        return 0
+    if len(found["cell"].unique()) != found.num_rows:
+        raise RunError(f"run {info.id} is damaged: cell_vectors.parquet has a cell twice; {_RESTORE}")
+    key = [info.encoder, info.config.get("tokens_of")]
+    same = "have.cell = found.cell AND have.encoder = ? AND have.checkpoint IS NOT DISTINCT FROM ?"
+    with _staged(con, "found", found):
+        con.execute(f"DELETE FROM cell_vectors AS have USING found WHERE {same} AND have.run < ?", [*key, info.id])
+        con.execute(
+            "INSERT INTO cell_vectors SELECT ?, ?, ?, found.* FROM found "
+            f"WHERE NOT EXISTS (SELECT 1 FROM cell_vectors AS have WHERE {same})",
+            [info.id, *key, *key],
+        )
+    return int(found.num_rows)
 
 
 def _own_values(con: Connection, info: RunInfo) -> pa.Table:

@@ -324,6 +324,22 @@ COMMENT ON COLUMN own_values."text" IS 'The value, of a column of type VARCHAR.'
 COMMENT ON COLUMN own_values."boolean" IS 'The value, of a column of type BOOLEAN.';
 COMMENT ON COLUMN own_values.metrics IS 'runs.id of the run that published it.';
 
+CREATE TABLE cell_vectors (
+    run VARCHAR, encoder VARCHAR, checkpoint VARCHAR, cell VARCHAR, frame VARCHAR, "view" VARCHAR, vector FLOAT[256],
+    token FLOAT[256]
+);
+COMMENT ON TABLE cell_vectors IS
+    'Labelled cells as vectors (runs/<id>/cell_vectors.parquet); each cell once for every encoder and checkpoint.';
+COMMENT ON COLUMN cell_vectors.run IS 'runs.id of the run of kind vectors that made it.';
+COMMENT ON COLUMN cell_vectors.encoder IS 'Encoder key of the embedding.';
+COMMENT ON COLUMN cell_vectors.checkpoint IS
+    'Run whose decoder made the token, or "zero-shot"; NULL for vectors without tokens.';
+COMMENT ON COLUMN cell_vectors.cell IS 'cells.cell.';
+COMMENT ON COLUMN cell_vectors.frame IS 'frames.frame.';
+COMMENT ON COLUMN cell_vectors."view" IS 'views.view whose embedding was pooled: the tile in which the cell is most interior.';
+COMMENT ON COLUMN cell_vectors.vector IS 'Mean of the embedding over the pixels of the cell.';
+COMMENT ON COLUMN cell_vectors.token IS 'Mask token of the decoder for the bounding box of the cell; NULL without a checkpoint.';
+
 CREATE TABLE indexed (path VARCHAR, kind VARCHAR, bytes BIGINT, sum VARCHAR);
 COMMENT ON TABLE indexed IS 'Files of the store that are in this catalog; used to find what is missing.';
 COMMENT ON COLUMN indexed.path IS 'Relative to the store.';

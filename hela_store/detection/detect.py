@@ -13,6 +13,7 @@ import pyarrow as pa
 from hela_store.base.progress import Progress, silent
 from hela_store.detection.yolo11.train import BACKEND, yolo_detections
 from hela_store.errors import RunError
+from hela_store.evaluation.covered import keep_frames
 from hela_store.evaluation.leaks import check_untouched
 from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.reuse import claim_scoring
@@ -181,23 +182,26 @@ def import_boxes(
 def _keep(store: Store, folder: RunFolder, found: Iterable[_FoundFrame]) -> DetectResult:
     """Write the rows of all frames and publish the run, whose configuration says what found them."""
     rows: list[Mapping[str, Any]] = []
-    frames = views = 0
+    looked: list[str] = []
+    views = 0
     seconds: list[float] = []
     config = folder.info.config
     with folder.tidied():
         for one in found:
             rows += detection_rows(one.detections, one.truth, config["threshold"])
-            frames, views = frames + 1, views + len(one.truth.frame.tiles)
+            looked.append(one.truth.frame.frame)
+            views += len(one.truth.frame.tiles)
             seconds += [] if one.seconds is None else [one.seconds]
         folder.write_table("detections", pa.Table.from_pylist(rows, DETECTION_SCHEMA))
+        keep_frames(folder, looked)
         result = DetectResult(
             run=folder.id,
             detector=config["detector"],
             split=config["split"],
-            frames=frames,
+            frames=len(looked),
             detections=sum(row["score"] >= config["threshold"] for row in rows),
             threshold=config["threshold"],
-            seconds_per_frame=sum(seconds) / frames if seconds else None,
+            seconds_per_frame=sum(seconds) / len(looked) if seconds else None,
             seconds_per_view=sum(seconds) / views if seconds else None,
         )
         folder.log(result=result.to_json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError
+from hela_store.evaluation.covered import covered_frames
 from hela_store.runs.folder import RunInfo, load_run
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
@@ -84,7 +85,7 @@ def evaluate_detections(
     info = load_run(store.path, run, "detect")
     found = read_detections(info)
     split = split or info.split or "all"
-    frames = _frames(store, info, split, found)
+    frames = _frames(store, info, split)
     threshold = threshold_of(info) if threshold is None else threshold
     limits = fifths(store, frames)
     boxes, masks, groups, raw, truth_boxes = [], [], [], [], []
@@ -119,15 +120,14 @@ def evaluate_detections(
     )
 
 
-def _frames(store: Store, info: RunInfo, split: str, found: Container[str]) -> list[str]:
+def _frames(store: Store, info: RunInfo, split: str) -> list[str]:
     """Return the labelled frames of a split that a run looked at; RunError where there are none."""
-    frames = scorable_frames(store, split)
-    if info.parent is None:  # a table says nothing of frames it has no box for
-        frames = [frame for frame in frames if frame in found]
-    elif info.split not in (split, "all"):
+    if info.split not in (split, "all"):
         raise RunError(f"run {info.id} looked at split {info.split}, not at {split}; detect there first")
+    looked = set(covered_frames(store, info))
+    frames = [frame for frame in scorable_frames(store, split) if frame in looked]
     if not frames:
-        raise RunError(f"run {info.id} has no detection in a labelled frame of split {split}; choose another split")
+        raise RunError(f"run {info.id} looked at no labelled frame of split {split}; choose another split")
     return frames
 
 

@@ -20,11 +20,12 @@ from hela_store.images.assemble import Answer, assemble
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import FrameMatch, det, match_frame, seg
 from hela_store.recipe.recipe import TRUTH_NAMES
-from hela_store.recipe.splits import members
 from hela_store.runs.folder import load_run
 from hela_store.runs.info import RunInfo
 from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
+
+from .covered import covered_frames
 
 ORACLE = " (oracle prompts)"
 
@@ -105,7 +106,7 @@ def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_see
 
 
 def _detected(store: Store, info: RunInfo) -> dict[str, list[Answer]]:
-    answers: dict[str, list[Answer]] = {frame: [] for frame in members(store.blocks(), info.split or "all")}
+    answers: dict[str, list[Answer]] = {frame: [] for frame in covered_frames(store, info)}
     least = float(info.config.get("threshold") or 0.0)
     columns = ["detection", "frame", "score", "rle"]
     for row in info.rows("detections", columns):

@@ -10,7 +10,7 @@ under a temporary name and renamed: it is whole or not there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,21 @@ class OmeZarrExport:
     frames : how many are in them
     labels : names of the label images each has
     levels : of each pyramid, the full one counted
+    without : of each run that looked at some of the frames only, how many it has no masks of; their planes are empty
     """
 
     images: dict[str, Path]
     frames: int
     labels: list[str]
     levels: dict[str, int]
+    without: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         images = {name: str(path) for name, path in self.images.items()}
-        return {"images": images, "frames": self.frames, "labels": self.labels, "levels": self.levels}
+        return {"images": images, "frames": self.frames, "labels": self.labels, "levels": self.levels} | {
+            "without": self.without
+        }
 
 
 def export_ome_zarr(
@@ -98,7 +102,9 @@ def export_ome_zarr(
     targets.finish()
     has_truth = any(row.has_label for part in rows.values() for row in part)
     names = [TRUTH] * has_truth + [labels.info.id for labels in predicted]
-    return OmeZarrExport(images=images, frames=sum(map(len, rows.values())), labels=names, levels=levels)
+    count = sum(map(len, rows.values()))
+    without = {found.info.id: count - len(found) for found in predicted if len(found) < count}
+    return OmeZarrExport(images=images, frames=count, labels=names, levels=levels, without=without)
 
 
 def _write_image(
@@ -122,6 +128,7 @@ def _write_image(
         # a folder that is there, though empty, it would only add labels to
         whole.to_ome_zarr(str(partial), version="0.5", overwrite=True)
         named: Any = {"frames": [row.frame for row in rows], "times": [row.time for row in rows]}
+        named["answered"] = {each.info.id: [r.frame for r in rows if r.frame in each.answers] for each in predicted}
         zarr.open_group(str(partial), mode="r+", use_consolidated=False).attrs["hela-store"] = named
     return len(pyramid["scale_factors"]) + 1
 

@@ -23,7 +23,7 @@ from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import CheckpointError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 
-from .fast_decoder import decode_windows, prompt_tokens
+from .fast_decoder import decode_windows, mask_token, prompt_tokens
 
 INPUT = SAM_INPUT
 POSITION = INPUT // EMBEDDING_POSITIONS
@@ -221,11 +221,25 @@ class SamDecoder(nn.Module):
         """
         return self._predict(window_BCHW.flatten(2).transpose(1, 2), prompts, origins, masks)
 
+    def mask_tokens(self, grid_PC: Tensor, prompts: SamPrompts, window: int) -> Tensor:
+        """Return the token from which each prompt's single mask is drawn, float32, (B, 256).
+
+        Parameters
+        ----------
+        grid_PC : :func:`view_tokens` of the one view that all prompts belong to, (4096, 256)
+        prompts : B prompts without masks
+        window : positions along each side that a prompt may read, 1 to 64
+        """
+        origins = window_origins(prompts, window)
+        return mask_token(self.mask_decoder, *self._parts(_cut(grid_PC, origins, window), prompts, origins))
+
     def _predict(self, window_BNC: Tensor, prompts: SamPrompts, origins: Tensor, masks: slice) -> tuple[Tensor, Tensor]:
-        size = math.isqrt(window_BNC.shape[1])
-        pe_BNC = _cut(self._positions(), origins, size)
-        src_BNC = window_BNC + self._dense(prompts)
-        return decode_windows(self.mask_decoder, src_BNC, pe_BNC, self._sparse(prompts), masks)
+        return decode_windows(self.mask_decoder, *self._parts(window_BNC, prompts, origins), masks)
+
+    def _parts(self, window_BNC: Tensor, prompts: SamPrompts, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the mask decoder reads: positions with the dense prompt, their places, tokens of the prompt."""
+        pe_BNC = _cut(self._positions(), origins, math.isqrt(window_BNC.shape[1]))
+        return window_BNC + self._dense(prompts), pe_BNC, self._sparse(prompts)
 
     def _positions(self) -> Tensor:
         """Return the positional encoding, (4096, 256), computed again only where its frequencies changed."""

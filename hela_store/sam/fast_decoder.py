@@ -38,6 +38,19 @@ def decode_windows(
     logits : (B, M, 4 sqrt(N), 4 sqrt(N))
     iou : (B, M)
     """
+    queries, keys = _attended(decoder, src_BNC, pe_BNC, sparse_BTC)
+    wanted = range(*masks.indices(decoder.num_mask_tokens))
+    hyper = torch.stack([decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in wanted], 1)
+    return _upscale(decoder, keys, hyper), decoder.iou_prediction_head(queries[:, 0])[:, masks]
+
+
+def mask_token(decoder: MaskDecoder, src_BNC: Tensor, pe_BNC: Tensor, sparse_BTC: Tensor) -> Tensor:
+    """Return the token from which the single mask is drawn, float32, (B, 256); parameters of :func:`decode_windows`."""
+    return _attended(decoder, src_BNC, pe_BNC, sparse_BTC)[0][:, 1]
+
+
+def _attended(decoder: MaskDecoder, src_BNC: Tensor, pe_BNC: Tensor, sparse_BTC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens and positions after the transformer: (B, T, C), the token of the IoU first, and (B, N, C)."""
     transformer = decoder.transformer
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([output.expand(src_BNC.shape[0], -1, -1), sparse_BTC], dim=1)
@@ -46,9 +59,7 @@ def decode_windows(
         queries, keys = _block(layer, queries, keys, tokens, pe_BNC)
     read = _read(transformer.final_attn_token_to_image, queries + tokens, keys + pe_BNC, keys)
     queries = transformer.norm_final_attn(queries + read)
-    wanted = range(*masks.indices(decoder.num_mask_tokens))
-    hyper = torch.stack([decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in wanted], 1)
-    return _upscale(decoder, keys, hyper), decoder.iou_prediction_head(queries[:, 0])[:, masks]
+    return queries, keys
 
 
 def prompt_tokens(encoder: PromptEncoder, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> Tensor:

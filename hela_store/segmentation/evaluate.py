@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from hela_store.base.progress import Progress, silent
 from hela_store.detection.frames import scorable_frames
 from hela_store.errors import RunError
+from hela_store.evaluation.covered import covered_frames, keep_frames
 from hela_store.evaluation.frames import median_training_radius
 from hela_store.evaluation.leaks import check_untouched
 from hela_store.evaluation.reads import data_digest
@@ -56,6 +57,7 @@ def evaluate_detected(
         with folder.tidied():
             scored = list(_scored_frames(store, prompts, frames, progress, f"evaluate {split}"))
             write_tables(folder, scored)
+            keep_frames(folder, frames)
             result = detected_result(folder.id, prompts, scored, calibration)
             folder.log(result=result.to_json())
             folder.publish()
@@ -100,10 +102,30 @@ def keep(store: Store, prompts: DetectedPrompts, found: Calibration) -> str:
 def _untouched_frames(store: Store, prompts: DetectedPrompts) -> list[str]:
     """Return the frames to score; refuse a decoder or a detector that learned from them."""
     split = prompts.config.split
-    frames = scorable_frames(store, split)
+    frames = _looked_at(store, prompts, scorable_frames(store, split))
     for run in (prompts.checkpoint.run, prompts.trained):
         check_untouched(store, run, frames, split)
     return frames
+
+
+def _looked_at(store: Store, prompts: DetectedPrompts, frames: list[str]) -> list[str]:
+    """Return the frames for which there are detections; refuse a detector's run that has not looked at all of them.
+
+    A table of boxes says nothing of frames it has no box for, so these are left out.
+    """
+    run = prompts.detector
+    if run.kind != "detect":
+        return frames
+    covered = set(covered_frames(store, run))
+    there = [frame for frame in frames if frame in covered]
+    split = prompts.config.split
+    if not there or (run.parent is not None and len(there) < len(frames)):
+        missing = next(frame for frame in frames if frame not in covered)
+        raise RunError(
+            f"run {run.id} did not look at {len(frames) - len(there)} of the {len(frames)} labelled frames of split "
+            f"{split}, such as {missing}; detect there first"
+        )
+    return there
 
 
 def _scored_frames(

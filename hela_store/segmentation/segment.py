@@ -47,7 +47,7 @@ from .config import DetectedConfig, SegmentConfig
 from .recover import neighbours
 from .resolve import resolve_prompts
 from .results import Item, Results, read_part
-from .segmenter import Segmenter, load_generic_segmenter, load_segmenter, resolve_generic
+from .segmenter import Segmenter, kept_generic_segmenter, load_generic_segmenter, load_segmenter, resolve_generic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def segment(
 def segment_image(image: npt.ArrayLike, prompts: DetectedConfig | None = None) -> npt.NDArray[np.int32]:
     """Segment one image with the shipped encoder, detector and decoder; see :func:`segment`, which raises the same."""
     grey = grey_image(image)
-    segmenter = load_generic_segmenter(resolve_generic(prompts or DetectedConfig()))
+    segmenter = kept_generic_segmenter(resolve_generic(prompts or DetectedConfig()))
     label, _ = segmenter.cells(*segmenter.look(grey), [])
     return label
 

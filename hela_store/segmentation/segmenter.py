@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from .resolve import DetectedPrompts
 
 GENERIC = "generic"
 """Name of the shipped detector."""
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,20 @@ def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
     CheckpointError, RunError
         What is shipped is missing or damaged.
     """
-    recipe, device = default_recipe(), pick_device(prompts.device)
+    return _load_generic(prompts, default_recipe(), str(pick_device(prompts.device)))
+
+
+def kept_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
+    """Return the shipped encoder, detector and decoder, loaded once in a process; as :func:`load_generic_segmenter`.
+
+    They are loaded again where settings, device or one of the shipped files are others than at the last call. Several
+    threads may call it and use what it returns: nothing in it is changed by use.
+    """
+    with _LOADING:
+        return _kept(prompts, default_recipe(), str(pick_device(prompts.device)))
+
+
+def _load_generic(prompts: DetectedConfig, recipe: Recipe, device: str) -> Segmenter:
     sam = load_sam_encoder(recipe.encoder, device)
     assert prompts.threshold is not None and prompts.window is not None
     return Segmenter(
@@ -171,3 +186,7 @@ def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
         form=prompts.form,
         window=prompts.window,
     )
+
+
+_kept = lru_cache(maxsize=1)(_load_generic)
+"""By settings, which name the detector by its sum, by the recipe, which names the encoder by its sum, and by device."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError, StoreError
 from hela_store.evaluation.sequences import run_labels
 from hela_store.images.assemble import assemble
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import duckdb
     import numpy.typing as npt
     from torch import Tensor, nn
+
+    from hela_store.vectors.make import CellVectors
+    from hela_store.vectors.similar import SimilarCell
 
 
 class Masks(NamedTuple):
@@ -165,6 +169,23 @@ class Store(PlainStore):
         frames = pa.array(members(self.blocks(), split), pa.string())
         table = self.cells_table()
         return duckdb.connect().from_arrow(table.filter(pc.is_in(table["frame"], value_set=frames)))
+
+    def cell_vectors(
+        self, run: str | None = None, split: str | None = None, *, progress: Progress = silent
+    ) -> CellVectors:
+        """Return a vector of every labelled cell; as :func:`hela_store.vectors.make.cell_vectors`.
+
+        Afterwards ``store.sql("FROM cell_vectors")`` has them, too, for DuckDB's functions of arrays.
+        """
+        from hela_store.vectors.make import cell_vectors
+
+        return cell_vectors(self, run, split, progress=progress)
+
+    def similar(self, cell: str, limit: int = 20, run: str | None = None) -> list[SimilarCell]:
+        """Return the labelled cells most like one; as :func:`hela_store.vectors.similar.similar`."""
+        from hela_store.vectors.similar import similar
+
+        return similar(self, cell, limit, run)
 
     def _check_frame(self, frame: str) -> None:
         known = self.frame_records()

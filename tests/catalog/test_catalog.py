@@ -39,6 +39,7 @@ TABLES = [
     "predictions",
     "detections",
     "own_values",
+    "cell_vectors",
     "indexed",
     "catalog_schema",
     "table_sums",

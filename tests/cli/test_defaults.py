@@ -37,6 +37,7 @@ from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
 from hela_store.pretrain.config import PretrainConfig
 from hela_store.segmentation.config import DetectedConfig
+from hela_store.vectors.similar import similar
 from hela_store.workflows.new_config import NAMES as NEW
 from hela_store.workflows.preview import preview
 
@@ -86,6 +87,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "detect describe": [parts(describe_boxes)],
     "verify": [parts(hs.VerifyConfig)],
     "score": [parts(hs.score)],
+    "similar": [parts(similar)],
     "report": [parts(hs.report)],
     "explore": [parts(hs.explore)],
     "augment preview": [parts(preview)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hela_store.runs.folder import load_run
 from hela_store.sam.nano import NANO_SHA256
 from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 from hela_store.segmentation.segment import segment_image
+from hela_store.segmentation.segmenter import kept_generic_segmenter, resolve_generic
 from hela_store.store.store import Store
 
 LOW = DetectedConfig(threshold=0.2, device="cpu")
@@ -129,3 +131,12 @@ def test_the_shipped_detector_finds_drawn_cells_it_never_saw(tmp_path: Path) -> 
     known, found = (np.unique(values)[1:] for values in (truth, labels))
     right = sum(max((iou(truth == cell, labels == other) for other in found), default=0.0) > 0.5 for cell in known)
     assert len(known) > 10 and right >= 0.8 * len(known) and right >= 0.8 * len(found)
+
+
+def test_what_ships_is_loaded_once_in_a_process() -> None:
+    prompts = resolve_generic(DetectedConfig())
+    with ThreadPoolExecutor(4) as pool:
+        kept = [*pool.map(kept_generic_segmenter, [prompts] * 4)]
+    assert len({id(each) for each in kept}) == 1
+    other = kept_generic_segmenter(replace(prompts, threshold=0.25))
+    assert other is not kept[0] and other.threshold == 0.25
