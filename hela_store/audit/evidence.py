@@ -23,8 +23,9 @@ from hela_store.prompts.context import CellContext
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
-from hela_store.store.records import CellRecord
+from hela_store.store.records import CellBox, CellRecord
 from hela_store.store.store import Store
+from hela_store.vectors.pool import pooled
 
 from .cases import Case, debris, injected, label_case, painted, renamed
 from .config import FAULTS, AuditConfig
@@ -33,7 +34,7 @@ from .signs import SIGNS, Surroundings, signs
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]
 
-LEAST_SCORE = 0.25
+LEAST_SCORE = 0.1
 """Score from which a detection without a label is a place that is judged."""
 SAME_PLACE = 0.3
 """Box IoU from which two boxes are about one place."""
@@ -217,7 +218,7 @@ def _rows(shared: Shared, frame: _Frame, cases: Sequence[Case], answers: Sequenc
         shown = painted(case, given[0].mask, given[0].origin) if is_place and given else case
         if not given or shown is None:
             if case.fault:
-                rows.append(row | {"lost": True} | dict.fromkeys(SIGNS, float("nan")))
+                rows.append(row | {"lost": True, "vector": None} | dict.fromkeys(SIGNS, float("nan")))
             continue
         context = shown.context
         x, y = context.origin
@@ -234,8 +235,22 @@ def _rows(shared: Shared, frame: _Frame, cases: Sequence[Case], answers: Sequenc
             zip(("x0", "y0", "x1", "y1"), bbox(*trim(context.mask, context.origin)), strict=True)
         )
         row |= signs(shown, about, given[0], given[1] if len(given) > 1 else None)
+        row["vector"] = _pooled(frame, context)
         rows.append(row if case.fault else row | _proposal(given[-1], frame.cells.shape))
     return rows
+
+
+def _pooled(frame: _Frame, context: CellContext) -> list[float]:
+    """Return the mean of the embedding in a label, (256,), rounded to what a distance needs."""
+    rects = [tile.rect for tile in frame.cells.tiles]
+    box = bbox(*trim(context.mask))
+    home = scoring_tile(bbox(*trim(context.mask, context.origin)), rects, frame.cells.shape)
+    left, top, width, height = rects[home]
+    x0, y0 = context.origin
+    cell = CellBox(context.cell, frame.cells.frame, context.label, *box)
+    rect = (left - x0, top - y0, width, height)
+    vector = pooled(frame.embeddings[home].cpu().numpy(), rect, context.labels, [cell])[0]
+    return [round(float(value), 3) for value in vector]
 
 
 def _proposal(answer: Prediction, shape: tuple[int, int]) -> Row:

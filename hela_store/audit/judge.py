@@ -1,9 +1,7 @@
-"""Score labels: two multinomial models, learned from injected faults, turn the signs into the chance of each fault.
+"""A multinomial model, learned from injected faults, that turns the signs of a label into the chance of each fault.
 
-One model is about labels, the other about places without one. A block's labels are scored by models that were fitted on
-the other blocks. Each kind of fault weighs as much as it would at :data:`hela_store.audit.config.BASE_RATE`, so scores
-of both models are on one scale. The store's own labels count as right here; its real faults make the models
-cautious, never wrong about which label is the more suspicious one of two with the same signs.
+Each kind of fault weighs as much as it would at :data:`hela_store.audit.config.BASE_RATE`. The store's own labels count
+as right here, so its real faults make a model cautious.
 """
 
 from __future__ import annotations
@@ -34,11 +32,13 @@ class Model:
 
     Attributes
     ----------
+    names : the signs that it looks at
     kinds : kinds of fault that it tells apart, the first is :data:`CLEAN`
     middle, scale : float64, (signs,), median and spread of the signs of labels as they are in the store
     weights : float64, (kinds, 3 signs + 1), the constant last
     """
 
+    names: tuple[str, ...]
     kinds: tuple[str, ...]
     middle: Floats
     scale: Floats
@@ -59,11 +59,12 @@ class Model:
         return found
 
 
-def fit(values: Floats, kinds: Sequence[str], labels: int) -> Model:
+def fit(names: Sequence[str], values: Floats, kinds: Sequence[str], labels: int) -> Model:
     """Fit a model.
 
     Parameters
     ----------
+    names : the signs
     values : float64, (rows, signs)
     kinds : kind of fault of each row; :data:`CLEAN` for labels as they are
     labels : how many labels there are, of which a kind of fault makes ``BASE_RATE / 8``
@@ -92,7 +93,7 @@ def fit(values: Floats, kinds: Sequence[str], labels: int) -> Model:
         return found
 
     search.step(loss)  # type: ignore[no-untyped-call]
-    return Model(kinds=there, middle=middle, scale=scale, weights=weights.detach().numpy())
+    return Model(names=tuple(names), kinds=there, middle=middle, scale=scale, weights=weights.detach().numpy())
 
 
 def _spread(clean: Floats, values: Floats) -> tuple[Floats, Floats]:

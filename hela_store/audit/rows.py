@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.spatial import cKDTree
 
 from .config import BASE_RATE, FAULTS, FLAGGED
 from .evidence import Row
 from .judge import CLEAN, Model, fit
-from .signs import SIGNS, said
+from .signs import ANSWERS, SIGNS, TIME, said
 
 NO_PROPOSAL = ("debris", "identity")
 """Kinds of fault whose mend is no other mask."""
 WORDS = 2
 """Signs that a reason names."""
+NEAREST = 5
+"""Labels whose mean distance says how odd an embedding is."""
 PLACE_SIGNS = tuple(name for name in SIGNS if name not in ("mask_answer", "agreement", "mask_confidence", "renamed"))
 """What is known of a place without a label."""
 
@@ -57,18 +60,21 @@ class Judged:
 
 
 def judge(blocks: Sequence[Sequence[Row]]) -> Judged:
-    """Score the rows of each block with models that were fitted on the rows of the others."""
+    """Score the rows of each block with models that were fitted on the rows of the others.
+
+    A real fault may lack what gives injected ones away: it may be the same in all frames, or be what the decoder has
+    learned to draw. So several models, each of which looks at some of the signs alone, have one vote each, and a
+    score is the mean of their chances.
+    """
     rows: list[Row] = []
     scores: list[float] = []
     kinds: list[str] = []
     reasons: list[str] = []
-    for number, block in enumerate(blocks):
-        others = [row for other, part in enumerate(blocks) if other != number for row in part]
+    measured = with_oddity(blocks)
+    for number, block in enumerate(measured):
+        others = [row for other, part in enumerate(measured) if other != number for row in part]
         labels = sum(not row["place"] and not row["fault"] for row in others)
-        models = {
-            place: _fitted([row for row in others if row["place"] == place and not row["lost"]], place, labels)
-            for place in (False, True)
-        }
+        models = {place: _fitted([row for row in others if row["place"] == place], place, labels) for place in (0, 1)}
         for row in block:
             score, kind, reason = _scored(row, models[row["place"]])
             rows.append(row)
@@ -78,32 +84,64 @@ def judge(blocks: Sequence[Sequence[Row]]) -> Judged:
     return Judged(rows=rows, scores=np.array(scores, float), kinds=kinds, reasons=reasons)
 
 
-def _names(place: bool) -> tuple[str, ...]:
-    return PLACE_SIGNS if place else tuple(SIGNS)
+def with_oddity(blocks: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Return the rows with how far each embedding is from the nearest ones of labels of other blocks.
+
+    Returns
+    -------
+    list of list of dict
+        ``oddity`` is the base-2 logarithm of that distance over the median one; NaN where there is no embedding.
+    """
+    found: list[list[Row]] = []
+    for number, block in enumerate(blocks):
+        others = [row for other, part in enumerate(blocks) if other != number for row in part]
+        known = np.array([row["vector"] for row in others if not row["fault"] and not row["place"]], np.float32)
+        there = [i for i, row in enumerate(block) if row["vector"] is not None]
+        distance = np.full(len(block), np.nan)
+        if len(known) > NEAREST and there:
+            middle, spread = known.mean(0), known.std(0) + 1e-6
+            tree = cKDTree((known - middle) / spread)
+            vectors = (np.array([block[i]["vector"] for i in there], np.float32) - middle) / spread
+            distance[there] = tree.query(vectors, k=NEAREST)[0].mean(1)
+            usual = np.median([d for d, row in zip(distance, block, strict=True) if not row["fault"] and d == d])
+            distance = np.log2(np.maximum(distance, 1e-6) / usual)
+        found.append([row | {"oddity": float(d)} for row, d in zip(block, distance, strict=True)])
+    return found
 
 
-def _values(rows: Sequence[Row], place: bool) -> npt.NDArray[np.float64]:
-    return np.array([[row[name] for name in _names(place)] for row in rows], float).reshape(-1, len(_names(place)))
+def _names(place: bool) -> list[tuple[str, ...]]:
+    """Return the signs of each model: all, those of the frame alone, those without decoder and detector, the form."""
+    every = PLACE_SIGNS if place else tuple(SIGNS)
+    alone = tuple(name for name in every if name not in TIME)
+    drawn = tuple(name for name in every if name not in ANSWERS)
+    return [every, alone, drawn, tuple(name for name in alone if name not in ANSWERS)]
 
 
-def _fitted(rows: Sequence[Row], place: bool, labels: int) -> Model | None:
-    if not any(row["fault"] for row in rows):
-        return None
-    return fit(_values(rows, place), [row["fault"] for row in rows], labels)
+def _values(rows: Sequence[Row], names: Sequence[str]) -> npt.NDArray[np.float64]:
+    return np.array([[row[name] for name in names] for row in rows], float).reshape(-1, len(names))
 
 
-def _scored(row: Row, model: Model | None) -> tuple[float, str, str]:
-    if row["lost"] or model is None:
+def _fitted(rows: Sequence[Row], place: int, labels: int) -> list[Model]:
+    known = [row for row in rows if not row["lost"]]
+    if not any(row["fault"] for row in known):
+        return []
+    kinds = [row["fault"] for row in known]
+    return [fit(names, _values(known, names), kinds, labels) for names in _names(bool(place))]
+
+
+def _scored(row: Row, models: Sequence[Model]) -> tuple[float, str, str]:
+    if row["lost"] or not models:
         return 0.0, "", ""
-    values = _values([row], row["place"])
-    chances = model.chances(values)[0]
-    kind = 1 + int(chances[1:].argmax())
-    pull = model.reasons(values[0], kind)
-    told = [i for i in np.argsort(-pull)[:WORDS] if pull[i] > 0 and not np.isnan(values[0, i])]
-    names = _names(row["place"])
-    words = "; ".join(said(names[i], float(values[0, i])) for i in told)
-    what = FAULTS[model.kinds[kind]]
-    return float(1 - chances[0]), model.kinds[kind], f"{what}: {words}" if words else what
+    # all models were fitted on the same rows, so they know the same kinds
+    chances = np.stack([model.chances(_values([row], model.names))[0] for model in models])
+    kind = 1 + int(chances.mean(0)[1:].argmax())
+    surest = models[int(chances[:, kind].argmax())]
+    values = _values([row], surest.names)[0]
+    pull = surest.reasons(values, kind)
+    told = [i for i in np.argsort(-pull)[:WORDS] if pull[i] > 0 and not np.isnan(values[i])]
+    words = "; ".join(said(surest.names[i], float(values[i])) for i in told)
+    what = FAULTS[surest.kinds[kind]]
+    return float(1 - chances[:, 0].mean()), surest.kinds[kind], f"{what}: {words}" if words else what
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,17 @@ SIGNS = {
     "spill": "{:.0%} of the answer to its box lie on other labels",
     "detection": "the best detection has score times box IoU {:.2f}",
     "detections": "{:.0f} detections lie in it",
+    "oddity": "its embedding is {:.1f} times as far from those of other labels as usual",
 }
-"""Signs, in the order of their columns, and how each is said; factors are kept as base-2 logarithms."""
-FACTORS = ("size", "growth", "box_growth")
+"""Signs, in the order of their columns, and how each is said; :data:`FACTORS` are kept as base-2 logarithms."""
+FACTORS = ("size", "growth", "box_growth", "oddity")
+TIME = ("overlap", "overlap_least", "growth", "covers", "siblings", "renamed")
+"""Signs that the frames before and after give."""
+ANSWERS = (
+    *("mask_answer", "box_answer", "agreement", "mask_confidence", "box_confidence", "box_growth", "spill"),
+    *("detection", "detections"),
+)
+"""Signs that decoder and detector give."""
 ONE_PLACE = 0.5
 """Share of one label in another above which they are at one place."""
 SURE = 0.4
@@ -79,7 +87,7 @@ class Surroundings:
 
 
 def signs(case: Case, about: Surroundings, box: Prediction, mask: Prediction | None) -> Signs:
-    """Return the signs of a label; NaN for what cannot be measured, such as neighbours of the only frame.
+    """Return the signs of a label but its oddity; NaN for what cannot be measured, such as time in stills.
 
     Parameters
     ----------

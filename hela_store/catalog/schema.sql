@@ -206,7 +206,7 @@ CREATE TABLE suspects (
     DOUBLE, edge DOUBLE, overlap DOUBLE, overlap_least DOUBLE, growth DOUBLE, covers DOUBLE, siblings DOUBLE,
     renamed DOUBLE, mask_answer DOUBLE, box_answer DOUBLE, agreement DOUBLE, mask_confidence DOUBLE, box_confidence
     DOUBLE, box_growth DOUBLE, spill DOUBLE, detection DOUBLE, detections DOUBLE,
-    rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+    oddity DOUBLE, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
 );
 COMMENT ON TABLE suspects IS 'Labels by how suspicious they are, and places that lack one (runs/<id>/suspects.parquet).';
 COMMENT ON COLUMN suspects.run IS 'runs.id.';
@@ -247,6 +247,7 @@ COMMENT ON COLUMN suspects.box_growth IS 'log2 of the area of the answer to the 
 COMMENT ON COLUMN suspects.spill IS 'Share of the answer to the box on other labels.';
 COMMENT ON COLUMN suspects.detection IS 'Largest product of a detection''s score and the IoU of its box with this one.';
 COMMENT ON COLUMN suspects.detections IS 'Detections in it, with a score of 0.4 or more.';
+COMMENT ON COLUMN suspects.oddity IS 'log2 of the distance of its embedding to the nearest ones of labels of other blocks, over the median distance.';
 COMMENT ON COLUMN suspects.rle IS 'Proposed mask in frame coordinates, COCO compressed run lengths; NULL where no other mask mends it.';
 COMMENT ON COLUMN suspects.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN suspects.rle_width IS 'Columns of the mask, px.';

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hela_store.base.aliases import FloatArray, LabelArray
 from hela_store.evaluation.frames import FrameCells, Tile
 from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT, Rect, holds_whole, scoring_tile, view_scale
-from hela_store.store.records import CellRecord
+from hela_store.store.records import CellBox, CellRecord
 
 POSITIONS = EMBEDDING_POSITIONS**2
 STEP = SAM_INPUT // EMBEDDING_POSITIONS
@@ -30,7 +30,7 @@ def tile_of(frame: FrameCells, cell: CellRecord) -> Tile:
     return max(frame.tiles, key=lambda tile: position_counts(frame.label, cell, tile.rect).sum())
 
 
-def position_counts(label: LabelArray, cell: CellRecord, rect: Rect) -> npt.NDArray[np.int64]:
+def position_counts(label: LabelArray, cell: CellRecord | CellBox, rect: Rect) -> npt.NDArray[np.int64]:
     """Count the pixels of a cell at each position of a view's embedding.
 
     Parameters
@@ -61,7 +61,7 @@ def position_counts(label: LabelArray, cell: CellRecord, rect: Rect) -> npt.NDAr
     return np.bincount(places[inside], minlength=POSITIONS)
 
 
-def pooled(embedding: FloatArray, rect: Rect, label: LabelArray, cells: Sequence[CellRecord]) -> Vectors:
+def pooled(embedding: FloatArray, rect: Rect, label: LabelArray, cells: Sequence[CellRecord | CellBox]) -> Vectors:
     """Return the mean of an embedding over the pixels of each cell that the view shows.
 
     Parameters

@@ -72,7 +72,7 @@ def test_models_are_fitted_and_recall_counts_what_the_flagged_hold() -> None:
     bad[0, 1] = np.nan
     kinds = [""] * 1000 + ["split"] * 40
     values = np.concatenate([clean, bad])
-    model = fit(values, kinds, 1000)
+    model = fit("abcd", values, kinds, 1000)
     scores = 1 - model.chances(values)[:, 0]
     assert scores[:1000].mean() < 0.01 and np.median(scores[1000:]) > 0.8
     assert model.reasons(bad[1], 1).argmax() == 0
