@@ -122,11 +122,24 @@ def _values(rows: Sequence[Row], names: Sequence[str]) -> npt.NDArray[np.float64
 
 
 def _fitted(rows: Sequence[Row], place: int, labels: int) -> list[Model]:
+    """Return models of the rows, fitted twice: the second time without the labels that the first ones suspect most.
+
+    The store's own labels stand for right ones, and some are not. Of them the :data:`BASE_RATE` with the highest
+    scores are left out, or models would learn that faults like theirs are right.
+    """
     known = [row for row in rows if not row["lost"]]
     if not any(row["fault"] for row in known):
         return []
-    kinds = [row["fault"] for row in known]
-    return [fit(names, _values(known, names), kinds, labels) for names in _names(bool(place))]
+    models = _models(known, place, labels)
+    own = [i for i, row in enumerate(known) if not row["fault"]]
+    suspected = np.mean([1 - model.chances(_values(known, model.names))[own, 0] for model in models], 0)
+    left_out = {own[i] for i in np.argsort(-suspected, kind="stable")[: int(BASE_RATE * len(own))]}
+    return _models([row for i, row in enumerate(known) if i not in left_out], place, labels)
+
+
+def _models(rows: Sequence[Row], place: int, labels: int) -> list[Model]:
+    kinds = [row["fault"] for row in rows]
+    return [fit(names, _values(rows, names), kinds, labels) for names in _names(bool(place))]
 
 
 def _scored(row: Row, models: Sequence[Model]) -> tuple[float, str, str]:
