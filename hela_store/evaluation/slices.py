@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
 from scipy.stats import t as student
 
 from hela_store.catalog import index as catalog
@@ -27,6 +28,10 @@ from .config import METRICS
 from .parts import Part, Rows, more_parts, spacings, usual_parts
 from .tracks import cell_tracks
 
+CLUSTERS = 5
+"""Parts by what the embedding says, where the store has vectors of the cells."""
+COMPONENTS = 8
+"""Principal components of the vectors that clusters are made in."""
 LEAST_CELLS = 3
 """Parts with fewer cells, inside or outside, are left out."""
 _ROWS = """
@@ -34,6 +39,10 @@ _ROWS = """
         m.touches_neighbour, m.touches_border, c.eccentricity, m.is_bright_small, m.is_dim
     FROM cell_metrics m JOIN cells c ON c.cell = m.cell
     WHERE m.run = $run AND m.{metric} IS NOT NULL ORDER BY m.prompt, m.cell, m.prompt_seed
+"""
+_VECTORS = """
+    SELECT cell, any_value(vector) AS vector FROM cell_vectors
+    WHERE encoder = $encoder AND list_contains($cells, cell) GROUP BY cell ORDER BY cell
 """
 _PLACES = "SELECT cell, frame, cx, cy FROM cells WHERE list_contains($frames, frame) ORDER BY cell"
 
@@ -45,7 +54,8 @@ class Slice:
     Attributes
     ----------
     prompt : kind of prompt
-    part : name of the part, one of :data:`hela_store.evaluation.config.PARTS`
+    part : name of the part, one of :data:`hela_store.evaluation.config.PARTS`, or ``"like 01/t070#12"``: the cells
+        whose vectors form a cluster, with this cell in its middle
     n, cells : scored rows, and distinct cells among them
     mean, mean_all : of the part, and of all cells
     change : Interval
@@ -127,6 +137,7 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
         )
     rows = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     rows["spacing"] = _spacing(store, rows)
+    rows["cluster"] = _cluster(store, info.encoder, rows["cell"])
     tracks = cell_tracks(store, sorted(set(rows["frame"].tolist())))
     units, found = tracks.units(rows["cell"].tolist()), []
     for prompt in dict.fromkeys(rows["prompt"].tolist()):
@@ -148,10 +159,33 @@ def _spacing(store: Store, rows: Rows) -> npt.NDArray[np.float64]:
     return np.array([of[cell] for cell in rows["cell"].tolist()])
 
 
+def _cluster(store: Store, encoder: str | None, cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return of each row the cluster of its cell's vector, named after the cell in its middle; ``""`` without vectors.
+
+    The vectors are those that ``hela-store similar`` or ``store.cell_vectors()`` made before.
+    """
+    asked = {"encoder": encoder, "cells": sorted(set(cells.tolist()))}
+    table = catalog.query(store.path, _VECTORS, asked)
+    if len(table) < max(len(asked["cells"] or ()), CLUSTERS * LEAST_CELLS):
+        return np.full(len(cells), "", object)
+    values = np.array(table["vector"].to_pylist(), float)
+    left, spread, _ = np.linalg.svd(values - values.mean(0), full_matrices=False)
+    points = left[:, :COMPONENTS] * spread[:COMPONENTS]
+    centres, number = kmeans2(points, CLUSTERS, minit="++", seed=0, missing="warn")
+    names = table["cell"].to_pylist()
+    middle = [names[int(np.linalg.norm(points - centre, axis=1).argmin())] for centre in centres]
+    of = {cell: f"like {middle[k]}" for cell, k in zip(names, number.tolist(), strict=True)}
+    return np.array([of[cell] for cell in cells.tolist()], object)
+
+
+def _clusters(rows: Rows) -> list[Part]:
+    return [(str(name), rows["cluster"] == name) for name in sorted(set(rows["cluster"].tolist()) - {""})]
+
+
 def _family(rows: Rows, units: Units, prompt: str) -> list[Slice]:
     """Return the parts of one kind of prompt, corrected for their number, worst first."""
     values, found = rows["value"].astype(float), []
-    for name, chosen in _measurable([*usual_parts(rows), *more_parts(rows)], rows):
+    for name, chosen in _measurable([*usual_parts(rows), *more_parts(rows), *_clusters(rows)], rows):
         change = part_interval(values, units, chosen)
         found.append(
             Slice(

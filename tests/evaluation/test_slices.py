@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from click.testing import CliRunner
 from hela_store_cli.main import main
 
 from hela_store.errors import RecipeError, RunError
-from hela_store.evaluation.config import PARTS
+from hela_store.evaluation.config import PARTS, EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.slices import slices
 from hela_store.metrics.intervals import Units, part_interval
 from hela_store.runs.folder import latest
-from hela_store.store.store import Store
+from hela_store.workbench.store import Store
 
 
 def units(tracks: int, frames: int) -> Units:
@@ -46,6 +48,21 @@ def test_a_run_is_looked_at_by_parts(scored: Path) -> None:
     assert all(row.word == "" for row in found.rows), "one test frame says nothing certain"
     with pytest.raises(RecipeError, match="hd95"):
         slices(store, run.id, metric="hd95")
+
+
+def test_clusters_of_vectors_are_parts_where_there_are_vectors(embedded: Path, tmp_path: Path) -> None:
+    shutil.copytree(embedded, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    run = evaluate(store, None, EvaluateConfig(prompts=("box-exact",), split="all")).run
+    assert not any(row.part.startswith("like ") for row in slices(store, run).rows)
+    store.cell_vectors()
+    found = slices(store, run)
+    like = [row for row in found.rows if row.part.startswith("like ")]
+    assert (
+        like
+        and sum(row.n for row in like) <= found.rows[0].n * 8
+        and like[0].part.removeprefix("like ") in {cell for (cell,) in store.sql("SELECT cell FROM cells").fetchall()}
+    )
 
 
 def test_bad_input_is_one_line(scored: Path) -> None:
