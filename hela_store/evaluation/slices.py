@@ -145,6 +145,8 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
         part = {name: column[asked] for name, column in rows.items()}
         found += _family(part, units.take(asked), prompt)
     notes = [] if len(set(rows["split"])) < 2 else [f"the run scored {', '.join(sorted(set(rows['split'])))} together"]
+    if not found:
+        notes.append(f"no part has {LEAST_CELLS} cells, and as many outside; score more frames")
     if any(not row.word for row in found):
         notes.append(f"parts with fewer than {LEAST_BLOCKS} blocks of frames have numbers and no word")
     return Slices(run=info.id, metric=metric, units=str(tracks), rows=found, notes=notes)
