@@ -159,7 +159,7 @@ def _scored(row: Row, models: Sequence[Model]) -> tuple[float, str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """How many injected faults of a kind were among the flagged labels.
+    """The share of the injected faults of a kind that was among the flagged labels.
 
     Attributes
     ----------

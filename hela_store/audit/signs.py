@@ -66,7 +66,7 @@ Signs = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What is there beside a label, in the crop of its context.
+    """The image, neighbours in time and detections around a label, in the crop of its context.
 
     Attributes
     ----------
