@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hela_store.evaluation.config import METRICS
+from hela_store.evaluation.config import METRIC_WORDS, METRICS, PARTS
 
 from . import verdicts
 from .help import Command
@@ -22,20 +22,6 @@ if TYPE_CHECKING:
 NUMBERS = ("cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse")
 COLUMNS = ("prompt", *NUMBERS, "bootstrap from", "to", "verdict")
 SHORT = ("prompt", "cells", "first", "this", "change", "95 % from", "to", "verdict")
-SUBSET = {
-    "small": "smallest third",
-    "medium": "middle third in size",
-    "large": "largest third",
-    "dark": "dimmest third",
-    "middling": "middle third in brightness",
-    "bright": "brightest third",
-    "touching": "touching another",
-    "alone": "touching no other",
-    "dim": "dimmest fifth of a frame",
-    "bright-small": "bright and small",
-}
-"""How subsets are called in a table."""
-METRIC = {"iou": "IoU", "dice": "Dice"}
 SPREAD = ("prompt", "mean over frames", "95 % from", "to", "frames: median", "quartile", "to", "each training seed")
 SUBSETS = ("prompt and subset", *NUMBERS)
 EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their number, so they carry no verdict"
@@ -63,7 +49,7 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
     for variant in dict.fromkeys(row.variant for row in found.rows):
         rows = [row for row in found.rows if row.variant == variant]
         whole = [row for row in rows if not row.is_exploratory]
-        click.echo(f"Change in {METRIC.get(metric, metric)} from {found.first} to {variant}; {found.units}")
+        click.echo(f"Change in {METRIC_WORDS.get(metric, metric)} from {found.first} to {variant}; {found.units}")
         subsets = [row for row in rows if row.is_exploratory]
         (_full if is_full() else _short)(whole, subsets)
     for text in found.notes:
@@ -83,7 +69,7 @@ def _short(whole: list[Difference], subsets: list[Difference]) -> None:
     click.echo(EXPLORATORY)
     echo_table(
         ("prompt and subset", *SHORT[1:-1]),
-        [[f"{row.prompt}, {SUBSET.get(row.subset, row.subset)}", *_few(row)] for row in subsets],
+        [[f"{row.prompt}, {PARTS.get(row.subset, row.subset)}", *_few(row)] for row in subsets],
     )
     for row in whole:
         ends = verdicts.interval(row.mean, row.per_cell.low, row.per_cell.high)

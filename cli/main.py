@@ -55,6 +55,12 @@ COMMANDS = (
 )
 """The commands in the order they are used; each is defined in the module of its name."""
 RESUMABLE = {"fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}
+    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "audit", "study"),
+    *("detect", "score", "segment", "sql", "similar", "report", "explore", "info", "doctor", "demo", "augment"),
+    *("catalog", "export", "import", "encoders", "bench", "pretrain"),
+)
+"""The commands in the order they are used; each is defined in the module of its name."""
+RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"}
 INTERRUPTED = 130
 
 

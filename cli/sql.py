@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | None) -> None:
     """Answer one SELECT over the catalog, read-only.
 
-    Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections; cell_metrics joins them,
-    cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names their columns.
+    Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections, suspects; cell_metrics joins
+    them, cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names columns.
     """
     from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query

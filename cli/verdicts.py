@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.evaluation.config import PARTS
+
 from .options import typed
 
 if TYPE_CHECKING:
-    from hela_store import EmbedReport, EvaluateResult, FinetuneResult, Store
+    from hela_store import AuditResult, EmbedReport, EvaluateResult, FinetuneResult, Store
     from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
     from hela_store.evaluation.other_labels import TruthScore
+    from hela_store.evaluation.slices import Slices
     from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
@@ -186,6 +189,31 @@ def other_labels(scores: Sequence[TruthScore], truth: str) -> None:
         click.echo(f"{row.run} with {row.prompt}: IoU {row.iou:.3f} against the {truth}. The store's labels have")
         click.echo(f"{row.between_iou:.3f} there; the difference is {ends}.")
     next_step("report " + " ".join(dict.fromkeys(row.run for row in scores)))
+
+
+def slices(found: Slices) -> None:
+    """Print on which parts of the cells a run is worse than its mean, and how to see them."""
+    worse = found.worse()
+    for row in worse:
+        ends = interval(row.change.mean, row.low, row.high)
+        click.echo(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
+    if not worse:
+        click.echo("No part is worse than the mean, beyond chance and 0.005.")
+    next_step(f"report {found.run}")
+
+
+def audit(found: AuditResult) -> None:
+    """Print how many labels are likely faulty, how well injected faults were found, and how to look at the suspects."""
+    if found.recall:
+        few, many = found.flagged
+        at = found.recall[0].at
+        click.echo(
+            f"Of {found.recall[0].n} injected faults, {at[0]:.0%} were among the first {few:.0%} of the labels and"
+        )
+        click.echo(f"{at[1]:.0%} among the first {many:.0%}, were 2% of all labels faulty.")
+    total = found.labels + found.places
+    click.echo(f"{found.likely} of {total} labels and places without one are more likely faulty than not.")
+    next_step("explore")
 
 
 LARGE = 7

@@ -1,5 +1,8 @@
 """The public names, by the module each lives in; ``__init__.py`` loads them when they are first used."""
 
+from .audit.audit import AuditResult as AuditResult
+from .audit.audit import audit as audit
+from .audit.config import AuditConfig as AuditConfig
 from .base.version import __version__ as __version__
 from .detection.detect import DetectResult as DetectResult
 from .detection.detect import detect as detect
@@ -14,6 +17,8 @@ from .evaluation.evaluate import EvaluateResult as EvaluateResult
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.other_labels import TruthScore as TruthScore
 from .evaluation.other_labels import score as score
+from .evaluation.slices import Slices as Slices
+from .evaluation.slices import slices as slices
 from .exchange import export as export
 from .fitting.config import FitConfig as FitConfig
 from .fitting.fit import FitReport as FitReport

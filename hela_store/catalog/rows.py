@@ -40,6 +40,7 @@ _REQUIRED = {
     "prompts": {"prompt_id", "kind", "origin", "prompt_seed", "split", "cell", "frame", "view", "cut"},
     "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
     "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
+    "suspects": {"suspect", "rank", "frame", "x0", "y0", "x1", "y1", "score", "kind"},
     "cell_vectors": {"cell", "frame", "view", "vector"},
 }
 
@@ -170,6 +171,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
     predictions = _run_table(con, info, "predictions", repeated)
     detections = _run_table(con, info, "detections", {"run"})
+    suspects = _run_table(con, info, "suspects", {"run"})
     with staged(con, "given", prompts), staged(con, "found", predictions), staged(con, "detected", detections):
         _check_run(con, info.id)
         con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
@@ -179,6 +181,8 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
             [info.id],
         )
         con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
+    with staged(con, "suspected", suspects):
+        con.execute("INSERT INTO suspects SELECT ?, * FROM suspected", [info.id])
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
     values = _own_values(con, info)
@@ -187,7 +191,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     vectors = _add_vectors(con, info)
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*row, info.labels_version])
-    return int(prompts.num_rows + predictions.num_rows + detections.num_rows + values.num_rows + vectors)
+    return vectors + sum(table.num_rows for table in (prompts, predictions, detections, suspects, values))
 
 
 def _add_vectors(con: Connection, info: RunInfo) -> int:

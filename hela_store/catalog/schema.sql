@@ -279,6 +279,59 @@ COMMENT ON COLUMN detections.rle IS 'Coarse mask in frame coordinates, COCO comp
 COMMENT ON COLUMN detections.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN detections.rle_width IS 'Columns of the mask, px.';
 
+CREATE TABLE suspects (
+    run VARCHAR, suspect VARCHAR, rank BIGINT, split VARCHAR, frame VARCHAR, cell VARCHAR, x0 BIGINT, y0 BIGINT,
+    x1 BIGINT, y1 BIGINT, cx DOUBLE, cy DOUBLE, score DOUBLE, kind VARCHAR, reason VARCHAR,
+    size DOUBLE, solidity DOUBLE, roughness DOUBLE, thickness DOUBLE, pieces DOUBLE, contrast DOUBLE, texture
+    DOUBLE, edge DOUBLE, overlap DOUBLE, overlap_least DOUBLE, growth DOUBLE, covers DOUBLE, siblings DOUBLE,
+    renamed DOUBLE, mask_answer DOUBLE, box_answer DOUBLE, agreement DOUBLE, mask_confidence DOUBLE, box_confidence
+    DOUBLE, box_growth DOUBLE, spill DOUBLE, detection DOUBLE, detections DOUBLE,
+    oddity DOUBLE, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+);
+COMMENT ON TABLE suspects IS 'Labels by how suspicious they are, and places that lack one (runs/<id>/suspects.parquet).';
+COMMENT ON COLUMN suspects.run IS 'runs.id.';
+COMMENT ON COLUMN suspects.suspect IS 'Unique within the run.';
+COMMENT ON COLUMN suspects.rank IS '1 for the most suspicious.';
+COMMENT ON COLUMN suspects.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN suspects.frame IS 'frames.frame.';
+COMMENT ON COLUMN suspects.cell IS 'cells.cell of the label; NULL for a place without a label.';
+COMMENT ON COLUMN suspects.x0 IS 'Left edge of the label or place, px, frame, inclusive.';
+COMMENT ON COLUMN suspects.y0 IS 'Upper edge, px, frame, inclusive.';
+COMMENT ON COLUMN suspects.x1 IS 'Right edge, px, frame, exclusive.';
+COMMENT ON COLUMN suspects.y1 IS 'Lower edge, px, frame, exclusive.';
+COMMENT ON COLUMN suspects.cx IS 'x of the box''s centre, px, frame.';
+COMMENT ON COLUMN suspects.cy IS 'y of the box''s centre, px, frame.';
+COMMENT ON COLUMN suspects.score IS 'Chance of a fault, were 2 % of all labels faulty, 0 to 1.';
+COMMENT ON COLUMN suspects.kind IS 'Most likely fault: missing, merged, split, shifted, ragged, crescent, identity or debris.';
+COMMENT ON COLUMN suspects.reason IS 'The fault in words, and the signs that speak for it.';
+COMMENT ON COLUMN suspects.size IS 'log2 of its area over the median area of the labels.';
+COMMENT ON COLUMN suspects.solidity IS 'Share of its convex hull that it fills.';
+COMMENT ON COLUMN suspects.roughness IS '1 - IoU of it with itself after smoothing.';
+COMMENT ON COLUMN suspects.thickness IS 'Diameter of the largest disc in it over the diameter of the disc with the same area.';
+COMMENT ON COLUMN suspects.pieces IS 'Share of its pixels outside of its largest piece.';
+COMMENT ON COLUMN suspects.contrast IS 'Mean brightness inside less that around it, in standard deviations of the frame.';
+COMMENT ON COLUMN suspects.texture IS 'Standard deviation of the brightness inside, in those of the frame.';
+COMMENT ON COLUMN suspects.edge IS 'Mean gradient along its outline over the upper fifth of the gradients in and around it.';
+COMMENT ON COLUMN suspects.overlap IS 'Largest IoU with a label of the frame before or after; the better of the two frames. NULL for stills.';
+COMMENT ON COLUMN suspects.overlap_least IS 'The same for the worse of the two frames.';
+COMMENT ON COLUMN suspects.growth IS 'Absolute log2 of its area over that of the label that it overlaps most; the smaller of the two frames.';
+COMMENT ON COLUMN suspects.covers IS 'Labels of the frame before or after that lie mostly in it; the larger of the two frames.';
+COMMENT ON COLUMN suspects.siblings IS 'Labels of its frame that lie mostly in the label of another frame that holds it.';
+COMMENT ON COLUMN suspects.renamed IS 'Frames before and after in which the label at its place has another number; NULL where labels are no tracks.';
+COMMENT ON COLUMN suspects.mask_answer IS 'IoU of the decoder''s answer to the label with the label; NULL for a place.';
+COMMENT ON COLUMN suspects.box_answer IS 'IoU of the decoder''s answer to its bounding box with the label.';
+COMMENT ON COLUMN suspects.agreement IS 'IoU of these two answers; NULL for a place.';
+COMMENT ON COLUMN suspects.mask_confidence IS 'IoU that the decoder predicts for its answer to the label; NULL for a place.';
+COMMENT ON COLUMN suspects.box_confidence IS 'IoU that the decoder predicts for its answer to the box.';
+COMMENT ON COLUMN suspects.box_growth IS 'log2 of the area of the answer to the box over its area.';
+COMMENT ON COLUMN suspects.spill IS 'Share of the answer to the box on other labels.';
+COMMENT ON COLUMN suspects.detection IS 'Largest product of a detection''s score and the IoU of its box with this one.';
+COMMENT ON COLUMN suspects.detections IS 'Detections in it, with a score of 0.4 or more.';
+COMMENT ON COLUMN suspects.oddity IS 'log2 of the distance of its embedding to the nearest ones of labels of other blocks, over the median distance.';
+COMMENT ON COLUMN suspects.rle IS 'Proposed mask in frame coordinates, COCO compressed run lengths; NULL where no other mask mends it.';
+COMMENT ON COLUMN suspects.rle_height IS 'Rows of the mask, px.';
+COMMENT ON COLUMN suspects.rle_width IS 'Columns of the mask, px.';
+
 CREATE VIEW cell_metrics AS
     SELECT
         p.run, r.kind, r.checkpoint, r.encoder, p.prompt, p.prompt_origin, p.prompt_seed, p.split, f.sequence, p.frame,

@@ -33,6 +33,7 @@ from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 
 from .config import METRICS
+from .parts import usual_parts
 from .spread import FrameSpread, frame_spread
 from .tracks import CellTracks, cell_tracks
 
@@ -266,7 +267,9 @@ def _differences(pairs: Rows, variant: str, tracks: CellTracks) -> list[Differen
     units = tracks.units(pairs["cell"].tolist(), pairs["seed"])
     found = []
     for prompt in dict.fromkeys(pairs["prompt"].tolist()):
-        for subset, part in _subsets(_where(pairs, pairs["prompt"] == prompt)):
+        asked = _where(pairs, pairs["prompt"] == prompt)
+        parts = [("all", np.ones(len(asked["cell"]), bool)), *usual_parts(asked)]
+        for subset, part in ((name, _where(asked, chosen)) for name, chosen in parts):
             if len(part["cell"]):
                 found.append(_difference(part, units.take(part["row"]), variant, prompt, subset))
     return found
@@ -274,21 +277,6 @@ def _differences(pairs: Rows, variant: str, tracks: CellTracks) -> list[Differen
 
 def _where(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:
     return {name: column[chosen] for name, column in rows.items()}
-
-
-def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
-    """Return all rows, then thirds by size and brightness of the cells, then touching, bright-small and dim cells."""
-    parts = [("all", rows)]
-    _, first, cell = np.unique(rows["cell"], return_index=True, return_inverse=True)
-    appeared = np.argsort(first)  # cells of equal value are ranked in the order of the rows
-    for column, names in (("area", ("small", "medium", "large")), ("mean_intensity", ("dark", "middling", "bright"))):
-        ranked = appeared[np.argsort(rows[column][first[appeared]], kind="stable")]
-        third = np.empty(len(first), np.int64)
-        third[ranked] = np.arange(len(first)) * 3 // len(first)
-        parts += [(name, _where(rows, third[cell] == number)) for number, name in enumerate(names)]
-    touching = rows["touches_neighbour"].astype(bool)
-    parts += [("touching", _where(rows, touching)), ("alone", _where(rows, ~touching))]
-    return [*parts, ("bright-small", _where(rows, rows["is_bright_small"])), ("dim", _where(rows, rows["is_dim"]))]
 
 
 def _difference(rows: Rows, units: Units, variant: str, prompt: str, subset: str) -> Difference:

@@ -12,6 +12,34 @@ from hela_store.recipe.splits import SPLITS
 METRICS = ("iou", "dice", "boundary_iou", "nsd1", "nsd2")
 """Scores from 0 to 1, higher is better; the limits of rule "statistics" are made for these."""
 
+METRIC_WORDS = {"iou": "IoU", "dice": "Dice"}
+"""Metrics that have another name in sentences."""
+
+PARTS = {
+    "small": "smallest third",
+    "medium": "middle third in size",
+    "large": "largest third",
+    "dark": "dimmest third",
+    "middling": "middle third in brightness",
+    "bright": "brightest third",
+    "touching": "touching another",
+    "alone": "touching no other",
+    "bright-small": "bright and small",
+    "dim": "dimmest fifth of a frame",
+    "border": "at the border",
+    "inside": "away from the border",
+    "round": "roundest third",
+    "oval": "middle third in shape",
+    "elongated": "most elongated third",
+    "sparse": "third with most space",
+    "spaced": "middle third in crowding",
+    "crowded": "most crowded third",
+    "early": "first third in time",
+    "midway": "middle third in time",
+    "late": "last third in time",
+}
+"""Parts of the cells, by the names of :mod:`hela_store.evaluation.parts`, as tables call them."""
+
 FOREIGN = ("turned", "mean", "frame", "sequence")
 """Embeddings that controls decode with; the first is the default."""
 

@@ -19,6 +19,7 @@ SCORED = ("prompts.parquet", "predictions.parquet")
 NEEDED = {
     **dict.fromkeys(("evaluate", "robustness", "control", "baseline", "budget"), SCORED),
     "detect": ("detections.parquet",),
+    "audit": ("suspects.parquet",),
     **dict.fromkeys(("detector", "unet"), ("weights.safetensors",)),
     "calibration": ("calibration.json",),
 }

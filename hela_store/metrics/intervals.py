@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -109,6 +109,11 @@ class Interval:
         return "equivalent" if self.low > -MARGIN and self.high < MARGIN else "undecided"
 
     @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return (self.high - self.mean) / float(student.ppf(0.975, self.df))
+
+    @property
     def word(self) -> Word:
         """:attr:`standing`, and ``""`` with fewer than :data:`LEAST_BLOCKS` blocks or :data:`LEAST_SEEDS` seeds."""
         return "" if self.blocks < LEAST_BLOCKS or self.seeds < LEAST_SEEDS else self.standing
@@ -173,6 +178,32 @@ def crossed_interval(values: Floats, units: Units, weights: Floats | None = None
     low, high = _pigeonhole(values, weights, codes, draws) if draws else (math.nan, math.nan)
     ends = {"low": mean - half, "high": mean + half, "bootstrap_low": low, "bootstrap_high": high}
     return Interval(df=df if variance > 0 else math.inf, **about, **ends)  # type: ignore[arg-type]
+
+
+def part_interval(values: Floats, units: Units, part: npt.NDArray[np.bool_]) -> Interval:
+    """Return the mean over a part of the rows less the mean over all rows, with its 95 % interval.
+
+    The difference is the mean of each row's influence on it, so tracks and frames that part and rest share cancel as
+    far as they do. The degrees of freedom are at most those of the tracks and frames of the part alone.
+
+    Parameters
+    ----------
+    values : float64, (rows,)
+    units : Units
+    part : bool, (rows,), at least one of them True
+    """
+    change = float(values[part].mean() - values.mean())
+    influence = values.mean() - values + np.where(part, values - values[part].mean(), 0.0) / part.mean()
+    found = crossed_interval(influence + change, units, draws=0)
+    own = units.take(part)
+    counts = [len(np.unique(own.track)), *([] if own.frame is None else [len(np.unique(own.frame))])]
+    about = {"blocks": len(np.unique(own.block)), "tracks": counts[0]}
+    if min(counts) < 2 or math.isnan(found.low):
+        return replace(found, mean=change, low=math.nan, high=math.nan, df=math.nan, **about)
+    error = found.error
+    found = replace(found, mean=change, df=min(found.df, min(counts) - 1), **about)
+    low, high = (change + sign * error * float(student.ppf(0.975, found.df)) for sign in (-1, 1))
+    return replace(found, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,14 @@ const Card = (() => {
     figure.dataset.cell = card.cell;
     const pair = document.createElement("div");
     pair.className = "pair";
-    pair.append(picture(card, false), picture(card, true));
+    if (card.strip) {
+      const strip = document.createElement("img");
+      strip.src = card.strip;
+      strip.alt = `${card.cell}, with the frames before and after`;
+      pair.append(strip);
+    } else {
+      pair.append(picture(card, false), picture(card, true));
+    }
     const caption = document.createElement("figcaption");
     const name = document.createElement("b");
     name.textContent = card.cell;

@@ -79,6 +79,8 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "baseline unet": [parts(UnetConfig), parts(unet)],
     "baseline image-free": [parts(image_free)],
     "compare": [parts(hs.compare)],
+    "slices": [parts(hs.slices)],
+    "audit": [parts(hs.AuditConfig)],
     "detect train": [
         parts(YoloConfig) | {name: value for name, value in parts(DetectorConfig).items() if name != "batch"}
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import duckdb
 from hela_store.catalog import index as catalog
 from hela_store.catalog.values import cell_text, plain_rows, to_arrow
 from hela_store.errors import QueryError
-from hela_store.show.cards import draw_cards
+from hela_store.show.cards import data_address, draw_cards
+from hela_store.show.suspects import suspect_pictures
 from hela_store.store.store import Store
 
 SECONDS = 30.0
@@ -43,6 +44,14 @@ CARDS = """
     QUALIFY row_number() OVER (PARTITION BY k.place ORDER BY q.prompt, q.prompt_seed) = 1
     ORDER BY c.frame, k.place
 """
+SUSPECTS = """
+    SELECT k.place, s.suspect, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.rle
+    FROM (SELECT unnest($place) AS place, unnest($run) AS run, unnest($suspect) AS suspect) k
+    JOIN suspects s ON s.run = k.run AND s.suspect = k.suspect LEFT JOIN cells c ON c.cell = s.cell
+    ORDER BY s.frame, k.place
+"""
+STRIP = 720
+"""Side to which the pictures of suspects are reduced, px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +180,8 @@ def _shown(value: Any) -> Any:
 def cards(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
     """Draw the cells of result rows: ``cell`` and, where the row has them, ``run``, ``prompt`` and ``prompt_seed``.
 
+    A row with ``run`` and ``suspect`` is drawn as a suspicious label, with the frames before and after.
+
     Returns
     -------
     list
@@ -183,16 +194,39 @@ def cards(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     StoreError
         The frames cannot be read.
     """
-    if len(rows) > MOST_CARDS or not all(isinstance(row.get("cell"), str) for row in rows):
-        raise QueryError(f"expected up to {MOST_CARDS} rows, each with a cell id")
-    texts = {name: [_text(row.get(name)) for row in rows] for name in ("run", "prompt")}
-    seeds = [row.get("prompt_seed") if type(row.get("prompt_seed")) is int else None for row in rows]
-    asked = {"place": list(range(len(rows))), "cell": [row["cell"] for row in rows], "seed": seeds, **texts}
-    found = catalog.query(store.path, CARDS, asked).to_pylist() if rows else []
+    named = all(isinstance(row.get("cell"), str) or isinstance(row.get("suspect"), str) for row in rows)
+    if len(rows) > MOST_CARDS or not named:
+        raise QueryError(f"expected up to {MOST_CARDS} rows, each with a cell id, or a suspect and its run")
     drawn: list[dict[str, Any] | None] = [None] * len(rows)
+    suspects = [i for i, row in enumerate(rows) if isinstance(row.get("suspect"), str)]
+    for place, card in _suspects(store, {i: rows[i] for i in suspects}):
+        drawn[place] = card
+    places = [i for i in range(len(rows)) if i not in set(suspects)]
+    asked = _asked([rows[i] for i in places], places)
+    found = catalog.query(store.path, CARDS, asked).to_pylist() if places else []
     for row, card in zip(found, draw_cards(store, found), strict=True):
         drawn[row["place"]] = card.to_json()
     return drawn
+
+
+def _asked(rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> dict[str, list[Any]]:
+    texts = {name: [_text(row.get(name)) for row in rows] for name in ("run", "prompt")}
+    seeds = [row.get("prompt_seed") if type(row.get("prompt_seed")) is int else None for row in rows]
+    return {"place": list(places), "cell": [row["cell"] for row in rows], "seed": seeds, **texts}
+
+
+def _suspects(store: Store, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the place and the card of each suspect that there is."""
+    if not rows:
+        return
+    asked = {
+        "place": list(rows),
+        **{name: [_text(row.get(name)) for row in rows.values()] for name in ("run", "suspect")},
+    }
+    found = catalog.query(store.path, SUSPECTS, asked).to_pylist()
+    for row, picture in zip(found, suspect_pictures(store, found), strict=True):
+        name = row["cell"] or f"{row['frame']}, no label"
+        yield row["place"], {"cell": name, "strip": data_address(picture, STRIP)}
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@
     ["Most changed since zero-shot", "SELECT a.cell, a.run, a.prompt, a.prompt_seed, b.iou AS before, a.iou, a.iou - b.iou AS change\nFROM cell_metrics a JOIN cell_metrics b USING (cell, prompt, prompt_seed)\nWHERE a.checkpoint <> 'zero-shot' AND b.checkpoint = 'zero-shot'\nORDER BY abs(change) DESC"],
     ["Sure and wrong", "SELECT cell, run, prompt, prompt_seed, iou, predicted_iou\nFROM cell_metrics WHERE iou < 0.7 ORDER BY predicted_iou - iou DESC"],
     ["IoU by frame", "SELECT frame, prompt, count(*) AS n, avg(iou) AS iou, min(iou) AS worst\nFROM cell_metrics GROUP BY ALL ORDER BY frame, prompt"],
+    ["Suspicious labels of audits", "SELECT run, suspect, rank, score, kind, reason, cell, frame, split, x0, y0\nFROM suspects ORDER BY run DESC, rank"],
     ["All labelled cells", "SELECT cell, frame, area, diameter, eccentricity, mean_intensity, touches_neighbour FROM cells"],
     ["Frames", "FROM frames"],
   ];
@@ -122,12 +123,12 @@
   }
 
   async function pictures({ columns, rows }, mine) {
-    const place = columns.indexOf("cell");
+    const place = Math.max(columns.indexOf("cell"), columns.indexOf("suspect"));
     at("pictures").hidden = place < 0 || !rows.length;
     if (at("pictures").hidden) return;
     const few = rows.slice(0, CARDS).map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
-    const asked = few.filter((row) => typeof row.cell === "string");
-    const { cards } = await call("cards", { rows: asked.map(({ cell, run, prompt, prompt_seed }) => ({ cell, run, prompt, prompt_seed })) });
+    const asked = few.filter((row) => typeof row.cell === "string" || typeof row.suspect === "string");
+    const { cards } = await call("cards", { rows: asked.map(({ cell, run, prompt, prompt_seed, suspect }) => ({ cell, run, prompt, prompt_seed, suspect })) });
     if (mine !== turn) return;
     at("few").textContent = rows.length > CARDS ? `the first ${CARDS} rows of this page` : "";
     at("cards").replaceChildren(...cards.flatMap((card, i) => (card ? [drawn(card, asked[i])] : [])));
@@ -136,6 +137,7 @@
   function drawn(card, row) {
     const numbers = Object.entries(row).filter(([name, value]) => name !== "cell" && name !== "run" && value !== null);
     const figure = Card.draw(card, [...(row.run ? [row.run] : []), numbers.slice(0, 8).map(([name, value]) => `${name.replaceAll("_", " ")} ${text(value)}`).join(" · ")]);
+    if (typeof row.cell !== "string") return figure;
     const asked = Object.fromEntries(["cell", "run", "prompt", "prompt_seed"].filter((name) => row[name] !== undefined && row[name] !== null).map((name) => [name, row[name]]));
     const whole = made("a", "whole frame", "whole");
     whole.href = `frame?${new URLSearchParams(asked)}`;

@@ -23,6 +23,8 @@ from .page import render
 from .provenance import provenance
 from .robustness import robustness
 from .scores import against, calibration, change, distributions, over_time
+from .slices import slices
+from .suspects import suspects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +84,13 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     scored = [ladder, distributions, change, against, over_time] if choice.lines else []
     found = [figure(choice) for figure in progress(scored, total=len(scored), what="figures")] if scored else []
     if choice.lines:
-        found.append(calibration(choice))
+        found += [slices(choice), calibration(choice)]
     # the gallery follows the charts that filter it
     found[4:4] = [shown]
     found += [
         robustness(choice),
         detection(choice, progress),
+        suspects(choice),
         learning(choice),
         budgets(choice.store),
         augmented(choice),

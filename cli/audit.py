@@ -1,0 +1,81 @@
+"""`hela-store audit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hela_store.audit.config import AuditConfig
+
+from . import verdicts
+from .help import Command
+from .options import device_option, json_option, store_option
+from .output import NOTHING, bars, echo_json, echo_table, note, note_reused, note_untrained
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+DEFAULT = AuditConfig()
+
+
+@click.command(
+    cls=Command, examples=("hela-store audit -s fluo", "hela-store audit -s fluo --folds 3 --steps 80 --json")
+)
+@store_option
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=DEFAULT.folds,
+    show_default=True,
+    help="Cut the frames into this many blocks; each is judged by what the others taught.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=DEFAULT.steps,
+    show_default=True,
+    help="Fine-tune the decoder of each block for this many steps.",
+)
+@click.option(
+    "--faults",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=DEFAULT.faults,
+    show_default=True,
+    help="Calibrate with faults injected into copies of this share of the labels.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=DEFAULT.seed,
+    show_default=True,
+    help="Random seed for the decoders and the injected faults.",
+)
+@click.option("--fresh", is_flag=True, help="Audit again, even where this very audit is finished.")
+@device_option
+@json_option
+def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
+    """Rank the labels by how suspicious they are, and places that lack one. The same command resumes.
+
+    Each block of frames is judged by a decoder that was fine-tuned on the other blocks, by a detector, by the frames
+    before and after, and by the label's shape. The ranking is kept as a run, whose rows are the table suspects.
+    """
+    import hela_store as hs
+
+    note_untrained(store)
+    found = hs.audit(store, hs.AuditConfig(**settings), fresh=fresh, progress=bars)
+    if as_json:
+        echo_json(found.to_json())
+        return
+    if found.reused:
+        note_reused(found.run)
+    click.echo(f"{found.run}: {found.labels} labels of {found.frames} frames, judged in {found.blocks} blocks")
+    shares = [f"first {share:.0%}" for share in found.flagged]
+    lines = [[one.kind, one.n, *(f"{at:.0%}" for at in one.at), f"{one.named:.0%}"] for one in found.recall]
+    echo_table(("injected fault", "n", *shares, "kind named"), lines)
+    for row in found.top:
+        place = row["cell"] or f"{row['frame']} at {(row['x0'] + row['x1']) // 2}, {(row['y0'] + row['y1']) // 2}"
+        click.echo(f"{row['rank']:>3}  {place}  {row['score']:.2f}  {row['reason'] or NOTHING}")
+    for text in found.notes:
+        note(f"note: {text}")
+    verdicts.audit(found)
