@@ -17,50 +17,12 @@ from hela_store.errors import AlreadyComplete, HelaError
 from .output import guard_terminal, with_store
 
 COMMANDS = (
-    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
-    *(
-        "segment",
-        "sql",
-        "report",
-        "explore",
-        "info",
-        "doctor",
-        "demo",
-        "augment",
-        "catalog",
-        "labels",
-        "export",
-        "import",
-    ),
-    *("encoders", "bench", "pretrain"),
-    *(
-        "fit",
-        "new",
-        "embed",
-        "verify",
-        "finetune",
-        "sweep",
-        "evaluate",
-        "baseline",
-        "compare",
-        "study",
-        "detect",
-        "score",
-    ),
-    *("segment", "sql", "similar", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export"),
-    *("import", "encoders", "bench", "pretrain"),
-    *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect"),
-    *("score", "segment", "sql", "similar", "report", "explore", "teach", "info", "doctor", "demo", "augment"),
-    *("catalog", "labels", "export", "import", "encoders", "bench", "pretrain"),
+    *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "study"),
+    *("detect", "score", "segment", "audit", "teach", "sql", "similar", "report", "explore", "info", "doctor"),
+    *("demo", "augment", "catalog", "labels", "export", "import", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""
-RESUMABLE = {"fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}
-    *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "audit", "study"),
-    *("detect", "score", "segment", "sql", "similar", "report", "explore", "info", "doctor", "demo", "augment"),
-    *("catalog", "export", "import", "encoders", "bench", "pretrain"),
-)
-"""The commands in the order they are used; each is defined in the module of its name."""
-RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"}
+RESUMABLE = {"fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"}
 INTERRUPTED = 130
 
 
