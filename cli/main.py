@@ -18,7 +18,20 @@ from .output import guard_terminal, with_store
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
-    *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
+    *(
+        "segment",
+        "mend",
+        "sql",
+        "report",
+        "explore",
+        "info",
+        "doctor",
+        "demo",
+        "augment",
+        "catalog",
+        "export",
+        "import",
+    ),
     *("encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""

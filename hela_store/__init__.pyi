@@ -18,6 +18,9 @@ from .exchange import export as export
 from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
 from .integrity.verify import verify as verify
+from .mending.config import MendConfig as MendConfig
+from .mending.mend import MendReport as MendReport
+from .mending.mend import mend as mend
 from .predictor.load import load as load
 from .predictor.predictor import Predictor as Predictor
 from .recipe.recipe import Recipe as Recipe

@@ -36,6 +36,7 @@ _REQUIRED = {
     "prompts": {"prompt_id", "kind", "origin", "prompt_seed", "split", "cell", "frame", "view", "cut"},
     "predictions": {"prompt_id", "cell", "frame", "view", "iou", "dice", "predicted_iou", "is_empty"},
     "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
+    "changes": {"change", "frame", "label", "new_label", "action", "probability"},
 }
 
 
@@ -161,6 +162,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
     predictions = _run_table(con, info, "predictions", repeated)
     detections = _run_table(con, info, "detections", {"run"})
+    changes = _run_table(con, info, "changes", {"run"})
     with _staged(con, "given", prompts), _staged(con, "found", predictions), _staged(con, "detected", detections):
         _check_run(con, info.id)
         con.execute("INSERT INTO prompts SELECT ?, * FROM given", [info.id])
@@ -170,6 +172,8 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
             [info.id],
         )
         con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
+    with _staged(con, "mended", changes):
+        con.execute("INSERT INTO changes SELECT ?, * FROM mended", [info.id])
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
     values = _own_values(con, info)
@@ -177,7 +181,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
         con.execute("INSERT INTO own_values FROM found")
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    return int(prompts.num_rows + predictions.num_rows + detections.num_rows + values.num_rows)
+    return sum(int(table.num_rows) for table in (prompts, predictions, detections, changes, values))
 
 
 def _own_values(con: Connection, info: RunInfo) -> pa.Table:

@@ -109,7 +109,9 @@ def check_tool_masks(masks: ToolMasks, shapes: Shapes) -> int:
             "cell a number of its own (skimage.measure.label numbers the pieces that do not touch)"
         )
     if not cells:
-        raise PromptError(f"the {len(masks.files)} label images in {masks.folder} hold no cell: all of their pixels are 0")
+        raise PromptError(
+            f"the {len(masks.files)} label images in {masks.folder} hold no cell: all of their pixels are 0"
+        )
     return cells
 
 

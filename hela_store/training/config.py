@@ -58,6 +58,7 @@ NAMES = {
     "linear": "adapt.linear",
     "device": "device",
     "blind": "blind",
+    "errors_like": "errors_like",
 }
 """Where each setting lies, by the flat name it has on command lines, in grids and in ``config.json``."""
 
@@ -232,6 +233,8 @@ class FinetuneConfig:
     adapt : None trains the mask decoder's own weights
     blind : never show an image: every embedding is the mean over all positions and views that train, in training and
         when the run is scored. What such a decoder scores is the floor that looking at the image has to beat
+    errors_like : folder with label images of a tool. Mask prompts get the errors that these have where they overlap
+        labelled training frames; None for the generic errors
     """
 
     prompt: str = "box"
@@ -245,6 +248,7 @@ class FinetuneConfig:
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     adapt: AdaptConfig | None = None
     blind: bool = False
+    errors_like: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt not in TRAINING_PROMPTS:
@@ -258,6 +262,8 @@ class FinetuneConfig:
             raise RecipeError(
                 "an image-blind decoder is trained from the one that came with the encoder; leave out adapt and init"
             )
+        if self.errors_like is not None and "mask" not in self.prompt and self.prompt != "all":
+            raise RecipeError(f"errors_like says how mask prompts are drawn, but prompt is {self.prompt!r}; give mask")
         if self.adapt is not None and self.adapt.part in ENCODER and self.init is not None:
             raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
 
@@ -291,10 +297,11 @@ class FinetuneConfig:
         """Return all settings by flat name.
 
         A run's ``config.json`` holds these. Names and order are part of the format of runs: do not change them, or
-        interrupted runs are not continued and finished ones are trained again. ``blind`` came later: it is there only
-        where it is set.
+        interrupted runs are not continued and finished ones are trained again. ``blind`` and ``errors_like`` came
+        later: they are there only where they are set.
         """
-        names = {name: path for name, path in NAMES.items() if name != "blind" or self.blind}
+        left = {name for name in ("blind", "errors_like") if not getattr(self, name)}
+        names = {name: path for name, path in NAMES.items() if name not in left}
         if self.adapt is not None:
             return flatten(self, names)
         own = flatten(self, {name: path for name, path in names.items() if not path.startswith("adapt.")})

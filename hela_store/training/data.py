@@ -25,6 +25,7 @@ from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import RecipeError, SplitError
 from hela_store.images.geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from hela_store.prompts.draw import cell_context
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
@@ -192,15 +193,26 @@ class TrainingSteps(Dataset[TrainingStep]):
     cells : most cells a step
     seed : of views, cells and prompts
     variants : augmented variants 1 to this stream beside the views as acquired
+    errors : how mask prompts differ from the truth
     """
 
     def __init__(
-        self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int, variants: int = 0
+        self,
+        store: Store,
+        prompt: str,
+        *,
+        cells: int,
+        seed: int,
+        first: int,
+        count: int,
+        variants: int = 0,
+        errors: ErrorModel = GENERIC,
     ) -> None:
         self.path: Path = store.path
         self.recipe = store.recipe
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
+        self.errors = errors
         self._opened: tuple[Store, ViewReader] | None = None
         self.start_method = store.arrays.start_method
 
@@ -246,7 +258,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         drawn = []
         for cell in cells:
             context = cell_context(label, cell.label, cell.cell, cell.box)
-            drawn.append(draw_training_prompt(generator("train", *key, cell.cell), kind, context))
+            drawn.append(draw_training_prompt(generator("train", *key, cell.cell), kind, context, self.errors))
         return sam_prompts(drawn, rect)
 
 

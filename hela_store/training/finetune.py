@@ -25,6 +25,7 @@ from hela_store.evaluation.frames import frame_cells, labelled_frames, median_tr
 from hela_store.evaluation.leaks import check_twins, check_untouched
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.scores import PromptScore, mean_score, summarise
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import validation_kinds
 from hela_store.runs import tensorboard as scalars
 from hela_store.runs.default import helped
@@ -37,6 +38,7 @@ from hela_store.store.store import Store
 
 from .config import ENCODER, FinetuneConfig
 from .data import TrainingSteps, training_variants
+from .errors_like import errors_like
 from .guard import Change, Halves
 from .learner import Learner, new_learner, save_learner
 from .settings import deciding, same_training, training_config
@@ -66,6 +68,7 @@ class FinetuneResult:
     verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder
     kinds : the change by prompt kind
     units : how many tracks judged, how many chose the step, and how tracks were found
+    errors : where the errors of its mask prompts are from, in words; empty where these are the generic ones
     blind : whether it is image-blind, a floor for other decoders; zero-shot is, too, then
     adapt : what was adapted, None for the mask decoder itself
     reused : whether the run was finished before it was asked for
@@ -88,6 +91,7 @@ class FinetuneResult:
     units: str
     adapt: str | None = None
     blind: bool = False
+    errors: str = ""
     reused: bool = False
 
     @classmethod
@@ -105,6 +109,7 @@ class FinetuneResult:
             kinds=changes,
             reused=True,
             blind=logged.get("blind", False),
+            errors=logged.get("errors", ""),
             **found,
             **{name: logged[name] for name in names},
         )
@@ -229,7 +234,7 @@ def _finetune(
         new = new_learner(job.source, config, device, init=init, cache_dir=cache_dir, progress=progress)
         return new.eval()
 
-    judge = _Judge(job=job, halves=Halves.of(job.source, validation_questions(job.source, config)))
+    judge = _Judge(job=job, halves=Halves.of(job.source, validation_questions(job.source, config, job.errors)))
     begin = learner(job.init)
     # adapters have no effect before the first step, so these are the scores without any fine-tuning
     zero = judge.scores(begin if job.init is None else learner(None))
@@ -252,11 +257,15 @@ class Job:
     config : with window, variants and the whole id of ``init``
     source : the store as it is read: with the tokens after the cut, where the encoder is adapted
     init : the run that ``config.init`` names; None to begin without fine-tuning
+    errors : how mask prompts differ from the truth
+    origin : where ``errors`` are from, in words; empty where nothing was asked for
     """
 
     config: FinetuneConfig
     source: Store
     init: RunInfo | None
+    errors: ErrorModel = GENERIC
+    origin: str = ""
 
     @property
     def window(self) -> int:
@@ -278,12 +287,15 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
     source = source_of(store, config)
     window = config.prompts.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
     config = config.with_choices(window=window, variants=training_variants(source, config.data.variants))
+    errors, origin = GENERIC, ""
+    if config.errors_like is not None:
+        errors, origin = errors_like(source, Path(config.errors_like))
     if config.init is None:
-        return Job(config=config, source=source, init=None)
+        return Job(config=config, source=source, init=None, errors=errors, origin=origin)
     run = load_run(store.path, config.init, KIND)
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
-    return Job(config=replace(config, init=run.id), source=source, init=run)
+    return Job(config=replace(config, init=run.id), source=source, init=run, errors=errors, origin=origin)
 
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:
@@ -294,6 +306,8 @@ def source_of(store: Store, config: FinetuneConfig) -> Store:
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
     about = {"encoder": job.source.key, "checkpoint": job.config.init}
+    if job.config.errors_like is not None:
+        about |= {"error_model": asdict(job.errors)}
     return training_config(job.source, job.config.flat() | about)
 
 
@@ -334,6 +348,7 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: 
         first=state.step * config.optimiser.accumulate,
         count=(config.optimiser.steps - state.step) * config.optimiser.accumulate,
         variants=config.data.variants or 0,
+        errors=job.errors,
     )
     plan = Plan(
         what=f"finetune {config.prompt}",
@@ -363,18 +378,24 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
 def _label(config: FinetuneConfig) -> str:
     if config.blind:
         return f"{config.prompt} blind"
+    if config.errors_like is not None:
+        return f"{config.prompt} like {Path(config.errors_like).name}"
     return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt.part}"
 
 
-def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
-    """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block."""
+def validation_questions(store: Store, config: FinetuneConfig, errors: ErrorModel = GENERIC) -> list[Question]:
+    """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block.
+
+    Mask prompts differ from the truth as ``errors`` says, so that what chooses the step is like what is trained.
+    """
     frames, radius = labelled_frames(store, "val"), median_training_radius(store)
     count = sum(len(part.cells) for part in frame_cells(store, frames))
     share = min(1.0, config.validation.cells / count)
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c.cell).random() < share]
-        questions += truth_questions(replace(frame, cells=kept), validation_kinds(config.prompt), [0], radius)
+        kinds = validation_kinds(config.prompt)
+        questions += truth_questions(replace(frame, cells=kept), kinds, [0], radius, errors)
     return questions
 
 
@@ -399,4 +420,5 @@ def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best
         units=judge.halves.units,
         adapt=None if config.adapt is None else config.adapt.part,
         blind=config.blind,
+        errors=judge.job.origin,
     )
