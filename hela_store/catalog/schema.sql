@@ -204,7 +204,7 @@ CREATE TABLE changes (
     new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
     y1 BIGINT, area_before BIGINT, area_after BIGINT, iou_change DOUBLE, predicted_iou DOUBLE, agreement DOUBLE,
     steadiness DOUBLE, contrast DOUBLE, probability DOUBLE, cell VARCHAR, iou_before DOUBLE, iou_after DOUBLE,
-    rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+    rle_before VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
 );
 COMMENT ON TABLE changes IS 'What became of each mask of another tool (runs/<id>/changes.parquet of a run of kind mend).';
 COMMENT ON COLUMN changes.run IS 'runs.id.';
@@ -234,6 +234,7 @@ COMMENT ON COLUMN changes.probability IS 'That the answer is better than the mas
 COMMENT ON COLUMN changes.cell IS 'cells.cell that the old mask stands for, one to one, least IoU 0.3; NULL for none.';
 COMMENT ON COLUMN changes.iou_before IS 'IoU of the old mask with that cell.';
 COMMENT ON COLUMN changes.iou_after IS 'IoU of the mask after with that cell.';
+COMMENT ON COLUMN changes.rle_before IS 'Mask before, in frame coordinates, COCO compressed run lengths.';
 COMMENT ON COLUMN changes.rle IS 'Mask after, in frame coordinates, COCO compressed run lengths.';
 COMMENT ON COLUMN changes.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN changes.rle_width IS 'Columns of the mask, px.';

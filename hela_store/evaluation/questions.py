@@ -129,7 +129,8 @@ def truth_questions(
     """Ask for every cell of a frame, with prompts drawn from the truth (rules "prompts" and "mask prompts").
 
     ``"mask-previous"`` is asked with a jittered box here and ``"point-clicks"`` with its first click; :func:`answer`
-    feeds the logits of a pass back, and clicks where it was wrong. ``errors`` says how mask prompts differ from the truth.
+    feeds the logits of a pass back, and clicks where it was wrong. ``errors`` says how mask prompts differ from the
+    truth.
     """
     questions = []
     for cell in frame.cells:

@@ -44,15 +44,15 @@ class Change:
         ``"kept"``, ``"mended"``, ``"split"`` or ``"merged"``.
     reason : str
         Why, in words.
-    proposal : str
-        ``"split"``, ``"merge"`` or empty.
-    partner : int or None
-        The other mask of a merge, or of a split that was applied.
     probability : float
         That the answer is better than the mask.
     answer : Answer
     mask : Piece
         What the mended image holds.
+    proposal : str
+        ``"split"``, ``"merge"`` or empty.
+    partner : int or None
+        The other mask of a merge, or of a split that was applied.
     """
 
     label: int

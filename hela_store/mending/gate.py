@@ -28,7 +28,7 @@ HARM = 0.005
 """Largest share of validation masks that may become worse by more than :data:`NOTICEABLE`."""
 NOTICEABLE = 0.02
 """Change of IoU that counts as worse or better."""
-LEAST = 20
+LEAST = 10
 """Fewer masks whose answer is better, or is not, are too few to fit a gate on."""
 FOLDS = 5
 SURE = 0.1

@@ -45,7 +45,7 @@ from .validate import Mender, judge
 KIND = "mend"
 TABLE = "changes"
 FEW = 0.5
-"""Median agreement of answers and masks below which the masks may be of other frames."""
+"""Median agreement of answers and masks, and share of masks on labelled cells, below which a user is warned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +258,8 @@ def _write(
     for row in rows:
         of_frame.setdefault(row["frame"], []).append(row)
     for name, frame in run.result()["files"].items():
+        if frame not in shapes:
+            raise RunError(f"run {run.id} is damaged: it has masks of frame {frame}, which is not in the store")
         path = inside(folder, *name.split("/"), what="the label image")
         label = render(of_frame.get(frame, []), shapes[frame])
         data = io.BytesIO()
@@ -310,6 +312,13 @@ def _notes(run: RunInfo, rows: Sequence[Mapping[str, Any]], result: Mapping[str,
     yield f"the gate was calibrated with {result['errors']}"
     if run.checkpoint is not None and any(row["split"] == "train" and row["cell"] for row in rows):
         yield "the decoder was trained on the frames of block train, so that their IoU after mending is too high"
+    known = {row["frame"] for row in rows if row["cell"]}
+    stand = [row["cell"] is not None for row in rows if row["frame"] in known and row["label"] is not None]
+    if stand and np.mean(stand) < FEW:
+        yield (
+            f"of {len(stand)} masks in labelled frames only {sum(stand)} lie on a labelled cell: are these masks of other "
+            "frames, or were they saved turned or shifted?"
+        )
     agreement = float(np.median([row["agreement"] for row in rows]))
     if agreement < FEW:
         yield (

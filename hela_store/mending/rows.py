@@ -31,6 +31,7 @@ CHANGES_SCHEMA = pa.schema(
         ("cell", pa.string()),
         ("iou_before", pa.float64()),
         ("iou_after", pa.float64()),
+        ("rle_before", pa.string()),
         ("rle", pa.string()),
         ("rle_height", pa.int64()),
         ("rle_width", pa.int64()),
@@ -57,6 +58,7 @@ def change_rows(
     for change in changes:
         answer, mask = change.answer, change.mask
         rle = encode(mask.mask, mask.origin, shape)
+        before = encode(answer.old.mask, answer.old.origin, shape).counts if change.label else None
         rows.append(
             dict(about)
             | {"change": f"{about['frame']}@{change.label or change.new_label}", "view": tiles[answer.tile].view}
@@ -66,7 +68,7 @@ def change_rows(
             | {"area_before": answer.old.area if change.label else None, "area_after": mask.area}
             | {"iou_change": mask.iou(answer.old)}
             | {name: getattr(answer, name) for name in ("predicted_iou", "agreement", "steadiness", "contrast")}
-            | {"rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
+            | {"rle_before": before, "rle": rle.counts, "rle_height": rle.height, "rle_width": rle.width}
         )
     return rows
 

@@ -104,7 +104,7 @@ def judge(mender: Mender, model: ErrorModel, masks: ToolMasks, progress: Progres
             [mask for _, mask, _ in asked],
             form=mender.form,
             window=mender.checkpoint.window,
-            again=False,
+            rests=False,
         )
         for (context, mask, own), answer in zip(asked, answers, strict=True):
             truth = Piece(mask=context.mask, origin=context.origin)

@@ -70,6 +70,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "study": [FINETUNE, parts(hs.StudyConfig)],
     "evaluate": [parts(hs.EvaluateConfig), parts(DetectedConfig)],
     "segment": [parts(hs.SegmentConfig), parts(DetectedConfig)],
+    "mend": [parts(hs.MendConfig)],
     "baseline classical": [parts(ClassicalConfig)],
     "baseline unet": [parts(UnetConfig), parts(unet)],
     "baseline image-free": [parts(image_free)],

@@ -18,6 +18,7 @@ from .detection import detection
 from .gallery import gallery
 from .ladder import ladder
 from .learning import learning
+from .mended import mended
 from .page import render
 from .provenance import provenance
 from .robustness import robustness
@@ -87,6 +88,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     found += [
         robustness(choice),
         detection(choice, progress),
+        mended(choice),
         learning(choice),
         augmented(choice),
         correlograms(choice),
