@@ -89,7 +89,7 @@ def error_pairs(frames: Iterable[tuple[str, LabelArray, LabelArray]]) -> ErrorPa
     for name, truth, masks in frames:
         pairs = shared_pixels(truth, masks)
         matched = match(pairs.table(), LEAST_OVERLAP)
-        swallowed = 2 * pairs.shared > MERGED * 2 * pairs.first_areas[pairs.first]
+        swallowed = pairs.shared > MERGED * pairs.first_areas[pairs.first]
         holds = np.bincount(pairs.second[swallowed], minlength=len(pairs.second_labels))
         places = ndimage.find_objects(truth)
         asked: dict[int, str] = {}

@@ -38,6 +38,7 @@ TABLES = [
     "prompts",
     "predictions",
     "detections",
+    "changes",
     "own_values",
     "indexed",
     "catalog_schema",

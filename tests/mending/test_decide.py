@@ -82,7 +82,7 @@ def test_the_higher_predicted_iou_wins_and_too_small_a_rest_gives_way() -> None:
     answers = {1: answer(square(2, 2, 10), square(2, 2, 12), 0.7), 2: answer(square(14, 2, 10), square(13, 2, 12), 0.9)}
     label, changes = decided(answers)
     assert (label == 2).sum() == 144 and (label == 1).sum() == 132 and changes[1].action == "mended"
-    answers[2] = answer(square(14, 2, 10), square(7, 2, 18, 12), 0.9)
+    answers[2] = answer(square(14, 2, 10), square(8, 2, 17, 12), 0.9)
     label, changes = decided(answers)
     assert (changes[1].action, changes[2].action) == ("kept", "mended")
     assert "other masks hold too much" in changes[1].reason and (label == 1).sum() == 100

@@ -16,6 +16,7 @@ from hela_store_cli.main import main
 from PIL import Image
 
 from hela_store.base.rng import generator
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.evaluation.frames import context_of, frame_cells
 from hela_store.evaluation.scorings import store_scorings
 from hela_store.mending import validate
@@ -25,8 +26,10 @@ from hela_store.show.report import report
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
+from hela_store.workflows.new import new
+from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
-FRAMES = ("01/t000", "01/t001", "01/t002", "01/t007")
+FRAMES = ("01/t000", "01/t001", "01/t005")
 
 
 def mend(store: Path, masks: Path, out: Path, *more: str) -> Result:
@@ -46,12 +49,13 @@ def degraded(store: Store, frame: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def split(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the small store with three validation frames. Not to be changed."""
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an embedded store of 6 drawn frames with many cells. Not to be changed."""
     path = tmp_path_factory.mktemp("mend") / "store"
-    shutil.copytree(embedded, path)
-    text = (path / "store.toml").read_text()
-    (path / "store.toml").write_text(re.sub(r'^val = ".*"$', 'val = "4-6"', text, flags=re.MULTILINE))
+    drawn = SyntheticConfig(frames=6, shape=(288, 320), cells=30)
+    blocks = {"train_frames": "0-1", "val_frames": "2-3", "test_frames": "5-5"}
+    new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+    embed(Store.open(path), EmbedConfig())
     return path
 
 
@@ -63,7 +67,7 @@ def tool(split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for frame in FRAMES:
         Image.fromarray(degraded(store, frame)).save(folder / f"{frame[3:]}_cp_masks.png")
     # Cellpose saves its masks beside the images
-    tifffile.imwrite(folder / "t007.tif", store.pixels.image("01/t007"))
+    tifffile.imwrite(folder / "t005.tif", store.pixels.image("01/t005"))
     tifffile.imwrite(folder / "t099_cp_masks.tif", np.ones((4, 4), np.uint8))
     return folder
 
@@ -145,7 +149,7 @@ def test_the_report_shows_them(split: Path, mended: tuple[Path, dict[str, Any], 
 
 
 def labels(store: Path) -> np.ndarray:
-    return Store.open(store).pixels.label("01/t007").astype(np.uint16)
+    return Store.open(store).pixels.label("01/t005").astype(np.uint16)
 
 
 def empty(folder: Path, store: Path) -> None:
@@ -153,42 +157,42 @@ def empty(folder: Path, store: Path) -> None:
 
 
 def black(folder: Path, store: Path) -> None:
-    tifffile.imwrite(folder / "t007.tif", np.zeros_like(labels(store)))
+    tifffile.imwrite(folder / "t005.tif", np.zeros_like(labels(store)))
 
 
 def binary(folder: Path, store: Path) -> None:
-    tifffile.imwrite(folder / "t007.tif", (labels(store) > 0).astype(np.uint8) * 255)
+    tifffile.imwrite(folder / "t005.tif", (labels(store) > 0).astype(np.uint8) * 255)
 
 
 def floats(folder: Path, store: Path) -> None:
-    tifffile.imwrite(folder / "t007_seg.tif", labels(store).astype(np.float32))
+    tifffile.imwrite(folder / "t005_seg.tif", labels(store).astype(np.float32))
 
 
 def size(folder: Path, store: Path) -> None:
-    tifffile.imwrite(folder / "t007.tif", labels(store)[:-1])
+    tifffile.imwrite(folder / "t005.tif", labels(store)[:-1])
 
 
 def others(folder: Path, store: Path) -> None:
-    tifffile.imwrite(folder / "plate7.tif", labels(store))
+    tifffile.imwrite(folder / "plate5.tif", labels(store))
 
 
 def pickled(folder: Path, store: Path) -> None:
-    (folder / "t007_seg.npy").touch()
+    (folder / "t005_seg.npy").touch()
 
 
 def cells(folder: Path, store: Path) -> None:
     for value in np.unique(labels(store))[1:3]:
-        tifffile.imwrite(folder / f"t007_{value}.tif", (labels(store) == value).astype(np.uint8))
+        tifffile.imwrite(folder / f"t005_{value}.tif", (labels(store) == value).astype(np.uint8))
 
 
 def folders(folder: Path, store: Path) -> None:
-    (folder / "t007").mkdir()
+    (folder / "t005").mkdir()
     for value in np.unique(labels(store))[1:3]:
-        tifffile.imwrite(folder / "t007" / f"{value}.tif", (labels(store) == value).astype(np.uint8))
+        tifffile.imwrite(folder / "t005" / f"{value}.tif", (labels(store) == value).astype(np.uint8))
 
 
 def twice(folder: Path, store: Path) -> None:
-    for name in ("t007_cp_masks.tif", "t007_seg.png.tif", "t007_masks.tif"):
+    for name in ("t005_cp_masks.tif", "t005_seg.png.tif", "t005_masks.tif"):
         tifffile.imwrite(folder / name, labels(store))
 
 
@@ -197,14 +201,14 @@ def twice(folder: Path, store: Path) -> None:
     [
         (empty, r"no label image in .* has the name of a frame \(it has none\)"),
         (black, r"the 1 label images in .* hold no cell"),
-        (binary, r"t007\.tif is a binary mask: all of its cells have one value"),
+        (binary, r"t005\.tif is a binary mask: all of its cells have one value"),
         (floats, r"a label image of float32, expected whole numbers"),
-        (size, r"t007\.tif has 191 x 256 px \(rows x cols\), its frame 01/t007 has 192 x 256"),
-        (others, r"has the name of a frame \(1 images there, such as plate7\.tif\); expected TIFF or PNG files such as t000\.tif"),
+        (size, r"t005\.tif has 287 x 320 px \(rows x cols\), its frame 01/t005 has 288 x 320"),
+        (others, r"has the name of a frame \(1 images there, such as plate5\.tif\); expected TIFF or PNG files such as t000\.tif"),
         (pickled, r"_seg\.npy files can hold code and are not read"),
-        (cells, r"images are of frame 01/t007, one a cell\? join them into one label image"),
-        (folders, r"holds several images of frame 01/t007, one a cell\? join them"),
-        (twice, r"t007_cp_masks\.tif and .*t007_masks\.tif are both for frame 01/t007; remove one"),
+        (cells, r"images are of frame 01/t005, one a cell\? join them into one label image"),
+        (folders, r"holds several images of frame 01/t005, one a cell\? join them"),
+        (twice, r"t005_cp_masks\.tif and .*t005_masks\.tif are both for frame 01/t005; remove one"),
     ],
 )  # fmt: skip
 def test_bad_masks_are_one_line_and_leave_nothing(split: Path, tmp_path: Path, make: Any, told: str) -> None:
@@ -219,13 +223,13 @@ def test_bad_masks_are_one_line_and_leave_nothing(split: Path, tmp_path: Path, m
     assert runs == (sorted(path.name for path in (split / "runs").glob("*")) if (split / "runs").exists() else [])
 
 
-def test_without_validation_labels_nothing_is_changed(
-    embedded: Path, tool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_few_validation_cells_nothing_is_changed(
+    split: Path, tool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten validation cells are too few to say when an answer is better."""
+    """A few validation cells are too few to say when an answer is better."""
     monkeypatch.setattr(validate, "CELLS", 4)
     store = tmp_path / "store"
-    shutil.copytree(embedded, store)
+    shutil.copytree(split, store)
     done = mend(store, tool, tmp_path / "out")
     assert done.exit_code == 1 and "the gate cannot be calibrated" in done.stderr
     assert not (tmp_path / "out").exists() and not list((store / "runs").glob("*mend*"))
@@ -241,7 +245,7 @@ def test_prompts_get_the_errors_of_the_tool(split: Path, tool: Path, tmp_path: P
     assert "errors fitted on" in like.errors
     alone = tmp_path / "alone"
     alone.mkdir()
-    shutil.copy(tool / "t007_cp_masks.png", alone)
+    shutil.copy(tool / "t005_cp_masks.png", alone)
     done = finetune(store, FinetuneConfig.of(errors_like=str(alone), **quick))
     assert done.errors.startswith("the generic error model, because no labelled training frame has one of these masks")
     assert load_run(store.path, done.run).config["error_model"]["pairs"] == 0
