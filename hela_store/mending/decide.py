@@ -32,7 +32,7 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What becomes of one mask.
+    """Describe what becomes of one mask.
 
     Attributes
     ----------

@@ -1,9 +1,10 @@
 """The gate: how probable it is that an answer is better than the mask it was asked for with, from signs without labels.
 
 A logistic regression on the decoder's predicted IoU, how far answer and mask agree, how steady the answer is when the
-prompt moves a little, and how much steeper the image is along the new edge. It is fitted on validation cells. Which
-probability lets an answer pass is chosen there, too, on cells that did not fit it: as many answers as possible, while
-at most :data:`HARM` of the masks become worse by more than :data:`NOTICEABLE`.
+prompt moves a little, how much steeper the image is along the new edge, and whether the mask is the tool's own: a good
+tool's mask that differs from its answer is right more often than a drawn one. It is fitted on validation cells. Which
+probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain, where a
+loss counts :data:`LOSS` times, while at most :data:`HARM` of the masks become worse by more than :data:`NOTICEABLE`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ FOLDS = 5
 SURE = 0.1
 """Share of the validation answers whose predicted IoU is lower than what a split or merge needs."""
 OWN = 50
-"""From so many of the tool's own masks on validation frames on, these alone choose the threshold."""
+"""From so many of the tool's own masks on validation frames on, these are told from drawn ones and alone choose the
+threshold."""
+LOSS = 2.0
+"""How much more a loss of IoU counts than a gain."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,12 +71,15 @@ class Gate(Logistic):
 
     Attributes
     ----------
-    mean, scale, weights : (5,), by sign, as in :attr:`hela_store.mending.answers.Answer.signs`
+    mean, scale, weights : (6,)
+        By sign, as in :attr:`hela_store.mending.answers.Answer.signs`; the last one says that a mask is the tool's own.
     bias : float
     threshold : float
         Probability from which an answer replaces the mask.
     sure_from : float
         Predicted IoU that both answers of a split, or the answer of a merge, must have.
+    tells_own : bool
+        Whether the tool's own masks were told from drawn ones.
     masks, own : int
         Validation masks it was fitted on, and those of them that are the tool's.
     judged : int
@@ -85,6 +92,7 @@ class Gate(Logistic):
 
     threshold: float
     sure_from: float
+    tells_own: bool
     masks: int
     own: int
     judged: int
@@ -96,7 +104,7 @@ class Gate(Logistic):
         """Return the probability of each answer to be better than its mask; 0 for an empty one."""
         if not answers:
             return []
-        found = self.probability([answer.signs for answer in answers]).tolist()
+        found = self.probability([[*answer.signs, float(self.tells_own)] for answer in answers]).tolist()
         return [p if answer.new.mask.any() else 0.0 for p, answer in zip(found, answers, strict=True)]
 
     def save(self, folder: Path) -> None:
@@ -113,7 +121,6 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
         Too few answers are better than their mask, or too few are not.
     """
     rows = [one for one in judged if one.answer.new.mask.any()]
-    signs = np.array([one.answer.signs for one in rows]).reshape(len(rows), -1)
     change = np.array([one.after - one.before for one in rows])
     better = change > 0
     if min(int(better.sum()), int((~better).sum())) < LEAST:
@@ -122,7 +129,9 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
             f"expected at least {LEAST} with and {LEAST} without one; label more validation frames"
         )
     own = np.array([one.own for one in rows])
-    choosing = own if int(own.sum()) >= OWN else np.ones(len(rows), bool)
+    tells_own = int(own.sum()) >= OWN
+    signs = np.array([[*one.answer.signs, float(one.own and tells_own)] for one in rows])
+    choosing = own if tells_own else np.ones(len(rows), bool)
     apart = _crossed(signs, better, np.array([one.unit for one in rows]))
     threshold = _threshold(apart[choosing], change[choosing])
     passed = (apart >= threshold) & choosing
@@ -132,6 +141,7 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
         **asdict(fit_logistic(signs, better)),
         threshold=threshold,
         sure_from=float(np.quantile(predicted, SURE)),
+        tells_own=tells_own,
         masks=len(rows),
         own=int(own.sum()),
         judged=int(choosing.sum()),
@@ -155,10 +165,11 @@ def _crossed(signs: Floats, better: npt.NDArray[np.bool_], units: npt.NDArray[np
 
 
 def _threshold(probability: Floats, change: Floats) -> float:
-    """Return the lowest probability, at least one half, from which on few enough masks become worse."""
+    """Return the lowest probability that passes: the one with the greatest gain of those that make few masks worse."""
     order = np.argsort(-probability, kind="stable")
     harm = np.cumsum(change[order] < -NOTICEABLE) / len(order)
-    allowed = int(np.searchsorted(harm, HARM, side="right"))  # the first place at which it is too much
-    if allowed == len(order):
-        return 0.5
-    return float(max(0.5, np.nextafter(probability[order[allowed]], 2.0)))
+    gain = np.cumsum(np.where(change < 0, LOSS * change, change)[order])
+    allowed = np.flatnonzero((harm <= HARM) & (gain > 0))
+    if not len(allowed):
+        return float(np.nextafter(probability.max(), 2.0))
+    return float(probability[order[allowed[np.argmax(gain[allowed])]]])

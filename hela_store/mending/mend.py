@@ -123,7 +123,7 @@ def _about(checkpoint: Checkpoint, config: MendConfig, tool: ToolMasks) -> dict[
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What is mended, and with what."""
+    """Describe what is mended, and with what."""
 
     checkpoint: Checkpoint
     config: MendConfig

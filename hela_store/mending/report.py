@@ -90,7 +90,19 @@ class MendReport:
 def mend_report(
     store: Store, run: RunInfo, out: Path, rows: Sequence[Mapping[str, Any]], *, reused: bool
 ) -> MendReport:
-    """Return what a finished run did; ``rows`` are those of its ``changes.parquet``."""
+    """Return what a finished run did.
+
+    Parameters
+    ----------
+    store : Store
+    run : RunInfo
+    out : Path
+        Folder with the label images.
+    rows : sequence of mapping
+        Those of the run's ``changes.parquet``.
+    reused : bool
+        Whether the run was finished before it was asked for.
+    """
     result = run.result()
     complete = {name for name, record in store.frame_records().items() if record.has_label and not record.partial}
     return MendReport(
@@ -129,7 +141,7 @@ def block_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, BlockScore]:
 
 
 def _notes(run: RunInfo, rows: Sequence[Mapping[str, Any]], complete: set[str]) -> Iterator[str]:
-    """Yield what a user has to know; ``complete`` are the frames in which every cell is labelled."""
+    # ``complete`` are the frames in which every cell is labelled
     result = run.result()
     if result["unused"]:
         few = ", ".join(result["unused"][:3])

@@ -1,4 +1,4 @@
-"""Masks of validation cells with their answers and the truth: what the gate is calibrated on.
+"""Make masks of validation cells and compare the answers with the truth: the gate is calibrated on these.
 
 Each cell is asked for with a mask that is drawn from the error model, with a nearly perfect or a perfect one in turn,
 and with the tool's own mask, where it made one of that frame.
@@ -40,7 +40,7 @@ NEARLY = ErrorModel(
 
 @dataclass(frozen=True, kw_only=True)
 class Mender:
-    """What asks.
+    """A decoder that is asked for masks of stored frames.
 
     Attributes
     ----------

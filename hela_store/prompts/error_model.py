@@ -1,4 +1,4 @@
-"""How masks differ from the truth, in units of the cell's diameter d: what degraded mask prompts are drawn from.
+"""Describe how masks differ from the truth, in units of the cell's diameter d: degraded mask prompts are drawn from it.
 
 The generic model is rule "mask prompts". That of one tool is fitted by :mod:`hela_store.prompts.fit_errors`.
 """

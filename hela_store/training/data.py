@@ -193,26 +193,21 @@ class TrainingSteps(Dataset[TrainingStep]):
     cells : most cells a step
     seed : of views, cells and prompts
     variants : augmented variants 1 to this stream beside the views as acquired
-    errors : how mask prompts differ from the truth
+
+    Attributes
+    ----------
+    errors : ErrorModel
+        How mask prompts differ from the truth; may be set before the first step is taken.
     """
 
     def __init__(
-        self,
-        store: Store,
-        prompt: str,
-        *,
-        cells: int,
-        seed: int,
-        first: int,
-        count: int,
-        variants: int = 0,
-        errors: ErrorModel = GENERIC,
+        self, store: Store, prompt: str, *, cells: int, seed: int, first: int, count: int, variants: int = 0
     ) -> None:
         self.path: Path = store.path
         self.recipe = store.recipe
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
-        self.errors = errors
+        self.errors: ErrorModel = GENERIC
         self._opened: tuple[Store, ViewReader] | None = None
         self.start_method = store.arrays.start_method
 

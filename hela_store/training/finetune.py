@@ -348,8 +348,8 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: 
         first=state.step * config.optimiser.accumulate,
         count=(config.optimiser.steps - state.step) * config.optimiser.accumulate,
         variants=config.data.variants or 0,
-        errors=job.errors,
     )
+    steps.errors = job.errors
     plan = Plan(
         what=f"finetune {config.prompt}",
         steps=config.optimiser.steps,

@@ -119,7 +119,7 @@ def test_the_gate_makes_few_masks_worse(noise: float) -> None:
     others = judged(1200, noise)[600:]
     passed = [p >= gate.threshold for p in gate.probabilities([one.answer for one in others])]
     worse = sum(p and one.after < one.before - NOTICEABLE for p, one in zip(passed, others, strict=True)) / len(others)
-    assert gate.worse <= HARM and worse <= 4 * HARM and gate.threshold >= 0.5
+    assert gate.worse <= HARM and worse <= 4 * HARM
     assert gate.after > gate.before + 0.1 and sum(passed) > 0.4 * len(passed)
 
 
