@@ -3,8 +3,8 @@
 A logistic regression on the decoder's predicted IoU, how far answer and mask agree, how steady the answer is when the
 prompt moves a little, how much steeper the image is along the new edge, and whether the mask is the tool's own: a good
 tool's mask that differs from its answer is right more often than a drawn one. It is fitted on validation cells. Which
-probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain, where a
-loss counts :data:`LOSS` times, while at most :data:`HARM` of the masks become worse by more than :data:`NOTICEABLE`.
+probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain, while
+at most :data:`HARM` of the masks become worse by more than :data:`NOTICEABLE`. A loss counts :data:`LOSS` times.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ LEAST_PAIRS = 20
 """Fewer pairs say too little: the generic model is taken."""
 MOST_CELLS = 150
 """Cells whose drawn masks are measured in each round."""
-ROUNDS = 3
+ROUNDS = 2
 MERGED = 0.5
 """Share of a cell that a mask must hold to have swallowed it, when its own cell is another."""
 MISSING = 0.2
@@ -121,12 +121,10 @@ def fit_errors(pairs: ErrorPairs) -> ErrorModel:
     bins = tuple((float(low), float(max(high, low + 1e-3))) for low, high in pairwise(edges))
     about = {"merge": pairs.merged / pairs.count, "cut": pairs.cut / pairs.count, "bins": bins, "pairs": pairs.count}
     values = wanted
-    for turn in range(ROUNDS):
-        model = _model(values, about)
-        if turn < ROUNDS - 1:
-            drawn = _spread(_measure_draws(replace(model, merge=0.0, cut=0.0), pairs.cells))
-            values = np.array([values[0] + wanted[0] - drawn[0], *(values[1:] * _ratio(wanted[1:], drawn[1:]))])
-    return model
+    for _ in range(ROUNDS):
+        drawn = _spread(_measure_draws(replace(_model(values, about), merge=0.0, cut=0.0), pairs.cells))
+        values = np.array([values[0] + wanted[0] - drawn[0], *(values[1:] * _ratio(wanted[1:], drawn[1:]))])
+    return _model(values, about)
 
 
 def _ratio(wanted: npt.NDArray[np.float64], drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
