@@ -1,10 +1,9 @@
 """The gate: how probable it is that an answer is better than the mask it was asked for with, from signs without labels.
 
 A logistic regression on the decoder's predicted IoU, how far answer and mask agree, how steady the answer is when the
-prompt moves a little, how much steeper the image is along the new edge, and whether the mask is the tool's own: a good
-tool's mask that differs from its answer is right more often than a drawn one. It is fitted on validation cells. Which
-probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain, while
-at most :data:`HARM` of the masks become worse by more than :data:`NOTICEABLE`. A loss counts :data:`LOSS` times.
+prompt moves a little, and how much steeper the image is along the new edge. It is fitted on validation cells. Which
+probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain of those
+that make at most :data:`HARM` of the masks worse by more than :data:`NOTICEABLE`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from hela_store.metrics.logistic import Logistic, fit_logistic
 from .answers import Answer
 
 FILE = "gate.json"
-HARM = 0.005
+HARM = 0.01
 """Largest share of validation masks that may become worse by more than :data:`NOTICEABLE`."""
 NOTICEABLE = 0.02
 """Change of IoU that counts as worse or better."""
@@ -35,10 +34,7 @@ FOLDS = 5
 SURE = 0.1
 """Share of the validation answers whose predicted IoU is lower than what a split or merge needs."""
 OWN = 50
-"""From so many of the tool's own masks on validation frames on, these are told from drawn ones and alone choose the
-threshold."""
-LOSS = 2.0
-"""How much more a loss of IoU counts than a gain."""
+"""From so many of the tool's own masks on validation frames on, these alone choose the threshold."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,15 +67,13 @@ class Gate(Logistic):
 
     Attributes
     ----------
-    mean, scale, weights : (6,)
-        By sign, as in :attr:`hela_store.mending.answers.Answer.signs`; the last one says that a mask is the tool's own.
+    mean, scale, weights : (5,)
+        By sign, as in :attr:`hela_store.mending.answers.Answer.signs`.
     bias : float
     threshold : float
         Probability from which an answer replaces the mask.
     sure_from : float
         Predicted IoU that both answers of a split, or the answer of a merge, must have.
-    tells_own : bool
-        Whether the tool's own masks were told from drawn ones.
     masks, own : int
         Validation masks it was fitted on, and those of them that are the tool's.
     judged : int
@@ -92,7 +86,6 @@ class Gate(Logistic):
 
     threshold: float
     sure_from: float
-    tells_own: bool
     masks: int
     own: int
     judged: int
@@ -104,7 +97,7 @@ class Gate(Logistic):
         """Return the probability of each answer to be better than its mask; 0 for an empty one."""
         if not answers:
             return []
-        found = self.probability([[*answer.signs, float(self.tells_own)] for answer in answers]).tolist()
+        found = self.probability([answer.signs for answer in answers]).tolist()
         return [p if answer.new.mask.any() else 0.0 for p, answer in zip(found, answers, strict=True)]
 
     def save(self, folder: Path) -> None:
@@ -129,9 +122,8 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
             f"expected at least {LEAST} with and {LEAST} without one; label more validation frames"
         )
     own = np.array([one.own for one in rows])
-    tells_own = int(own.sum()) >= OWN
-    signs = np.array([[*one.answer.signs, float(one.own and tells_own)] for one in rows])
-    choosing = own if tells_own else np.ones(len(rows), bool)
+    choosing = own if int(own.sum()) >= OWN else np.ones(len(rows), bool)
+    signs = np.array([one.answer.signs for one in rows])
     apart = _crossed(signs, better, np.array([one.unit for one in rows]))
     threshold = _threshold(apart[choosing], change[choosing])
     passed = (apart >= threshold) & choosing
@@ -141,7 +133,6 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
         **asdict(fit_logistic(signs, better)),
         threshold=threshold,
         sure_from=float(np.quantile(predicted, SURE)),
-        tells_own=tells_own,
         masks=len(rows),
         own=int(own.sum()),
         judged=int(choosing.sum()),
@@ -168,7 +159,7 @@ def _threshold(probability: Floats, change: Floats) -> float:
     """Return the lowest probability that passes: the one with the greatest gain of those that make few masks worse."""
     order = np.argsort(-probability, kind="stable")
     harm = np.cumsum(change[order] < -NOTICEABLE) / len(order)
-    gain = np.cumsum(np.where(change < 0, LOSS * change, change)[order])
+    gain = np.cumsum(change[order])
     allowed = np.flatnonzero((harm <= HARM) & (gain > 0))
     if not len(allowed):
         return float(np.nextafter(probability.max(), 2.0))
