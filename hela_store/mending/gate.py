@@ -2,8 +2,8 @@
 
 A logistic regression on the decoder's predicted IoU, how far answer and mask agree, how steady the answer is when the
 prompt moves a little, and how much steeper the image is along the new edge. It is fitted on validation cells. Which
-probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain of those
-that make at most :data:`HARM` of the masks worse by more than :data:`NOTICEABLE`.
+probability lets an answer pass is chosen there, too, on cells that did not fit it: the one of the greatest gain, of
+those that make at most :data:`HARM` of the masks worse by more than :data:`NOTICEABLE`.
 """
 
 from __future__ import annotations
