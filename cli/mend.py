@@ -66,6 +66,8 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
     if report.reused:
         note_reused(report.run)
     note_scorings(store)
+    for text in report.notes:
+        note(f"note: {text}")
     if as_json:
         echo_json(report.to_json())
     else:
@@ -81,6 +83,4 @@ def _echo(report: MendReport) -> None:
             for block, s in report.scores.items()
         ]
         echo_table(columns, rows)
-    for text in report.notes:
-        note(f"note: {text}")
     verdicts.mending(report, relative(report.out.absolute()))
