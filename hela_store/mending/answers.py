@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -159,7 +160,7 @@ def ask(
     rests : bool
         Whether what an answer leaves out of its mask is asked for in turn.
     """
-    how = {"form": form, "window": window}
+    how: dict[str, Any] = {"form": form, "window": window}
     first = _ask_once(decoder, frame, masks, **how)
     far = [i for i, answer in enumerate(first) if answer.agreement < AGREED and answer.new.mask.any()]
     second = _ask_once(decoder, frame, [first[i].new for i in far], **how)
@@ -181,14 +182,14 @@ def _ask_once(decoder: SamDecoder, frame: Frame, masks: Sequence[Piece], *, form
     home = np.array([scoring_tile(prompt_rectangle(family[0]), frame.tiles, frame.shape) for family in families], int)
     answers: dict[int, Answer] = {}
     for tile in np.unique(home):
-        members = np.flatnonzero(home == tile)
+        members: list[int] = np.flatnonzero(home == tile).tolist()
         asked = [prompt for i in members for prompt in families[i]]
         found = predict_view(decoder, frame.embedding(int(tile)), frame.tiles[tile], asked, window=window)
         size = len(MOVES) + 1
         for place, i in enumerate(members):
             first, *others = found[place * size : (place + 1) * size]
             new = Piece(mask=first.mask, origin=first.origin)
-            answers[int(i)] = Answer(
+            answers[i] = Answer(
                 old=masks[i],
                 new=new,
                 tile=int(tile),
@@ -205,8 +206,8 @@ def _with_rests(decoder: SamDecoder, frame: Frame, answers: list[Answer], *, for
     if not left:
         return answers
     found = ask(decoder, frame, list(left.values()), form=form, window=window, rests=False)
-    for i, rest in zip(left, found, strict=True):
-        answers[i] = replace(answers[i], rest=rest)
+    for i, other in zip(left, found, strict=True):
+        answers[i] = replace(answers[i], rest=other)
     return answers
 
 

@@ -230,9 +230,10 @@ def test_with_few_validation_cells_nothing_is_changed(
     monkeypatch.setattr(validate, "CELLS", 4)
     store = tmp_path / "store"
     shutil.copytree(split, store)
-    done = mend(store, tool, tmp_path / "out")
+    # another prompt, so that no finished run is taken
+    done = mend(store, tool, tmp_path / "out", "--prompt", "box")
     assert done.exit_code == 1 and "the gate cannot be calibrated" in done.stderr
-    assert not (tmp_path / "out").exists() and not list((store / "runs").glob("*mend*"))
+    assert not (tmp_path / "out").exists() and not list((store / "runs").glob("*mend-box*"))
 
 
 def test_prompts_get_the_errors_of_the_tool(split: Path, tool: Path, tmp_path: Path) -> None:
