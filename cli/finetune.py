@@ -34,7 +34,7 @@ CHANGE = ("prompt", "mean change", "95 % from", "to", "better for", "worse for",
 GROUPS = {
     "What is trained": ("store", "prompts", "adapt", "cut", "rank", "conv", "linear", "init", "preset", "blind"),
     "Training": ("steps", "lr", "warmup", "schedule", "ema", "accumulate", "cells", "variants", "seed", "patience"),
-    "Loss and prompts": ("loss", "loss_weight", "loss_ramp", "masks", "clicks", "refine", "window"),
+    "Loss and prompts": ("loss", "loss_weight", "loss_ramp", "masks", "clicks", "refine", "errors_like", "window"),
     "Validation": ("evaluate_every", "validation_cells"),
 }
 """Options by the heading of the help."""
@@ -128,6 +128,12 @@ GROUPS = {
     default=None,
     help="Never show an image: train on the mean embedding. Its score is a floor for other decoders.",
 )
+@click.option(
+    "--errors-like",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="MASKS",
+    help="Draw mask prompts with the errors that this folder's masks have on labelled training frames.",
+)
 @device_option
 @click.option(
     "--tensorboard",
@@ -169,6 +175,8 @@ def finetune(
 def _config(prompt: str, preset: str, choices: dict[str, Any]) -> FinetuneConfig:
     config = FinetuneConfig.of(prompt=prompt)
     config = paper_preset(config) if preset == "paper" else config
+    if choices["errors_like"] is not None:
+        choices = choices | {"errors_like": str(choices["errors_like"].absolute())}
     return config.with_choices(**{name: value for name, value in choices.items() if value is not None})
 
 
@@ -220,6 +228,8 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
     click.echo(f"paired change of IoU per cell, {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
+    if result.errors:
+        click.echo(f"Mask prompts were drawn with {result.errors}.")
     click.echo(_standing(store, result))
     verdicts.fine_tuning(store, result)
     if result.is_worse and not result.blind:

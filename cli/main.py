@@ -18,7 +18,7 @@ from .output import guard_terminal, with_store
 
 COMMANDS = (
     *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "study"),
-    *("detect", "score", "segment", "audit", "teach", "sql", "similar", "report", "explore", "info", "doctor"),
+    *("detect", "score", "segment", "mend", "audit", "teach", "sql", "similar", "report", "explore", "info", "doctor"),
     *("demo", "augment", "catalog", "labels", "export", "import", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""

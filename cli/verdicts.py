@@ -14,7 +14,7 @@ from hela_store.evaluation.config import PARTS
 from .options import typed
 
 if TYPE_CHECKING:
-    from hela_store import AuditResult, EmbedReport, EvaluateResult, FinetuneResult, Store
+    from hela_store import AuditResult, EmbedReport, EvaluateResult, FinetuneResult, MendReport, Store
     from hela_store.detection.evaluate import DetectionReport
     from hela_store.evaluation.compare import Difference
     from hela_store.evaluation.other_labels import TruthScore
@@ -170,6 +170,23 @@ def segmentation(report: Mapping[str, Any], out: str) -> None:
     click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
     click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
     next_step("report")
+
+
+def mending(report: MendReport, out: str) -> None:
+    """Print what became of the masks, where they are, and what to do next."""
+    actions, gate = report.actions, report.gate
+    mended = sum(actions.get(name, 0) for name in ("mended", "split", "merged"))
+    click.echo(
+        f"{mended} of {report.masks} masks were changed, the others are as they were. Label images are in {out}."
+    )
+    click.echo(
+        f"On {gate['judged']} validation masks IoU rises from {gate['before']:.3f} to {gate['after']:.3f}, and "
+        f"{gate['worse']:.1%} become worse by more than 0.02."
+    )
+    if report.proposals and not {"split", "merged"} & set(actions):
+        counts = " and ".join(f"{n} {name}{'s' if n != 1 else ''}" for name, n in sorted(report.proposals.items()))
+        click.echo(f"Proposed are {counts}; --split-merge applies them.")
+    next_step(f"report {report.run}")
 
 
 def machine(problems: int) -> None:

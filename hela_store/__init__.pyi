@@ -26,6 +26,9 @@ from .fitting.fit import fit as fit
 from .integrity.verify import VerifyConfig as VerifyConfig
 from .integrity.verify import VerifyReport as VerifyReport
 from .integrity.verify import verify as verify
+from .mending.config import MendConfig as MendConfig
+from .mending.mend import mend as mend
+from .mending.report import MendReport as MendReport
 from .predictor.load import load as load
 from .predictor.predictor import Predictor as Predictor
 from .recipe.recipe import Recipe as Recipe

@@ -42,6 +42,7 @@ _REQUIRED = {
     "detections": {"detection", "frame", "x0", "y0", "x1", "y1", "score"},
     "suspects": {"suspect", "rank", "frame", "x0", "y0", "x1", "y1", "score", "kind"},
     "cell_vectors": {"cell", "frame", "view", "vector"},
+    "changes": {"change", "frame", "label", "new_label", "action", "probability"},
 }
 
 
@@ -171,6 +172,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     repeated = {"run", "prompt", "prompt_origin", "prompt_seed", "split", "cut"}
     predictions = _run_table(con, info, "predictions", repeated)
     detections = _run_table(con, info, "detections", {"run"})
+    changes = _run_table(con, info, "changes", {"run"})
     suspects = _run_table(con, info, "suspects", {"run"})
     with staged(con, "given", prompts), staged(con, "found", predictions), staged(con, "detected", detections):
         _check_run(con, info.id)
@@ -183,6 +185,8 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
         con.execute("INSERT INTO detections SELECT ?, * FROM detected", [info.id])
     with staged(con, "suspected", suspects):
         con.execute("INSERT INTO suspects SELECT ?, * FROM suspected", [info.id])
+    with staged(con, "mended", changes):
+        con.execute("INSERT INTO changes SELECT ?, * FROM mended", [info.id])
     checkpoint = info.checkpoint or info.parent or "zero-shot"
     created = info.created.replace(tzinfo=None)
     values = _own_values(con, info)
@@ -191,7 +195,7 @@ def _add_run(con: Connection, store: Path, source: Source) -> int:
     vectors = _add_vectors(con, info)
     row = [info.id, info.kind, info.parent, checkpoint, info.encoder, info.split, created, to_json(info.raw)]
     con.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*row, info.labels_version])
-    return vectors + sum(table.num_rows for table in (prompts, predictions, detections, suspects, values))
+    return vectors + sum(table.num_rows for table in (prompts, predictions, detections, suspects, changes, values))
 
 
 def _add_vectors(con: Connection, info: RunInfo) -> int:

@@ -331,6 +331,45 @@ COMMENT ON COLUMN suspects.oddity IS 'log2 of the distance of its embedding to t
 COMMENT ON COLUMN suspects.rle IS 'Proposed mask in frame coordinates, COCO compressed run lengths; NULL where no other mask mends it.';
 COMMENT ON COLUMN suspects.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN suspects.rle_width IS 'Columns of the mask, px.';
+CREATE TABLE changes (
+    run VARCHAR, "change" VARCHAR, frame VARCHAR, split VARCHAR, view VARCHAR, file VARCHAR, label BIGINT,
+    new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
+    y1 BIGINT, area_before BIGINT, area_after BIGINT, iou_change DOUBLE, predicted_iou DOUBLE, agreement DOUBLE,
+    steadiness DOUBLE, contrast DOUBLE, probability DOUBLE, cell VARCHAR, iou_before DOUBLE, iou_after DOUBLE,
+    rle_before VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
+);
+COMMENT ON TABLE changes IS 'What became of each mask of another tool (runs/<id>/changes.parquet of a run of kind mend).';
+COMMENT ON COLUMN changes.run IS 'runs.id.';
+COMMENT ON COLUMN changes."change" IS 'Unique within the run: frame and value in the label image.';
+COMMENT ON COLUMN changes.frame IS 'frames.frame.';
+COMMENT ON COLUMN changes.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN changes.view IS 'views.view in which it was decoded.';
+COMMENT ON COLUMN changes.file IS 'Label image that was written, below the output folder.';
+COMMENT ON COLUMN changes.label IS 'Value in the tool''s label image; NULL for a piece that a split added.';
+COMMENT ON COLUMN changes.new_label IS 'Value in the mended label image; NULL for a mask that was merged into another.';
+COMMENT ON COLUMN changes.action IS 'kept, mended, split or merged.';
+COMMENT ON COLUMN changes.reason IS 'Why, in words.';
+COMMENT ON COLUMN changes.proposal IS 'split, merge or empty.';
+COMMENT ON COLUMN changes.partner IS 'Label of the other mask of a merge, or of a split that was applied.';
+COMMENT ON COLUMN changes.x0 IS 'Left edge of the old mask''s bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN changes.y0 IS 'Upper edge of the old mask''s bounding box, px, frame, inclusive.';
+COMMENT ON COLUMN changes.x1 IS 'Right edge of the old mask''s bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN changes.y1 IS 'Lower edge of the old mask''s bounding box, px, frame, exclusive.';
+COMMENT ON COLUMN changes.area_before IS 'px; NULL for a piece that a split added.';
+COMMENT ON COLUMN changes.area_after IS 'px.';
+COMMENT ON COLUMN changes.iou_change IS 'IoU of the mask after with the mask before; 1 where it was kept.';
+COMMENT ON COLUMN changes.predicted_iou IS 'The decoder''s own estimate of its answer.';
+COMMENT ON COLUMN changes.agreement IS 'IoU of the answer with the mask that was given.';
+COMMENT ON COLUMN changes.steadiness IS 'Mean IoU of the answer with the answers to slightly moved prompts.';
+COMMENT ON COLUMN changes.contrast IS 'Log of how much steeper the image is along the edge of the answer than along that of the mask.';
+COMMENT ON COLUMN changes.probability IS 'That the answer is better than the mask, calibrated on validation (gate.json of the run).';
+COMMENT ON COLUMN changes.cell IS 'cells.cell that the old mask stands for, one to one, least IoU 0.3; NULL for none.';
+COMMENT ON COLUMN changes.iou_before IS 'IoU of the old mask with that cell.';
+COMMENT ON COLUMN changes.iou_after IS 'IoU of the mask after with that cell.';
+COMMENT ON COLUMN changes.rle_before IS 'Mask before, in frame coordinates, COCO compressed run lengths.';
+COMMENT ON COLUMN changes.rle IS 'Mask after, in frame coordinates, COCO compressed run lengths.';
+COMMENT ON COLUMN changes.rle_height IS 'Rows of the mask, px.';
+COMMENT ON COLUMN changes.rle_width IS 'Columns of the mask, px.';
 
 CREATE VIEW cell_metrics AS
     SELECT

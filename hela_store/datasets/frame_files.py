@@ -8,7 +8,7 @@ bear the name of a sequence.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,11 @@ class FrameFiles:
 
 
 def files_of_frames(
-    folder: Path, frames: Iterable[str], endings: Sequence[str], stems: Callable[[str], Sequence[str]]
+    folder: Path,
+    frames: Iterable[str],
+    endings: Sequence[str],
+    stems: Callable[[str], Sequence[str]],
+    suffix: re.Pattern[str] | None = None,
 ) -> FrameFiles:
     """Find the file of each frame.
 
@@ -49,6 +53,9 @@ def files_of_frames(
         Endings of file names in small letters, with the dot; files may have them in capitals.
     stems : callable
         Returns what a file may be called, without its ending, by the name of its frame.
+    suffix : pattern, optional
+        What may follow that name, such as ``_cp_masks``. A file whose name has it goes before one of the bare name,
+        which is the image that a tool saved its masks beside.
 
     Raises
     ------
@@ -57,17 +64,17 @@ def files_of_frames(
     """
     ids = [(frame, *frame.rpartition("/")[::2]) for frame in frames]
     sequences = list(dict.fromkeys(sequence for _, sequence, _ in ids))
-    flat = _by_stem(folder, endings)
+    flat = _listed([folder], endings, suffix)
     named = [sequence for sequence in sequences if folder.resolve().name in _folders(sequence)]
     inside = {
-        sequence: _join(_by_stem(folder / name, endings) for name in _folders(sequence)) for sequence in sequences
+        sequence: _listed([folder / name for name in _folders(sequence)], endings, suffix) for sequence in sequences
     }
     found: dict[str, Path] = {}
     owners: dict[Path, str] = {}
     for frame, sequence, name in ids:
         wanted = [_same(stem) for stem in stems(name)]
         places = [inside[sequence]] + ([flat] if not named or sequence in named else [])
-        files = [path for place in places for stem in wanted for path in place.get(stem, [])]
+        files = [path for place in places for stem in wanted for path in place.of(stem)]
         if len(files) > 1:
             raise PromptError(f"{files[0]} and {files[1]} are both for frame {frame}; remove one of them")
         if files:
@@ -78,14 +85,15 @@ def files_of_frames(
                     f"{files[0]} fits frame {other} and frame {frame}; put the files of each sequence into a folder of "
                     f"its name, such as {folder / other.rpartition('/')[0] / files[0].name}"
                 )
-    every = [path for place in (flat, *inside.values()) for paths in place.values() for path in paths]
+    every = [path for place in (flat, *inside.values()) for paths in place.plain.values() for path in paths]
     return FrameFiles(found=found, unused=tuple(path for path in every if path not in owners))
 
 
 def mask_stems(name: str) -> list[str]:
-    """Return what the mask of a frame may be called: like the frame, or as ``segment`` and the challenge call it."""
+    """Return what the mask of a frame may be called: like the frame, or as other tools and the challenge call it."""
     number = re.fullmatch(r"t(\d+)", name, flags=re.ASCII)
-    return [name, f"mask_{name}", *([f"mask{number[1]}", f"man_seg{number[1]}"] if number else [])]
+    # TrackMate exports label images as LblImg_<name>
+    return [name, f"mask_{name}", f"LblImg_{name}", *([f"mask{number[1]}", f"man_seg{number[1]}"] if number else [])]
 
 
 def _folders(sequence: str) -> tuple[str, str]:
@@ -97,17 +105,23 @@ def _same(stem: str) -> str:
     return same_name(stem)
 
 
-def _by_stem(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in list_folder(folder) if folder.is_dir() else []:
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """Files of folders by their stem, and by what is left of it without a suffix."""
+
+    plain: dict[str, list[Path]]
+    suffixed: dict[str, list[Path]]
+
+    def of(self, stem: str) -> list[Path]:
+        return self.suffixed.get(stem) or self.plain.get(stem, [])
+
+
+def _listed(folders: Iterable[Path], endings: Sequence[str], suffix: re.Pattern[str] | None) -> _Listed:
+    found = _Listed(plain={}, suffixed={})
+    for path in [path for folder in folders if folder.is_dir() for path in list_folder(folder)]:
         if path.suffix.lower() in endings and path.is_file():
-            found.setdefault(_same(path.stem.removesuffix(".ome")), []).append(path)
+            stem = _same(path.stem.removesuffix(".ome"))
+            found.plain.setdefault(stem, []).append(path)
+            if suffix is not None and (bare := suffix.sub("", stem)) != stem:
+                found.suffixed.setdefault(bare, []).append(path)
     return found
-
-
-def _join(places: Iterator[dict[str, list[Path]]]) -> dict[str, list[Path]]:
-    joined: dict[str, list[Path]] = {}
-    for place in places:
-        for stem, paths in place.items():
-            joined.setdefault(stem, []).extend(paths)
-    return joined

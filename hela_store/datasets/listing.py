@@ -21,7 +21,7 @@ from .ome_zarr import is_ome_zarr, label_images
 from .pixels import PNG, TIFF
 from .vendors import SAVE_AS, refuse_vendor, vendor_files
 
-MASK_ENDING = re.compile(r"(?i)[_-](cp[_-])?(masks?|seg|labels?|instances?)$")
+MASK_ENDING = re.compile(r"(?i)[_-](cp[_-])?(masks?|seg|labels?|instances?|object[ _-]identities)$")
 _LABEL_FOLDER = re.compile(
     r"(?i)(.*[_-])?(masks?|labels?|seg(mentations?)?|annotations?|ground[_-]?truth|gt|instances)"
 )

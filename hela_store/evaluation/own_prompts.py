@@ -17,8 +17,8 @@ import numpy as np
 from hela_store.base.aliases import LabelArray
 from hela_store.base.files import digest, sha256_file
 from hela_store.datasets.entries import probe_label
-from hela_store.datasets.frame_files import files_of_frames, mask_stems
-from hela_store.datasets.pixels import PNG, TIFF, read_label
+from hela_store.datasets.pixels import read_label
+from hela_store.datasets.tool_masks import find_tool_masks
 from hela_store.errors import PromptError
 from hela_store.prompts.prompt import Prompt
 from hela_store.prompts.table import (
@@ -181,16 +181,9 @@ def read_own_prompts(store: Store, table: Path | None, masks: Path | None) -> Ow
         return OwnPrompts(origin=table.name, digest=sha256_file(table), table=by_frame, masks={})
     if masks is None:
         return None
-    if not masks.is_dir():
-        raise PromptError(f"no folder of prompt masks at {masks}")
-    files = files_of_frames(masks, frames, (*TIFF, *PNG), mask_stems)
-    if not files.found:
-        raise PromptError(
-            f"no label image in {masks} has the name of a frame; expected e.g. {next(iter(frames.values())).name}.tif "
-            f"or mask012.tif for t012"
-        )
-    sums = [part for name in sorted(files.found) for part in (name, sha256_file(files.found[name]))]
-    return OwnPrompts(origin=masks.name, digest=digest(*sums), table={}, masks=files.found, unused=files.unused)
+    files = find_tool_masks(masks, {name: frame.shape for name, frame in frames.items()})
+    sums = [part for name in sorted(files.files) for part in (name, sha256_file(files.files[name]))]
+    return OwnPrompts(origin=masks.name, digest=digest(*sums), table={}, masks=files.files, unused=files.unused)
 
 
 def fit_prompts(store: Store, own: OwnPrompts, frames: Iterable[FrameCells]) -> FittedPrompts:

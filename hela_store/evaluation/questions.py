@@ -20,6 +20,7 @@ from hela_store.metrics.cell import CellScores, score_cell
 from hela_store.metrics.failures import label_areas
 from hela_store.metrics.overlap import Overlap, overlap
 from hela_store.prompts.draw import CellContext, DrawnPrompt, clicks_of, corrective_click, make_prompt
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.image_free import ellipse_score, image_free_score
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder
@@ -122,11 +123,14 @@ def ask(
     )
 
 
-def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int], radius: float) -> list[Question]:
+def truth_questions(
+    frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int], radius: float, errors: ErrorModel = GENERIC
+) -> list[Question]:
     """Ask for every cell of a frame, with prompts drawn from the truth (rules "prompts" and "mask prompts").
 
     ``"mask-previous"`` is asked with a jittered box here and ``"point-clicks"`` with its first click; :func:`answer`
-    feeds the logits of a pass back, and clicks where it was wrong.
+    feeds the logits of a pass back, and clicks where it was wrong. ``errors`` says how mask prompts differ from the
+    truth.
     """
     questions = []
     for cell in frame.cells:
@@ -134,7 +138,7 @@ def truth_questions(frame: FrameCells, kinds: Sequence[str], seeds: Sequence[int
         for kind in kinds:
             for seed in seeds[:1] if kind in REPEATABLE else seeds:
                 first = FIRST.get(kind.partition("@")[0], kind)
-                prompt = replace(make_prompt(first, context, seed), kind=kind)
+                prompt = replace(make_prompt(first, context, seed, model=errors), kind=kind)
                 questions.append(ask(frame, cell, context, prompt, radius=radius, seed=seed))
     return questions
 

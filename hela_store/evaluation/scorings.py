@@ -25,7 +25,7 @@ from hela_store.store.store import Store
 
 LOCK_SECONDS = 10.0
 _SUM_DIGITS = 16
-_MASKS = ("predictions", "detections")
+_MASKS = ("predictions", "detections", "changes")
 
 
 @dataclass(frozen=True, kw_only=True)

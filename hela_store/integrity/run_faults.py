@@ -22,6 +22,7 @@ NEEDED = {
     "audit": ("suspects.parquet",),
     **dict.fromkeys(("detector", "unet"), ("weights.safetensors",)),
     "calibration": ("calibration.json",),
+    "mend": ("changes.parquet", "gate.json", LOG),
 }
 """Files that a run of a kind cannot do without; of a fine-tuning it depends on what it adapts."""
 TUNED = {None: ("weights.safetensors",), "decoder": (ADAPTER_FILE,)}

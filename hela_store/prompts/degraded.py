@@ -26,19 +26,16 @@ from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.metrics.overlap import overlap
 
 from .context import CellContext
+from .error_model import BINS, GENERIC, ErrorModel
 
-BINS: tuple[tuple[float, float], ...] = ((0.4, 0.5), (0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9))
-"""A prompt's own IoU, lower end included."""
+__all__ = ["BINS", "REDRAWS", "DrawnMask", "draw_degraded_mask"]
+
 BATCHES = (8, 16, *(32,) * 12)
 """Draws are made so many at a time: most bins are reached at once, the best one is not."""
 REDRAWS = sum(BATCHES)
 
-# rule "mask prompts", in cell diameters
-OFFSET = 0.15
-NOISE_RMS = 0.08
 CORRELATION_LENGTH = 0.25
-SHIFT = 0.08
-EVENT = 0.2
+"""Of the noise, in cell diameters (rule "mask prompts")."""
 # ours, in cell diameters: a neighbour is merged if no further away than REACH, and of it what lies within LEAK (two
 # cells of one size have IoU 0.5 before anything else is done to them: whole merges would hardly ever fall into a bin);
 # a cut runs at most CUT from the cell's centre
@@ -62,7 +59,7 @@ class DrawnMask:
     origin : (int, int)
         ``(x, y)`` px, frame.
     bin : int
-        Index into :data:`BINS`.
+        Index into the bins of its model.
     redraws : int
         Draws thrown away before this one.
     prompt_iou : float
@@ -105,7 +102,9 @@ class _Draws:
         )
 
 
-def draw_degraded_mask(rng: np.random.Generator, cell: CellContext, bin: int | None = None) -> DrawnMask:
+def draw_degraded_mask(
+    rng: np.random.Generator, cell: CellContext, bin: int | None = None, model: ErrorModel = GENERIC
+) -> DrawnMask:
     """Draw a degraded mask of a cell.
 
     Parameters
@@ -113,19 +112,21 @@ def draw_degraded_mask(rng: np.random.Generator, cell: CellContext, bin: int | N
     rng : np.random.Generator
     cell : CellContext
     bin : int, optional
-        Index into :data:`BINS`; drawn, all equally likely, where None.
+        Index into the model's bins; drawn, all equally likely, where None.
+    model : ErrorModel
+        How masks differ from the truth.
 
     Returns
     -------
     DrawnMask
         Never empty.
     """
-    index = int(rng.integers(len(BINS))) if bin is None else bin
-    low, high = BINS[index]
+    index = int(rng.integers(len(model.bins))) if bin is None else bin
+    low, high = model.bins[index]
     best, best_miss = _single_pixel(cell, index), math.inf
     drawn = 0
     for size in BATCHES:
-        draws = _draw(rng, cell, size)
+        draws = _draw(rng, cell, size, model)
         estimate = _miss(_coarse_scores(cell, draws), low, high)
         promising = np.flatnonzero(estimate <= TOLERANCE)
         if drawn + size == REDRAWS and math.isinf(best_miss) and not len(promising):
@@ -160,18 +161,19 @@ def _single_pixel(cell: CellContext, index: int) -> DrawnMask:
     )
 
 
-def _draw(rng: np.random.Generator, cell: CellContext, size: int) -> _Draws:
+def _draw(rng: np.random.Generator, cell: CellContext, size: int, model: ErrorModel = GENERIC) -> _Draws:
     d = cell.diameter
-    offset = rng.uniform(-OFFSET * d, OFFSET * d, size).astype(np.float32)
-    shift = rng.normal(0.0, SHIFT * d, (size, 2))
+    offset = rng.uniform(model.offset[0] * d, model.offset[1] * d, size).astype(np.float32)
+    shift = rng.normal(0.0, model.shift * d, (size, 2))
     event, which, place = rng.random((3, size))
     angle = rng.uniform(0.0, 2 * math.pi, size)
     within = np.asarray([label for label, gap in cell.gaps.items() if gap <= REACH * d], np.int64)
-    merged = (event < EVENT) & (which < 0.5) & (len(within) > 0)
+    happens = event < model.merge + model.cut
+    merged = happens & (which < model.merge_share) & (len(within) > 0)
     neighbour = np.zeros(size, np.int64)
     if merged.any():
         neighbour[merged] = within[(place[merged] * len(within)).astype(int)]
-    noise, step = _smooth_noise(rng, cell, size)
+    noise, step = _smooth_noise(rng, cell, size, model.noise)
     return _Draws(
         offset=offset,
         shift=shift,
@@ -180,12 +182,12 @@ def _draw(rng: np.random.Generator, cell: CellContext, size: int) -> _Draws:
         neighbour=neighbour,
         leak=rng.uniform(LEAK[0] * d, LEAK[1] * d, size),
         cut_angle=angle,
-        cut_reach=np.where((event < EVENT) & ~merged, place * CUT * d, np.inf),
+        cut_reach=np.where(happens & ~merged, place * CUT * d, np.inf),
     )
 
 
-def _smooth_noise(rng: np.random.Generator, cell: CellContext, size: int) -> tuple[Field, int]:
-    """Draw periodic Gaussian noise of the rule's rms on a grid just fine enough; returns it and the grid's step.
+def _smooth_noise(rng: np.random.Generator, cell: CellContext, size: int, rms: float) -> tuple[Field, int]:
+    """Draw periodic Gaussian noise of this rms, in diameters, on a grid just fine enough; return it and the step.
 
     The correlation length is that of a squared-exponential covariance, exp(-r^2 / 2 l^2); white noise smoothed with a
     Gaussian of sigma s has exp(-r^2 / 4 s^2).
@@ -196,7 +198,7 @@ def _smooth_noise(rng: np.random.Generator, cell: CellContext, size: int) -> tup
     smooth = rng.standard_normal((size, rows, columns), dtype=np.float32)
     for axis in (1, 2):
         smooth = ndimage.gaussian_filter1d(smooth, sigma / step, axis=axis, mode="wrap", truncate=3.0)
-    return smooth * np.float32(NOISE_RMS * cell.diameter / _rms_after_filter(sigma / step, step > 1)), step
+    return smooth * np.float32(rms * cell.diameter / _rms_after_filter(sigma / step, step > 1)), step
 
 
 @lru_cache(maxsize=4096)

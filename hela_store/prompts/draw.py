@@ -18,7 +18,8 @@ from hela_store.errors import PromptError
 from hela_store.images.rle import largest_piece, trim
 
 from .context import CellContext, cell_context, cell_contexts
-from .degraded import BINS, draw_degraded_mask
+from .degraded import draw_degraded_mask
+from .error_model import BINS, GENERIC, ErrorModel
 from .kinds import PROMPT_KINDS
 from .logits import to_mask_logits
 from .prompt import Prompt
@@ -77,7 +78,15 @@ class DrawnPrompt(Prompt):
         return float(value) if isinstance(value, float) else None
 
 
-def make_prompt(kind: str, cell: CellContext, seed: int, *, jitter: float = JITTER, negatives: int = 0) -> DrawnPrompt:
+def make_prompt(
+    kind: str,
+    cell: CellContext,
+    seed: int,
+    *,
+    jitter: float = JITTER,
+    negatives: int = 0,
+    model: ErrorModel = GENERIC,
+) -> DrawnPrompt:
     """Make the evaluation prompt of a cell.
 
     Parameters
@@ -92,6 +101,8 @@ def make_prompt(kind: str, cell: CellContext, seed: int, *, jitter: float = JITT
         See :func:`draw_box`; boxes of one seed move along the same direction for all jitters.
     negatives : int
         Number of points outside of the cell to add to a point prompt; they move nothing else.
+    model : ErrorModel
+        How mask prompts differ from the truth.
 
     Raises
     ------
@@ -99,20 +110,22 @@ def make_prompt(kind: str, cell: CellContext, seed: int, *, jitter: float = JITT
         The kind is unknown or takes a decoder, or a parameter is out of range.
     """
     # settings of one kind share their draws: a box moves along the same direction for all jitters
-    prompt = draw_prompt(generator(cell.cell, kind.partition("@")[0], seed), kind, cell, jitter=jitter)
+    prompt = draw_prompt(generator(cell.cell, kind.partition("@")[0], seed), kind, cell, jitter=jitter, model=model)
     if negatives:
         prompt = add_negative_points(generator(cell.cell, kind, seed, "negatives"), cell, prompt, negatives)
     return prompt
 
 
-def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitter: float = JITTER) -> DrawnPrompt:
+def draw_prompt(
+    rng: np.random.Generator, kind: str, cell: CellContext, *, jitter: float = JITTER, model: ErrorModel = GENERIC
+) -> DrawnPrompt:
     """Draw a prompt of any kind from a generator; parameters and errors as :func:`make_prompt`.
 
     ``"box+mask"`` has both parts. ``"box@0.1"`` is a box with a jitter of 10 %, ``"point@0.25"`` a click a quarter
     of the way from the cell's edge to its innermost pixel, ``"mask@0.45"`` a mask prompt of about this IoU.
     """
     if "+" in kind:
-        parts = [draw_prompt(rng, part, cell, jitter=jitter) for part in kind.split("+")]
+        parts = [draw_prompt(rng, part, cell, jitter=jitter, model=model) for part in kind.split("+")]
         given = {name: value for part in parts for name, value in vars(part).items() if value is not None}
         return DrawnPrompt(**given | {"kind": kind, "params": {k: v for part in parts for k, v in part.params.items()}})
     base, _, setting = kind.partition("@")
@@ -127,7 +140,7 @@ def draw_prompt(rng: np.random.Generator, kind: str, cell: CellContext, *, jitte
         point = draw_point(rng, cell.mask) if kind == "point" else centre_point(cell.mask)
         return DrawnPrompt(kind=kind, points=(point + cell.origin)[None], point_labels=np.ones(1, np.int64))
     if kind == "mask":
-        return draw_mask(rng, cell)
+        return draw_mask(rng, cell, model=model)
     if kind == "mask-perfect":
         mask, origin = trim(cell.mask, cell.origin)
         return DrawnPrompt(kind=kind, mask=mask, mask_origin=origin, params={"prompt_iou": 1.0})
@@ -293,7 +306,9 @@ def centre_point(mask: BoolArray) -> npt.NDArray[np.float64]:
     return np.asarray([columns[index] + x, rows[index] + y], float)
 
 
-def draw_mask(rng: np.random.Generator, cell: CellContext, bin: int | None = None) -> DrawnPrompt:
+def draw_mask(
+    rng: np.random.Generator, cell: CellContext, bin: int | None = None, model: ErrorModel = GENERIC
+) -> DrawnPrompt:
     """Draw a mask prompt: the truth degraded by rule "mask prompts", see :mod:`hela_store.prompts.degraded`.
 
     Parameters
@@ -301,11 +316,13 @@ def draw_mask(rng: np.random.Generator, cell: CellContext, bin: int | None = Non
     rng : np.random.Generator
     cell : CellContext
     bin : int, optional
-        Which fifth of 0.4..0.9 the prompt's own IoU belongs to, 0..4; drawn where None.
+        Which of the model's bins the prompt's own IoU belongs to; drawn where None.
+    model : ErrorModel
+        How masks differ from the truth.
     """
-    drawn = draw_degraded_mask(rng, cell, bin)
+    drawn = draw_degraded_mask(rng, cell, bin, model)
     params: dict[str, float | int | str | list[float]] = {
-        "bin": list(BINS[drawn.bin]),
+        "bin": list(model.bins[drawn.bin]),
         "redraws": drawn.redraws,
         "prompt_iou": drawn.prompt_iou,
         "event": drawn.event,

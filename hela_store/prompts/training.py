@@ -8,6 +8,7 @@ from hela_store.errors import PromptError
 
 from .context import CellContext
 from .draw import JITTER, DrawnPrompt, draw_prompt
+from .error_model import GENERIC, ErrorModel
 from .kinds import MIXED_PROMPTS, TRAINING_PROMPTS
 
 EXACT_SHARE = 0.25
@@ -33,8 +34,10 @@ def kind_of_step(kind: str, rng: np.random.Generator) -> str:
     return str(rng.choice(MIXED_PROMPTS)) if kind == "all" else kind
 
 
-def draw_training_prompt(rng: np.random.Generator, kind: str, cell: CellContext) -> DrawnPrompt:
-    """Draw a prompt of one kind; some boxes and masks are exact."""
+def draw_training_prompt(
+    rng: np.random.Generator, kind: str, cell: CellContext, model: ErrorModel = GENERIC
+) -> DrawnPrompt:
+    """Draw a prompt of one kind; some boxes and masks are exact, other masks differ as ``model`` says."""
     exact_box, exact_mask = rng.random() < EXACT_SHARE, rng.random() < PERFECT_SHARE
     parts = ["mask-perfect" if part == "mask" and exact_mask else part for part in kind.split("+")]
-    return draw_prompt(rng, "+".join(parts), cell, jitter=0.0 if exact_box else JITTER)
+    return draw_prompt(rng, "+".join(parts), cell, jitter=0.0 if exact_box else JITTER, model=model)

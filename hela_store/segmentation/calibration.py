@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hela_store.base.files import write_atomic
 from hela_store.errors import RunError
 from hela_store.metrics.confidence import aurc, auroc, brier_skill, clopper_pearson
+from hela_store.metrics.logistic import Logistic, fit_logistic
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
@@ -31,8 +32,6 @@ FAILURE = 0.5
 """A cell is a failure if its mask's IoU with the cell it stands for is below; so is one that stands for none."""
 FLAGGED = 0.05
 """Share of the cells that is flagged for review."""
-RIDGE = 1.0
-"""Weight of the squared coefficients: keeps a validation block without a failure from giving certainty."""
 BINS = 10
 LEAST_FAILURES = 10
 """Failures, and right cells, that are needed to fit or judge a calibration: 2.5 for each sign it weighs."""
@@ -41,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Logistic):
     """Probability that a mask is right.
 
     Attributes
@@ -52,20 +51,9 @@ class Calibration:
     cells, failures : how many it was fitted on
     """
 
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    bias: float
     review_below: float
     cells: int
     failures: int
-
-    def probability(self, signs: npt.ArrayLike) -> Floats:
-        """Return the probability of each row of signs, (N, 4), to be right: float64, (N,)."""
-        values = np.asarray(signs, float).reshape(-1, len(self.mean))
-        z = (values - self.mean) / self.scale @ np.asarray(self.weights) + self.bias
-        result: Floats = 1 / (1 + np.exp(-z.clip(-40, 40)))
-        return result
 
     def save(self, folder: Path) -> None:
         """Write ``calibration.json`` into a run's folder."""
@@ -122,7 +110,7 @@ def _few(failures: int, others: int) -> str:
 
 
 def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:
-    """Fit by Newton's method (iteratively reweighted least squares), with a ridge on the weights.
+    """Fit a calibration, see :func:`hela_store.metrics.logistic.fit_logistic`.
 
     Parameters
     ----------
@@ -137,24 +125,8 @@ def fit(signs: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:
     values, truth = np.asarray(signs, float), np.asarray(right, float)
     if len(values) == 0:
         raise RunError("no cell was found on validation, so nothing can be calibrated; train the detector for longer")
-    mean, scale = values.mean(0), np.maximum(values.std(0), 1e-3)
-    x = np.column_stack([(values - mean) / scale, np.ones(len(values))])
-    beta, ridge = np.zeros(x.shape[1]), np.diag([RIDGE] * values.shape[1] + [1e-3])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-(x @ beta).clip(-30, 30)))
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge
-        step = np.linalg.solve(curvature, x.T @ (truth - p) - ridge @ beta)
-        beta = beta + step.clip(-5, 5)
-        if np.abs(step).max() < 1e-9:
-            break
     plain = Calibration(
-        mean=tuple(mean.tolist()),
-        scale=tuple(scale.tolist()),
-        weights=tuple(beta[:-1].tolist()),
-        bias=float(beta[-1]),
-        review_below=0.0,
-        cells=len(truth),
-        failures=int((truth == 0).sum()),
+        **asdict(fit_logistic(values, truth)), review_below=0.0, cells=len(truth), failures=int((truth == 0).sum())
     )
     limit = float(np.quantile(plain.probability(values), FLAGGED))
     return Calibration(**(asdict(plain) | {"review_below": limit}))

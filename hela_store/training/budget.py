@@ -26,6 +26,7 @@ from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.scores import PromptScore, mean_score
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import validation_kinds
 from hela_store.store.labelled import Labelled
 from hela_store.store.store import Store
@@ -110,7 +111,12 @@ def validate_every(config: FinetuneConfig, steps_per_epoch: int) -> int:
 
 
 def training_steps(
-    store: Store, config: FinetuneConfig, *, first: int = 0, without: Sequence[str] = ()
+    store: Store,
+    config: FinetuneConfig,
+    *,
+    first: int = 0,
+    without: Sequence[str] = (),
+    errors: ErrorModel = GENERIC,
 ) -> TrainingSteps:
     """Return the batches of a fine-tuning from step ``first`` on; of a budget those of its cells alone.
 
@@ -120,6 +126,7 @@ def training_steps(
     config : resolved
     first : optimiser step to go on from
     without : cells of the budget that give no loss: those of the fold that judges
+    errors : how mask prompts differ from the truth
     """
     accumulate, how = config.optimiser.accumulate, {"cells": config.prompts.cells, "seed": config.seed}
     steps = TrainingSteps(
@@ -130,6 +137,7 @@ def training_steps(
         count=(config.optimiser.steps - first) * accumulate,
         variants=config.data.variants or 0,
     )
+    steps.errors = errors
     return steps.only(set(config.budget.train) - set(without)) if config.budget.train else steps
 
 

@@ -62,6 +62,7 @@ NAMES = {
     "train_cells": "budget.train",
     "held_cells": "budget.held",
     "pick": "budget.pick",
+    "errors_like": "errors_like",
 }
 """Where each setting lies, by the flat name it has on command lines, in grids and in ``config.json``."""
 
@@ -281,6 +282,8 @@ class FinetuneConfig:
     blind : never show an image: every embedding is the mean over all positions and views that train, in training and
         when the run is scored. What such a decoder scores is the floor that looking at the image has to beat
     budget : which cells are labelled, where these are not all
+    errors_like : folder with label images of a tool. Mask prompts get the errors that these have where they overlap
+        labelled training frames; None for the generic errors
     """
 
     prompt: str = "box"
@@ -295,6 +298,7 @@ class FinetuneConfig:
     adapt: AdaptConfig | None = None
     blind: bool = False
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    errors_like: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt not in TRAINING_PROMPTS:
@@ -308,6 +312,10 @@ class FinetuneConfig:
             raise RecipeError(
                 "an image-blind decoder is trained from the one that came with the encoder; leave out adapt and init"
             )
+        if self.errors_like is not None and "mask" not in self.prompt and self.prompt != "all":
+            raise RecipeError(f"errors_like says how mask prompts are drawn, but prompt is {self.prompt!r}; give mask")
+        if self.errors_like is not None and self.budget.train:
+            raise RecipeError("errors_like is fitted on all labelled training cells; leave it out, or train_cells")
         if self.adapt is not None and self.adapt.part in ENCODER and self.init is not None:
             raise RecipeError("init begins with a tuned decoder, an adapting encoder with its own; leave it out")
 
@@ -348,6 +356,11 @@ class FinetuneConfig:
         unset = [] if self.blind else ["blind"]
         unset += [] if self.budget.train else ["train_cells", "held_cells", "pick"]
         names = {name: path for name, path in NAMES.items() if name not in unset}
+        interrupted runs are not continued and finished ones are trained again. ``blind`` and ``errors_like`` came
+        later: they are there only where they are set.
+        """
+        left = {name for name in ("blind", "errors_like") if not getattr(self, name)}
+        names = {name: path for name, path in NAMES.items() if name not in left}
         if self.adapt is not None:
             return flatten(self, names)
         own = flatten(self, {name: path for name, path in names.items() if not path.startswith("adapt.")})

@@ -24,6 +24,7 @@ from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import RecipeError, SplitError
 from hela_store.images.geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from hela_store.prompts.draw import cell_context
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
@@ -195,6 +196,11 @@ class TrainingSteps(Dataset[TrainingStep]):
     cells : most cells a step
     seed : of views, cells and prompts
     variants : augmented variants 1 to this stream beside the views as acquired
+
+    Attributes
+    ----------
+    errors : ErrorModel
+        How mask prompts differ from the truth; may be set before the first step is taken.
     """
 
     def __init__(
@@ -203,6 +209,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         self.open = opener(store)
         self.views = training_views(store, variants=variants)
         self.prompt, self.cells, self.seed, self.first, self.count = prompt, cells, seed, first, count
+        self.errors: ErrorModel = GENERIC
         self._opened: tuple[Store, ViewReader] | None = None
         self.start_method = store.arrays.start_method
 
@@ -255,7 +262,7 @@ class TrainingSteps(Dataset[TrainingStep]):
         drawn = []
         for cell in cells:
             context = cell_context(label, cell.label, cell.cell, cell.box)
-            drawn.append(draw_training_prompt(generator("train", *key, cell.cell), kind, context))
+            drawn.append(draw_training_prompt(generator("train", *key, cell.cell), kind, context, self.errors))
         return sam_prompts(drawn, rect)
 
 

@@ -25,6 +25,7 @@ from hela_store.evaluation.frames import frame_cells, labelled_frames, median_tr
 from hela_store.evaluation.leaks import check_twins, check_untouched
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.scores import PromptScore, mean_score, summarise
+from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import validation_kinds
 from hela_store.runs import tensorboard as scalars
 from hela_store.runs.default import helped
@@ -48,6 +49,7 @@ from .budget import (
 )
 from .config import ENCODER, FinetuneConfig
 from .data import training_variants
+from .errors_like import errors_like
 from .guard import Change, Halves
 from .learner import Learner, new_learner, save_learner
 from .settings import deciding, same_training, training_config
@@ -77,6 +79,7 @@ class FinetuneResult:
     verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder
     kinds : the change by prompt kind
     units : how many tracks judged, how many chose the step, and how tracks were found
+    errors : where the errors of its mask prompts are from, in words; empty where these are the generic ones
     blind : whether it is image-blind, a floor for other decoders; zero-shot is, too, then
     adapt : what was adapted, None for the mask decoder itself
     budget : labelled cells, where these were not all; the scores are then of these cells, in the training block
@@ -101,6 +104,7 @@ class FinetuneResult:
     adapt: str | None = None
     blind: bool = False
     budget: int = 0
+    errors: str = ""
     reused: bool = False
 
     @classmethod
@@ -119,6 +123,7 @@ class FinetuneResult:
             reused=True,
             blind=logged.get("blind", False),
             budget=logged.get("budget", 0),
+            errors=logged.get("errors", ""),
             **found,
             **{name: logged[name] for name in names},
         )
@@ -273,11 +278,15 @@ class Job:
     source : the store as it is read: with the tokens after the cut, where the encoder is adapted, and without the
         labels of cells that a budget leaves out
     init : the run that ``config.init`` names; None to begin without fine-tuning
+    errors : how mask prompts differ from the truth
+    origin : where ``errors`` are from, in words; empty where nothing was asked for
     """
 
     config: FinetuneConfig
     source: Store
     init: RunInfo | None
+    errors: ErrorModel = GENERIC
+    origin: str = ""
 
     @property
     def window(self) -> int:
@@ -299,12 +308,15 @@ def resolve(store: Store, config: FinetuneConfig) -> Job:
     source = source_of(store, config)
     window = config.prompts.window or DEFAULT_WINDOW[store.recipe.encoder.architecture]
     config = config.with_choices(window=window, variants=training_variants(source, config.data.variants))
+    errors, origin = GENERIC, ""
+    if config.errors_like is not None:
+        errors, origin = errors_like(source, Path(config.errors_like))
     if config.init is None:
-        return Job(config=config, source=source, init=None)
+        return Job(config=config, source=source, init=None, errors=errors, origin=origin)
     run = load_run(store.path, config.init, KIND)
     if store_of(store, run).key != store.key:
         raise RunError(f"run {run.id} adapted the encoder; to begin with it, set encoder.adapter in store.toml")
-    return Job(config=replace(config, init=run.id), source=source, init=run)
+    return Job(config=replace(config, init=run.id), source=source, init=run, errors=errors, origin=origin)
 
 
 def source_of(store: Store, config: FinetuneConfig) -> Store:
@@ -323,6 +335,8 @@ def source_of(store: Store, config: FinetuneConfig) -> Store:
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
     about = {"encoder": job.source.key, "checkpoint": job.config.init}
+    if job.config.errors_like is not None:
+        about |= {"error_model": asdict(job.errors)}
     if not job.config.budget.train:
         return training_config(job.source, job.config.flat() | about)
     flat = {name: value for name, value in job.config.flat().items() if name not in ("train_cells", "held_cells")}
@@ -357,7 +371,7 @@ class _Judge:
 
 def _halves(job: Job) -> Halves:
     """Return the prompts that choose the step and judge the run."""
-    questions, budget = validation_questions(job.source, job.config), job.config.budget
+    questions, budget = validation_questions(job.source, job.config, job.errors), job.config.budget
     if not budget.train:
         return Halves.of(job.source, questions)
     how = f"{len(budget.train)} cells, cross-validated" if budget.is_crossed else f"{len(budget.held)} held cells"
@@ -384,7 +398,7 @@ def _tune(judge: _Judge, state: Training[Learner], folder: RunFolder, progress: 
         folder.rewind(-1)
         curve = {} if judge.crossed is None else {"crossed": judge.crossed.curve}
         folder.log(step=0, val=first.to_json(), **curve)
-    steps = training_steps(job.source, config, first=state.step)
+    steps = training_steps(job.source, config, first=state.step, errors=job.errors)
     last = config.optimiser.steps if judge.crossed is None else judge.crossed.step
     plan = Plan(
         what=f"finetune {config.prompt}",
@@ -415,13 +429,16 @@ def _publish(judge: _Judge, state: Training[Learner], folder: RunFolder, zero: l
 def _label(config: FinetuneConfig) -> str:
     if config.blind:
         return f"{config.prompt} blind"
+    if config.errors_like is not None:
+        return f"{config.prompt} like {Path(config.errors_like).name}"
     return config.prompt if config.adapt is None else f"{config.prompt} {config.adapt.part}"
 
 
-def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]:
+def validation_questions(store: Store, config: FinetuneConfig, errors: ErrorModel = GENERIC) -> list[Question]:
     """Return the validation prompts of a run: seed 0, at most ``validation_cells``, spread evenly over the block.
 
-    Those of a budget are of its cells, and none of the validation block.
+    Mask prompts differ from the truth as ``errors`` says, so that what chooses the step is like what is trained. Those
+    of a budget are of its cells, and none of the validation block.
     """
     if isinstance(store, Labelled):
         return budget_questions(store, config)
@@ -431,7 +448,8 @@ def validation_questions(store: Store, config: FinetuneConfig) -> list[Question]
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c.cell).random() < share]
-        questions += truth_questions(replace(frame, cells=kept), validation_kinds(config.prompt), [0], radius)
+        kinds = validation_kinds(config.prompt)
+        questions += truth_questions(replace(frame, cells=kept), kinds, [0], radius, errors)
     return questions
 
 
@@ -457,4 +475,5 @@ def _result(run: str, judge: _Judge, zero: list[Score], tuned: list[Score], best
         adapt=None if config.adapt is None else config.adapt.part,
         blind=config.blind,
         budget=len(config.budget.cells),
+        errors=judge.job.origin,
     )

@@ -39,6 +39,7 @@ TABLES = [
     "prompts",
     "predictions",
     "detections",
+    "changes",
     "own_values",
     "cell_vectors",
     "indexed",

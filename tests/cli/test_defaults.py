@@ -75,6 +75,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "study": [FINETUNE, parts(hs.StudyConfig), {"test_cells": parts(BudgetStudyConfig)["test_cells"]}],
     "evaluate": [parts(hs.EvaluateConfig), parts(DetectedConfig)],
     "segment": [parts(hs.SegmentConfig), parts(DetectedConfig)],
+    "mend": [parts(hs.MendConfig)],
     "baseline classical": [parts(ClassicalConfig)],
     "baseline unet": [parts(UnetConfig), parts(unet)],
     "baseline image-free": [parts(image_free)],

@@ -4,26 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cells import crowd
 from scipy import ndimage
 
 from hela_store.base.rng import generator
 from hela_store.metrics.overlap import overlap
 from hela_store.prompts.context import CellContext, cell_contexts
 from hela_store.prompts.degraded import BINS, REDRAWS, DrawnMask, _draw, _noise_at, draw_degraded_mask
-
-
-def crowd(scale: float = 1.0) -> np.ndarray:
-    """A dozen nuclei of 20 to 28 px times ``scale``, some touching, some at the border."""
-    labels = np.zeros((int(100 * scale), int(130 * scale)), np.int32)
-    rows, columns = np.indices(labels.shape)
-    rng = generator("crowd")
-    for label in range(1, 13):
-        x, y = (18 + 30 * ((label - 1) % 4), 20 + 28 * ((label - 1) // 4)) + rng.uniform(-4, 4, 2)
-        a, b, angle = rng.uniform(11, 15), rng.uniform(8, 12), rng.uniform(0, np.pi)
-        u = (columns / scale - x) * np.cos(angle) + (rows / scale - y) * np.sin(angle)
-        v = (rows / scale - y) * np.cos(angle) - (columns / scale - x) * np.sin(angle)
-        labels[((u / a) ** 2 + (v / b) ** 2 <= 1) & (labels == 0)] = label
-    return labels
 
 
 @pytest.fixture(scope="module")

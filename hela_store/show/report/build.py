@@ -19,6 +19,7 @@ from .detection import detection
 from .gallery import gallery
 from .ladder import ladder
 from .learning import learning
+from .mended import mended
 from .page import render
 from .provenance import provenance
 from .robustness import robustness
@@ -91,6 +92,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
         robustness(choice),
         detection(choice, progress),
         suspects(choice),
+        mended(choice),
         learning(choice),
         budgets(choice.store),
         augmented(choice),

@@ -100,6 +100,8 @@ class Choice:
         Fine-tunings whose learning curves are shown.
     detections : tuple of RunInfo
         Runs of detectors on the block.
+    mended : tuple of RunInfo
+        Runs that mended masks of other tools.
     runs : tuple of RunInfo
         All runs that appear.
     ordered : bool
@@ -114,6 +116,7 @@ class Choice:
     robust: tuple[Line, ...]
     tuned: tuple[RunInfo, ...]
     detections: tuple[RunInfo, ...]
+    mended: tuple[RunInfo, ...]
     runs: tuple[RunInfo, ...]
     ordered: bool
     notes: tuple[str, ...]
@@ -209,7 +212,8 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
     weights = wanted | {by_id[run].checkpoint for run in used}
     tuned = tuple(run for run in everything if run.kind == "finetune" and (not named or run.id in weights))
     detections = _detections(picked, split, bool(named))
-    shown = used | {run.id for run in (*tuned, *detections)}
+    mended = _mended(picked, bool(named))
+    shown = used | {run.id for run in (*tuned, *detections, *mended)}
     return Choice(
         store=store.at_labels(version),
         split=split,
@@ -217,10 +221,11 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
         robust=robust,
         tuned=tuned,
         detections=detections,
+        mended=mended,
         runs=tuple(run for run in everything if run.id in shown),
         ordered=bool(named),
         notes=(
-            *_notes(picked, counts, bool(rows or detections)),
+            *_notes(picked, counts, bool(rows or detections or mended)),
             *_elsewhere(counts, by_id, split),
             *other_labels,
             *seen_notes(store, [by_id[run].encoder for run in used]),
@@ -281,6 +286,13 @@ def _detections(picked: Sequence[RunInfo], split: str, named: bool) -> tuple[Run
     """Return runs of detectors that looked at the block; unless named only the latest of each."""
     found = [run for run in picked if run.kind == "detect" and run.split in (split or run.split, "all")]
     latest = {(run.checkpoint, run.label): run for run in found}
+    return tuple(found if named else latest.values())
+
+
+def _mended(picked: Sequence[RunInfo], named: bool) -> tuple[RunInfo, ...]:
+    """Return runs that mended masks; unless named only the latest of each folder of masks."""
+    found = [run for run in picked if run.kind == "mend"]
+    latest = {str(run.config.get("origin")): run for run in found}
     return tuple(found if named else latest.values())
 
 
