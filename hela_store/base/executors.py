@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hela_store.errors import ClusterError, HelaError
 
+from .cores import usable_cores
 from .extras import needs
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ CONNECT_SECONDS = 20
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
     """Start ``jobs`` processes that share this machine's cores evenly, and end with this one, however that ends."""
-    cores = max(1, (os.cpu_count() or 1) // jobs)
+    cores = max(1, usable_cores() // jobs)
     # a fork would copy torch's threads in the middle of what they do
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(cores,))
     try:

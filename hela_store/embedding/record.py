@@ -221,7 +221,10 @@ def prepare(
             "--compile out"
         )
     adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
-    return replace(adopted, compiled=first.compiled if same else compiled), differences(first, conditions)
+    notes = differences(first, conditions)
+    if same and conditions.threads != first.threads:
+        notes += (f"computes with {first.threads} threads as the first embeddings did: their number decides last bits",)
+    return replace(adopted, compiled=first.compiled if same else compiled), notes
 
 
 def check_weights(store: Store, sha256: str) -> None:

@@ -20,6 +20,7 @@ from hela_store.baselines.unet import unet
 from hela_store.bench.adapt import AdaptBenchConfig
 from hela_store.bench.augment import bench_augment
 from hela_store.bench.bucket import bench_bucket
+from hela_store.bench.busy import BusyBenchConfig
 from hela_store.bench.codec import bench_codec
 from hela_store.bench.embed import bench_embed
 from hela_store.bench.encode import bench_encode
@@ -95,6 +96,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "bench adapt": [parts(AdaptBenchConfig)],
     "bench augment": [parts(bench_augment)],
     "bench bucket": [parts(bench_bucket)],
+    "bench busy": [parts(BusyBenchConfig)],
     "bench codec": [parts(bench_codec)],
     "bench embed": [parts(bench_embed)],
     "bench pipeline": [parts(bench_pipeline)],
