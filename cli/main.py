@@ -19,11 +19,24 @@ from .threads import set_threads
 
 COMMANDS = (
     *("new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "study", "detect", "score"),
-    *("segment", "sql", "report", "explore", "info", "doctor", "demo", "augment", "catalog", "export", "import"),
-    *("encoders", "bench", "pretrain"),
+    *(
+        "segment",
+        "sql",
+        "report",
+        "explore",
+        "info",
+        "doctor",
+        "demo",
+        "augment",
+        "catalog",
+        "export",
+        "import",
+        "publish",
+    ),
+    *("pull", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""
-RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import"}
+RESUMABLE = {"embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "publish", "pull"}
 INTERRUPTED = 130
 
 

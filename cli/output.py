@@ -34,7 +34,7 @@ FULL = "hela_store.full"
 """Where a click context keeps whether tables are printed with every column."""
 NOTHING = "–"
 _COMMANDS = re.compile(
-    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|detect"
+    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|pull|detect"
     r"|baseline|export|import|catalog|augment)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
 )
 UNTRAINED = (
