@@ -105,7 +105,8 @@ def publish(
             raise StoreError(f"there is no embedding under {empty[0]}, so there is nothing to publish; embed first")
         sources = [*_files(store, keys, config.runs), *_embeddings(store, views)]
         sources += list(_frames(store)) if config.frames else []
-        files, written = _write_all(place, sources, progress)
+        # groups of arrays describe themselves once
+        files, written = _write_all(place, [*dict(sources).items()], progress)
     data = manifest_bytes(files)
     total, size = hashlib.sha256(data).hexdigest(), sum(file.bytes for file in files)
     head = Head(
