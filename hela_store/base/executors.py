@@ -6,10 +6,11 @@ Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neith
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -23,6 +24,7 @@ from .extras import needs
 if TYPE_CHECKING:
     from distributed import Client
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 CONNECT_SECONDS = 20
 
@@ -35,6 +37,26 @@ def processes(jobs: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(cores,))
     try:
         yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_threads(work: Callable[[Item], T], items: Iterable[Item], *, threads: int, ahead: int) -> Iterator[T]:
+    """Yield what ``work`` returns for each item, in their order; close it to leave out those that have not begun.
+
+    Parameters
+    ----------
+    work : callable
+    items : iterable
+    threads : int
+        How many work at one time.
+    ahead : int
+        Items that are taken up together, so that a million of them take no memory.
+    """
+    pool, left = ThreadPoolExecutor(threads), iter(items)
+    try:
+        while part := list(itertools.islice(left, ahead)):
+            yield from pool.map(work, part)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from hela_store.base.executors import in_threads
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import StoreError
@@ -125,19 +125,11 @@ Source = tuple[str, Read]
 def _write_all(place: Storage, sources: Sequence[Source], progress: Progress) -> tuple[list[PublishedFile], int]:
     """Write the bytes of every file that are not there; return the files, and how many were written."""
     files, written = [], 0
-    with ThreadPoolExecutor(WRITERS) as pool:
-        some = _windows(sources, AHEAD)
-        done = itertools.chain.from_iterable(pool.map(partial(_write_one, place), part) for part in some)
+    with closing(in_threads(partial(_write_one, place), sources, threads=WRITERS, ahead=AHEAD)) as done:
         for file, new in progress(done, total=len(sources), what="publish"):
             files.append(file)
             written += new
     return files, written
-
-
-def _windows(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
-    left = iter(sources)
-    while part := list(itertools.islice(left, size)):
-        yield part
 
 
 def _write_one(place: Storage, source: Source) -> tuple[PublishedFile, bool]:

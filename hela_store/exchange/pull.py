@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hela_store.base.executors import in_threads
 from hela_store.base.files import explain_os_errors, fsync_path, fsync_tree, sha256_file
 from hela_store.base.locks import claim
 from hela_store.base.names import inside
@@ -108,19 +107,8 @@ def pull(source: str, path: Path, *, expected: str | None = None, progress: Prog
 
 def _pull_all(place: Storage, folder: Path, files: list[PublishedFile], progress: Progress) -> int:
     """Bring every file into the folder; return how many were there."""
-    before = 0
-    with ThreadPoolExecutor(READERS) as pool:
-        some = _windows(files, AHEAD)
-        done = itertools.chain.from_iterable(pool.map(partial(_pull_one, place, folder), part) for part in some)
-        for there in progress(done, total=len(files), what="pull"):
-            before += there
-    return before
-
-
-def _windows(files: Iterable[PublishedFile], size: int) -> Iterator[list[PublishedFile]]:
-    left = iter(files)
-    while part := list(itertools.islice(left, size)):
-        yield part
+    with closing(in_threads(partial(_pull_one, place, folder), files, threads=READERS, ahead=AHEAD)) as done:
+        return sum(progress(done, total=len(files), what="pull"))
 
 
 def _pull_one(place: Storage, folder: Path, file: PublishedFile) -> bool:

@@ -26,7 +26,7 @@ INT8 = "int8"
 LARGEST = 127
 LEAST_EXPONENT = {"float16": -24, "float32": -126}
 """Exponents of the smallest steps that a type can hold."""
-INT8_ERROR = 0.05
+INT8_ERROR = 0.02
 """Relative error (L2) of an embedding under ``int8`` from which it counts as another."""
 
 

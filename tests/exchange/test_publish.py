@@ -64,7 +64,7 @@ def test_a_pull_goes_on_where_it_stopped_by_ranges(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulling, "RANGE", 100_000)
-    monkeypatch.setattr(pulling, "READERS", 1)
+    monkeypatch.setattr(pulling, "AHEAD", 8)
 
     def stop(iterable, *, total, what):
         for number, item in enumerate(iterable):
