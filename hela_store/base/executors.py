@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -41,7 +41,9 @@ def processes(jobs: int) -> Iterator[Executor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def in_threads(work: Callable[[Item], T], items: Iterable[Item], *, threads: int, ahead: int) -> Iterator[T]:
+def in_threads(
+    work: Callable[[Item], T], items: Iterable[Item], *, threads: int, ahead: int
+) -> Generator[T, None, None]:
     """Yield what ``work`` returns for each item, in their order; close it to leave out those that have not begun.
 
     Parameters

@@ -36,6 +36,7 @@ from hela_store.detection.evaluate import describe_boxes, evaluate_detections
 from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
+from hela_store.exchange.publish import PublishConfig
 from hela_store.pretrain.config import PretrainConfig
 from hela_store.segmentation.config import DetectedConfig
 from hela_store.workflows.new_config import NAMES as NEW
@@ -91,6 +92,7 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "export checkpoint": [parts(export_checkpoint)],
     "export micro-sam": [parts(export_micro_sam)],
     "import micro-sam": [parts(import_micro_sam)],
+    "publish": [parts(PublishConfig)],
     "pretrain": [parts(PretrainConfig)],
     "bench train": [parts(TrainBenchConfig)],
     "bench adapt": [parts(AdaptBenchConfig)],
