@@ -1,4 +1,4 @@
-"""Which cores this process may use, how busy they are, and how many threads are of use beside other processes."""
+"""Count the cores that this process may use, and those that are busy, and choose how many threads are of use."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class BusyBenchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BusyRow:
-    """One command beside so many busy processes.
+    """One command beside a number of busy processes.
 
     ``seconds`` is the wall time of the whole process. ``spinning_seconds`` is that of the same command where its
     threads spin at barriers, as they do without our policy. ``fair`` is the share of its speed alone that it would keep

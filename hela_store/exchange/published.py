@@ -33,7 +33,7 @@ FILES = ("store.toml", "sums.json")
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """One file of a published store.
+    """Describe one file of a published store.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What is read first of a published store.
+    """Describe what is read first of a published store.
 
     Attributes
     ----------
