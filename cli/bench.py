@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ import click
 from .help import Command
 from .options import device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table
+from .threads import COUNTS, WAITS
 
 if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.recipe.recipe import Architecture
 
 ENCODERS = click.Choice(["nano", "vit_t", "vit_b", "vit_l", "vit_h"])
+THIS_COMMAND = (sys.executable, "-c", "from hela_store_cli.main import main; main()")
+"""How a process of this command is started."""
 
 
 @click.group()
@@ -214,6 +218,35 @@ def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> No
     from hela_store.bench.embed import bench_embed
 
     _show(bench_embed(views=views, rounds=rounds, codec=codec, device=device, progress=bars), as_json)
+
+
+@bench.command(cls=Command, examples=("hela-store bench busy --competing 0 --competing 1",))
+@click.option(
+    "--competing",
+    multiple=True,
+    type=click.IntRange(0),
+    default=(0, 1, 2),
+    show_default=True,
+    metavar="N",
+    help="Time beside N busy processes; repeat for several, 0 first.",
+)
+@click.option(
+    "--frames", type=click.IntRange(6), default=24, show_default=True, metavar="N", help="Embed N drawn frames."
+)
+@click.option(
+    "--steps", type=click.IntRange(2), default=60, show_default=True, metavar="N", help="Fine-tune for N steps."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each command N times."
+)
+@json_option
+def busy(as_json: bool, **choices: Any) -> None:
+    """Time embed, finetune and evaluate beside other busy processes, against their fair share of the cores."""
+    from hela_store.bench.busy import BusyBenchConfig, bench_busy
+
+    said = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITS, "HELA_STORE")}
+    how: dict[str, Any] = {"command": THIS_COMMAND, "environment": said}
+    _show(bench_busy(BusyBenchConfig(**choices), **how, progress=bars), as_json)
 
 
 @bench.command(cls=Command, examples=("hela-store bench read -s fluo --cold",))

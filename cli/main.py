@@ -15,14 +15,28 @@ from hela_store.base.text import visible
 from hela_store.errors import AlreadyComplete, HelaError
 
 from .output import guard_terminal, with_store
+from .threads import set_threads
 
 COMMANDS = (
     *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "study"),
     *("detect", "score", "segment", "mend", "audit", "teach", "sql", "similar", "report", "explore", "info", "doctor"),
-    *("demo", "augment", "catalog", "labels", "export", "import", "encoders", "bench", "pretrain"),
+    *("demo", "augment", "catalog", "labels", "export", "import", "publish", "pull", "encoders", "bench", "pretrain"),
 )
 """The commands in the order they are used; each is defined in the module of its name."""
-RESUMABLE = {"fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"}
+RESUMABLE = {
+    "fit",
+    "embed",
+    "finetune",
+    "sweep",
+    "study",
+    "demo",
+    "pretrain",
+    "segment",
+    "import",
+    "audit",
+    "publish",
+    "pull",
+}
 INTERRUPTED = 130
 
 
@@ -102,10 +116,18 @@ def _leave(text: str, code: int) -> NoReturn:
 )
 @click.version_option(package_name="hela-store", prog_name="hela-store")
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
-def main(traceback: bool) -> None:
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Compute with N threads. [default: as many as the cores that other processes leave free]",
+)
+@click.pass_context
+def main(ctx: click.Context, traceback: bool, threads: int | None) -> None:
     """Fine-tune SAM on microscopy frames, get masks of new ones and a score of every cell.
 
     The encoder runs once per frame and its embeddings are kept in a store, a folder with a file store.toml. `hela-store
     demo` tries everything in a few minutes. For your own frames, use new, embed, finetune, evaluate, detect, segment
     and report, in this order.
     """
+    set_threads(ctx.invoked_subcommand, threads)

@@ -135,7 +135,7 @@ GROUPS = {
     default=NewArrays.codec,
     show_default=True,
     metavar="NAME",
-    help="Compress embeddings with raw, lz4, zstd or bitround:<keepbits>.",
+    help="Compress embeddings with raw, lz4, zstd, bitround:<keepbits> or int8.",
 )
 @click.option(
     "--data",

@@ -35,7 +35,7 @@ FULL = "hela_store.full"
 """Where a click context keeps whether tables are printed with every column."""
 NOTHING = "–"
 _COMMANDS = re.compile(
-    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment|labels) )?(?!new|demo|doctor|pretrain|bench"
+    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment|labels) )?(?!new|demo|doctor|pretrain|bench|pull"
     r"|detect|baseline|export|import|catalog|augment|labels)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
 )
 UNTRAINED = (

@@ -6,10 +6,11 @@ Both are a :class:`concurrent.futures.Executor`, so whoever has jobs knows neith
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hela_store.errors import ClusterError, HelaError
 
+from .cores import usable_cores
 from .extras import needs
 
 if TYPE_CHECKING:
     from distributed import Client
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 CONNECT_SECONDS = 20
 
@@ -29,11 +32,33 @@ CONNECT_SECONDS = 20
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
     """Start ``jobs`` processes that share this machine's cores evenly, and end with this one, however that ends."""
-    cores = max(1, (os.cpu_count() or 1) // jobs)
+    cores = max(1, usable_cores() // jobs)
     # a fork would copy torch's threads in the middle of what they do
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(cores,))
     try:
         yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_threads(
+    work: Callable[[Item], T], items: Iterable[Item], *, threads: int, ahead: int
+) -> Generator[T, None, None]:
+    """Yield what ``work`` returns for each item, in their order; close it to leave out those that have not begun.
+
+    Parameters
+    ----------
+    work : callable
+    items : iterable
+    threads : int
+        How many work at one time.
+    ahead : int
+        Items that are taken up together, so that a million of them take no memory.
+    """
+    pool, left = ThreadPoolExecutor(threads), iter(items)
+    try:
+        while part := list(itertools.islice(left, ahead)):
+            yield from pool.map(work, part)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hela_store.errors import StoreError
 
-_TEMPORARY = re.compile(r"\..+\.(?:csv|json|jsonl|parquet|png|safetensors|tif|toml)\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(r"\..+\.(?:csv|json|jsonl|parquet|png|safetensors|tif|tile|toml)\.[a-z0-9_]{8}")
 """Names that :func:`write_atomic` writes under."""
 
 

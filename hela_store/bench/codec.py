@@ -23,7 +23,7 @@ from hela_store.sam.predict import predict_view
 from hela_store.store.arrays import Arrays
 from hela_store.store.store import Store
 
-CODECS = ("raw", "lz4", "zstd", "bitround:7", "bitround:5", "bitround:4", "bitround:3", "bitround:2")
+CODECS = ("raw", "lz4", "zstd", "bitround:7", "bitround:5", "bitround:4", "bitround:3", "bitround:2", "int8")
 KEY = "bench"
 
 

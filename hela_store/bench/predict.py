@@ -181,9 +181,7 @@ def _frame_parts(model: Predictor, rounds: int) -> dict[str, float]:
         marks.append(time.perf_counter())
         detect_frame(head, embeddings, frame.tiles, frame.shape)
         marks.append(time.perf_counter())
-        cells = decode_detections(
-            decoder, frame.embedding, frame.tiles, frame.shape, found, form="box", window=model.parts.window
-        )
+        cells = decode_detections(decoder, frame, found, form="box", window=model.parts.window)
         marks.append(time.perf_counter())
         resolve(cells, frame.shape)
         marks.append(time.perf_counter())

@@ -18,7 +18,7 @@ from hela_store.training.data import training_views
 from hela_store.training.loading import load
 
 from .losses import stack_targets
-from .targets import HEAD_POSITIONS, Targets, position_px, view_targets
+from .targets import HEAD_POSITIONS, Point, Targets, position_px, view_targets
 
 Batch = tuple[Tensor, dict[str, Tensor], list[np.ndarray]]
 """Embeddings, maps of the targets, and boxes of whole cells by view."""
@@ -37,6 +37,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         self.cells: dict[str, list[CellBox]] = {}
         for cell in CellBox.of(store.cells_table()):
             self.cells.setdefault(cell.frame, []).append(cell)
+        self._clicks: dict[CellBox, Point] = {}
         self._store: Store | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,8 +52,9 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
             self._store = self.open()
         embedding = torch.from_numpy(self._store.embedding_at(view.row, self.key)).float()
         label, valid = view.truth(self._store)
-        cells = view.cells if view.variant else self.cells[view.frame]
-        return embedding, view_targets(label, valid, cells, view.rect)
+        if view.variant:
+            return embedding, view_targets(label, valid, view.cells, view.rect)
+        return embedding, view_targets(label, valid, self.cells[view.frame], view.rect, self._clicks)
 
     def batches(self, steps: range, size: int, workers: int) -> Iterator[Batch]:
         """Return a :data:`Batch` of ``size`` views for every step, prepared ahead by so many loader processes."""

@@ -105,7 +105,11 @@ def merge_tiles(found: Detections, tiles: Sequence[Rect], shape: tuple[int, int]
     for i in range(len(order)):
         if not alive[i]:
             continue
-        rest = np.flatnonzero(alive[i + 1 :]) + i + 1
+        # only what shares pixels can be the same cell; a weak detector finds tens of thousands in a large frame
+        later = boxes[i + 1 :]
+        near = (later[:, 0] < boxes[i, 2]) & (later[:, 2] > boxes[i, 0])
+        near &= (later[:, 1] < boxes[i, 3]) & (later[:, 3] > boxes[i, 1])
+        rest = np.flatnonzero(alive[i + 1 :] & near) + i + 1
         overlap = box_iou(boxes[i : i + 1], boxes[rest])[0]
         shared = overlap * (area[i] + area[rest]) / (1 + overlap)
         held = shared / np.maximum(np.minimum(area[i], area[rest]), 1e-9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ NEAR = 1
 """Positions around a centre, along each axis, that learn size and click point."""
 
 Floats = npt.NDArray[np.float32]
+Point = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,13 @@ def grid_positions(rect: Rect) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
     return place[place < rect[3]], place[place < rect[2]]
 
 
-def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[CellBox], rect: Rect) -> Targets:
+def view_targets(
+    label: LabelArray,
+    valid: BoolArray,
+    cells: Sequence[CellBox],
+    rect: Rect,
+    clicks: MutableMapping[CellBox, Point] | None = None,
+) -> Targets:
     """Make the targets of a view.
 
     Parameters
@@ -83,6 +90,8 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[CellBox], 
         Where labels say something; the whole frame's.
     cells : of the frame
     rect : (x0, y0, width, height) px, frame
+    clicks : mapping of CellBox to float64, (2,) ``(x, y)`` px, frame
+        Where these cells are clicked, as earlier calls on the same labels found it; what this one finds is added.
     """
     left, top, width, height = rect
     rows, columns = grid_positions(rect)
@@ -93,8 +102,23 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[CellBox], 
     known = np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool)
     known[shown] = valid[top : top + height, left : left + width][inner]
     whole = [c for c in cells if holds_whole(c.box, rect)]
+    out = _empty_targets(labels, known, whole)
+    pitch, members, clicks = position_px(rect), _members(labels), {} if clicks is None else clicks
+    nowhere = np.zeros((2, 0), np.int64)
+    for i, cell in enumerate(whole):
+        out.boxes[i] = (np.array(cell.box, float) - [left, top, left, top]) / pitch
+        if cell not in clicks:
+            crop = label[cell.y0 : cell.y1, cell.x0 : cell.x1] == cell.label
+            clicks[cell] = centre_point(crop) + [cell.x0, cell.y0]
+        point = (clicks[cell] - [left, top] + 0.5) / pitch
+        _paint(out, members.get(cell.label, nowhere), out.boxes[i], point)
+    return out
+
+
+def _empty_targets(labels: npt.NDArray[np.int64], known: BoolArray, whole: Sequence[CellBox]) -> Targets:
+    """Return the targets of a view before any cell is painted; ``whole`` are the cells that it holds whole."""
     cut = (labels > 0) & ~np.isin(labels, [c.label for c in whole])
-    out = Targets(
+    return Targets(
         centre=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), np.float32),
         counted=known & ~ndimage.binary_dilation(cut, iterations=1),
         inside=labels > 0,
@@ -106,38 +130,37 @@ def view_targets(label: LabelArray, valid: BoolArray, cells: Sequence[CellBox], 
         has_size=np.zeros((HEAD_POSITIONS, HEAD_POSITIONS), bool),
         boxes=np.zeros((len(whole), 4), np.float32),
     )
-    pitch = position_px(rect)
-    for i, cell in enumerate(whole):
-        box = np.array(cell.box, float)
-        out.boxes[i] = (box - [left, top, left, top]) / pitch
-        crop = label[cell.y0 : cell.y1, cell.x0 : cell.x1] == cell.label
-        point = (centre_point(crop) + box[:2] - (left, top) + 0.5) / pitch
-        _paint(out, labels == cell.label, out.boxes[i], point)
-    return out
 
 
-def _paint(out: Targets, member: BoolArray, box: Floats, point: npt.NDArray[np.float64]) -> None:
-    """Add one cell; ``box`` and ``point`` in positions, edges of the grid at 0."""
+def _members(labels: npt.NDArray[np.int64]) -> dict[int, npt.NDArray[np.int64]]:
+    """Return rows and columns, int64 (2, n), of the positions of each label."""
+    places = np.stack(np.nonzero(labels))
+    values = labels[places[0], places[1]]
+    order = np.argsort(values, kind="stable")
+    found, begins = np.unique(values[order], return_index=True)
+    parts = np.split(places[:, order], begins[1:], axis=1)
+    return dict(zip(found.tolist(), parts, strict=False))
+
+
+def _paint(out: Targets, member: npt.NDArray[np.int64], box: Floats, point: Point) -> None:
+    """Add one cell, whose positions are ``member``; ``box`` and ``point`` in positions, edges of the grid at 0."""
     middle = (box[:2] + box[2:]) / 2
     extent = np.maximum(box[2:] - box[:2], 1e-3)
     sigma = float(np.clip(SPREAD * math.sqrt(extent[0] * extent[1]), *SPREAD_LIMITS))
     col, row = (int(min(max(math.floor(v), 0), HEAD_POSITIONS - 1)) for v in middle)
     reach = math.ceil(3 * sigma)
     r, c = slice(max(row - reach, 0), row + reach + 1), slice(max(col - reach, 0), col + reach + 1)
-    y, x = np.mgrid[r.start : min(r.stop, HEAD_POSITIONS), c.start : min(c.stop, HEAD_POSITIONS)]
+    y = np.arange(r.start, min(r.stop, HEAD_POSITIONS))[:, None]
+    x = np.arange(c.start, min(c.stop, HEAD_POSITIONS))
     bump = np.exp(-((x - col) ** 2 + (y - row) ** 2) / (2 * sigma**2)).astype(np.float32)
     np.maximum(out.centre[r, c], bump, out=out.centre[r, c])
     out.counted[row, col] = True
 
-    r, c = slice(max(row - NEAR, 0), row + NEAR + 1), slice(max(col - NEAR, 0), col + NEAR + 1)
-    near = np.zeros_like(member)
-    near[r, c] = member[r, c]
-    near[row, col] = True
-    out.size[:, near] = np.log(extent)[:, None]
-    out.has_size[near] = True
-    rows, columns = np.nonzero(near)
+    here = np.array([[row], [col]])
+    rows, columns = np.concatenate([member[:, (np.abs(member - here) <= NEAR).all(0)], here], axis=1)
+    out.size[:, rows, columns] = np.log(extent)[:, None]
+    out.has_size[rows, columns] = True
     out.click[:, rows, columns] = np.stack([point[0] - columns - 0.5, point[1] - rows - 0.5])
-    member = member | near
-    rows, columns = np.nonzero(member)
+    rows, columns = np.concatenate([member, here], axis=1)
     out.offset[:, rows, columns] = np.stack([middle[0] - columns - 0.5, middle[1] - rows - 0.5])
-    out.has_offset[member] = True
+    out.has_offset[rows, columns] = True

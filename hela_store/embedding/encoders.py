@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from hela_store.base.files import sha256_file
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run
-from hela_store.sam.adapters import ADAPTER_FILE
 from hela_store.sam.registry import has_seen, in_domain
 from hela_store.store.store import Store
 
@@ -36,6 +35,8 @@ def store_of(store: Store, run: RunInfo | None) -> Store:
     if run is None or run.encoder == store.key:
         return store
     if adapts_encoder(run):
+        from hela_store.sam.adapters import ADAPTER_FILE
+
         base = store.with_encoder(adapter="", adapter_sha256="")
         if base.with_encoder(cut=run.config["cut"]).key == run.encoder:
             return base.with_encoder(adapter=run.id, adapter_sha256=sha256_file(run.file(ADAPTER_FILE)))

@@ -9,6 +9,7 @@ come later move no other frame in time, and a renamed file is not taken for a ne
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,9 +87,9 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
     new, notes = _check(relabelled, reader, known, progress)
     places = _places(reader.entries, new, known)
     cells, blank = 0, []
-    written = progress(new, total=len(new), what="ingest") if new else iter(())
-    for segment in _segments(written, SEGMENT_FRAMES):
-        frames = [_write_frame(store, reader.read(entry), places) for entry in segment]
+    written = (_write_frame(store, reader.read(entry), places) for entry in new)
+    shown = progress(written, total=len(new), what="ingest") if new else iter(())
+    while frames := list(itertools.islice(shown, SEGMENT_FRAMES)):
         _write_segment(store, [row for row, _ in frames], [table for _, table in frames])
         cells += sum(table.num_rows for _, table in frames)
         blank += [str(row["frame"]) for row, _ in frames if row["is_blank"]]
@@ -266,17 +267,6 @@ def _group_name(
     name = f"{sequence}@{shape[0]}x{shape[1]}"
     mixed = len({kind for size, kind in kinds if size == shape}) > 1
     return f"{name}-{dtype}" if mixed or name in taken else name
-
-
-def _segments(entries: Iterable[Entry], size: int) -> Iterable[list[Entry]]:
-    segment: list[Entry] = []
-    for entry in entries:
-        segment.append(entry)
-        if len(segment) == size:
-            yield segment
-            segment = []
-    if segment:
-        yield segment
 
 
 def _write_frame(store: Store, frame: Frame, places: dict[str, _Place]) -> tuple[dict[str, Any], pa.Table]:

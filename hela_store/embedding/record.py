@@ -15,15 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from hela_store.base.files import digest, fsync_path, sha256_file, write_atomic
 from hela_store.errors import CheckpointError, StoreError
-from hela_store.sam.decoder import load_decoder, save_decoder
-from hela_store.sam.devices import libraries
 from hela_store.sam.registry import weights_of
 
 if TYPE_CHECKING:
+    import torch
+
     from hela_store.sam.checkpoints import LoadedSam
     from hela_store.store.store import Store
 
@@ -57,6 +55,10 @@ class Conditions:
 
 def conditions_on(device: torch.device) -> Conditions:
     """Return the conditions in this process on a device."""
+    import torch
+
+    from hela_store.sam.devices import libraries
+
     return Conditions(
         device=device.type,
         processor=_processor(device),
@@ -148,6 +150,8 @@ def has_decoder(store: Store) -> bool:
 
 def decoder_fault(store: Store) -> str | None:
     """Say what is wrong with the decoder of the recipe's encoder key, None where nothing is."""
+    from hela_store.sam.decoder import load_decoder
+
     try:
         load_decoder(decoder_file(store))
     except (CheckpointError, StoreError) as error:
@@ -221,7 +225,10 @@ def prepare(
             "--compile out"
         )
     adopted = replace(first, batch=first.batch if same and batch is None else now.batch)
-    return replace(adopted, compiled=first.compiled if same else compiled), differences(first, conditions)
+    notes = differences(first, conditions)
+    if same and conditions.threads != first.threads:
+        notes += (f"computes with {first.threads} threads as the first embeddings did: their number decides last bits",)
+    return replace(adopted, compiled=first.compiled if same else compiled), notes
 
 
 def check_weights(store: Store, sha256: str) -> None:
@@ -235,6 +242,8 @@ def check_weights(store: Store, sha256: str) -> None:
 
 
 def _write_decoder(store: Store, sam: LoadedSam) -> str:
+    from hela_store.sam.decoder import save_decoder
+
     path = store.encoder_folder() / DECODER_FILE
     save_decoder(path, sam.decoder, sam.architecture)
     return sha256_file(path)
@@ -257,6 +266,8 @@ def differences(first: EncoderRecord, now: Conditions) -> tuple[str, ...]:
 
 
 def _processor(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -265,6 +276,8 @@ def _processor(device: torch.device) -> str:
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run torch with this many threads within an operation, then as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from hela_store.base.rng import generator
 
@@ -174,7 +174,7 @@ def crossed_interval(values: Floats, units: Units, weights: Floats | None = None
         return Interval(low=math.nan, high=math.nan, **about)  # type: ignore[arg-type]
     shares = weights / weights.sum()
     variance, df = _variance(shares * (values - mean), shares, codes)
-    half = float(student.ppf(0.975, df)) * math.sqrt(variance) if variance > 0 else 0.0
+    half = float(stdtrit(df, 0.975)) * math.sqrt(variance) if variance > 0 else 0.0
     low, high = _pigeonhole(values, weights, codes, draws) if draws else (math.nan, math.nan)
     ends = {"low": mean - half, "high": mean + half, "bootstrap_low": low, "bootstrap_high": high}
     return Interval(df=df if variance > 0 else math.inf, **about, **ends)  # type: ignore[arg-type]

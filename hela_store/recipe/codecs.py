@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 MANTISSA_BITS = {"float16": 10, "float32": 23}
 LZ4_LEVEL = 1
 ZSTD_LEVEL = 3
-NAMES = ("raw", "lz4", "zstd", "bitround:<keepbits>")
+NAMES = ("raw", "lz4", "zstd", "bitround:<keepbits>", "int8")
+INT8 = "int8"
+LARGEST = 127
+LEAST_EXPONENT = {"float16": -24, "float32": -126}
+"""Exponents of the smallest steps that a type can hold."""
+INT8_ERROR = 0.02
+"""Relative error (L2) of an embedding under ``int8`` from which it counts as another."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Codec:
     Attributes
     ----------
     name : str
-        ``"raw"``, ``"lz4"``, ``"zstd"`` or ``"bitround:<keepbits>"``.
+        ``"raw"``, ``"lz4"``, ``"zstd"``, ``"bitround:<keepbits>"`` or ``"int8"``.
     compressor : str
         ``""``, ``"lz4"`` or ``"zstd"``.
     keepbits : int or None
@@ -48,7 +54,15 @@ class Codec:
         return LZ4_LEVEL if self.compressor == "lz4" else ZSTD_LEVEL
 
     def prepare(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Return the values as they will be stored: rounded to nearest even (Kloewer et al. 2021), or as they are."""
+        """Return the values as they will be stored: rounded to nearest even (Kloewer et al. 2021), or as they are.
+
+        Parameters
+        ----------
+        array : float16 or float32
+            For ``int8`` one view: (256, 64, 64), CHW, or tokens, (64, 64, C).
+        """
+        if self.name == INT8:
+            return _in_steps(array)
         if self.keepbits is None:
             return array
         from numcodecs import BitRound
@@ -86,7 +100,8 @@ def parse_codec(name: str, dtype: str = "float16") -> Codec:
     Parameters
     ----------
     name : str
-        ``"raw"``, ``"lz4"``, ``"zstd"``, or ``"bitround:<keepbits>"`` (rounded, then zstd).
+        ``"raw"``, ``"lz4"``, ``"zstd"``, ``"bitround:<keepbits>"`` (rounded, then zstd), or ``"int8"`` (each channel in
+        255 even steps, then zstd).
     dtype : str
         ``"float16"`` (keepbits 1 to 10) or ``"float32"`` (1 to 23).
 
@@ -96,6 +111,7 @@ def parse_codec(name: str, dtype: str = "float16") -> Codec:
         Unknown name (the nearest known one is named), or keepbits out of range.
     """
     plain = {"raw": Codec("raw", ""), "lz4": Codec("lz4", "lz4"), "zstd": Codec("zstd", "zstd")}
+    plain[INT8] = Codec(INT8, "zstd")
     if name in plain:
         return plain[name]
     kind, colon, bits = name.partition(":")
@@ -109,6 +125,24 @@ def parse_codec(name: str, dtype: str = "float16") -> Codec:
     raise RecipeError(f"arrays.codec is {name!r}, expected one of {', '.join(NAMES)}{hint}")
 
 
+def _in_steps(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the nearest of -127 to 127 steps of each channel; a step is a power of two.
+
+    So every value is held exactly by a float of the array's type, most of whose mantissa bits are zero and compress
+    away: what is stored takes about a byte a value, and any reader of the array reads it.
+    """
+    over = (1, 2) if array.shape[1] == array.shape[2] else (0, 1)
+    wide = array.astype(np.float64)
+    part, exponent = np.frexp(np.abs(wide).max(axis=over, keepdims=True) / LARGEST)
+    step = np.ldexp(1.0, np.maximum(exponent - (part == 0.5), LEAST_EXPONENT[array.dtype.name]))
+    return (np.rint(wide / step) * step).astype(array.dtype)
+
+
 def max_relative_error(codec: Codec) -> float:
-    """Return the largest relative error rounding makes in a normal number; 0 for lossless codecs."""
+    """Return the largest relative error rounding makes in a normal number; 0 for lossless codecs.
+
+    For ``int8``, whose error is relative to the largest value of a channel, :data:`INT8_ERROR`.
+    """
+    if codec.name == INT8:
+        return INT8_ERROR
     return 0.0 if codec.keepbits is None else 2.0 ** -(codec.keepbits + 1)

@@ -350,11 +350,11 @@ def parse_recipe(text: str, where: str = "store.toml") -> Recipe:
 def encoder_key(recipe: Recipe) -> str:
     """Return the name of the embeddings this recipe asks for: all that decides their values, digested.
 
-    Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype, keepbits and, where
+    Covers checkpoint sha256, adapter, architecture, precision, normalisation, resize, stored dtype, rounding and, where
     the encoder is cut, after which block; where they were imported, from which tool.
     """
-    keepbits = recipe.arrays.codec.partition(":")[2] if recipe.arrays.codec.startswith("bitround") else ""
-    normalise = recipe.normalise
+    codec, normalise = recipe.arrays.codec, recipe.normalise
+    rounding = codec.partition(":")[2] if codec.startswith("bitround") else codec if codec == "int8" else ""
     parts = (
         recipe.encoder.sha256,
         recipe.encoder.adapter_sha256,
@@ -365,7 +365,7 @@ def encoder_key(recipe: Recipe) -> str:
         float(normalise.high),
         RESIZE,
         recipe.arrays.dtype,
-        keepbits,
+        rounding,
     )
     cut, source = recipe.encoder.cut, recipe.encoder.source
     if source:

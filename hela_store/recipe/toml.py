@@ -90,7 +90,7 @@ clahe = {augment.clahe}
 
 [arrays]
 dtype = {arrays.dtype}
-# raw, lz4, zstd, bitround:<keepbits>
+# raw, lz4, zstd, bitround:<keepbits>, int8
 codec = {arrays.codec}
 # empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
 data = {arrays.data}

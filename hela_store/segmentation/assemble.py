@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from hela_store.base.aliases import BoolArray
+from hela_store.base.progress import Progress, silent
 from hela_store.detection.detections import Detections
 from hela_store.errors import PromptError
 from hela_store.images.boxes import box_iou
-from hela_store.images.geometry import Rect, scoring_tile
+from hela_store.images.geometry import scoring_tile
 from hela_store.images.rle import bbox, decode, largest_piece, trim
 from hela_store.metrics.overlap import overlap
+from hela_store.predictor.frame import Tiled
 from hela_store.prompts.prompt import Prompt
 from hela_store.sam.decoder import SamDecoder
 from hela_store.sam.predict import predict_view
@@ -87,33 +88,33 @@ def prompt_of(found: Detections, i: int, form: str, shape: tuple[int, int]) -> P
 
 def decode_detections(
     decoder: SamDecoder,
-    embedding: Callable[[int], Tensor],
-    tiles: Sequence[Rect],
-    shape: tuple[int, int],
+    frame: Tiled,
     found: Detections,
     *,
     form: str,
     window: int,
+    progress: Progress = silent,
 ) -> list[FoundCell]:
     """Ask the decoder for the mask of every detection, tile by tile; empty answers are left out.
 
     Parameters
     ----------
     decoder : SamDecoder
-    embedding : of a tile by its number, float32, (256, 64, 64); one at a time is asked for
-    tiles : (x0, y0, width, height) px, frame, each
-    shape : (rows, cols) of the frame, px
+    frame : its shape, its tiles, and their embeddings, which are asked for one at a time
     found : of this frame
     form : ``"box"``, ``"point"`` or ``"mask"``
     window : least positions along each side that a prompt reads
+    progress : shown tile by tile
     """
+    tiles, shape = frame.tiles, frame.shape
     home = np.array([scoring_tile(box, tiles, shape) for box in found.boxes], np.int64)
     device = next(decoder.parameters()).device
     cells: list[FoundCell] = []
-    for tile in np.unique(home):
+    places = np.unique(home)
+    for tile in progress(places, total=len(places), what="draw cells, by tile"):
         members = np.flatnonzero(home == tile)
         prompts = [prompt_of(found, int(i), form, shape) for i in members]
-        answers = predict_view(decoder, embedding(int(tile)).to(device), tiles[tile], prompts, window=window)
+        answers = predict_view(decoder, frame.embedding(int(tile)).to(device), tiles[tile], prompts, window=window)
         for i, answer in zip(members, answers, strict=True):
             if answer.is_empty:
                 continue

@@ -25,10 +25,14 @@ from hela_store.base.text import natural, numbered
 from hela_store.datasets.pixels import Plane
 from hela_store.errors import StoreError
 
+from .kept_tiles import KeptTiles
+
 SETTINGS = "segment.json"
 LAYOUT = 2
 """Of :data:`PARTS`: 1 knew frames by the names of their label images."""
 PARTS = ".cells"
+TILES = ".tiles"
+"""Ending of the folder in :data:`PARTS` with the encoded tiles of a large frame that is not done."""
 ABOUT = b"frame"
 """In the metadata of a frame's cell table: a :class:`Made` as JSON."""
 CELLS_SCHEMA = pa.schema(
@@ -176,6 +180,17 @@ class Results:
         table = pa.Table.from_pylist(rows, CELLS_SCHEMA).replace_schema_metadata(about)
         write_parquet(self.part(item), table)
         return table
+
+    def tiles(self, item: Item) -> KeptTiles:
+        """Return where the encoded tiles of a frame are kept until it is done."""
+        return KeptTiles(self.out / PARTS / f"{item.key}{TILES}")
+
+    def clear_tiles(self, todo: Sequence[Item]) -> None:
+        """Remove what is kept of frames that are not to be segmented; their pixels changed, or they are done."""
+        names = {f"{item.key}{TILES}" for item in todo}
+        for folder in (self.out / PARTS).glob(f"*{TILES}"):
+            if folder.name not in names:
+                KeptTiles(folder).clear()
 
     def is_done(self, item: Item, near: list[str]) -> bool:
         """Return whether a frame was segmented with these neighbours."""

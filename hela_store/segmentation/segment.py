@@ -34,6 +34,7 @@ from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.errors import DatasetError, RunError
+from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.images.rle import bbox
 from hela_store.predictor.checks import grey_image
 from hela_store.predictor.frame import EncodedFrame
@@ -79,6 +80,8 @@ class SegmentReport:
         return asdict(self) | {"out": str(self.out)}
 
 
+FEW_TILES = 4
+"""Frames of more tiles show how far they are, and keep what was encoded so that an interrupted job goes on within."""
 Near = dict[str, list[Item]]
 """By id, the frames before and after one; empty where nothing is recovered."""
 
@@ -190,6 +193,7 @@ def _segment_into(
     results.claim(_settings(source))
     targets = results.targets(items)
     todo = [item for item in items if not results.is_done(item, _names(near, item))]
+    results.clear_tiles(todo)
     if todo:
         job = _Job(segmenter=source.load(), config=config, results=results, targets=targets, near=near)
         _segment(job, todo, progress)
@@ -292,26 +296,36 @@ def _segment(job: _Job, todo: list[Item], progress: Progress) -> None:
     held: dict[str, tuple[EncodedFrame, Detections]] = {}
     ordered = sorted(todo, key=lambda item: (item.sequence, natural(item.name)))
     for item in progress(ordered, total=len(ordered), what="segment"):
-        held = {item.id: held.get(item.id) or _look(job, item)}
+        held = {item.id: held.get(item.id) or _look(job, item, progress)}
         frame, found = held[item.id]
         others = []
         for other in job.near.get(item.id, []):
             path = job.results.detections(other)
             if not path.is_file():
-                held[other.id] = _look(job, other)
+                held[other.id] = _look(job, other, progress)
             others.append(from_rows(read_part(path).to_pylist()))
-        label, cells = job.segmenter.cells(frame, found, others)
+        label, cells = job.segmenter.cells(frame, found, others, _by_tile(frame.tiles, progress))
         _write(job, item, frame, label, _rows(job, item, frame.image, cells))
+        job.results.tiles(item).clear()
 
 
-def _look(job: _Job, item: Item) -> tuple[EncodedFrame, Detections]:
-    frame, found = job.segmenter.look(read_image(item.plane))
+def _look(job: _Job, item: Item, progress: Progress) -> tuple[EncodedFrame, Detections]:
+    views, encode = job.segmenter.recipe.views, job.segmenter.encode
+    tiles = tile_rectangles(item.plane.shape, views.tile, views.overlap)
+    if len(tiles) > FEW_TILES:
+        encode = partial(job.results.tiles(item).encode, encode)
+    frame, found = job.segmenter.look(read_image(item.plane), encode, _by_tile(tiles, progress))
     if job.config.prompts.recover:
         path = job.results.detections(item)
         if not path.is_file():
             write_parquet(path, pa.Table.from_pylist(plain_rows(found), PLAIN_SCHEMA))
         found = from_rows(read_part(path).to_pylist())
     return frame, found
+
+
+def _by_tile(tiles: Sequence[Rect], progress: Progress) -> Progress:
+    """Return what shows the tiles of a frame: nothing where they are few and the next frame is soon there."""
+    return progress if len(tiles) > FEW_TILES else silent
 
 
 def _write(

@@ -65,16 +65,26 @@ class Segmenter:
     form: str
     window: int
 
-    def look(self, image: npt.NDArray[Any]) -> tuple[EncodedFrame, Detections]:
-        """Encode a frame, (row, col), as acquired; return it with the detections that count."""
-        frame = EncodedFrame(image, self.recipe, self.encode)
+    def look(
+        self, image: npt.NDArray[Any], encode: Encode | None = None, progress: Progress = silent
+    ) -> tuple[EncodedFrame, Detections]:
+        """Encode a frame, (row, col), as acquired; return it with the detections that count.
+
+        Parameters
+        ----------
+        image : (row, col), as acquired
+        encode : instead of the own one
+        progress : shown tile by tile
+        """
+        frame = EncodedFrame(image, self.recipe, encode or self.encode)
         if frame.is_blank:
             return frame, no_detections()
         embeddings = (frame.embedding(number) for number in range(len(frame.tiles)))
-        return frame, detect_frame(self.head, embeddings, frame.tiles, frame.shape).above(self.threshold)
+        shown = progress(embeddings, total=len(frame.tiles), what="find cells, by tile")
+        return frame, detect_frame(self.head, shown, frame.tiles, frame.shape).above(self.threshold)
 
     def cells(
-        self, frame: EncodedFrame, found: Detections, others: Sequence[Detections]
+        self, frame: EncodedFrame, found: Detections, others: Sequence[Detections], progress: Progress = silent
     ) -> tuple[npt.NDArray[np.int32], list[FoundCell]]:
         """Return the label image of a frame and its cells, as :func:`hela_store.segmentation.assemble.resolve` does.
 
@@ -83,17 +93,17 @@ class Segmenter:
         frame : EncodedFrame
         found : in this frame
         others : in the frames before and after it, where misses are recovered
+        progress : shown tile by tile
         """
         if frame.is_blank:
             return resolve([], frame.shape)
         decode = partial(
             decode_detections,
             self.decoder,
-            frame.embedding,
-            frame.tiles,
-            frame.shape,
+            frame,
             form=self.form,
             window=self.window,
+            progress=progress,
         )
         return resolve(with_recovered(decode, found, others, frame.shape)[0], frame.shape)
 

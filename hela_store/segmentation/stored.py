@@ -88,15 +88,7 @@ def segmented_frames(store: Store, prompts: DetectedPrompts, frames: Sequence[st
     near = {frame: [other for other in near.get(frame, []) if other in there] for frame in frames}
     for one, others in with_neighbours(looked, near, known):
         frame = one.frame
-        decode = partial(
-            decode_detections,
-            decoder,
-            frame.embedding,
-            frame.tiles,
-            frame.shape,
-            form=prompts.config.form,
-            window=prompts.window,
-        )
+        decode = partial(decode_detections, decoder, frame, form=prompts.config.form, window=prompts.window)
         cells, found = with_recovered(decode, one.found, others, frame.shape)
         label, kept = resolve(cells, frame.shape)
         yield SegmentedFrame(truth=frame.truth, found=found, label=label, cells=kept)

@@ -37,6 +37,8 @@ from .storage import METADATA, Folder, Storage
 EMBEDDING_SHAPE = (256, 64, 64)
 COORDINATES = ("view", "frame", "tile", "variant")
 COORDINATE_CHUNK = 4096
+COORDINATES_AT_ONCE = 16 * COORDINATE_CHUNK
+"""Rows that are compared at one time, so that a million names never lie in memory as objects of Python."""
 SEPARATOR = DefaultChunkKeyEncoding(separator=".")
 EMBEDDING_DIMS = ("view", "channel", "y", "x")
 TOKEN_DIMS = ("view", "y", "x", "channel")
@@ -238,13 +240,15 @@ class Arrays:
                 dimension_names=("view",),
             )
             array = self._array(where, rows=len(columns), mode="r+")
-            values = np.asarray(columns[name].to_pylist(), dtype=array.dtype)
             with self.storage.explain(f"writing {self.storage.root}/{where}"):
                 # all of it: a plan that was lost and made again changes rows in the middle
-                differs = np.flatnonzero(np.asarray(array[: len(values)]) != values)
-                for begin in np.unique(differs // COORDINATE_CHUNK) * COORDINATE_CHUNK:
-                    rows = slice(begin, min(begin + COORDINATE_CHUNK, len(values)))
-                    array[rows] = values[rows]
+                for first in range(0, len(columns), COORDINATES_AT_ONCE):
+                    part = columns[name].slice(first, COORDINATES_AT_ONCE)
+                    values = np.asarray(part.to_pylist() if text else part.to_numpy(), dtype=array.dtype)
+                    differs = np.flatnonzero(np.asarray(array[first : first + len(values)]) != values)
+                    for begin in np.unique(differs // COORDINATE_CHUNK) * COORDINATE_CHUNK:
+                        rows = slice(begin, min(begin + COORDINATE_CHUNK, len(values)))
+                        array[first + rows.start : first + rows.stop] = values[rows]
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.

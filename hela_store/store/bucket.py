@@ -166,6 +166,16 @@ class Bucket:
                     raise
                 return None
 
+    def part(self, name: str, start: int, stop: int) -> bytes | None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        with self.explain(f"reading {self.root}/{name}"):
+            try:
+                return bytes(obstore.get_range(self._store, name, start=start, end=stop))
+            except (NotFoundError, FileNotFoundError) as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
     def write(self, name: str, data: bytes) -> None:
         """See :class:`hela_store.store.storage.Storage`."""
         with self.explain(f"writing {self.root}/{name}"):

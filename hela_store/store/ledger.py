@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,8 @@ from hela_store.errors import StoreError
 DIGITS = 8
 MERGED = 1024
 """So many segments become one."""
+AT_ONCE = 64
+"""Segments that are read together."""
 EMPTY = b"\n"
 """A segment without entries: repair leaves one where a segment was damaged or lost, so that no number is missing."""
 SCHEMA = pa.schema([("view", pa.string()), ("row", pa.int64()), ("sha256", pa.string()), ("xxh3", pa.string())])
@@ -161,7 +163,7 @@ class Ledger:
             self._seen, self._table = [], SCHEMA.empty_table()
         new = list(there.values())[len(self._seen) :]
         if new:
-            self._table = pa.concat_tables([self._table, _parse(new)])
+            self._table = pa.concat_tables([self._table, *_parse_all(new)])
             self._seen = list(there)
         return self._table
 
@@ -179,7 +181,7 @@ class Ledger:
         """Return every sum that was ever committed for each view; without the segments in ``skip``."""
         found: dict[str, set[str]] = {}
         paths = [Path(file.path) for _, file in self._segments() if Path(file.path) not in skip]
-        table = _parse(paths) if paths else SCHEMA.empty_table()
+        table = pa.concat_tables([SCHEMA.empty_table(), *_parse_all(paths)])
         for view, sha256 in zip(table["view"].to_pylist(), table["sha256"].to_pylist(), strict=True):
             found.setdefault(view, set()).add(sha256)
         return found
@@ -241,6 +243,12 @@ def _bytes(segments: Sequence[Path]) -> bytes:
             raise _damaged(segment, "it is cut short")
         parts.append(part)
     return b"".join(parts)
+
+
+def _parse_all(segments: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield the entries of segments, some at a time: the text of a million entries is larger than their table."""
+    for first in range(0, len(segments), AT_ONCE):
+        yield _parse(segments[first : first + AT_ONCE])
 
 
 def _parse(segments: Sequence[Path]) -> pa.Table:

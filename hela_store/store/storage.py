@@ -41,6 +41,10 @@ class Storage(Protocol):
         """Return what is stored under a name, None where nothing is."""
         ...
 
+    def part(self, name: str, start: int, stop: int) -> bytes | None:
+        """Return the bytes from ``start`` to before ``stop`` of what is stored under a name, None where nothing is."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Store bytes under a name; durable on return, and never half there."""
         ...
@@ -99,6 +103,15 @@ class Folder:
         """See :class:`Storage`."""
         try:
             return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def part(self, name: str, start: int, stop: int) -> bytes | None:
+        """See :class:`Storage`."""
+        try:
+            with (self.path / name).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -38,6 +38,7 @@ from hela_store.sam.registry import in_domain
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 
+from .reference import REFERENCE
 from .rows import StudyRow, study_row
 from .sweep import sweep
 
@@ -45,8 +46,6 @@ ALL = ("box", "point", "mask")
 """What ``--prompt all`` stands for: a decoder for each."""
 SCORED_ON = {"box": ("box", "box-exact")}
 """Kinds that a decoder tuned for another is scored on, too (rule "prompts")."""
-REFERENCE = {"box": (0.8366, 0.9081), "point": (0.7298, 0.8356), "mask": (0.7209, 0.7852)}
-"""IoU and Dice of the study's tuned ViT-B: other data, other split."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -350,16 +350,11 @@ class FinetuneConfig:
         """Return all settings by flat name.
 
         A run's ``config.json`` holds these. Names and order are part of the format of runs: do not change them, or
-        interrupted runs are not continued and finished ones are trained again. ``blind`` and the cells of a budget
-        came later: they are there only where they are set.
-        """
-        unset = [] if self.blind else ["blind"]
-        unset += [] if self.budget.train else ["train_cells", "held_cells", "pick"]
-        names = {name: path for name, path in NAMES.items() if name not in unset}
-        interrupted runs are not continued and finished ones are trained again. ``blind`` and ``errors_like`` came
-        later: they are there only where they are set.
+        interrupted runs are not continued and finished ones are trained again. ``blind``, ``errors_like`` and the
+        cells of a budget came later: they are there only where they are set.
         """
         left = {name for name in ("blind", "errors_like") if not getattr(self, name)}
+        left |= set() if self.budget.train else {"train_cells", "held_cells", "pick"}
         names = {name: path for name, path in NAMES.items() if name not in left}
         if self.adapt is not None:
             return flatten(self, names)

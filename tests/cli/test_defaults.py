@@ -20,6 +20,7 @@ from hela_store.baselines.unet import unet
 from hela_store.bench.adapt import AdaptBenchConfig
 from hela_store.bench.augment import bench_augment
 from hela_store.bench.bucket import bench_bucket
+from hela_store.bench.busy import BusyBenchConfig
 from hela_store.bench.codec import bench_codec
 from hela_store.bench.embed import bench_embed
 from hela_store.bench.encode import bench_encode
@@ -37,6 +38,7 @@ from hela_store.exchange.checkpoint import export_checkpoint
 from hela_store.exchange.labels import import_labels
 from hela_store.exchange.micro_sam_export import export_micro_sam
 from hela_store.exchange.micro_sam_import import import_micro_sam
+from hela_store.exchange.publish import PublishConfig
 from hela_store.pretrain.config import PretrainConfig
 from hela_store.segmentation.config import DetectedConfig
 from hela_store.studies.budget_config import BudgetStudyConfig
@@ -101,11 +103,13 @@ SOURCES: dict[str, list[Mapping[str, Any]]] = {
     "export micro-sam": [parts(export_micro_sam)],
     "import micro-sam": [parts(import_micro_sam)],
     "labels import": [parts(import_labels)],
+    "publish": [parts(PublishConfig)],
     "pretrain": [parts(PretrainConfig)],
     "bench train": [parts(TrainBenchConfig)],
     "bench adapt": [parts(AdaptBenchConfig)],
     "bench augment": [parts(bench_augment)],
     "bench bucket": [parts(bench_bucket)],
+    "bench busy": [parts(BusyBenchConfig)],
     "bench codec": [parts(bench_codec)],
     "bench embed": [parts(bench_embed)],
     "bench pipeline": [parts(bench_pipeline)],

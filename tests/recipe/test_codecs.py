@@ -30,6 +30,24 @@ def test_bitround_keeps_its_error_bound(dtype, bits):
     assert np.array_equal(codec.prepare(rounded), rounded)
 
 
+@pytest.mark.parametrize("shape", [(8, 16, 16), (16, 16, 8)])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_int8_has_a_scale_for_each_channel(shape: tuple[int, ...], dtype: str) -> None:
+    scales = np.array([0, 1e-6, 1e-3, 0.1, 1, 2.0**-9 * 127, 50, 400])
+    values = generator("int8").uniform(-1, 1, shape) * (scales[:, None, None] if shape[0] == 8 else scales)
+    values = values.astype(dtype)
+    codec = parse_codec("int8", dtype)
+    rounded = codec.prepare(values)
+    assert rounded.dtype == values.dtype and np.array_equal(codec.prepare(rounded), rounded)
+    for before, after in zip(
+        *(np.moveaxis(part, 0 if shape[0] == 8 else 2, 0) for part in (values, rounded)), strict=True
+    ):
+        assert len(np.unique(after)) <= 255
+        most = np.abs(before.astype(float)).max()
+        error = np.abs(after.astype(float) - before).max()
+        assert error <= max(most / 127, 2.0**-25 if dtype == "float16" else 0)
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "words"),
     [
@@ -46,7 +64,7 @@ def test_what_is_not_a_codec_is_refused(name, dtype, words):
         parse_codec(name, dtype)
 
 
-@pytest.mark.parametrize("name", ["raw", "lz4", "zstd", "bitround:5"])
+@pytest.mark.parametrize("name", ["raw", "lz4", "zstd", "bitround:5", "int8"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_chunk_is_encoded_as_zarr_does(name: str, dtype: str, tmp_path: Path) -> None:
     codec = parse_codec(name, dtype)

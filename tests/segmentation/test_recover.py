@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,9 +73,9 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     looks: list[Segmenter] = []
     look = Segmenter.look
 
-    def counted(self: Segmenter, image: np.ndarray) -> object:
+    def counted(self: Segmenter, *given: Any) -> object:
         looks.append(self)
-        return look(self, image)
+        return look(self, *given)
 
     monkeypatch.setattr(Segmenter, "look", counted)
     straight = segment(detector_store, [frames], SegmentConfig(out=tmp_path / "straight", prompts=RECOVER))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
 from hela_store.base.progress import Progress
-from hela_store.detection.evaluate import DetectionReport, evaluate_detections
 from hela_store.errors import HelaError
 from hela_store.runs.folder import RunInfo
 
 from .choice import Choice
 from .page import AFTER, BEFORE, HEIGHT, MOST_RUNS, PALETTE, Chart, Section, Table, number, to_spec, values
+
+if TYPE_CHECKING:
+    from hela_store.detection.evaluate import DetectionReport
 
 CURVES = {"f1": "F1", "recall": "recall", "precision": "precision"}
 HOW = (
@@ -26,9 +28,13 @@ HOW = (
 def detection(choice: Choice, progress: Progress) -> Section | None:
     """Return the section; None where no detector looked at the block."""
     runs = choice.detections[-MOST_RUNS:]
+    if not runs:
+        return None
+    from hela_store.detection.evaluate import evaluate_detections
+
     scored: dict[str, DetectionReport] = {}
     notes = []
-    for run in progress(runs, total=len(runs), what="detections") if runs else ():
+    for run in progress(runs, total=len(runs), what="detections"):
         try:
             scored[_name(run, runs)] = evaluate_detections(choice.store, run.id, split=choice.split or None)
         except HelaError as error:

@@ -11,7 +11,7 @@ from hela_store.evaluation.spread import frame_spread
 from hela_store.evaluation.tracks import store_protocol
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.overlap import skill
-from hela_store.studies.study import REFERENCE
+from hela_store.studies.reference import REFERENCE
 
 from .choice import FREE, Choice, Row
 from .page import AFTER, BEFORE, Chart, Section, Table, number, to_spec, values

@@ -1,0 +1,46 @@
+"""`hela-store publish`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .help import Command
+from .options import json_option, store_option
+from .output import bars, echo_facts, echo_json
+
+if TYPE_CHECKING:
+    from hela_store import Store
+
+
+@click.command(
+    cls=Command,
+    examples=("hela-store publish /shares/cells -s fluo", "hela-store publish s3://lab/fluo -s fluo --run latest"),
+)
+@click.argument("where", metavar="DIR|s3://BUCKET/PREFIX")
+@store_option
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="Publish the embeddings of this encoder key; repeat for several. [default: the recipe's]",
+)
+@click.option("--run", "runs", multiple=True, metavar="RUN", help="Publish this run, too; repeat for several.")
+@click.option(
+    "--frames/--no-frames", default=True, show_default=True, help="Publish frames and labels, which fine-tuning reads."
+)
+@json_option
+def publish(store: Store, where: str, as_json: bool, **choices: Any) -> None:
+    """Publish recipe, plan, ledger, weights and embeddings for other labs. The same command resumes."""
+    from hela_store.exchange.publish import PublishConfig
+    from hela_store.exchange.publish import publish as write
+
+    found = write(store, where, PublishConfig(**choices), progress=bars)
+    if as_json:
+        echo_json(asdict(found))
+        return
+    echo_facts([(name.replace("_", " "), str(value)) for name, value in asdict(found).items()])
+    click.echo(f"Next, in another lab: hela-store pull {found.where} NAME --expect {found.sha256[:16]}")

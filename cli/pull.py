@@ -1,0 +1,36 @@
+"""`hela-store pull`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .help import Command
+from .options import json_option, new_folder
+from .output import bars, echo_facts, echo_json
+
+
+@click.command(
+    cls=Command, examples=("hela-store pull /shares/cells fluo", "hela-store pull s3://lab/fluo fluo --expect 0123abcd")
+)
+@click.argument("source", metavar="DIR|s3://BUCKET/PREFIX")
+@click.argument("name")
+@click.option(
+    "--expect",
+    "expected",
+    metavar="SHA256",
+    help="Refuse a publication whose manifest has another sha256; its beginning is enough.",
+)
+@json_option
+def pull(source: str, name: str, expected: str | None, as_json: bool) -> None:
+    """Make the store NAME of a published one, and compare every file. The same command resumes."""
+    from hela_store.exchange.pull import pull as fetch
+
+    found = fetch(source, new_folder(name, Path.cwd()), expected=expected, progress=bars)
+    if as_json:
+        echo_json(asdict(found))
+        return
+    echo_facts([(what, str(value)) for what, value in asdict(found).items()])
+    click.echo(f"Next: hela-store finetune -s {name}")
