@@ -111,7 +111,7 @@ class Interval:
     @property
     def error(self) -> float:
         """Standard error of the mean."""
-        return (self.high - self.mean) / float(student.ppf(0.975, self.df))
+        return (self.high - self.mean) / float(stdtrit(self.df, 0.975))
 
     @property
     def word(self) -> Word:
@@ -202,7 +202,7 @@ def part_interval(values: Floats, units: Units, part: npt.NDArray[np.bool_]) -> 
         return replace(found, mean=change, low=math.nan, high=math.nan, df=math.nan, **about)
     error = found.error
     found = replace(found, mean=change, df=min(found.df, min(counts) - 1), **about)
-    low, high = (change + sign * error * float(student.ppf(0.975, found.df)) for sign in (-1, 1))
+    low, high = (change + sign * error * float(stdtrit(found.df, 0.975)) for sign in (-1, 1))
     return replace(found, low=low, high=high)
 
 
