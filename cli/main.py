@@ -24,18 +24,8 @@ COMMANDS = (
 )
 """The commands in the order they are used; each is defined in the module of its name."""
 RESUMABLE = {
-    "fit",
-    "embed",
-    "finetune",
-    "sweep",
-    "study",
-    "demo",
-    "pretrain",
-    "segment",
-    "import",
-    "audit",
-    "publish",
-    "pull",
+    *("fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"),
+    *("publish", "pull"),
 }
 INTERRUPTED = 130
 
