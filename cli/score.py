@@ -88,8 +88,11 @@ def _rescore(store: Store, runs: Sequence[str], version: int | None, as_json: bo
     for row in found:
         trained = "" if row.trained is None else f", trained on version {row.trained}"
         note(f"note: {row.run}: scored on version {row.labels_version} of the labels{trained}")
-        told = ((row.gone, "masks of cells that are no more"), (row.unanswered, "cells without a mask"))
-        told += ((row.left_out, "masks whose prompt was a mask that is not stored"),)
+        told = (
+            (row.gone, "masks of cells that are no more"),
+            (row.unanswered, "cells without a mask"),
+            (row.left_out, "masks whose prompt was a mask that is not stored"),
+        )
         if left := ", ".join(f"{count} {what}" for count, what in told if count):
             note(f"note: {row.run}: left out {left}")
     verdicts.next_step("compare " + " ".join(row.run for row in found) if len(found) > 1 else "report")

@@ -89,10 +89,10 @@ def fit(names: Sequence[str], values: Floats, kinds: Sequence[str], labels: int)
         search.zero_grad()
         own = torch.nn.functional.cross_entropy(x @ weights.T, y, reduction="none")
         found = (own * weight).sum() / weight.sum() + STRENGTH * BASE_RATE * (weights[:, :-1] ** 2).sum()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         return found
 
-    search.step(loss)  # type: ignore[no-untyped-call]
+    search.step(loss)
     return Model(names=tuple(names), kinds=there, middle=middle, scale=scale, weights=weights.detach().numpy())
 
 

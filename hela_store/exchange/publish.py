@@ -20,7 +20,7 @@ from hela_store.store.arrays import COORDINATES, view_chunk
 from hela_store.store.storage import METADATA, Storage
 from hela_store.store.store import Store
 
-from .published import HEAD, Head, PublishedFile, manifest_bytes, object_name, open_place
+from .published import HEAD, Head, PublishedFile, head_bytes, manifest_bytes, object_name, open_place
 
 ARRAYS = "arrays.zarr"
 WRITERS = 8
@@ -113,7 +113,7 @@ def publish(
         name=store.recipe.name, manifest=f"manifest-{total[:16]}.parquet", sha256=total, files=len(files), bytes=size
     )
     place.write(head.manifest, data)
-    place.write(HEAD, head.to_bytes())
+    place.write(HEAD, head_bytes(head))
     count = sum(map(len, views.values()))
     return PublishReport(where=place.root, views=count, files=len(files), bytes=size, written=written, sha256=total)
 

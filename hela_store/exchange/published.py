@@ -73,10 +73,11 @@ class Head:
     files: int
     bytes: int
 
-    def to_bytes(self) -> bytes:
-        """Return what :data:`HEAD` holds."""
-        values = {"format": FORMAT} | asdict(self)
-        return (json.dumps(values | {"digest": _digest(values)}, indent=2) + "\n").encode()
+
+def head_bytes(head: Head) -> bytes:
+    """Return what :data:`HEAD` holds."""
+    values = {"format": FORMAT} | asdict(head)
+    return (json.dumps(values | {"digest": _digest(values)}, indent=2) + "\n").encode()
 
 
 def object_name(sha256: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def events_between(
     wanted: tuple[tuple[Kind, tuple[int, ...]], ...]
     wanted = (("erase", differs.gone), ("replace", differs.changed), ("add", differs.new))
     sum_ = array_sum(frame, after.astype(np.int32, copy=False))
-    about = {"frame": frame, "who": who, "when": now(), "reason": reason[-LONGEST_TEXT:], "sum": sum_}
+    about: dict[str, Any] = {"frame": frame, "who": who, "when": now(), "reason": reason[-LONGEST_TEXT:], "sum": sum_}
     found = []
     for kind, cells in wanted:
         masks = () if kind == "erase" else tuple(_mask(after, cell) for cell in cells)
@@ -47,7 +48,7 @@ def events_between(
 
 def complete_event(like: LabelEvent) -> LabelEvent:
     """Return the event that says that all cells of a frame are labelled, with what another one says beside."""
-    about = {name: getattr(like, name) for name in ("frame", "who", "when", "reason", "sum")}
+    about: dict[str, Any] = {name: getattr(like, name) for name in ("frame", "who", "when", "reason", "sum")}
     return LabelEvent(kind="complete", **about)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,5 +106,5 @@ def _again(log: LabelLog, kind: Kind, who: str, seconds: float) -> int | None:
     stack = history.done if kind == "undo" else history.undone
     if not stack:
         return None
-    about = {"kind": kind, "who": who, "when": now(), "seconds": seconds, "target": stack[-1]}
+    about: dict[str, Any] = {"kind": kind, "who": who, "when": now(), "seconds": seconds, "target": stack[-1]}
     return log.append(LabelEvent(frame=frame, **about) for frame in history.frames[stack[-1]])

@@ -12,8 +12,9 @@ from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.intervals import BLOCK_FRAMES, LEAST_BLOCKS, LEAST_SEEDS, MARGIN, Interval
 
 from .encoders import EncoderStudy
+from .reference import REFERENCE
 from .rows import StudyRow
-from .study import REFERENCE, StudyResult
+from .study import StudyResult
 
 ORACLE = "SEG (oracle prompts)"
 COLUMNS = (

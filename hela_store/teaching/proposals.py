@@ -19,6 +19,7 @@ from hela_store.errors import RunError
 from hela_store.images.labels import field_of_interest
 from hela_store.images.rle import Rle, bbox, encode
 from hela_store.metrics.overlap import overlap
+from hela_store.predictor.frame import StoredFrame
 from hela_store.runs.finished import find_finished
 from hela_store.segmentation.assemble import FoundCell, decode_detections, resolve
 from hela_store.store.store import Store
@@ -141,15 +142,9 @@ class Proposals:
         tiles = list(stored.tiles)
         embeddings = (self._decoding.embedding(frame, tile) for tile in range(len(tiles)))
         found = detect_frame(self._head, embeddings, tiles, stored.shape).above(self._threshold)
-        answers = decode_detections(
-            self._decoding.decoder,
-            lambda tile: self._decoding.embedding(frame, tile),
-            tiles,
-            stored.shape,
-            found,
-            form="box",
-            window=self._decoding.checkpoint.window,
-        )
+        kept = StoredFrame(stored.shape, tiles, lambda tile: self._decoding.embedding(frame, tile))
+        window = self._decoding.checkpoint.window
+        answers = decode_detections(self._decoding.decoder, kept, found, form="box", window=window)
         return [self._proposal(cell, stored.shape) for cell in resolve(answers, stored.shape)[1]]
 
     def _proposal(self, cell: FoundCell, shape: tuple[int, int]) -> Proposal:

@@ -334,7 +334,7 @@ def source_of(store: Store, config: FinetuneConfig) -> Store:
 
 def run_config(job: Job) -> dict[str, Any]:
     """Return the configuration for a run's ``config.json``."""
-    about = {"encoder": job.source.key, "checkpoint": job.config.init}
+    about: dict[str, Any] = {"encoder": job.source.key, "checkpoint": job.config.init}
     if job.config.errors_like is not None:
         about |= {"error_model": asdict(job.errors)}
     if not job.config.budget.train:

@@ -68,7 +68,7 @@ def add_metrics(store: Store, run: str, table: Any) -> str:
                     "changes, choose another name"
                 )
         kinds = {name: OWN_TYPES[found.schema.field(name).type] for name in names}
-        about = {"encoder": info.encoder, "checkpoint": info.checkpoint, "columns": kinds, "sum": sum_}
+        about: dict[str, Any] = {"encoder": info.encoder, "checkpoint": info.checkpoint, "columns": kinds, "sum": sum_}
         if info.labels_version:
             about |= {"labels_version": info.labels_version}
         folder = new_run(store.path, KIND, about, parent=info.id)

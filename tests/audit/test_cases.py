@@ -87,4 +87,4 @@ def test_settings_check_themselves() -> None:
     assert set(FAULTS) >= {"missing", "debris"}
     for wrong in ({"folds": 1}, {"steps": 0}, {"faults": 0.0}):
         with pytest.raises(RecipeError, match=next(iter(wrong))):
-            AuditConfig(**wrong)  # type: ignore[arg-type]
+            AuditConfig(**wrong)

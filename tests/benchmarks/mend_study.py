@@ -165,7 +165,7 @@ def tools(store: Store, arguments: argparse.Namespace) -> Iterator[tuple[str, Pa
     if arguments.unet:
         from hela_store.baselines.unet import unet
 
-        config = UnetConfig(**({"steps": 20} if arguments.tiny else {}))
+        config = UnetConfig(steps=20) if arguments.tiny else UnetConfig()
         made = [unet(store, config, split=block, progress=bars) for block in blocks]
         yield "unet", run_tool(place / "unet", store, frames, made)
 

@@ -67,7 +67,9 @@ def test_the_log_equals_a_plain_model(plain: Store, seed: int) -> None:
     rng = generator("label log", seed)
     frames = list(plain.frame_records())[:2]
     now = {frame: label_at(plain, frame) for frame in frames}
-    states, done, undone = [dict(now)], [], []
+    states = [dict(now)]
+    done: list[int] = []
+    undone: list[int] = []
     log = LabelLog(plain)
     for number in range(50):
         what = rng.random()
@@ -112,7 +114,8 @@ def test_the_log_equals_a_plain_model(plain: Store, seed: int) -> None:
 
 def _measured(store: Store, version: int) -> list[CellRecord]:
     """Return the cells of all frames measured as a whole, which the log measures one by one."""
-    versioned, found = store.at_labels(version), []
+    versioned = store.at_labels(version)
+    found: list[CellRecord] = []
     for record in versioned.frame_records().values():
         frame = Frame(
             sequence=record.sequence,

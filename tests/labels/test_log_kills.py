@@ -36,7 +36,9 @@ def ask(server: subprocess.Popen[str], store: Path, mode: str = "", at: int = 0)
     return int(server.stdout.readline())
 
 
-def check(server: subprocess.Popen[str], ingested: Path, place: Path, mode: str, at: int, whole: list[str]) -> None:
+def check(
+    server: subprocess.Popen[str], ingested: Path, place: Path, mode: str, at: int, whole: list[tuple[int, ...]]
+) -> None:
     """Kill at a point, look at what is left, and let the same work go on."""
     store = place / f"{mode}-{at}"
     shutil.copytree(ingested, store)

@@ -133,7 +133,8 @@ def test_adapters_of_micro_sam(tmp_path, matrices):
     model.eval()
     torch.save({"model_state": {f"sam.{n}": v for n, v in model.sam.state_dict().items()}}, tmp_path / "best.pt")
     loaded = load_sam_encoder(EncoderRecipe(architecture="vit_b", checkpoint=str(tmp_path / "best.pt")))
-    ours, theirs = loaded.encoder, model.sam.image_encoder
+    ours: Any = loaded.encoder
+    theirs: Any = model.sam.image_encoder
     assert not torch.equal(ours.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.qkv_proj.weight)
     for encoder in (ours, theirs):  # a sixteenth of the view, which float64 takes long enough for
         encoder.pos_embed = torch.nn.Parameter(encoder.pos_embed[:, :16, :16].clone())

@@ -51,7 +51,8 @@ def test_a_killed_segmentation_of_one_large_frame_keeps_its_tiles(tmp_path: Path
     tifffile.imwrite(
         tmp_path / "big.tif", (500 + 900 * (discs > 0) + rng.normal(0, 30, (1100, 1100))).astype(np.uint16)
     )
-    command = [COMMAND, "segment", "--generic", tmp_path / "big.tif", "--out", tmp_path / "a", "--no-overlay"]
+    command = [str(COMMAND), "segment", "--generic", str(tmp_path / "big.tif"), "--out", str(tmp_path / "a")]
+    command += ["--no-overlay"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         deadline = time.monotonic() + 300
         while len(kept(tmp_path)) < 3 and process.poll() is None and time.monotonic() < deadline:

@@ -226,5 +226,5 @@ def test_the_labels_of_variants_follow_the_version_and_no_embedding_is_lost(v1: 
     elsewhere = ~np.isin(now, [old, new]) & ~np.isin(was, [old, new])
     assert np.array_equal(was[elsewhere], now[elsewhere])
     other = [store.at_labels(version).view("01/t000", 0, 1).label for version in (0, 3)]
-    assert np.array_equal(*other)
+    assert np.array_equal(other[0], other[1])
     assert len(store.committed()) == 12 and np.isfinite(store.embedding("01/t001", 1, 1)).all()

@@ -9,7 +9,8 @@ from hela_store_cli.main import main
 from hela_store.errors import PromptError, RecipeError
 from hela_store.runs.folder import list_runs, load_run, run_ids
 from hela_store.store.store import Store
-from hela_store.studies.study import REFERENCE, StudyConfig, study
+from hela_store.studies.reference import REFERENCE
+from hela_store.studies.study import StudyConfig, study
 from hela_store.studies.text import COLUMNS, markdown, table
 from hela_store.training.config import FinetuneConfig
 from stores import reseal

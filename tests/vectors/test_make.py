@@ -90,7 +90,8 @@ def test_tokens_are_what_the_decoder_draws_its_mask_from(made: Path) -> None:
     found = store.cell_vectors(run)
     assert found.tokens is not None and found.tokens.shape == found.vectors.shape
     assert np.array_equal(found.vectors, store.cell_vectors().vectors)
-    assert not np.array_equal(found.tokens, store.cell_vectors("zero-shot", split="test").tokens)
+    other = store.cell_vectors("zero-shot", split="test").tokens
+    assert other is not None and not np.array_equal(found.tokens, other)
     kept = store.sql(f"SELECT token FROM cell_vectors WHERE checkpoint = '{run}' ORDER BY cell").fetchall()
     assert np.allclose(sorted(map(list, found.tokens.tolist())), sorted(list(row[0]) for row in kept))
 

@@ -204,8 +204,8 @@ def cards(store: Store, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     places = [i for i in range(len(rows)) if i not in set(suspects)]
     asked = _asked([rows[i] for i in places], places)
     found = catalog.query(store.path, CARDS, asked).to_pylist() if places else []
-    for row, card in zip(found, draw_cards(store, found), strict=True):
-        drawn[row["place"]] = card.to_json()
+    for row, drawing in zip(found, draw_cards(store, found), strict=True):
+        drawn[row["place"]] = drawing.to_json()
     return drawn
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def main(out: Path) -> None:
     frame = "01/t001"
     label = label_at(store, frame)
     cells = [int(cell) for cell in np.unique(label) if cell]
-    about = {"frame": frame, "who": "ann", "when": WHEN, "seconds": 2.5}
+    about: dict[str, Any] = {"frame": frame, "who": "ann", "when": WHEN, "seconds": 2.5}
     left = (label == cells[0]) & (np.arange(label.shape[1]) < np.median(np.nonzero(label == cells[0])[1]))
     parts = (left, (label == cells[0]) & ~left)
     codes = tuple(rle.encode(part, (0, 0), label.shape) for part in parts)
