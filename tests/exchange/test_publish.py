@@ -19,7 +19,7 @@ from console import environment
 from hela_store.errors import AlreadyComplete, StoreError
 from hela_store.exchange import pull as pulling
 from hela_store.exchange.publish import PublishConfig, publish
-from hela_store.exchange.published import HEAD, PublishedFile, manifest_bytes, open_place, read_published
+from hela_store.exchange.published import HEAD, PublishedFile, head_bytes, manifest_bytes, open_place, read_published
 from hela_store.exchange.pull import pull
 from hela_store.integrity.verify import VerifyConfig, verify
 from hela_store.store.store import Store
@@ -116,7 +116,7 @@ def test_a_hostile_manifest_writes_nothing(own: Path, tmp_path: Path, path: str)
     data = manifest_bytes([*files, PublishedFile(path=path, bytes=files[0].bytes, sha256=files[0].sha256)])
     (own / "manifest-x.parquet").write_bytes(data)
     changed = replace(head, manifest="manifest-x.parquet", sha256=hashlib.sha256(data).hexdigest())
-    (own / HEAD).write_bytes(changed.to_bytes())
+    (own / HEAD).write_bytes(head_bytes(changed))
     with pytest.raises(StoreError, match=r"no file of a store|cannot be the name of a file"):
         pull(str(own), tmp_path / "lab/mine")
     assert not (tmp_path / "lab").exists() and not (tmp_path / "out").exists()
