@@ -62,7 +62,7 @@ class Shares:
 
     @property
     def lack(self) -> str:
-        """What is missing before the decoder can be fine-tuned; empty where nothing is."""
+        """Say which cells are missing before the decoder can be fine-tuned; empty where none is."""
         if len(self.train) >= LEAST and self.choose and self.judge:
             return ""
         return (
@@ -73,7 +73,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """How one fine-tuning went.
+    """Describe how one fine-tuning went.
 
     Attributes
     ----------
