@@ -34,8 +34,8 @@ FULL = "hela_store.full"
 """Where a click context keeps whether tables are printed with every column."""
 NOTHING = "–"
 _COMMANDS = re.compile(
-    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment) )?(?!new|demo|doctor|pretrain|bench|detect"
-    r"|baseline|export|import|catalog|augment)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
+    r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment|labels) )?(?!new|demo|doctor|pretrain|bench"
+    r"|detect|baseline|export|import|catalog|augment|labels)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
 )
 UNTRAINED = (
     "note: the encoder is UNTRAINED (nano with random weights of a fixed seed): "

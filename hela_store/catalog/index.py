@@ -29,7 +29,8 @@ from hela_store.errors import QueryError, RunError, StoreError
 
 from . import trust
 from .lent import MY_METRICS, lend, own_frames, show_own_columns
-from .rows import Connection, Source, fill, listing, schema_text
+from .rows import Source, fill, listing, schema_text
+from .staged import Connection
 from .values import to_arrow
 
 FILE = "catalog.duckdb"

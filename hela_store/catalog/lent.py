@@ -15,7 +15,7 @@ import pyarrow as pa
 from hela_store.base.columnar import arrow_table
 from hela_store.errors import QueryError
 
-from .rows import Connection
+from .staged import Connection
 
 MY_METRICS = "my_metrics"
 KEYS = ("run", "cell", "prompt", "prompt_seed")

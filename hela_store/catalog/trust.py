@@ -15,7 +15,8 @@ import duckdb
 
 from hela_store.base.files import digest
 
-from .rows import Connection, schema_text
+from .rows import schema_text
+from .staged import Connection
 
 CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,

@@ -140,9 +140,9 @@ class LabelEvent:
     def _check_numbers(self) -> None:
         if len(self.clicks) + len(self.boxes) > MOST_PROMPTS:
             raise LabelError(f"a label event has more than {MOST_PROMPTS} clicks and boxes")
-        numbers = [self.seconds]
-        for prompt in (*self.clicks, *self.boxes):
-            numbers += [value for value in asdict(prompt).values() if not isinstance(value, bool)]
+        numbers: list[Any] = [self.seconds]
+        numbers += [value for click in self.clicks for value in (click.x, click.y)]
+        numbers += [value for box in self.boxes for value in (box.x0, box.y0, box.x1, box.y1)]
         if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
             raise LabelError("seconds, clicks and boxes of a label event must be finite numbers")
         if not 0 <= self.seconds <= LONGEST_SECONDS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hela_store.errors import LabelError
+from hela_store.errors import RESTORE_LABELS, LabelError, StoreError
 from hela_store.store.label_changes import Line
 
 from .events import FILE, LabelEvent
@@ -31,13 +31,17 @@ class History:
 
     @classmethod
     def of(cls, versions: Sequence[tuple[Line, ...]]) -> History:
-        """Return the history after these versions."""
+        """Return the history after these versions; StoreError where one takes back or repeats what is not there."""
         done: list[int] = []
         undone: list[int] = []
         frames: dict[int, tuple[str, ...]] = {}
         for number, lines in enumerate(versions, 1):
             frames[number] = tuple(dict.fromkeys(line.change.frame for line in lines))
             kind = lines[0].event["kind"]
+            if (kind == "undo" and not done) or (kind == "redo" and not undone):
+                raise StoreError(
+                    f"version {number} of the labels has nothing to {kind}, it is damaged; {RESTORE_LABELS}"
+                )
             if kind == "undo":
                 undone.append(done.pop())
             elif kind == "redo":

@@ -156,6 +156,8 @@ class LabelLogFiles:
             found = [
                 Line(version=version, event=line["event"], change=Change.of(line["change"])) for line in segment.lines
             ]
+            if not found:
+                raise ValueError("it holds no event")
         except (ValueError, KeyError, TypeError) as error:
             where = self.segments.path(version)
             raise StoreError(f"{where} is damaged ({first_line(error)}); {RESTORE_LABELS}") from None

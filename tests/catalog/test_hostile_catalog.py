@@ -53,7 +53,7 @@ VIEWS = {
     "index": "CREATE INDEX by_cell ON cells (cell)",
     "schema of its own": "CREATE SCHEMA more; CREATE TABLE more.frames AS FROM frames",
     "table of its own": "CREATE TABLE more AS SELECT 1",
-    "trigger": "CREATE TRIGGER more AFTER INSERT ON runs FOR EACH STATEMENT INSERT INTO cells (cell) SELECT 'forged'",
+    "trigger": "CREATE TRIGGER more AFTER INSERT ON runs FOR EACH STATEMENT INSERT INTO cell_versions (cell) SELECT 'forged'",
     "default": "DROP TABLE runs; CREATE TABLE runs (id VARCHAR DEFAULT ('forged'), kind VARCHAR)",
     "column": "ALTER TABLE frames ADD COLUMN more VARCHAR",
     "lost": "DROP TABLE detections",

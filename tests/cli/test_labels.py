@@ -36,7 +36,7 @@ def test_labels_go_out_and_corrected_ones_come_in(store: Store, tmp_path: Path) 
     label = tifffile.imread(file)
     gone, moved = sorted(set(np.unique(label)) - {0})[:2]
     corrected = np.where(label == gone, 0, label)
-    corrected[(label == moved) & (np.roll(label, 3, axis=0) != moved)] = 0
+    corrected[tuple(np.argwhere(label == moved)[0])] = 0
     tifffile.imwrite(file, corrected)
     done = hela("labels", "import", out, *place, "--who", "ann", "--json")
     assert done.exit_code == 0, done.output
@@ -59,7 +59,7 @@ def test_labels_go_out_and_corrected_ones_come_in(store: Store, tmp_path: Path) 
     assert scored.exit_code == 0, scored.output
     (row,) = json.loads(scored.stdout)
     assert (row["labels_before"], row["labels_version"], row["gone"], row["trained"]) == (0, 1, 1, None)
-    assert row["mean_iou"] < row["mean_iou_before"] or row["gone"]
+    assert abs(row["mean_iou"] - row["mean_iou_before"]) < 0.05
 
 
 def test_bad_input_is_one_line(store: Store, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_the_page_names_every_file_and_key(v1: Path) -> None:
             assert {name.split(".")[0] for name in file.keys()} == {"prompt_encoder", "mask_decoder"}
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools under NumPy 2
 def test_versions_of_the_labels_are_what_the_page_says(v1: Path, tmp_path: Path) -> None:
     shutil.copytree(v1, tmp_path / "store")
     shutil.copytree(HERE / "v1-labels/labels", tmp_path / "store/labels")
