@@ -119,7 +119,7 @@ def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: boo
     where = {name: given.pop(name) for name in WHERE}
     if where["jobs"] and where["scheduler"]:
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
-    chosen = {
+    chosen: dict[str, Any] = {
         name: tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
         for name, value in given.items()
         if value not in (None, ())

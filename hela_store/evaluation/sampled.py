@@ -99,7 +99,7 @@ def score_sample(
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
     kept = sampled_cells(store, frames, config.cells)
-    stored = {
+    stored: dict[str, Any] = {
         "encoder": store.key,
         "base": base,
         "checkpoint": checkpoint.id,
@@ -119,7 +119,7 @@ def score_sample(
         folder = new_run(store.path, kind, stored, parent=checkpoint.id, label=config.split)
         with folder.tidied():
             device = pick_device(config.device)
-            how = {"window": checkpoint.window, "embed": _embed(checkpoint, device, cache_dir)}
+            how: dict[str, Any] = {"window": checkpoint.window, "embed": _embed(checkpoint, device, cache_dir)}
             answered = partial(answer, store, checkpoint.load_decoder(device, floor=True), **how)
             expected = len(kept) * config.prompt_seeds * len(config.prompts)
             shown = partial(progress, total=expected, what=f"score {config.split}, prompts")

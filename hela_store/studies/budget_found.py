@@ -69,13 +69,12 @@ def score_found(store: Store, point: Mapping[str, Any], config: FinetuneConfig, 
         rows = segment_split(store, sample.split, found, str(point["method"]), silent)
         folder = new_run(store.path, KIND, stored, label=f"{point['method']} {sample.split}")
         with folder.tidied():
-            for name, part, schema in (
-                ("prompts", rows.prompts, PROMPT_SCHEMA),
-                ("predictions", rows.predictions, PREDICTION_SCHEMA),
-            ):
-                mine = [row for row in part if row["cell"] in kept]
-                folder.write_table(name, pa.Table.from_pylist(mine, schema))
-            folder.log(result={"mean_iou": float(np.mean([row["iou"] for row in mine]))})
+            prompts, predictions = (
+                [row for row in part if row["cell"] in kept] for part in (rows.prompts, rows.predictions)
+            )
+            folder.write_table("prompts", pa.Table.from_pylist(prompts, PROMPT_SCHEMA))
+            folder.write_table("predictions", pa.Table.from_pylist(predictions, PREDICTION_SCHEMA))
+            folder.log(result={"mean_iou": float(np.mean([row["iou"] for row in predictions]))})
             folder.publish()
         return folder.info
 

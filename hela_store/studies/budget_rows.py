@@ -235,7 +235,7 @@ def _curves(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> l
             zero=summed([part.first["iou"]], track)[0],
         )
         if (curve := fit(scores)) is not None:
-            about = {"prompt": part.prompt, "method": method, "variants": variants, "pick": pick}
+            about: dict[str, Any] = {"prompt": part.prompt, "method": method, "variants": variants, "pick": pick}
             curves.append(BudgetCurve(**about, curve=curve))
     return curves
 

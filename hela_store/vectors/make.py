@@ -137,10 +137,11 @@ def cell_vectors(
 
 def _about(checkpoint: Checkpoint, *, with_tokens: bool) -> dict[str, Any]:
     """Return the configuration of a run of vectors: all that decides them, beside what the rows themselves name."""
-    about = {"encoder": checkpoint.key, "method": METHOD, "tokens_of": None, "split": None}
+    about: dict[str, Any] = {"encoder": checkpoint.key, "method": METHOD, "tokens_of": None, "split": None}
     if not with_tokens:
         return about
-    decoder, base = [], checkpoint
+    decoder: list[str] = []
+    base: Checkpoint | None = checkpoint
     while base is not None:
         decoder.append(sha256_file(base.file))
         base = base.base
@@ -153,7 +154,8 @@ def _kept(store: Store, about: Mapping[str, Any]) -> dict[str, pa.Table]:
     runs = sorted((run for run in readable_runs(store.path, KIND) if run.config == about), key=lambda run: run.id)
     if not runs:
         return {}
-    sources, found, seen = _sources(store), {}, set[str]()
+    found: dict[str, pa.Table] = {}
+    sources, seen = _sources(store), set[str]()
     for info in reversed(runs):
         rows = _rows(info)
         columns = (rows[name].to_pylist() for name in ("cell", "view", "embedding_sha256", "label_xxh3"))

@@ -58,7 +58,7 @@ def position_counts(label: LabelArray, cell: CellRecord | CellBox, rect: Rect) -
     across = ((columns - left + 0.5) * scale).astype(np.int64)
     down = ((rows - top + 0.5) * scale).astype(np.int64)
     places = down[:, None] * EMBEDDING_POSITIONS + across
-    return np.bincount(places[inside], minlength=POSITIONS)
+    return np.bincount(places[inside], minlength=POSITIONS).astype(np.int64)
 
 
 def pooled(embedding: FloatArray, rect: Rect, label: LabelArray, cells: Sequence[CellRecord | CellBox]) -> Vectors:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def test_every_point_is_scored_on_the_same_cells_and_is_in_sql(studied: Study) -
     found = {(pick, budget): numbers for pick, budget, *numbers in store.sql(asked).fetchall()}
     assert all(found[key] == [pytest.approx(row.iou), 2, 2] for key, row in rows.items())
     assert found["none", 0] == [pytest.approx(result.table.rules["box"].zero_shot), 2, 2]
-    assert rows["random", 3].over_zero.mean == pytest.approx(rows["random", 3].iou - found["none", 0][0])
+    over = rows["random", 3].over_zero
+    assert over is not None and over.mean == pytest.approx(rows["random", 3].iou - found["none", 0][0])
     tuned = load_run(path, load_run(path, rows["all", cells].runs[0]).checkpoint or "")
     assert (tuned.config["budget"], tuned.config["held"]) == (cells, 0)
     assert (held_of(24), held_of(25), held_of(9_000)) == (0, 5, 300)
@@ -130,7 +132,12 @@ def test_picks_are_orders_of_the_training_cells(embedded: Path) -> None:
 def test_doubt_takes_the_cells_that_a_calibration_trusts_least(detector_store: Store) -> None:
     store, signs = detector_store, (0.0, 0.0, 0.0, 0.0)
     prompts = resolve_prompts(store, DetectedConfig(split="val"))
-    even = {"scale": (1.0, 1.0, 1.0, 1.0), "weights": (1.0, 1.0, 1.0, 1.0), "bias": 0.0, "review_below": 0.0}
+    even: dict[str, Any] = {
+        "scale": (1.0, 1.0, 1.0, 1.0),
+        "weights": (1.0, 1.0, 1.0, 1.0),
+        "bias": 0.0,
+        "review_below": 0.0,
+    }
     keep(store, prompts, Calibration(mean=signs, **even, cells=40, failures=20))
     picker = Picker(store)
     order = picker.order("doubt", 0, len(picker.cells))

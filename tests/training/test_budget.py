@@ -27,9 +27,9 @@ from stores import reseal_labels
 QUICK = FinetuneConfig.of(prompt="all", steps=6, evaluate_every=3, cells=4, workers=0, lr=1e-3, window=8, refine=0.5)
 
 
-def training_cells(store: Store) -> list[str]:
+def training_cells(store: Store) -> tuple[str, ...]:
     blocks = store.blocks()
-    return [row["cell"] for row in store.cells_table().to_pylist() if blocks[row["frame"]] == "train"]
+    return tuple(row["cell"] for row in store.cells_table().to_pylist() if blocks[row["frame"]] == "train")
 
 
 def corrupt(path: Path, budget: tuple[str, ...]) -> None:
@@ -54,7 +54,7 @@ def corrupt(path: Path, budget: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("crossed", [False, True])
 def test_no_label_outside_the_budget_is_read(store: Store, tmp_path: Path, crossed: bool) -> None:
     cells = training_cells(store)
-    budget, held = tuple(cells[::4]), () if crossed else tuple(cells[1::12])
+    budget, held = cells[::4], () if crossed else cells[1::12]
     config = QUICK.with_choices(train_cells=budget, held_cells=held, pick="given")
     shutil.copytree(store.path, tmp_path / "other")
     corrupt(tmp_path / "other", budget + held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,9 @@ def test_what_cannot_be_pooled_is_refused(made: Path, tmp_path: Path) -> None:
     store = hs.Store.open(made)
     with pytest.raises(RunError, match="of kind evaluate, expected finetune"):
         store.cell_vectors(next(run for run in run_ids(made) if "-evaluate-" in run))
+    other = hs.Store(made, replace(store.recipe, normalise=replace(store.recipe.normalise, high=99.0)))
+    with pytest.raises(RunError, match="was tuned on embeddings of nano-"):
+        other.cell_vectors(finetuning(made))
     with pytest.raises(SplitError):
         store.cell_vectors(split="all of it")
     with pytest.raises(StoreError, match="cut after 2 blocks"):

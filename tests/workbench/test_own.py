@@ -14,8 +14,11 @@ import hela_store as hs
 from hela_store.catalog import index as catalog
 from hela_store.embedding.record import decoder_file
 from hela_store.errors import CheckpointError, QueryError, RunError
+from hela_store.evaluation.compare import compare
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
+from hela_store.exchange.checkpoint import export_checkpoint
+from hela_store.exchange.coco import export_coco
 from hela_store.integrity.verify import verify
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import load_run, partial_runs, run_ids
@@ -34,7 +37,7 @@ def evaluation(store: hs.Store) -> str:
     return next(run for run in run_ids(store.path) if "-evaluate-" in run)
 
 
-def test_a_decoder_of_ones_own_is_scored_as_the_one_it_is(mine: hs.Store) -> None:
+def test_a_decoder_of_ones_own_is_scored_as_the_one_it_is(mine: hs.Store, tmp_path: Path) -> None:
     decoder = load_decoder(decoder_file(mine))
     before = default_run(mine.path, mine.key)
     run = mine.add_run(decoder, name="my loop", config={"lr": 0.5, "prompt": "box"})
@@ -48,6 +51,11 @@ def test_a_decoder_of_ones_own_is_scored_as_the_one_it_is(mine: hs.Store) -> Non
     assert found == [("0.5",)]
     assert any(line.run == run for line in info(mine).runs)
     assert verify(mine).whole
+    change = next(row for row in compare(mine, [zero.run, own.run]).rows if row.subset == "all")
+    assert (change.variant, change.mean, change.n) == (own.run, 0.0, own.prompts["box"].n)
+    kept = export_coco(mine, own.run, tmp_path / "masks.json")
+    assert kept.run == own.run and kept.annotations + kept.empty == own.prompts["box"].n
+    assert export_checkpoint(mine, run, tmp_path / "own.safetensors").run == run
 
 
 def test_a_mask_decoder_alone_gets_the_prompt_encoder_of_the_store(mine: hs.Store) -> None:

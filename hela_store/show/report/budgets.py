@@ -53,7 +53,8 @@ def drawn(table: BudgetTable, prompt: str) -> Any:
     """Return the chart of one prompt kind."""
     rows = [row for row in table.rows if row.prompt == prompt]
     curves = [curve for curve in table.curves if curve.prompt == prompt]
-    names = list(dict.fromkeys(strategy_name(one) for one in (*curves, *rows)))[:MOST_RUNS]
+    every = [*map(strategy_name, curves), *map(strategy_name, rows)]
+    names = list(dict.fromkeys(every))[:MOST_RUNS]
     scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
     colour = alt.Color("strategy:N", title=None, scale=scale, legend=LEGEND)
     ticks = alt.Axis(values=sorted({row.budget for row in rows}), format=",")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,17 @@ def table() -> BudgetTable:
         seeds = np.tile(np.arange(5), len(BUDGETS) + 1)
         curve = fit(Scores(budget=budgets, seed=seeds, sums=sums, counts=np.ones(cells), zero=zero))
         assert curve is not None
-        about = {"prompt": "box", "method": "decoder", "variants": 0}
+        about: dict[str, Any] = {"prompt": "box", "method": "decoder", "variants": 0}
         curves.append(BudgetCurve(**about, pick=pick, curve=curve))
         for budget in BUDGETS if pick == "frames" else (*BUDGETS, ALL):
             ious = sums[budgets == budget].mean(1)
             gain = Interval(mean=0.04, low=0.03, high=0.05, blocks=9, seeds=5)
-            own = {"iou": float(ious.mean()), "iou_runs": tuple(ious.tolist()), "over_zero": gain, "share": 0.9}
+            own: dict[str, Any] = {
+                "iou": float(ious.mean()),
+                "iou_runs": tuple(ious.tolist()),
+                "over_zero": gain,
+                "share": 0.9,
+            }
             named = "all" if budget == ALL else pick
             rows.append(BudgetRow(**about, pick=named, budget=budget, frames=5.0, runs=(), **own))
     rule = Rule(prompt="box", zero_shot=0.88, naive=0.83, cells=cells)
