@@ -69,7 +69,7 @@ def teach(
         from hela_store.teaching.prepare import store_name, store_of_frames
 
         path = new_folder(store_name(frames), Path.cwd())
-        store = store_of_frames(frames, path, cache_dir=cache_dir(), progress=bars)
+        store = hs.Store.open(store_of_frames(frames, path, cache_dir=cache_dir(), progress=bars).path)
         note(f"the store is {relative(path)}; the page opens when its first frame is encoded")
     assert store is not None
     hs.teach(store, config, port=port, ahead=frames is not None, cache_dir=cache_dir(), started=click.echo)

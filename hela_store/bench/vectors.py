@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.store.store import READERS, Store
+from hela_store.store.store import Store
+from hela_store.store.stored_tables import READERS
 from hela_store.vectors.make import cell_vectors
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import SYNTHETIC, NewConfig, SyntheticConfig

@@ -24,7 +24,8 @@ from hela_store.runs.folder import new_run
 from hela_store.runs.info import WAY_OUT, RunInfo
 from hela_store.sam.decoder import SamDecoder
 from hela_store.store.records import CellRecord
-from hela_store.store.store import READERS, Store
+from hela_store.store.store import Store
+from hela_store.store.stored_tables import READERS
 
 from .pool import Vectors, pooled, tile_of
 from .tokens import mask_tokens

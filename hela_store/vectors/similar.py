@@ -10,8 +10,9 @@ import numpy as np
 
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import StoreError
+from hela_store.store.find_view import NAMES_COMPARED
 from hela_store.store.records import CellRecord
-from hela_store.store.store import NAMES_COMPARED, Store
+from hela_store.store.store import Store
 
 from .make import cell_vectors
 

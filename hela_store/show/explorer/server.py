@@ -111,8 +111,8 @@ def _frame_routes(store: Store) -> list[BaseRoute]:
         asked = request.query_params
         seed = asked.get("prompt_seed", "")
         number = int(seed) if seed.isdecimal() and len(seed) < 18 else None
-        names = (asked.get(name, "") for name in ("cell", "run", "prompt"))
-        return await json_of(lambda: cell_in_frame(store, *names, number))
+        cell, run, prompt = (asked.get(name, "") for name in ("cell", "run", "prompt"))
+        return await json_of(lambda: cell_in_frame(store, cell, run, prompt, number))
 
     async def image(request: Request) -> Response:
         frame = known_frame(store, request.query_params.get("frame")).frame
