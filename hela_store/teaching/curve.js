@@ -37,7 +37,7 @@ export function drawCurve(box, curve) {
     svg.append(node("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
   };
   band(curve.points);
-  band(curve.ahead);
+  if (curve.ahead.length) band([curve.points.at(-1), ...curve.ahead]);
   svg.append(node("path", { class: "line", d: line(curve.points) }));
   if (curve.ahead.length) svg.append(node("path", { class: "line ahead", d: line([curve.points.at(-1), ...curve.ahead]) }));
   for (const p of curve.points) svg.append(node("circle", { cx: x(p.cells), cy: y(p.iou), r: 2.6 }));

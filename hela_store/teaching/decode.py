@@ -69,7 +69,7 @@ class Decoding:
         return found
 
     def is_embedded(self, frame: str) -> bool:
-        """Whether all tiles of a frame are embedded."""
+        """Return whether all tiles of a frame are embedded."""
         try:
             self.frame(frame)
         except StoreError:

@@ -1,4 +1,4 @@
-"""How far proposals are from the cells that were taught, as vectors: the embedding, pooled in each mask."""
+"""Measure how far proposals are from the cells that were taught: embeddings, pooled in each mask, are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the decoder is fine-tuned, what came of it, and whether more cells are worth the time."""
+"""Begin fine-tunings when it is time, take in what came of them, and say whether more cells are worth the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the page asks for, as plain values: frames, cells, masks, edits, proposals and the next cell."""
+"""Answer the questions of the page with plain values: frames, cells, masks, edits, proposals and the next cell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .session import Saved, Session
 
 
 class Lesson:
-    """What pages ask of one store.
+    """Answers what pages ask of one store.
 
     Parameters
     ----------

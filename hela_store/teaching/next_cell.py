@@ -1,4 +1,4 @@
-"""Which cell is offered next: by a stated rule, and every fifth one at random as the control.
+"""Choose the cell that is offered next: by a stated rule, and every fifth one at random as the control.
 
 Candidates are the detector's proposals that nobody labelled yet, in the frame that is shown and in a few frames that
 lie evenly over the store.

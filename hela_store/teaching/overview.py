@@ -39,7 +39,7 @@ class Overview:
         return [about["frame"] for about in self.frames() if about["embedded"] and about["block"] == "train"]
 
     def is_embedded(self, frame: str) -> bool:
-        """Whether all tiles of a frame are embedded."""
+        """Return whether all tiles of a frame are embedded."""
         return any(about["frame"] == frame and about["embedded"] for about in self.frames())
 
     def listed(self, version: int, taught: Mapping[str, set[int]]) -> list[dict[str, Any]]:

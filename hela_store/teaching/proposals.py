@@ -94,7 +94,7 @@ class Proposals:
 
     @property
     def note(self) -> str:
-        """Why nothing is proposed; empty where there is a detector."""
+        """Say why nothing is proposed; empty where there is a detector."""
         if self._head is not None:
             return ""
         return "No detector fits this encoder, so nothing is proposed; hela-store detect train makes one from labels."

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.base.files import digest
+from hela_store.errors import RunError
 from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
@@ -62,7 +63,7 @@ class Shares:
 
     @property
     def lack(self) -> str:
-        """What is missing before the decoder can be fine-tuned; empty where nothing is."""
+        """Say which cells are missing before the decoder can be fine-tuned; empty where none is."""
         if len(self.train) >= LEAST and self.choose and self.judge:
             return ""
         return (
@@ -73,7 +74,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """How one fine-tuning went.
+    """Describe how one fine-tuning went.
 
     Attributes
     ----------
@@ -111,8 +112,13 @@ class Round:
 
     @classmethod
     def of(cls, run: RunInfo) -> Round:
-        """Return the round that a published run has in its log."""
-        return cls(**run.result() | {"run": run.id})
+        """Return the round that a published run has in its log; RunError where it holds something else."""
+        try:
+            return cls(**run.result() | {"run": run.id})
+        except TypeError as error:
+            raise RunError(
+                f"the log of run {run.id} is not one of a round of teach ({error}); move the run away"
+            ) from None
 
     @property
     def decoder(self) -> str | None:

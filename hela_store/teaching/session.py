@@ -27,7 +27,7 @@ GONE = 65.0
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What an edit did.
+    """Describe what an edit did.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Session:
         return cell in taught and self.is_held(frame, cell)
 
     def is_held(self, frame: str, cell: int) -> bool:
-        """Whether a cell judges and is never trained on: decided by its name alone, before anything is learned."""
+        """Return whether a cell judges and never trains: decided by its name alone, before anything is learned."""
         return part_of(self.store, frame, cell, self.held) == "judge"
 
     def taught_cells(self) -> list[tuple[str, int]]:

@@ -113,7 +113,7 @@ def cell_in_frame(store: Store, cell: str, run: str, prompt: str, seed: int | No
 
 
 def _fits(counts: str | None, shape: tuple[int, int]) -> bool:
-    """Whether a run-length code is one of the frame: a page decodes without looking."""
+    """Return whether a run-length code is one of the frame: a page decodes without looking."""
     try:
         return bool(counts) and decode_crop(str(counts), *shape)[0].size > 0
     except RunError:
