@@ -105,7 +105,7 @@ def full_option(command: F) -> F:
     return click.option("--full", is_flag=True, expose_value=False, callback=remember, help=text)(command)
 
 
-class LabelsVersion(click.ParamType[int]):
+class LabelsVersion(click.ParamType[int | str]):
     """A version of the labels: a number from 0, or ``latest``."""
 
     name = "labels version"

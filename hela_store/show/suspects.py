@@ -54,7 +54,7 @@ def suspect_pictures(store: Store, rows: Sequence[Mapping[str, Any]]) -> Iterato
             if row["label"] is None
             else np.where(label[window] == row["label"], label[window], 0)
         )
-        outlines = [
+        outlines: list[tuple[npt.NDArray[Any], tuple[int, int, int]]] = [
             (label[window], OTHER),
             (own, LABEL),
             (_answer(row, label.shape, (x0, y0), (height, width)), ANSWER),
@@ -79,9 +79,7 @@ def _answer(
     return paste(mask, origin, size, corner).astype(np.int32)
 
 
-def _panel(
-    crop: npt.NDArray[Any], outlines: Sequence[tuple[npt.NDArray[np.int32], tuple[int, int, int]]]
-) -> Image.Image:
+def _panel(crop: npt.NDArray[Any], outlines: Sequence[tuple[npt.NDArray[Any], tuple[int, int, int]]]) -> Image.Image:
     """Return a crop, enlarged by a whole factor, with the outlines of labels, each a pixel of the picture wide."""
     times = max(1, SIDE // max(crop.shape))
     grey = apply(np.nan_to_num(crop), *limits(np.nan_to_num(crop), "percentile")).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from label_events import disc, make_event
 
@@ -17,6 +18,8 @@ from hela_store.labels.versions import cells_at, free_label, label_at, redo, und
 from hela_store.store.measure import measure_cells
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
+
+Labels = dict[str, npt.NDArray[np.int32]]
 
 
 def test_without_a_log_labels_are_as_ingested(plain: Store) -> None:
@@ -68,8 +71,8 @@ def test_the_log_equals_a_plain_model(plain: Store, seed: int) -> None:
     frames = list(plain.frame_records())[:2]
     now = {frame: label_at(plain, frame) for frame in frames}
     states = [dict(now)]
-    done: list[int] = []
-    undone: list[int] = []
+    done: list[Labels] = []
+    undone: list[tuple[Labels, Labels]] = []
     log = LabelLog(plain)
     for number in range(50):
         what = rng.random()
