@@ -119,7 +119,6 @@ def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> 
     # all of it is taken back by another server, and made again
     with serving("-s", store.path) as (address, _):
         person = Person(chromium, address)
-        now = before
         for version in range(5, 9):
             person.control("z")
             saved(person, version)
