@@ -12,6 +12,8 @@ from hela_store.sam.nano import NANO_FILE
 from .head import GridHead, load_head
 
 GENERIC_FILE = NANO_FILE.with_name("nano-detector.safetensors")
+GENERIC_ENCODER = "nano@1"
+"""The edition of nano whose embeddings the detector was trained on."""
 GENERIC_THRESHOLD = 0.5
 """Score from which a detection counts."""
 

@@ -32,6 +32,7 @@ from hela_store.datasets.frame import frame_digest
 from hela_store.datasets.listing import find_images
 from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
+from hela_store.detection.generic import GENERIC_ENCODER
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.errors import DatasetError, RunError
 from hela_store.images.geometry import Rect, tile_rectangles
@@ -182,7 +183,7 @@ def _generic(config: SegmentConfig) -> _Source:
     prompts = resolve_generic(config.prompts)
     load = partial(load_generic_segmenter, prompts)
     calibration = "none, so no cell is flagged; only a store can have one"
-    return _Source(recipe=default_recipe(), prompts=prompts, calibration=calibration, load=load)
+    return _Source(recipe=default_recipe(GENERIC_ENCODER), prompts=prompts, calibration=calibration, load=load)
 
 
 def _segment_into(

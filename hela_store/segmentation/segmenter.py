@@ -147,7 +147,7 @@ def resolve_generic(prompts: DetectedConfig) -> DetectedConfig:
     RunError
         This version ships no detector, or a run is named, which only a store has.
     """
-    recipe = default_recipe()
+    recipe = default_recipe(generic.GENERIC_ENCODER)
     if prompts.checkpoint is not None or prompts.detector != DetectedConfig.detector:
         named = prompts.checkpoint or prompts.detector
         raise RunError(f"run {named!r} is in a store, and none is given; name it with `-s NAME`, or leave the run out")
@@ -170,7 +170,7 @@ def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
     CheckpointError, RunError
         What is shipped is missing or damaged.
     """
-    return _load_generic(prompts, default_recipe(), str(pick_device(prompts.device)))
+    return _load_generic(prompts, default_recipe(generic.GENERIC_ENCODER), str(pick_device(prompts.device)))
 
 
 def kept_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
@@ -180,7 +180,7 @@ def kept_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
     threads may call it and use what it returns: nothing in it is changed by use.
     """
     with _LOADING:
-        return _kept(prompts, default_recipe(), str(pick_device(prompts.device)))
+        return _kept(prompts, default_recipe(generic.GENERIC_ENCODER), str(pick_device(prompts.device)))
 
 
 def _load_generic(prompts: DetectedConfig, recipe: Recipe, device: str) -> Segmenter:
