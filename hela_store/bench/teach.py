@@ -146,7 +146,7 @@ def _served(path: Path, device: str) -> Iterator[tuple[Callable[..., tuple[int, 
 
         yield ask, lambda: float(psutil.Process(process.pid).memory_info().rss / 2**20)
     finally:
-        process.kill()
+        process.terminate()
         process.join()
 
 
