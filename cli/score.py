@@ -68,12 +68,16 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: in
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
     lines = [[r.run, r.prompt, name, r.seg, r.between_seg] for r, name in zip(found, names, strict=True)]
     echo_table(("run", "prompt", f"against all of the {TRUTH_NAMES[truth]}", "SEG", "labels' own SEG"), lines)
+    _echo_notes(found, truth)
+    verdicts.other_labels(found, TRUTH_NAMES[truth])
+
+
+def _echo_notes(found: Sequence[TruthScore], truth: str) -> None:
     for said in dict.fromkeys(str(row.tolerance) for row in found):
         click.echo(said)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
-    verdicts.other_labels(found, TRUTH_NAMES[truth])
 
 
 def _rescore(store: Store, runs: Sequence[str], version: int | None, as_json: bool) -> None:

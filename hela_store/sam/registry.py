@@ -208,7 +208,7 @@ _KNOWN = (
 )
 ENCODERS = {known.name: known for known in _KNOWN}
 """Every encoder that ``--encoder`` takes, by name; ``nano`` without a number is :data:`NANO`."""
-NANO = "nano@2"
+NANO = "nano@1"
 """The edition of nano that new stores are made with."""
 PLAIN = {"nano": "nano@1", "nano2": "nano@2"}
 

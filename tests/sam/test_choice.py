@@ -53,8 +53,8 @@ def other(tmp_path, monkeypatch):
 
 
 def test_plain_names_need_no_file():
-    assert choose_encoder("nano@1") == EncoderRecipe(sha256=NANO_SHA256)
-    assert choose_encoder("nano") == EncoderRecipe(architecture="nano2", sha256=NANO2_SHA256)
+    assert choose_encoder("nano") == choose_encoder("nano@1") == EncoderRecipe(sha256=NANO_SHA256)
+    assert choose_encoder("nano@2") == EncoderRecipe(architecture="nano2", sha256=NANO2_SHA256)
     assert choose_encoder("vit_b").name == "" and choose_encoder("vit_b").sha256 == ENCODERS["vit_b"].sha256
 
 
