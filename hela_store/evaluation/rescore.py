@@ -157,7 +157,7 @@ def _result(store: Store, before: RunInfo, run: RunInfo) -> Rescored:
 
 @dataclass(kw_only=True)
 class _Rows:
-    """What a rescoring collects."""
+    """The rows that a rescoring collects."""
 
     scores: list[Score] = field(default_factory=list)
     prompts: list[Row] = field(default_factory=list)

@@ -13,7 +13,7 @@ from hela_store.store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDifference:
-    """How the labels of one frame differ.
+    """The difference between the labels of one frame in two versions.
 
     Attributes
     ----------

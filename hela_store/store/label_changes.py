@@ -35,7 +35,7 @@ Patches = tuple[tuple[int, str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What one event of a version changes in one frame.
+    """The change that one event of a version makes in one frame.
 
     Attributes
     ----------

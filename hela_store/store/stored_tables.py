@@ -1,4 +1,4 @@
-"""What a store holds as tables: frames, cells and planned views, at one version of the labels.
+"""The tables that a store holds: frames, cells and planned views, at one version of the labels.
 
 Nothing here imports torch, dask or zarr.
 """
