@@ -50,7 +50,7 @@ VIEWS = {
     "scalar macro": "CREATE MACRO count(x) AS 0",
     "type": "CREATE TYPE mood AS ENUM ('a')",
     "sequence": "CREATE SEQUENCE counter",
-    "index": "CREATE INDEX by_cell ON cells (cell)",
+    "index": "CREATE INDEX by_cell ON cell_versions (cell)",
     "schema of its own": "CREATE SCHEMA more; CREATE TABLE more.frames AS FROM frames",
     "table of its own": "CREATE TABLE more AS SELECT 1",
     "trigger": "CREATE TRIGGER more AFTER INSERT ON runs FOR EACH STATEMENT INSERT INTO cell_versions (cell) SELECT 'forged'",

@@ -139,4 +139,4 @@ def test_doctor(run: Run) -> None:
 
 
 def test_pretrain_is_there(run: Run) -> None:
-    assert "--dsb2018" in run("pretrain", "--help").stdout
+    assert "--data" in run("pretrain", "--help").stdout

@@ -64,7 +64,8 @@ def test_the_metadata_is_what_the_specification_asks(scored: Path, tmp_path: Pat
     path = export_ome_zarr(Store.open(scored), [run], tmp_path, prompt="point").images["01"]
     group = zarr.open_group(path, mode="r")
     times = list(range(8))
-    assert group.attrs["hela-store"] == {"frames": [f"01/t{time:03}" for time in times], "times": times}
+    about = {"frames": [f"01/t{time:03}" for time in times], "times": times, "answered": {run: ["01/t007"]}}
+    assert group.attrs["hela-store"] == about
     assert group.metadata.zarr_format == 3 and ome(group)["version"] == "0.5"
     image = Image.from_zarr(group)
     assert image.labels is not None
