@@ -40,6 +40,7 @@ TABLES = [
     "predictions",
     "detections",
     "changes",
+    "suspects",
     "own_values",
     "cell_vectors",
     "indexed",
