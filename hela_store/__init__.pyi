@@ -1,8 +1,8 @@
 """The public names, by the module each lives in; ``__init__.py`` loads them when they are first used."""
 
-from .audit.audit import AuditResult as AuditResult
 from .audit.audit import audit as audit
 from .audit.config import AuditConfig as AuditConfig
+from .audit.result import AuditResult as AuditResult
 from .base.version import __version__ as __version__
 from .detection.detect import DetectResult as DetectResult
 from .detection.detect import detect as detect

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -21,63 +21,19 @@ from hela_store.errors import RecipeError
 from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.tracks import cell_tracks
-from hela_store.runs.folder import RunFolder, RunInfo, new_run, take_up
+from hela_store.runs.folder import RunFolder, new_run, take_up
 from hela_store.runs.info import to_json
 from hela_store.runs.leftovers import STATE
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
-from .blocks import JudgedBlock, audited_frames, judged_blocks, neighbours_in_time
+from .blocks import JudgedBlock, audited_frames, judged_blocks
 from .config import FLAGGED, AuditConfig
 from .decoders import block_decoder, block_detector
 from .evidence import Row, Shared, evidence, usual_area
-from .rows import SUSPECT_SCHEMA, Recall, judge, recalls, suspect_rows
-
-KIND = "audit"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditResult:
-    """An audit.
-
-    Attributes
-    ----------
-    run : id
-    frames, labels, places : how many were judged; places have a cell for the detector, or in time, and no label
-    blocks : into how many blocks of frames they were cut
-    likely : suspects with a score of 0.5 or more
-    recall : of injected faults, by kind, see :class:`hela_store.audit.rows.Recall`
-    flagged : shares of flagged labels that ``recall`` is about
-    test : labels of the test split among them
-    top : the first ten suspects: ``rank``, ``frame``, ``cell``, ``x0`` to ``y1``, ``score``, ``kind`` and ``reason``
-    notes : what a reader has to know
-    reused : whether the run was finished before it was asked for
-    """
-
-    run: str
-    frames: int
-    labels: int
-    places: int
-    blocks: int
-    likely: int
-    recall: tuple[Recall, ...]
-    flagged: tuple[float, ...]
-    test: int
-    top: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
-    reused: bool = False
-
-    @classmethod
-    def of(cls, run: RunInfo) -> AuditResult:
-        """Return the result that a published run has in its log."""
-        logged = run.result()
-        found = tuple(Recall(**one | {"at": tuple(one["at"])}) for one in logged["recall"])
-        parts = {name: tuple(logged[name]) for name in ("flagged", "top", "notes")}
-        return cls(**logged | parts | {"recall": found, "reused": True})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``hela-store audit --json`` prints."""
-        return asdict(self)
+from .neighbours import neighbours_in_time
+from .result import KIND, AuditResult
+from .rows import SUSPECT_SCHEMA, judge, recalls, suspect_rows
 
 
 def audit(

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from .config import BASE_RATE, FAULTS, FLAGGED
 from .evidence import Row
 from .judge import CLEAN, Model, fit
+from .result import Recall
 from .signs import ANSWERS, SIGNS, TIME, said
 
 NO_PROPOSAL = ("debris", "identity")
@@ -155,24 +156,6 @@ def _scored(row: Row, models: Sequence[Model]) -> tuple[float, str, str]:
     words = "; ".join(said(surest.names[i], float(values[i])) for i in told)
     what = FAULTS[surest.kinds[kind]]
     return float(1 - chances[:, 0].mean()), surest.kinds[kind], f"{what}: {words}" if words else what
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recall:
-    """The share of the injected faults of a kind that was among the flagged labels.
-
-    Attributes
-    ----------
-    kind : ``"all"``, or one of :data:`hela_store.audit.config.FAULTS`
-    n : injected faults
-    at : share of them that was flagged, for each share in :data:`hela_store.audit.config.FLAGGED`
-    named : share of them whose most likely kind was theirs, found or not
-    """
-
-    kind: str
-    n: int
-    at: tuple[float, ...]
-    named: float
 
 
 def recalls(judged: Judged) -> list[Recall]:

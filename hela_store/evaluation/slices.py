@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from hela_store.catalog import index as catalog
 from hela_store.errors import RecipeError, RunError
@@ -236,11 +236,11 @@ def _beyond(change: Interval) -> float:
     distance = abs(change.mean) - MARGIN
     if change.error == 0:
         return 0.0 if distance > 0 else 1.0
-    return float(student.sf(distance / change.error, change.df))
+    return float(stdtr(change.df, -distance / change.error))
 
 
 def _at_step(row: Slice, parts: int) -> Slice:
-    half = row.change.error * float(student.ppf(1 - 0.025 / parts, row.change.df))
+    half = row.change.error * float(stdtrit(row.change.df, 1 - 0.025 / parts))
     ends = replace(row.change, low=row.change.mean - half, high=row.change.mean + half)
     word = "" if row.change.blocks < LEAST_BLOCKS else ends.standing
     return replace(row, low=ends.low, high=ends.high, word=word)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hela_store.audit.blocks import neighbours_in_time
+from hela_store.audit.neighbours import neighbours_in_time
 from hela_store.base.aliases import LabelArray
 from hela_store.errors import RunError
 from hela_store.images.normalise import apply, limits

@@ -7,7 +7,6 @@ used again, so the same command resumes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -22,8 +21,7 @@ from hela_store.evaluation.frames import labelled_frames
 from hela_store.evaluation.leaks import check_twins
 from hela_store.evaluation.sampled import SampleConfig, score_sample
 from hela_store.prompts.kinds import NO_PROMPT
-from hela_store.runs.finished import readable_runs
-from hela_store.runs.folder import RunInfo, load_run
+from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.training.budget import FOLDS
 from hela_store.training.config import FinetuneConfig
@@ -188,22 +186,6 @@ def study_budgets(
     errors = [f"{_name(row.choices)}: {row.error}" for row in ordered if row.error]
     table = budget_table(store, [zero, *runs])
     return BudgetResult(table=table, scored=plan.scored, notes=_notes(store, config), errors=errors)
-
-
-def budget_runs(store: Store) -> list[RunInfo]:
-    """Return the runs of the latest study of budgets: those scored on the cells of the last zero-shot run."""
-    runs = [run for run in readable_runs(store.path, KIND) if run.config["base"] == store.key]
-    zeros = [run for run in runs if run.config["method"] == ZERO]
-    if not zeros:
-        return []
-    last = max(zeros, key=lambda run: (run.created, run.id))
-    same = ("cells", "seeds", "data", "split")
-    alike = [run for run in runs if all(run.config[name] == last.config[name] for name in same)]
-    newest: dict[str, RunInfo] = {}
-    for run in sorted(alike, key=lambda run: (run.created, run.id)):
-        names = ("tuned_for", "method", "variants", "pick", "budget", "seed")
-        newest[json.dumps([run.config.get(name) for name in names])] = run
-    return [run for run in newest.values() if run.config["method"] != ZERO or run.id == last.id]
 
 
 def sample_of(config: BudgetStudyConfig) -> SampleConfig:

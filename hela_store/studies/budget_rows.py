@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from hela_store.errors import RunError
 from hela_store.evaluation.tracks import CellTracks, cell_tracks
 from hela_store.metrics.intervals import Interval, crossed_interval, numbered
 from hela_store.prompts.kinds import NO_PROMPT
+from hela_store.runs.finished import readable_runs
 from hela_store.runs.folder import RunInfo
 from hela_store.store.store import Store
 
@@ -282,3 +284,19 @@ def sentence(curve: BudgetCurve) -> str:
         f"{who}: {fitted.reached:,} cells reach 95 % of what {fitted.largest:,} give ({given}); "
         f"{MORE} more: {more.mean:+.3f} ± {half:.3f}."
     )
+
+
+def budget_runs(store: Store) -> list[RunInfo]:
+    """Return the runs of the latest study of budgets: those scored on the cells of the last zero-shot run."""
+    runs = [run for run in readable_runs(store.path, KIND) if run.config["base"] == store.key]
+    zeros = [run for run in runs if run.config["method"] == ZERO]
+    if not zeros:
+        return []
+    last = max(zeros, key=lambda run: (run.created, run.id))
+    same = ("cells", "seeds", "data", "split")
+    alike = [run for run in runs if all(run.config[name] == last.config[name] for name in same)]
+    newest: dict[str, RunInfo] = {}
+    for run in sorted(alike, key=lambda run: (run.created, run.id)):
+        names = ("tuned_for", "method", "variants", "pick", "budget", "seed")
+        newest[json.dumps([run.config.get(name) for name in names])] = run
+    return [run for run in newest.values() if run.config["method"] != ZERO or run.id == last.id]

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from hela_store_cli.main import main
 
-from hela_store.audit.audit import AuditResult, audit
+from hela_store.audit.audit import audit
 from hela_store.audit.blocks import audited_frames, judged_blocks
 from hela_store.audit.config import AuditConfig
+from hela_store.audit.result import AuditResult
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import SplitError
 from hela_store.runs.folder import partial_runs
 from hela_store.runs.info import LOG
@@ -110,5 +112,6 @@ def test_bad_input_is_one_line(embedded: Path, tmp_path: Path) -> None:
         judged_blocks(store, audited_frames(store)[:1], 4)
     bare = tmp_path / "bare"
     new(bare, NewConfig.of(dataset=str(path / "data"), labels="none", tile="none"))
+    embed(Store.open(bare), EmbedConfig(limit=1))
     with pytest.raises(SplitError, match="has no labels to audit"):
         audited_frames(Store.open(bare))

@@ -20,8 +20,9 @@ from typing import Any
 from hela_store_cli.output import bars
 from PIL import Image, ImageDraw
 
-from hela_store.audit.audit import AuditResult, audit
+from hela_store.audit.audit import audit
 from hela_store.audit.config import AuditConfig
+from hela_store.audit.result import AuditResult
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.show.suspects import suspect_pictures
 from hela_store.store.store import Store

@@ -24,8 +24,9 @@ from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.show.report.budgets import budgets
 from hela_store.show.report.choice import choose
 from hela_store.store.store import Store
-from hela_store.studies.budget import BudgetResult, budget_runs, study_budgets
+from hela_store.studies.budget import BudgetResult, study_budgets
 from hela_store.studies.budget_config import BudgetStudyConfig, held_of, parse_budgets
+from hela_store.studies.budget_rows import budget_runs
 from hela_store.studies.budget_text import budget_lines
 from hela_store.studies.curves import Scores, fit
 from hela_store.studies.picks import Picker, farthest_first
@@ -112,8 +113,7 @@ def test_the_command_says_what_it_will_run_and_prints_the_table(studied: Study) 
     assert "zero-shot" in shown.stdout and max(map(len, shown.stdout.splitlines())) <= 80
 
 
-def test_picks_are_orders_of_the_training_cells(embedded: Path) -> None:
-    store = Store.open(embedded)
+def test_picks_are_orders_of_the_training_cells(store: Store) -> None:
     picker = Picker(store)
     n = len(picker.cells)
     for pick in ("random", "frames", "far"):

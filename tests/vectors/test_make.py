@@ -154,7 +154,7 @@ def test_similar_cells_are_those_of_the_largest_cosine(made: Path, runner: CliRu
     ("cell", "said"),
     [
         ("{frame}#9999", "frame {frame} has the labels "),
-        ("{frame}x#1", "cells such as '{frame}#1'"),
+        ("{frame}x#1", "cells such as '{frame}#"),
         ("7", "expected an id of frame and label, such as"),
     ],
 )

@@ -10,12 +10,12 @@ import numpy as np
 
 from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.store.store import Store
-from hela_store.studies.budget import budget_runs
 from hela_store.studies.budget_rows import (
     BudgetCurve,
     BudgetRow,
     BudgetTable,
     Rule,
+    budget_runs,
     budget_table,
     sentence,
     strategy_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hela_store.audit.audit import KIND, AuditResult
+from hela_store.audit.result import KIND, AuditResult
 from hela_store.errors import HelaError
 from hela_store.runs.folder import list_runs
 from hela_store.show.cards import data_address
