@@ -164,7 +164,7 @@ class KnownPixels(Pixels):
     Parameters
     ----------
     known : what is labelled, by frame
-    parts : as :class:`Pixels` takes them
+    *parts : as :class:`Pixels` takes them
     """
 
     def __init__(self, known: Mapping[str, Known], *parts: Any) -> None:
