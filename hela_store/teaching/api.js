@@ -7,7 +7,7 @@ export class Refused extends Error {
   }
 }
 
-const PAGE = sessionStorage.page ??= crypto.randomUUID();
+const PAGE = crypto.randomUUID(); // of this visit: a reloaded or duplicated page counts its questions from the start
 
 async function answered(reply) {
   const text = await reply.text();

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hela_store.base.cores import usable_cores
 from hela_store.errors import HelaError
 
 NICE = 5
@@ -68,7 +69,7 @@ def _work(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ..
     # Ctrl-C in a terminal reaches all processes; the page ends this one when it ends itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICE)
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores() // 2)))
     try:
         found = work(*arguments)
     except HelaError as error:

@@ -7,23 +7,18 @@ from typing import Any
 
 from hela_store.errors import HelaError
 from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
-from hela_store.runs.default import default_run
 from hela_store.store.store import Store
 
 from .background import Background
 from .config import TeachConfig
 from .curve import forecast
 from .decode import Decoding
-from .retune import Round, last_round, part_of, shares, work
+from .retune import Round, answering, last_round, part_of, shares, work
 
 
 def first_checkpoint(store: Store) -> Checkpoint:
     """Return the decoder that answers first: that of the latest round, else the store's default run."""
-    last = last_round(store)
-    if last is not None:
-        return resolve_checkpoint(store, last.decoder)
-    run = default_run(store.path, store.key)
-    return resolve_checkpoint(store, None if run is None else run.id)
+    return resolve_checkpoint(store, answering(store))
 
 
 class Learning:

@@ -19,10 +19,12 @@ from hela_store.errors import RunError
 from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
+from hela_store.evaluation.reads import labels_read
 from hela_store.evaluation.tracks import cell_tracks
 from hela_store.images.geometry import holds_whole
 from hela_store.metrics.intervals import Units
 from hela_store.recipe.recipe import Recipe
+from hela_store.runs.default import default_run
 from hela_store.runs.finished import find_finished
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.sam.devices import pick_device
@@ -184,6 +186,15 @@ def _share(name: str, label: int, what: str) -> float:
     return int(digest("teach", what, name, label)[:8], 16) / 2**32
 
 
+def answering(store: Store) -> str | None:
+    """Return the run whose decoder answers: that of the latest round, else the default run; None for zero-shot."""
+    last = last_round(store)
+    if last is not None:
+        return last.decoder
+    run = default_run(store.path, store.key)
+    return None if run is None else run.id
+
+
 def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
     """Do one round, as :func:`retune`, on a store that another process has open."""
     return retune(Store(path, recipe), taught, config)
@@ -199,7 +210,7 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
     """
     began, before = time.monotonic(), last_round(store)
     parts = shares(store, taught, config.held)
-    init = None if before is None else before.decoder
+    init = answering(store)
     wanted = FinetuneConfig.of(
         prompt="all",
         init=init,
@@ -282,7 +293,7 @@ def kept_rounds(store: Store) -> list[Round]:
 
 
 def _publish(store: Store, done: Round, config: TeachConfig) -> Round:
-    about = asdict(config) | {"encoder": store.key, "checkpoint": done.after, "split": "train"}
+    about = asdict(config) | {"encoder": store.key, "checkpoint": done.after, "split": "train"} | labels_read(store)
     folder = new_run(store.path, KIND, about, parent=done.after, label=f"round {done.number}")
     with folder.tidied():
         result = {name: value for name, value in asdict(done).items() if name != "run"}

@@ -45,7 +45,7 @@ export class Page {
       this.saved("yes", "saved");
       this.tell("");
     }
-    if (this.frame && found.version !== this.version && !this.pending) await this.reload();
+    if (this.frame && found.version !== this.version && !this.pending && !this.tools.painting) await this.reload();
     if (this.frame && before && found.decoder !== before.decoder) this.tools.forget();
   }
 

@@ -17,6 +17,7 @@ export class Tools {
       leave: () => this.leave(),
       click: (x, y, event, right) => this.click(x, y, event, right).catch((error) => this.page.fail(error)),
       drag: (from, to, event, done) => this.drag(from, to, event, done).catch((error) => this.page.fail(error)),
+      cancel: () => { this.line = this.painting = null; this.draw(); },
       draws: () => this.tool !== "pick" && this.tool !== "minus",
     };
   }
@@ -28,7 +29,7 @@ export class Tools {
 
   forget() {
     this.abort();
-    this.shown = null;
+    this.shown = this.line = this.painting = null;
     this.prompts = new Map(); // what made the cells of this visit
     this.page.viewer?.selected.clear();
     if (this.page.viewer) this.draw();
@@ -43,7 +44,7 @@ export class Tools {
   choose(tool) {
     this.abort();
     this.tool = tool;
-    this.shown = null;
+    this.shown = this.line = this.painting = null;
     this.draw();
     this.page.panel.tool();
   }

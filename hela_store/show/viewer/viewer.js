@@ -55,7 +55,7 @@ export class Viewer {
     on("pointerdown", (event) => this.down(event));
     on("pointermove", (event) => this.move(event));
     on("pointerup", (event) => this.up(event));
-    on("pointercancel", (event) => { this.touches.delete(event.pointerId); this.end(); });
+    on("pointercancel", (event) => { this.touches.delete(event.pointerId); this.end(); this.does.cancel?.(); });
     // a finger that is lifted leaves, too, and what it asked for is still wanted
     on("pointerleave", (event) => { if (!this.press && event.pointerType !== "touch") this.does.leave?.(); });
   }
@@ -66,7 +66,7 @@ export class Viewer {
     this.moving.setPointerCapture(event.pointerId);
     const touch = event.pointerType === "touch";
     if (touch) this.touches.set(event.pointerId, [event.offsetX, event.offsetY]);
-    if (this.touches.size > 1) { this.end(); return; }
+    if (this.touches.size > 1) { this.end(); this.does.cancel?.(); return; }
     const pans = event.button === 1 || event.buttons === 4 || this.panning || (touch && !this.does.draws?.());
     this.press = { x: event.offsetX, y: event.offsetY, last: [event.offsetX, event.offsetY], pans, event, moved: false };
     if (touch) {
