@@ -17,6 +17,7 @@ from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.recipe.toml import recipe_text
 from hela_store.runs.folder import load_run
 from hela_store.store.arrays import COORDINATES, view_chunk
+from hela_store.store.label_changes import FOLDER
 from hela_store.store.storage import METADATA, Storage
 from hela_store.store.store import Store
 
@@ -182,6 +183,9 @@ def _embeddings(store: Store, views: dict[str, dict[str, int]]) -> Iterator[Sour
 
 
 def _frames(store: Store) -> Iterator[Source]:
+    store.label_log.versions()  # compares every segment
+    for path in filter(Path.is_file, sorted((store.path / FOLDER).glob("[!.]*"))):
+        yield _name(store, path), path.read_bytes
     storage = store.arrays.storage
     read = {"image": store.pixels.image, "label": store.pixels.label, "valid": store.pixels.valid}
     described: set[str] = set()

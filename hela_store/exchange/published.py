@@ -26,7 +26,7 @@ from hela_store.store.storage import Folder, Storage
 HEAD = "hela-store-published.json"
 FORMAT = 1
 SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
-TOPS = ("arrays.zarr", "encoders", "ingest", "ledger", "plan", "runs", "truths")
+TOPS = ("arrays.zarr", "encoders", "ingest", "labels", "ledger", "plan", "runs", "truths")
 """Folders of a store that files may be published from."""
 FILES = ("store.toml", "sums.json")
 
