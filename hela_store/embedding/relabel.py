@@ -11,6 +11,7 @@ import numpy as np
 from hela_store.base.sums import array_sum
 from hela_store.datasets.entries import Entry
 from hela_store.datasets.frame import Frame
+from hela_store.errors import StoreError
 from hela_store.labels.events import FILE, LabelEvent
 from hela_store.labels.files import complete_event, counted, events_between, known_file_sum
 from hela_store.labels.log import LabelLog
@@ -20,7 +21,7 @@ from hela_store.runs.finished import readable_runs
 if TYPE_CHECKING:
     from hela_store.store.store import Store
 
-SCORED = ("evaluate", "control", "robustness", "baseline", "detect")
+SCORED = ("evaluate", "control", "robustness", "baseline", "detect", "budget", "audit", "mend")
 """Kinds of runs that hold scores against labels."""
 SHOWN = 5
 
@@ -42,6 +43,7 @@ class ChangedLabels:
     events: list[LabelEvent] = field(default_factory=list)
     edited: list[str] = field(default_factory=list)
     _known: list[LabelEvent] | None = None
+    _version: int = 0
 
     def look_at(self, frame: Frame, entry: Entry) -> None:
         """Compare the labels of a frame in the data set with those that the store knows.
@@ -54,13 +56,14 @@ class ChangedLabels:
         if frame.label is None:
             return
         if self._known is None:
-            self._known = LabelLog(self.store).events()
+            self._version = self.store.at_labels().labels_version
+            self._known = LabelLog(self.store).events(self._version)
         ingested = self.store.at_labels(0).pixels.label(frame.id)
         known = known_file_sum(self._known, frame.id, ingested)
         label = frame.label.astype(np.int32, copy=False)
         if array_sum(frame.id, label) == known:
             return
-        latest = self.store.at_labels()
+        latest = self.store.at_labels(self._version)
         there = latest.pixels.label(frame.id)
         if array_sum(frame.id, there.astype(np.int32, copy=False)) != known:
             if not np.array_equal(there, label):
@@ -78,12 +81,15 @@ class ChangedLabels:
         Raises
         ------
         StoreError
-            Another process changes labels, no space, or no permission; nothing was written.
+            Another process changes labels, or did since they were compared, no space, or no permission; nothing was
+            written.
         """
         notes = []
         if self.events:
             frames = list(dict.fromkeys(event.frame for event in self.events))
             with LabelLog(self.store) as log:
+                if log.version != self._version:
+                    raise StoreError(f"the labels became version {log.version} meanwhile; run the same command again")
                 version = log.append(self.events)
             self.store.follow_labels(version)
             notes.append(
@@ -93,7 +99,8 @@ class ChangedLabels:
             if stale := stale_runs(self.store, frames):
                 notes.append(
                     f"{len(stale)} runs were scored on earlier labels of these frames ({_few(stale)}); "
-                    "`hela-store score RUN --labels-version latest` scores their masks again"
+                    "`hela-store score RUN --labels-version latest` scores stored masks of given prompts again; the "
+                    "other runs are made again by the commands that made them"
                 )
         if self.edited:
             notes.append(

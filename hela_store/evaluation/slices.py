@@ -37,14 +37,17 @@ LEAST_CELLS = 3
 _ROWS = """
     SELECT m.prompt, m.cell, m.frame, m.sequence, m.time, m.split, m.{metric} AS value, m.area, c.mean_intensity,
         m.touches_neighbour, m.touches_border, c.eccentricity, m.is_bright_small, m.is_dim
-    FROM cell_metrics m JOIN cells c ON c.cell = m.cell
+    FROM cell_metrics m JOIN cells_at c ON c.cell = m.cell AND c.labels_version = m.labels_version
     WHERE m.run = $run AND m.{metric} IS NOT NULL ORDER BY m.prompt, m.cell, m.prompt_seed
 """
 _VECTORS = """
     SELECT cell, any_value(vector) AS vector FROM cell_vectors
     WHERE encoder = $encoder AND list_contains($cells, cell) GROUP BY cell ORDER BY cell
 """
-_PLACES = "SELECT cell, frame, cx, cy FROM cells WHERE list_contains($frames, frame) ORDER BY cell"
+_PLACES = """
+    SELECT cell, frame, cx, cy FROM cells_at
+    WHERE labels_version = $version AND list_contains($frames, frame) ORDER BY cell
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
     if metric not in METRICS:
         raise RecipeError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
     info = load_run(store.path, run)
+    store = store.at_labels(info.labels_version)
     table = catalog.query(store.path, _ROWS.format(metric=metric), {"run": info.id})
     if not len(table):
         raise RunError(
@@ -154,7 +158,8 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
 
 def _spacing(store: Store, rows: Rows) -> npt.NDArray[np.float64]:
     """Return of each row how far the nearest labelled cells are, whether these were scored or not."""
-    table = catalog.query(store.path, _PLACES, {"frames": sorted(set(rows["frame"].tolist()))})
+    frames = sorted(set(rows["frame"].tolist()))
+    table = catalog.query(store.path, _PLACES, {"frames": frames, "version": store.labels_version})
     places = np.stack([table["cx"].to_numpy(), table["cy"].to_numpy()], 1).astype(float)
     found = spacings(places, table["frame"].to_numpy(zero_copy_only=False))
     of = dict(zip(table["cell"].to_pylist(), found.tolist(), strict=True))

@@ -21,7 +21,7 @@ from hela_store.datasets.entries import probe_label
 from hela_store.datasets.pixels import read_label
 from hela_store.errors import LabelError
 from hela_store.images.labels import apply_field_of_interest
-from hela_store.labels.events import LabelEvent
+from hela_store.labels.events import FILE, LabelEvent
 from hela_store.labels.files import complete_event, counted, events_between
 from hela_store.labels.log import LabelLog
 from hela_store.store.records import FrameRecord
@@ -137,6 +137,8 @@ def import_labels(store: Store, source: Path, *, who: str = "import", progress: 
     StoreError
         Another process changes labels, no space, or no permission; nothing was written.
     """
+    if who == FILE:
+        raise LabelError(f"who is {FILE!r}, which stands for label files of the data set; give a name")
     store = store.at_labels()
     files = _files(store, source)
     events: list[LabelEvent] = []
@@ -147,6 +149,11 @@ def import_labels(store: Store, source: Path, *, who: str = "import", progress: 
             found = f"{len(planes)} images" if len(planes) != 1 else "{} x {} px".format(*planes[0].shape)
             raise LabelError(f"{path} holds {found}, expected one of {record.height} x {record.width} px")
         label = apply_field_of_interest(read_label(planes[0]), band)
+        if path.parent.parent.name.endswith(f"_{PARTIAL}") and record.has_label and not record.partial:
+            raise LabelError(
+                f"{path} has only some cells by its folder's name, and all cells of frame {record.frame} are labelled; "
+                f"put it into {record.sequence}_{COMPLETE} if it has all of them"
+            )
         made = events_between(record.frame, store.pixels.label(record.frame), label, who=who, reason=str(path))
         if made and path.parent.parent.name.endswith(f"_{COMPLETE}") and (record.partial or not record.has_label):
             made.append(complete_event(made[0]))

@@ -25,7 +25,7 @@ from hela_store.recipe.recipe import Recipe
 
 from .arrays import Arrays
 from .ledger import Ledger
-from .pixels import Pixels
+from .pixels import Pixels, cut_out
 from .records import ViewRecord
 from .store import Store
 from .truths import Truths
@@ -173,12 +173,12 @@ class KnownPixels(Pixels):
 
     def label(self, frame: str, rect: Rect | None = None) -> LabelArray:
         """Return a frame's known labels; as :meth:`Pixels.label`."""
-        return _part(self._known.get(frame, UNLABELLED).label(super().label(frame)), rect)
+        return cut_out(self._known.get(frame, UNLABELLED).label(super().label(frame)), rect)
 
     def valid(self, frame: str, rect: Rect | None = None) -> BoolArray:
         """Return where a frame's known labels say something; as :meth:`Pixels.valid`."""
         known = self._known.get(frame, UNLABELLED)
-        return _part(known.valid(super().label(frame), super().valid(frame)), rect)
+        return cut_out(known.valid(super().label(frame), super().valid(frame)), rect)
 
 
 class KnownTruths(Truths):
@@ -228,10 +228,3 @@ def opener(store: Store) -> Callable[[], Store]:
     if isinstance(store, Labelled):
         return partial(Labelled, store.path, store.recipe, store.known, store.silent, store.labels_version)
     return partial(Store, store.path, store.recipe, store.labels_version)
-
-
-def _part(whole: npt.NDArray[T], rect: Rect | None) -> npt.NDArray[T]:
-    if rect is None:
-        return whole
-    x0, y0, width, height = rect
-    return np.ascontiguousarray(whole[y0 : y0 + height, x0 : x0 + width])

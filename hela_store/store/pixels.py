@@ -71,7 +71,7 @@ class Pixels:
         """Return a frame's labels, int32, (row, col), 0 is background; as :meth:`image`."""
         if frame not in self._states:
             return self._read("label", frame, rect)
-        return _part(self._changed_label(frame), rect)
+        return cut_out(self._changed_label(frame), rect)
 
     def valid(self, frame: str, rect: Rect | None = None) -> BoolArray:
         """Return where a frame's labels say something, bool, (row, col); as :meth:`image`."""
@@ -83,7 +83,7 @@ class Pixels:
         if label is not None and not state.partial and record.has_label and not record.partial:
             # where gold and silver truth disagree only ingest knew
             valid &= self._read("valid", frame, None) | np.asarray(label > 0)
-        return _part(valid, rect)
+        return cut_out(valid, rect)
 
     def _changed_label(self, frame: str) -> LabelArray:
         """Return the whole label image of a frame whose labels are not as ingested, compared with its sum."""
@@ -126,7 +126,7 @@ class Pixels:
             return whole
 
         whole = read_right(storage, [chunk], f"the {name} of frame {frame}", compared)
-        return _part(whole, rect)
+        return cut_out(whole, rect)
 
     def _stored(self, name: str, record: FrameRecord) -> npt.NDArray[Any] | None:
         whole = self._arrays.frame_part(record.group, record.row, name)
@@ -155,7 +155,8 @@ class Pixels:
         return right
 
 
-def _part(whole: npt.NDArray[Any], rect: Rect | None) -> npt.NDArray[Any]:
+def cut_out(whole: npt.NDArray[Any], rect: Rect | None) -> npt.NDArray[Any]:
+    """Return the part of an array, (row, col), in ``rect`` (x0, y0, width, height px); all of it where None."""
     if rect is None:
         return whole
     x0, y0, width, height = rect

@@ -98,7 +98,7 @@ class StoredTables:
         if version == self._labels_version:
             return self
         other = self._others.get(version)
-        if other is None:
+        if other is None or other._labels_version != version:  # it may have followed its log since
             kept = [number for number in self._others if number]  # as ingested is asked for all the time
             if len(kept) >= VERSIONS_KEPT:
                 del self._others[kept[0]]

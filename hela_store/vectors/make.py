@@ -172,7 +172,12 @@ def _sources(store: Store) -> dict[str, list[str | None]]:
     views = views.filter(pc.equal(views["variant"], 0))
     sums = dict(zip(*(store.ledger().table()[name].to_pylist() for name in ("view", "sha256")), strict=True))
     columns = (views[name].to_pylist() for name in ("view", "frame"))
-    return {view: [sums[view], frames[frame].label_xxh3] for view, frame in zip(*columns, strict=True) if view in sums}
+    changed = {frame: state.last.sum for frame, state in store.label_states().items()}
+    return {
+        view: [sums[view], changed.get(frame, frames[frame].label_xxh3)]
+        for view, frame in zip(*columns, strict=True)
+        if view in sums
+    }
 
 
 def _rows(info: RunInfo) -> pa.Table:
