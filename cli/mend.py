@@ -59,6 +59,8 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
     """
     import hela_store as hs
 
+    if zero_shot and choices["checkpoint"]:
+        raise click.UsageError("--run and --zero-shot exclude each other")
     note_untrained(store)
     wanted = TRAINED[choices["prompt"]]
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, wanted)

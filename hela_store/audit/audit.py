@@ -18,7 +18,7 @@ from hela_store.base.parquet import read_parquet
 from hela_store.base.progress import Progress, silent
 from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RecipeError
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.tracks import cell_tracks
 from hela_store.runs.folder import RunFolder, new_run, take_up
@@ -56,11 +56,15 @@ def audit(
     StoreError
         No labelled frame is embedded.
     RecipeError
-        The store holds tokens of an encoder that is cut, which no decoder reads.
+        The encoder was adapted on the labels, or is cut, so that the store holds tokens, which no decoder reads.
     RunError
         A loss became infinite or NaN.
     """
     config = config or AuditConfig()
+    if store.recipe.encoder.adapter:
+        raise RecipeError(
+            f"the encoder of {store.path} was adapted on these labels, so it cannot judge them; remove encoder.adapter"
+        )
     if store.recipe.encoder.cut:
         raise RecipeError(
             f"the recipe of {store.path} has encoder.cut = {store.recipe.encoder.cut}; an audit reads embeddings, so "
@@ -70,7 +74,7 @@ def audit(
     blocks = judged_blocks(store, frames, config.folds)
     about = {name: value for name, value in asdict(config).items() if name != "device"}
     about |= {"encoder": store.key, "checkpoint": None, "split": None, "frames": digest("frames", *frames)[:16]}
-    about |= {"data": data_digest(store, ("all",))}
+    about |= data_read(store, ("all",))
     with claim_scoring(store, KIND, about, fresh=fresh, progress=progress) as done:
         if done is not None:
             return AuditResult.of(done)

@@ -85,8 +85,9 @@ def _block(store: Store, frames: list[str], number: int, block: list[int]) -> Ju
         kept for gap in gaps if (kept := [t for t in others if _apart(t, block, gap)]) and _enough(kept, others)
     )
     split = SplitRecipe(train=format_ranges(train), test=format_ranges(block), group=store.recipe.split.group)
+    apart = Store(store.path, replace(store.recipe, split=split), store.labels_version)
     judged = [name for name in frames if records[name].time in set(block)]
-    return JudgedBlock(number=number, frames=judged, store=Store(store.path, replace(store.recipe, split=split)))
+    return JudgedBlock(number=number, frames=judged, store=apart)
 
 
 def _apart(time: int, block: list[int], gap: int) -> bool:

@@ -26,7 +26,7 @@ from .evaluate import score_frames
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .questions import Embed, Question, answer, truth_questions
-from .reads import data_digest
+from .reads import data_read
 from .reuse import claim_scoring
 from .scores import summarise
 
@@ -107,7 +107,7 @@ def score_sample(
         "cells": len(kept),
     }
     stored |= {"prompts": list(config.prompts), "seeds": list(range(config.prompt_seeds)), "window": checkpoint.window}
-    stored |= dict(about) | {"data": data_digest(store, ("train", config.split))}
+    stored |= dict(about) | data_read(store, ("train", config.split))
     radius = median_training_radius(store)
 
     def asker(frame: FrameCells) -> Sequence[Question]:

@@ -145,6 +145,11 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
 def _crossed(signs: Floats, better: npt.NDArray[np.bool_], units: npt.NDArray[np.int64]) -> Floats:
     """Return the probability of each row from a regression that was fitted on other units."""
     kinds = np.unique(units)
+    if len(kinds) < 2:
+        raise RunError(
+            "the gate cannot be calibrated: all validation masks are of one track, so none can judge a gate that the "
+            "others fitted; label more validation cells"
+        )
     fold_of = dict(zip(generator("gate").permutation(kinds).tolist(), np.arange(len(kinds)) % FOLDS, strict=True))
     folds = np.array([fold_of[unit] for unit in units.tolist()])
     found = np.zeros(len(units))

@@ -24,7 +24,8 @@ from hela_store.embedding.reader import embed_command
 from hela_store.errors import RunError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import Tile, frame_tiles
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.leaks import check_untouched
+from hela_store.evaluation.reads import data_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.exchange.target import Targets
 from hela_store.prompts.table import match_masks
@@ -112,13 +113,19 @@ def _about(checkpoint: Checkpoint, config: MendConfig, tool: ToolMasks) -> dict[
     blocks, records = store.blocks(), store.frame_records()
     scored = {blocks[frame] for frame in tool.files if records[frame].has_label}
     # a folder with labelled test frames is a scoring of test, whatever else is in it
-    split = scored.pop() if len(scored) == 1 else "all" if scored else None
+    split = scored.pop() if len(scored) == 1 else "all" if "test" in scored else None
     names = [part for frame in sorted(tool.files) for part in (frame, file_of(tool.folder, tool.files[frame]))]
     sums = [sha256_file(tool.files[frame]) for frame in sorted(tool.files)]
     about = {name: value for name, value in asdict(config).items() if name not in ("out", "device")}
     about |= {"encoder": checkpoint.key, "checkpoint": checkpoint.id, "window": checkpoint.window, "split": split}
     about |= {"prompts": [config.prompt], "seeds": [0], "origin": tool.folder.resolve().name}
-    return about | {"masks": digest(*names, *sums), "data": data_digest(store, ("train", "val"))}
+    return about | {"masks": digest(*names, *sums)} | data_read(store, ("train", "val"))
+
+
+def _scored_in(store: Store, tool: ToolMasks, block: str) -> list[str]:
+    """Return the labelled frames of a block that the tool has masks of."""
+    blocks, records = store.blocks(), store.frame_records()
+    return [frame for frame in tool.files if blocks[frame] == block and records[frame].has_label]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +144,7 @@ def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
     decoder = job.checkpoint.load_decoder(pick_device(config.device))
     mender = Mender(checkpoint=job.checkpoint, decoder=decoder, form=config.prompt)
     model, words = fitted_errors(store, job.tool)
+    check_untouched(store, job.checkpoint.run, _scored_in(store, job.tool, "test"))
     gate = fit_gate(judge(mender, model, job.tool, progress))
     folder = new_run(store.path, KIND, about, parent=job.checkpoint.id, label=config.prompt)
     with folder.tidied():

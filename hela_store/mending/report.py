@@ -149,6 +149,8 @@ def _notes(run: RunInfo, rows: Sequence[Mapping[str, Any]], complete: set[str]) 
     yield f"the gate was calibrated with {result['errors']}"
     if run.checkpoint is not None and any(row["split"] == "train" and row["cell"] for row in rows):
         yield "the decoder was trained on the frames of block train, so that their IoU after mending is too high"
+    if any(row["split"] == "val" and row["cell"] for row in rows):
+        yield "the gate was calibrated on cells of block val, so that their IoU after mending is too high"
     stand = [row["cell"] is not None for row in rows if row["frame"] in complete and row["label"] is not None]
     if stand and np.mean(stand) < FEW:
         yield (

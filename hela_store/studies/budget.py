@@ -116,6 +116,11 @@ def plan_budgets(store: Store, config: BudgetStudyConfig, progress: Progress = s
     RunError, SplitError, StoreError
         A pick needs what is not there yet; a block is empty, or not embedded.
     """
+    if store.recipe.encoder.adapter or config.tuning.init is not None:
+        raise RecipeError(
+            "a study of budgets begins from weights that know no label of this store; leave out init, and "
+            "encoder.adapter in store.toml"
+        )
     check_twins(store)
     sample, frames = sample_of(config), labelled_frames(store, config.split)
     picker = Picker(store, progress)
@@ -276,6 +281,8 @@ def _notes(store: Store, config: BudgetStudyConfig) -> list[str]:
     notes = ["a budget counts labelled cells, those that choose the step among them; the validation block is not read"]
     if "doubt" in config.picks:
         notes.append("doubt looks at more labels than its budget: the detector and its calibration learned from them")
+    if "far" in config.picks:
+        notes.append("far looks at more labels than its budget: vectors are means over the outlines of all cells")
     if config.seeds < 3:
         notes.append("fewer than 3 seeds: there are numbers and no verdict; give --seeds 3")
     if not store.is_trained:

@@ -19,7 +19,7 @@ from hela_store.baselines.config import ClassicalConfig, UnetConfig
 from hela_store.baselines.found import segment_split
 from hela_store.baselines.unet import segmenter, train_unet, trained
 from hela_store.evaluation.frames import labelled_frames
-from hela_store.evaluation.reads import data_digest
+from hela_store.evaluation.reads import data_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.evaluation.rows import PREDICTION_SCHEMA, PROMPT_SCHEMA
 from hela_store.evaluation.sampled import SampleConfig, sampled_cells
@@ -61,7 +61,7 @@ def score_found(store: Store, point: Mapping[str, Any], config: FinetuneConfig, 
         "cells": len(kept),
     }
     stored |= {"prompts": [NO_PROMPT], "seeds": list(range(sample.prompt_seeds)), "window": None} | dict(point)
-    stored |= {"trained": _trained_on(store, config), "data": data_digest(store, ("train", sample.split))}
+    stored |= {"trained": _trained_on(store, config)} | data_read(store, ("train", sample.split))
     with claim_scoring(store, KIND, stored) as done:
         if done is not None:
             return done

@@ -295,6 +295,7 @@ def budget_runs(store: Store) -> list[RunInfo]:
     last = max(zeros, key=lambda run: (run.created, run.id))
     same = ("cells", "seeds", "data", "split")
     alike = [run for run in runs if all(run.config[name] == last.config[name] for name in same)]
+    alike = [run for run in alike if run.labels_version == last.labels_version]
     newest: dict[str, RunInfo] = {}
     for run in sorted(alike, key=lambda run: (run.created, run.id)):
         names = ("tuned_for", "method", "variants", "pick", "budget", "seed")

@@ -68,12 +68,13 @@ class Curve:
         ``a``, ``b`` and ``c``.
     zero : ndarray of float64, shape (1 + draws,)
         Zero-shot, on the same cells.
-    largest : the largest budget
+    smallest, largest : the smallest and the largest budget that was tried
     """
 
     form: str
     numbers: Floats
     zero: Floats
+    smallest: int
     largest: int
 
     def at(self, budget: float) -> Range:
@@ -90,10 +91,13 @@ class Curve:
 
     @property
     def reached(self) -> int | None:
-        """The budget at which :data:`REACHED` of the largest one's gain is there; None where that gain is not clear."""
+        """The budget at which :data:`REACHED` of the largest one's gain is there; None where that gain is not clear.
+
+        No budget below the smallest one that was tried is named.
+        """
         if self.gain(self.largest).low <= 0:
             return None
-        budgets = np.unique(np.geomspace(1, self.largest, 400).round().astype(int))
+        budgets = np.unique(np.geomspace(self.smallest, self.largest, 400).round().astype(int))
         gains = np.array([self._values(int(n))[0] - self.zero[0] for n in budgets])
         return int(budgets[np.argmax(gains >= REACHED * gains[-1])])
 
@@ -130,7 +134,7 @@ def fit(scores: Scores) -> Curve | None:
         for form, part, numbers in (("power", power, 3), ("log", log, 2))
     ]
     form, numbers = ("log", log) if criteria[1] <= criteria[0] else ("power", power)
-    return Curve(form=form, numbers=numbers, zero=zero, largest=int(budgets[-1]))
+    return Curve(form=form, numbers=numbers, zero=zero, smallest=int(budgets[0]), largest=int(budgets[-1]))
 
 
 def _has_runs(of_run: Floats, budget: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
