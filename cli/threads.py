@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 COMPUTE = {
     *("embed", "finetune", "sweep", "evaluate", "baseline", "study", "detect", "segment", "demo", "pretrain", "bench"),
-    "import",
+    *("import", "fit", "teach", "mend", "audit"),
 }
 """Commands that compute for long enough that the other processes of the machine are looked at."""
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

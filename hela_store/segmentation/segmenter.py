@@ -176,8 +176,8 @@ def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
 def kept_generic_segmenter(prompts: DetectedConfig) -> Segmenter:
     """Return the shipped encoder, detector and decoder, loaded once in a process; as :func:`load_generic_segmenter`.
 
-    They are loaded again where settings, device or one of the shipped files are others than at the last call. Several
-    threads may call it and use what it returns: nothing in it is changed by use.
+    They are loaded again where settings, device or the detector's file are others than at the last call; the encoder is
+    pinned by its sum. Several threads may call it and use what it returns: nothing in it is changed by use.
     """
     with _LOADING:
         return _kept(prompts, default_recipe(generic.GENERIC_ENCODER), str(pick_device(prompts.device)))
