@@ -47,7 +47,7 @@ def changed(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_a_run_pins_the_version_that_it_read(changed: tuple[Path, str, str]) -> None:
     path, before, after = changed
     assert [load_run(path, run).labels_version for run in (before, after)] == [0, 2]
-    sql = "SELECT run, labels_version, trained_labels_version, sum(area) AS area FROM cell_metrics GROUP BY ALL ORDER BY 1"
+    sql = "SELECT run, labels_version, trained_labels_version, sum(area) AS area FROM cell_metrics GROUP BY ALL ORDER BY 2"
     rows = catalog.query(path, sql).to_pylist()
     assert [(row["run"], row["labels_version"], row["trained_labels_version"]) for row in rows] == [
         (before, 0, None),
