@@ -88,7 +88,8 @@ def check_options(budget: str | None, given: dict[str, Any], others: dict[str, A
     others : options that a study of budgets does not take, by name
     """
     if budget is None:
-        if name := next((name for name, value in given.items() if value not in (None, (), False)), None):
+        used = [name for name, value in given.items() if value is not None and value is not False and value != ()]
+        if name := next(iter(used), None):
             raise click.UsageError(
                 f"{_typed(name)} is for a study of budgets; give --budget, such as --budget 5,20,100,all"
             )

@@ -23,6 +23,7 @@ from .learning import Learning, first_checkpoint
 from .offers import Offers
 from .overview import Overview
 from .proposals import Proposals, doubt_of
+from .retune import check_held
 from .session import Saved, Session
 
 
@@ -40,6 +41,7 @@ class Lesson:
     def __init__(self, store: Store, config: TeachConfig, encoding: Background | None = None) -> None:
         self._encoding = encoding or Background()
         self.store, self.config = store, config
+        check_held(store, config.held)
         self.session = Session(store, config.who, config.held)
         self.decoding = Decoding(first_checkpoint(store), config.device)
         self.proposals = Proposals(store, self.decoding)

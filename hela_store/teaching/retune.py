@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.base.files import digest
-from hela_store.errors import RunError
+from hela_store.errors import RecipeError, RunError
 from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
@@ -25,7 +25,7 @@ from hela_store.images.geometry import holds_whole
 from hela_store.metrics.intervals import Units
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.default import default_run
-from hela_store.runs.finished import find_finished
+from hela_store.runs.finished import find_finished, readable_runs
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.sam.devices import pick_device
 from hela_store.store.labelled import Labelled
@@ -193,6 +193,22 @@ def answering(store: Store) -> str | None:
         return last.decoder
     run = default_run(store.path, store.key)
     return None if run is None else run.id
+
+
+def check_held(store: Store, held: float) -> None:
+    """Refuse a share that would let cells judge that earlier rounds trained on.
+
+    Raises
+    ------
+    RecipeError
+        An earlier round set a smaller share aside.
+    """
+    used = [run.config["held"] for run in readable_runs(store.path, KIND) if run.encoder == store.key]
+    if used and held > min(used):
+        raise RecipeError(
+            f"held is {held:g}, but cells beyond a share of {min(used):g} trained in earlier rounds, so they cannot "
+            f"judge; give --held {min(used):g} or less"
+        )
 
 
 def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:

@@ -187,7 +187,11 @@ def test_what_cannot_be_is_said_before_anything_runs(embedded: Path, given: str,
 
 
 def test_options_of_the_other_study_are_refused(embedded: Path) -> None:
-    for given, told in (("--pick far", "--pick is for a study of budgets"), ("--budget 5 --unet", "--unet is not for")):
+    for given, told in (
+        ("--pick far", "--pick is for a study of budgets"),
+        ("--cut 0", "--cut is for a study"),
+        ("--budget 5 --unet", "--unet is not for"),
+    ):
         done = CliRunner().invoke(main, ["study", "-s", str(embedded), *given.split()])
         assert done.exit_code == 2 and told in done.output, done.output
     assert parse_budgets("5, 10,all") == (5, 10, "all")

@@ -7,12 +7,14 @@ import time
 import numpy as np
 import pytest
 
+from hela_store.errors import RecipeError
 from hela_store.metrics.intervals import Units
+from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
 from hela_store.teaching.curve import ahead_of, curve_of, forecast
 from hela_store.teaching.lesson import Lesson
-from hela_store.teaching.retune import kept_rounds, last_round, part_of, shares
+from hela_store.teaching.retune import KIND, check_held, kept_rounds, last_round, part_of, shares
 
 
 def test_shares_are_as_stated_and_follow_from_names_alone(store: Store) -> None:
@@ -28,6 +30,16 @@ def test_shares_are_as_stated_and_follow_from_names_alone(store: Store) -> None:
     train = [row["cell"] for row in table if store.blocks()[row["frame"]] == "train"]
     assert sorted((*found.train, *found.choose, *found.judge)) == sorted(train)
     assert found.left == len(table) - len(train)
+
+
+def test_cells_that_trained_never_judge_under_a_larger_share(store: Store) -> None:
+    check_held(store, 0.4)
+    folder = new_run(store.path, KIND, {"held": 0.2, "encoder": store.key, "checkpoint": None, "split": "train"})
+    with folder.tidied():
+        folder.publish()
+    check_held(store, 0.2)
+    with pytest.raises(RecipeError, match=r"held is 0\.4, but cells beyond a share of 0\.2 trained"):
+        Lesson(store, TeachConfig(device="cpu", held=0.4))
 
 
 def test_what_more_cells_add_is_fitted() -> None:
