@@ -29,6 +29,7 @@ from .output import bars, note, relative
     help="Learn from the labelled images in this folder, images/*.png and masks/*.tif; repeat for several.",
 )
 @click.option("--init", default="", metavar="FILE", help="Weights to start from: a nano.safetensors, or nano@1.")
+@click.option("--decoder-only", is_flag=True, help="Leave the encoder as it is in --init; four times faster.")
 @click.option(
     "--drawn",
     type=click.FloatRange(0, 1, max_open=True),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hela_store.errors import RecipeError
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -17,6 +19,7 @@ class PretrainConfig:
     seed : of weights, scenes and batches
     data : folders with ``images/`` and ``masks/``, each ``FOLDER`` or ``FOLDER:WEIGHT``
     init : a weights file of nano to start from; empty for random weights
+    decoder_only : the encoder stays as it is, which is four times faster
     drawn : share of the crops that are cut from drawn scenes; all of them where there is no ``data``
     scenes : drawn scenes in the pool
     most : prompts a crop
@@ -31,8 +34,14 @@ class PretrainConfig:
     seed: int = 0
     data: tuple[str, ...] = ()
     init: str = ""
+    decoder_only: bool = False
     drawn: float = 0.4
     scenes: int = 800
     most: int = 12
     ema: float = 0.998
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for settings that contradict each other."""
+        if self.decoder_only and not self.init:
+            raise RecipeError("decoder_only without init: the encoder would stay random; expected weights")

@@ -195,9 +195,14 @@ def _look(source: Source) -> list[float]:
     ]
 
 
+FEW_CELLS = 20
+BY_SIZE = 0.6
+"""Part of the draws in which every size of cell has one chance: where cells are large, few fit into an image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Sources of one origin; cells, not images, are drawn with equal chance.
+    """Sources of one origin, of which cells are drawn: each with equal chance, or each octave of diameters with one.
 
     Attributes
     ----------
@@ -216,9 +221,22 @@ class Pool:
         """Number of cells of the sources up to each."""
         return np.cumsum([len(source.cells) for source in self.sources])
 
+    @cached_property
+    def octaves(self) -> list[npt.NDArray[np.int64]]:
+        """Numbers of the cells whose diameters lie within a factor of two; a few odd ones join the next."""
+        octave = np.floor(np.log2(np.concatenate([source.cells[:, 4] for source in self.sources])))
+        values, counts = np.unique(octave, return_counts=True)
+        common = values[counts >= min(FEW_CELLS, counts.max())]
+        octave = octave.clip(common.min(), common.max())
+        return [np.flatnonzero(octave == value) for value in np.unique(octave)]
+
     def draw(self, rng: np.random.Generator) -> tuple[Source, int]:
         """Draw a cell: its source and its row in ``cells``."""
-        number = int(rng.integers(self.upto[-1]))
+        if rng.random() < BY_SIZE:
+            members = self.octaves[int(rng.integers(len(self.octaves)))]
+            number = int(members[rng.integers(len(members))])
+        else:
+            number = int(rng.integers(self.upto[-1]))
         which = int(np.searchsorted(self.upto, number, side="right"))
         return self.sources[which], number - int(self.upto[which]) + len(self.sources[which].cells)
 

@@ -32,6 +32,7 @@ from hela_store.sam.clicks import corrected_prompts
 from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
 from hela_store.sam.fast_encoder import image_embedding, normalise_input
 from hela_store.sam.nano import build_nano, load_nano
+from hela_store.sam.rate import bfloat16_pays
 from hela_store.training.losses.decoder import decoder_loss
 from hela_store.training.schedule import learning_rate
 from hela_store.training.trainer import load_training, save_training
@@ -74,7 +75,8 @@ class Batches(Dataset[TrainingBatch]):
     def __getitem__(self, index: int) -> TrainingBatch:
         """Draw the batch of step ``first + index``."""
         step = self.first + index
-        count, size = crop_sizes(step / self.config.steps, step)
+        # weights to start from have seen their small crops
+        count, size = crop_sizes(1.0 if self.config.init else step / self.config.steps, step)
         most = self.config.most * min(size, 512) // 256
         return draw_batch(("pretrain", self.config.seed, step), self.pools, (count, size), most)
 
@@ -127,12 +129,13 @@ class State:
     def load(self, folder: Path, config: PretrainConfig) -> None:
         """Go on from ``state.safetensors``; RunError if it belongs to another configuration.
 
-        Only ``steps`` may differ: fewer bring the learning rate down earlier.
+        Only ``steps`` and ``precision`` may differ: fewer steps bring the learning rate down earlier, and the next CPU
+        may be one without bfloat16 products.
         """
         parts, about = load_training(folder / "state.safetensors", self.optimizer)
         found, wanted = json.loads(about["config"]), asdict(config)
         wanted["data"] = list(wanted["data"])
-        changed = [k for k in wanted if k != "steps" and found.get(k) != wanted[k]]
+        changed = [k for k in wanted if k not in ("steps", "precision") and found.get(k) != wanted[k]]
         if changed:
             raise RunError(f"{folder} was trained with other {', '.join(changed)}; use another --out folder")
         self.nano.load_state_dict(parts["nano"])
@@ -149,7 +152,10 @@ def make_state(config: PretrainConfig) -> State:
     average = build_nano(ARCHITECTURE).eval()
     average.load_state_dict(nano.state_dict())
     dtype = getattr(torch, config.precision)
-    optimizer = MuonAdamW(nano.named_parameters(), lr=config.lr, weight_decay=config.weight_decay, dtype=dtype)
+    if config.decoder_only:
+        nano.image_encoder.requires_grad_(False)
+    learning = [(name, value) for name, value in nano.named_parameters() if value.requires_grad]
+    optimizer = MuonAdamW(learning, lr=config.lr, weight_decay=config.weight_decay, dtype=dtype)
     return State(nano=nano, average=average, optimizer=optimizer)
 
 
@@ -190,7 +196,8 @@ def train_step(state: State, batch: TrainingBatch, config: PretrainConfig) -> di
     for part in state.optimizer.param_groups:
         part["lr"] = learning_rate(state.step, peak=config.lr, floor=0.01, **how)
     # the decoder's many small products gain nothing from bfloat16
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+    halved = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+    with halved, torch.set_grad_enabled(not config.decoder_only):
         embeddings = embed_crops(state.nano, batch.images)
     results = [(group.kind, *group_loss(state.nano, embeddings, group, rng)) for group in batch.groups]
     count = sum(len(iou) for _, _, iou in results)
@@ -213,7 +220,14 @@ def pretrain(folder: Path, config: PretrainConfig, progress: Progress, report: C
     Parameters
     ----------
     folder : where ``state.safetensors``, ``nano.safetensors`` and ``log.jsonl`` are written
+
+    Raises
+    ------
+    RunError
+        The folder is of another configuration, or this CPU only emulates the products of ``config.precision``.
     """
+    if config.precision == "bfloat16" and not bfloat16_pays(torch.device("cpu")):
+        raise RunError("this CPU multiplies bfloat16 far slower than float32; add --precision float32")
     folder.mkdir(parents=True, exist_ok=True)
     state = make_state(config)
     if (folder / "state.safetensors").exists():
