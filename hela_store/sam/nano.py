@@ -28,7 +28,7 @@ NANO_FILE = Path(__file__).with_name("nano.safetensors")
 NANO_SHA256 = "37804d2aac02082ddafcaa35a1df15f4114d2ae465ef259321de7109b87860a5"
 """Of the first edition's weights; empty where a build ships none, and nano is random from a fixed seed."""
 NANO2_FILE = Path(__file__).with_name("nano2.safetensors")
-NANO2_SHA256 = "8368066573c3c2b7529fa5e72767b87f1aba3d7e3fa3ae389a2b10f00909f46c"
+NANO2_SHA256 = "9157079ae80dae3de3b09913f160a43ba5c6f2b01e86c78c444e2edb0f04e13b"
 """Of the second edition's weights, as above."""
 ARCHITECTURES = ("nano", "nano2")
 
