@@ -422,11 +422,13 @@ COMMENT ON COLUMN cell_metrics.trained_labels_version IS
     'Version of the labels that its checkpoint was trained on; NULL for "zero-shot".';
 
 CREATE VIEW test_scorings AS
-    SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
+    SELECT checkpoint, count_if(kind <> 'budget') AS scorings, count_if(kind = 'budget') AS points,
+        min(created) AS first, max(created) AS last
     FROM runs WHERE kind <> 'finetune' AND split IN ('test', 'all') GROUP BY checkpoint ORDER BY checkpoint;
 COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (rule "blocks of time").';
 COMMENT ON COLUMN test_scorings.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
-COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all.';
+COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all, points of studies of budgets aside.';
+COMMENT ON COLUMN test_scorings.points IS 'Number of points of studies of budgets that did, on a sample of its cells.';
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
 COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
 
