@@ -332,8 +332,8 @@ COMMENT ON COLUMN suspects.rle IS 'Proposed mask in frame coordinates, COCO comp
 COMMENT ON COLUMN suspects.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN suspects.rle_width IS 'Columns of the mask, px.';
 CREATE TABLE changes (
-    run VARCHAR, "change" VARCHAR, frame VARCHAR, split VARCHAR, view VARCHAR, file VARCHAR, label BIGINT,
-    new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
+    run VARCHAR, "change" VARCHAR, frame VARCHAR, split VARCHAR, fitted VARCHAR, view VARCHAR, file VARCHAR,
+    label BIGINT, new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
     y1 BIGINT, area_before BIGINT, area_after BIGINT, iou_change DOUBLE, predicted_iou DOUBLE, agreement DOUBLE,
     steadiness DOUBLE, contrast DOUBLE, probability DOUBLE, cell VARCHAR, iou_before DOUBLE, iou_after DOUBLE,
     rle_before VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
@@ -343,6 +343,8 @@ COMMENT ON COLUMN changes.run IS 'runs.id.';
 COMMENT ON COLUMN changes."change" IS 'Unique within the run: frame and value in the label image.';
 COMMENT ON COLUMN changes.frame IS 'frames.frame.';
 COMMENT ON COLUMN changes.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN changes.fitted IS
+    'What was fitted on the labels of the frame: decoder, gate, errors, or several; empty for nothing. IoU is too high there.';
 COMMENT ON COLUMN changes.view IS 'views.view in which it was decoded.';
 COMMENT ON COLUMN changes.file IS 'Label image that was written, below the output folder.';
 COMMENT ON COLUMN changes.label IS 'Value in the tool''s label image; NULL for a piece that a split added.';
