@@ -11,12 +11,14 @@ from label_events import disc, make_event
 
 from hela_store.base.rng import generator
 from hela_store.base.segments import label_segments
+from hela_store.base.sums import array_sum
 from hela_store.catalog import index as catalog
 from hela_store.datasets.frame import Frame
 from hela_store.errors import LabelError, StoreError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.labels.log import LabelLog
 from hela_store.labels.versions import cells_at, free_label, label_at, redo, undo
+from hela_store.store import label_changes, pixels
 from hela_store.store.measure import measure_cells
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
@@ -171,6 +173,26 @@ def test_damage_is_one_clear_line(plain: Store, damage: str) -> None:
             read()
         assert "00000002.jsonl" in str(said.value) and "\n" not in str(said.value)
     assert label_at(Store.open(plain.path), frame, 0).any(), "labels as ingested need no log"
+
+
+def test_a_changed_label_image_is_summed_once(plain: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = next(iter(plain.frame_records()))
+    cell = int(label_at(plain, frame).max())
+    with LabelLog(plain) as log:
+        log.append([make_event("erase", frame, (cell,))])
+    summed: list[np.ndarray] = []
+
+    def counting(name: str, *arrays: np.ndarray) -> str:
+        summed.extend(array.copy() for array in arrays)
+        return array_sum(name, *arrays)
+
+    for module in (pixels, label_changes):
+        monkeypatch.setattr(module, "array_sum", counting)
+    store = Store.open(plain.path)
+    for _ in range(3):  # as three views of the frame are read
+        changed = store.pixels.label(frame)
+        store.pixels.valid(frame)
+    assert sum(np.array_equal(array, changed) for array in summed) == 1 and cell not in changed
 
 
 @pytest.mark.parametrize("indexed_before", [False, True])
