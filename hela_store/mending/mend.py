@@ -32,7 +32,7 @@ from hela_store.prompts.error_model import ErrorModel
 from hela_store.prompts.table import match_masks
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.sam.devices import pick_device
-from hela_store.store.records import CellRecord
+from hela_store.store.records import CellRecord, by_frame
 from hela_store.store.store import Store
 from hela_store.training.errors_like import fitted_errors
 
@@ -151,8 +151,10 @@ def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
     folder = new_run(store.path, KIND, about, parent=job.checkpoint.id, label=config.prompt)
     with folder.tidied():
         rows: list[dict[str, Any]] = []
+        cells = by_frame(CellRecord, store.cells_table(), job.tool.files)
         for frame in progress(list(job.tool.files), total=len(job.tool.files), what="mend"):
-            rows += [row | {"fitted": fitted[frame]} for row in _mend_frame(job, mender, gate, frame)]
+            found = _mend_frame(job, mender, gate, frame, cells[frame])
+            rows += [row | {"fitted": fitted[frame]} for row in found]
         folder.write_table(TABLE, pa.Table.from_pylist(rows, CHANGES_SCHEMA))
         gate.save(folder.path)
         tool = job.tool
@@ -176,7 +178,9 @@ def _fitted(job: _Job, model: ErrorModel) -> dict[str, str]:
     return found
 
 
-def _mend_frame(job: _Job, mender: Mender, gate: Gate, name: str) -> list[dict[str, Any]]:
+def _mend_frame(
+    job: _Job, mender: Mender, gate: Gate, name: str, labelled: Sequence[CellRecord]
+) -> list[dict[str, Any]]:
     store = mender.store
     record, tiles = store.frame_records()[name], job.tiles[name]
     label = job.tool.read(name)
@@ -196,7 +200,7 @@ def _mend_frame(job: _Job, mender: Mender, gate: Gate, name: str) -> list[dict[s
     rows = change_rows(about, changes, tiles, record.shape)
     if record.has_label:
         truth = store.pixels.label(name)
-        cells = {cell.label: cell for cell in CellRecord.of(store.cells_table()) if cell.frame == name}
+        cells = {cell.label: cell for cell in labelled}
         pairs = match_masks(label, truth)
         stands = {mine: cells[value] for value, mine in pairs.items() if value in cells}
         add_truth(rows, changes, stands, truth)
