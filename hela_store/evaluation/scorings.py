@@ -90,7 +90,7 @@ def count_scorings(store: Store, file: Path, scored_again: Sequence[str] = ()) -
     """
     runs, damaged = store_scorings(store)
     points = sum(run.is_point for run in runs)
-    here = {"here": len(runs) - points, "points": points}
+    counts: dict[str, Any] = {"here": len(runs) - points, "points": points}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{file}.lock", timeout=LOCK_SECONDS):
@@ -103,9 +103,9 @@ def count_scorings(store: Store, file: Path, scored_again: Sequence[str] = ()) -
             test = _sums(store, [f for f, block in store.blocks().items() if block == "test"])
             everywhere, points_everywhere = known.count(test)
     except (OSError, ValueError, filelock.Timeout) as error:
-        return Scorings(**here, damaged=damaged, problem=f"{file} cannot be used ({error})")
-    counts = {"everywhere": everywhere, "points_everywhere": points_everywhere}
-    return Scorings(**here, **counts, damaged=(*damaged, *dict.fromkeys((*unreadable, *more))))
+        return Scorings(**counts, damaged=damaged, problem=f"{file} cannot be used ({error})")
+    counts |= {"everywhere": everywhere, "points_everywhere": points_everywhere}
+    return Scorings(**counts, damaged=(*damaged, *dict.fromkeys((*unreadable, *more))))
 
 
 @dataclass(frozen=True, kw_only=True)
