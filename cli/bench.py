@@ -348,7 +348,7 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
     "--encoder",
     default="vit_b",
     show_default=True,
-    help="Time nano, vit_b, vit_l or vit_h, with random weights; vit_t takes no adapters.",
+    help="Time nano, nano2, vit_b, vit_l or vit_h, with random weights; vit_t takes no adapters.",
 )
 @click.option(
     "--cut",
@@ -356,7 +356,7 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
     type=int,
     multiple=True,
     metavar="K",
-    help="Adapt the blocks after the first K; repeat for several. [default: 0, half, all but two blocks]",
+    help="Adapt the blocks after the first K; repeat for several. [default: 0, half, all but two, as far as they fit]",
 )
 @click.option("--rank", type=int, default=4, show_default=True, metavar="N", help="Set the rank of the adapters.")
 @click.option("--conv", is_flag=True, help="Use Conv-LoRA adapters.")

@@ -85,4 +85,7 @@ def _echo(report: MendReport) -> None:
             for block, s in report.scores.items()
         ]
         echo_table(columns, rows)
+    if report.fitted:
+        counts = ", ".join(f"{n} masks ({what})" for what, n in sorted(report.fitted.items()))
+        click.echo(f"Fitted on, and so in no mean: {counts}.")
     verdicts.mending(report, relative(report.out.absolute()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hela_store.errors import StoreError
+from hela_store.errors import RESTORE_LABELS, StoreError
 
 from .files import fsync_path, write_atomic
 from .plain import plain
@@ -20,6 +20,8 @@ FORMAT = 1
 DIGITS = 8
 LONGEST = 1 << 30
 """Most bytes of one segment that is read."""
+LABELS = "labels"
+"""Folder of a store in which the log of its labels lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +80,29 @@ class Segments:
             fsync_path(self.folder.parent)
         return total
 
-    def read(self, number: int, before: str | None = None) -> Segment:
-        """Return a segment, compared with its sum and, where ``before`` is given, with that of the one before it.
+    def chain(self, upto: int, *, after: int = 0, before: str = "") -> Iterator[Segment]:
+        """Yield the segments up to a number, each compared with its sum and with that of the one before it.
+
+        Parameters
+        ----------
+        upto : int
+            At most :attr:`latest`.
+        after : int
+            Number of the last segment that was read already; 0 where none was.
+        before : str
+            Its sum.
 
         Raises
         ------
         StoreError
-            It is damaged, is not the one that was written, or was written by a newer version.
+            One is missing, damaged, not the one that was written, or was written by a newer version.
         """
+        for number in range(after + 1, upto + 1):
+            segment = self._read(number, before)
+            before = segment.sum
+            yield segment
+
+    def _read(self, number: int, before: str) -> Segment:
         path = self.path(number)
         try:
             if path.is_symlink() or path.stat().st_size > LONGEST:
@@ -94,14 +111,20 @@ class Segments:
             head = json.loads(first)
             newer = head["format"] > FORMAT
             if not newer:
-                before = head["before"] if before is None else before
                 total = _sum(before, number, body)
                 if head != {"format": FORMAT, "version": number, "before": before, "sum": total}:
                     raise ValueError("its lines, or those of an earlier version, are not those that were written")
+                if not body:
+                    raise ValueError("it holds no line")
                 return Segment(lines=tuple(json.loads(line) for line in body.splitlines()), sum=total)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({first_line(error)}); {self._way_out}") from None
         raise StoreError(f"{path} has format {head['format']}, expected at most {FORMAT}; upgrade hela-store")
+
+
+def label_segments(store: Path) -> Segments:
+    """Return the log of the labels of the store in a folder."""
+    return Segments(store / LABELS, RESTORE_LABELS)
 
 
 def is_segment(name: str) -> bool:

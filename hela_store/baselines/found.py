@@ -19,7 +19,7 @@ from hela_store.metrics.failures import label_areas
 from hela_store.metrics.matching import match
 from hela_store.metrics.overlap import overlap
 from hela_store.recipe.splits import Block, members
-from hela_store.store.records import CellRecord
+from hela_store.store.records import CellRecord, by_frame
 from hela_store.store.store import Store
 
 from .rows import BaselineRun, found_row
@@ -58,13 +58,11 @@ def segment_split(
     """
     blocks, run = store.blocks(), BaselineRun(detections=[])
     wanted = members(blocks, split)
-    cells: dict[str, list[CellRecord]] = {}
-    for cell in CellRecord.of(store.cells_table()):
-        cells.setdefault(cell.frame, []).append(cell)
+    cells = by_frame(CellRecord, store.cells_table(), wanted)
     found: list[dict[str, Any]] = []
     for name in progress(wanted, total=len(wanted), what=f"{what} {split}"):
         image, truth = pixels(store, name)
-        frame = _Frame(name=name, split=blocks[name], truth=truth, cells=cells.get(name, []))
+        frame = _Frame(name=name, split=blocks[name], truth=truth, cells=cells[name])
         found += _add(run, frame, segment(image))
     run.detections, run.frames = found, wanted
     return run

@@ -22,8 +22,8 @@ from torch import Tensor
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH, Architecture, EncoderRecipe
-from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, learned
-from hela_store.sam.build import random_sam
+from hela_store.sam.adapters import Adapter, adapt_decoder, adapt_encoder, adaptable_blocks, learned
+from hela_store.sam.build import build_sam, random_sam
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.fast_encoder import drop_trunk
@@ -43,7 +43,7 @@ class AdaptBenchConfig:
     Attributes
     ----------
     encoder : one that can be cut
-    cuts : blocks that stay; None for 0, half of them, and all but two
+    cuts : blocks that stay; None for 0, half of them, and all but two, where adapters fit a block behind the cut
     rank, conv, linear, full : of the adapters, as of a fine-tuning; ``full``: the blocks themselves
     cells : box prompts a step
     steps : that are timed, after one that is not; the median counts
@@ -64,8 +64,14 @@ class AdaptBenchConfig:
         for cut in self.cuts or (0,):  # refuses what cannot be cut, and cuts there are not
             EncoderRecipe(architecture=self.encoder, cut=cut)
         blocks = BLOCKS[self.encoder]
+        encoder = build_sam(self.encoder).image_encoder
+        last = blocks - 1 if self.full else adaptable_blocks(encoder, 0)[-1]
         if self.cuts is None:
-            object.__setattr__(self, "cuts", tuple(dict.fromkeys((0, blocks // 2, blocks - 2))))
+            cuts = (0, blocks // 2, blocks - 2)
+            object.__setattr__(self, "cuts", tuple(dict.fromkeys(min(cut, last) for cut in cuts)))
+        elif not self.full:
+            for cut in self.cuts:
+                adaptable_blocks(encoder, cut)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from hela_store.base.segments import Segments
+from hela_store.base.segments import label_segments
 from hela_store.base.text import first_line
 from hela_store.errors import RESTORE_LABELS, StoreError
 
 from .staged import Connection, schema_of, staged
 
-FOLDER = "labels"
 Rows = list[dict[str, Any]]
 
 
-def add_version(con: Connection, store: Path, version: int) -> None:
-    """Add a version of the labels to the catalog in use; the versions before it are in it already.
+def add_versions(con: Connection, store: Path, versions: Collection[int]) -> None:
+    """Add versions of the labels to the catalog in use; those before each are in it already, or among these.
 
     Raises
     ------
     StoreError
-        Its segment is damaged.
+        A segment of the log is missing or damaged, one of an earlier version included.
     """
-    segments = Segments(store / FOLDER, RESTORE_LABELS)
-    lines = segments.read(version).lines
+    if not versions:
+        return
+    log = label_segments(store)
+    for version, segment in enumerate(log.chain(max(log.latest, *versions)), 1):
+        if version in versions:
+            _add_version(con, log.path(version), version, segment.lines)
+
+
+def _add_version(con: Connection, path: Path, version: int, lines: Sequence[dict[str, Any]]) -> None:
     try:
         events = [_event(version, number, line["event"]) for number, line in enumerate(lines)]
         cells, gone, frames = _changes(version, [line["change"] for line in lines])
         tables = [_table(con, name, rows) for name, rows in (("label_events", events), ("cell_versions", cells))]
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{segments.path(version)} is damaged ({first_line(error)}); {RESTORE_LABELS}") from None
+        raise StoreError(f"{path} is damaged ({first_line(error)}); {RESTORE_LABELS}") from None
     with staged(con, "found", tables[0]):
         con.execute("INSERT INTO label_events FROM found")
     ended = pa.table({"cell": pa.array(sorted({*gone, *(cell["cell"] for cell in cells)}), pa.string())})

@@ -14,13 +14,13 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from hela_store.base.manifest import Sums
-from hela_store.base.segments import is_segment
+from hela_store.base.segments import LABELS, is_segment
 from hela_store.base.text import first_line
 from hela_store.errors import RunError, StoreError
 from hela_store.runs.folder import load_run, run_ids
 from hela_store.runs.info import RunInfo, manifest_sum, to_json
 
-from .label_rows import FOLDER, add_version
+from .label_rows import add_versions
 from .own_columns import OWN_FILE, own_values
 from .staged import Connection, schema_of, staged
 
@@ -63,7 +63,7 @@ class Source:
 def listing(store: Path) -> dict[str, Source]:
     """Return what belongs into the catalog by path, in the order it is indexed, by names, sizes and manifests alone."""
     found = [*_files(store, "ingest", "frames", ".parquet"), *_files(store, "ingest", "cells", ".parquet")]
-    versions = _files(store, FOLDER, "labels", ".jsonl", prefix="")
+    versions = _files(store, LABELS, "labels", ".jsonl", prefix="")
     found += [source for source in versions if is_segment(Path(source.path).name)]
     found += _files(store, "plan", "plan", ".parquet", prefix="")
     for encoder in sorted(os.listdir(store / "ledger")) if (store / "ledger").is_dir() else []:
@@ -84,7 +84,7 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
     Raises
     ------
     StoreError
-        A file of ``ingest/``, ``plan/`` or ``ledger/`` is damaged or lost.
+        A file of ``ingest/``, ``labels/``, ``plan/`` or ``ledger/`` is damaged or lost.
     """
     for folder, way_out in (("ingest", "restore it"), ("plan", "`hela-store verify --repair` makes it again")):
         for path in Sums(store).lost(folder):
@@ -103,11 +103,10 @@ def fill(con: Connection, store: Path, sources: list[Source]) -> list[RunError]:
                 con.execute("COMMIT")
                 con.execute("BEGIN")
                 rows = 0
-        elif source.kind == "labels":
-            add_version(con, store, int(Path(source.path).stem))
-        elif source.kind != "ledger":
+        elif source.kind not in ("labels", "ledger"):
             _add_segment(con, store, source)
         done.append(source)
+    add_versions(con, store, {int(Path(source.path).stem) for source in sources if source.kind == "labels"})
     _add_ledger(con, store, [source for source in sources if source.kind == "ledger"])
     columns: dict[str, list[str | int]] = {
         "path": [s.path for s in done],

@@ -332,8 +332,8 @@ COMMENT ON COLUMN suspects.rle IS 'Proposed mask in frame coordinates, COCO comp
 COMMENT ON COLUMN suspects.rle_height IS 'Rows of the mask, px.';
 COMMENT ON COLUMN suspects.rle_width IS 'Columns of the mask, px.';
 CREATE TABLE changes (
-    run VARCHAR, "change" VARCHAR, frame VARCHAR, split VARCHAR, view VARCHAR, file VARCHAR, label BIGINT,
-    new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
+    run VARCHAR, "change" VARCHAR, frame VARCHAR, split VARCHAR, fitted VARCHAR, view VARCHAR, file VARCHAR,
+    label BIGINT, new_label BIGINT, action VARCHAR, reason VARCHAR, proposal VARCHAR, partner BIGINT, x0 BIGINT, y0 BIGINT, x1 BIGINT,
     y1 BIGINT, area_before BIGINT, area_after BIGINT, iou_change DOUBLE, predicted_iou DOUBLE, agreement DOUBLE,
     steadiness DOUBLE, contrast DOUBLE, probability DOUBLE, cell VARCHAR, iou_before DOUBLE, iou_after DOUBLE,
     rle_before VARCHAR, rle VARCHAR, rle_height BIGINT, rle_width BIGINT
@@ -343,6 +343,8 @@ COMMENT ON COLUMN changes.run IS 'runs.id.';
 COMMENT ON COLUMN changes."change" IS 'Unique within the run: frame and value in the label image.';
 COMMENT ON COLUMN changes.frame IS 'frames.frame.';
 COMMENT ON COLUMN changes.split IS 'Split of the frame: train, val, test or gap.';
+COMMENT ON COLUMN changes.fitted IS
+    'What was fitted on the labels of the frame: decoder, gate, errors, or several; empty for nothing. IoU is too high there.';
 COMMENT ON COLUMN changes.view IS 'views.view in which it was decoded.';
 COMMENT ON COLUMN changes.file IS 'Label image that was written, below the output folder.';
 COMMENT ON COLUMN changes.label IS 'Value in the tool''s label image; NULL for a piece that a split added.';
@@ -422,11 +424,13 @@ COMMENT ON COLUMN cell_metrics.trained_labels_version IS
     'Version of the labels that its checkpoint was trained on; NULL for "zero-shot".';
 
 CREATE VIEW test_scorings AS
-    SELECT checkpoint, count(*) AS scorings, min(created) AS first, max(created) AS last
+    SELECT checkpoint, count_if(kind <> 'budget') AS scorings, count_if(kind = 'budget') AS points,
+        min(created) AS first, max(created) AS last
     FROM runs WHERE kind <> 'finetune' AND split IN ('test', 'all') GROUP BY checkpoint ORDER BY checkpoint;
 COMMENT ON VIEW test_scorings IS 'How often the test split was scored, by checkpoint (rule "blocks of time").';
 COMMENT ON COLUMN test_scorings.checkpoint IS 'Run whose weights were scored, or "zero-shot".';
-COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all.';
+COMMENT ON COLUMN test_scorings.scorings IS 'Number of runs that scored it with split test or all, points of studies of budgets aside.';
+COMMENT ON COLUMN test_scorings.points IS 'Number of points of studies of budgets that did, on a sample of its cells.';
 COMMENT ON COLUMN test_scorings.first IS 'When the first of them began, UTC.';
 COMMENT ON COLUMN test_scorings.last IS 'When the last of them began, UTC.';
 

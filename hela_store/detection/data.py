@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from hela_store.base.rng import generator
 from hela_store.store.labelled import opener
-from hela_store.store.records import CellBox
+from hela_store.store.records import CellBox, by_frame
 from hela_store.store.store import Store
 from hela_store.training.data import training_views
 from hela_store.training.loading import load
@@ -34,9 +34,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
         self.open, self.key, self.seed = opener(store), store.key, seed
         self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
-        self.cells: dict[str, list[CellBox]] = {}
-        for cell in CellBox.of(store.cells_table()):
-            self.cells.setdefault(cell.frame, []).append(cell)
+        self.cells = by_frame(CellBox, store.cells_table(), store.frame_records())
         self._clicks: dict[CellBox, Point] = {}
         self._store: Store | None = None
 

@@ -128,24 +128,26 @@ def _train(
 ) -> DetectorResult:
     views = DetectionViews(store, seed=config.seed, variants=config.variants or 0)
     validation = scorable_frames(store, "val")
-    state = _new_training(views, config)
+    state = new_training(views, config)
     folder = open_run(store.path, KIND, about, label=config.backend, resume=resume)
     with folder.tidied(resumable=True):
         state.resume(folder)
-        plan = _plan(config, len(views.views))
-        trainer = Trainer(state=state, plan=plan, task=_Task(store=store, frames=validation), folder=folder)
+        plan = head_plan(config, len(views.views))
+        trainer = Trainer(state=state, plan=plan, task=HeadTask(store=store, frames=validation), folder=folder)
         trainer.run(views.batches(trainer.left, config.batch, config.workers), progress)
         return _publish(store, state, folder, validation)
 
 
-def _new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
+def new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
+    """Return the state of a detector before its first step."""
     torch.manual_seed(config.seed)
     head = GridHead(views.typical_side()).to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return Training(network=head, optimizer=optimizer)
 
 
-def _plan(config: DetectorConfig, views: int) -> Plan:
+def head_plan(config: DetectorConfig, views: int) -> Plan:
+    """Return how a detector is trained on so many views."""
     quarter = math.ceil(config.steps / 4)
     return Plan(
         what="detect train",
@@ -159,13 +161,14 @@ def _plan(config: DetectorConfig, views: int) -> Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class HeadTask:
     """Describe what the head learns, and its F1 on the validation frames."""
 
     store: Store
     frames: Sequence[str]
 
     def learn(self, network: GridHead, batch: Batch) -> float:
+        """Add the gradients of the loss on a batch of views; return the loss."""
         device = next(network.parameters()).device
         embedding, truth, boxes = batch
         loss = head_loss(
@@ -177,10 +180,12 @@ class _Task:
         return float(loss.detach())
 
     def validate(self, network: GridHead) -> Verdict:
+        """Return the F1 at the best confidence."""
         _, f1 = best_confidence(_pairs(self.store, network, self.frames))
         return Verdict(score=f1, row={"f1": f1}, best_as="best_f1")
 
     def where(self, batch: Batch) -> str:
+        """Return nothing: a batch of views has no name."""
         return ""
 
 

@@ -61,7 +61,8 @@ class EvaluateResult:
     split : block that was scored
     prompts : scores by prompt kind
     subsets : scores of touching, dim, and bright and small cells, and of mask prompts by their own IoU, by prompt kind
-    test_scorings : how often this store's test block has been scored so far, this time included
+    test_scorings : how often this store's test block has been scored so far, this time included; points of studies of
+        budgets are not counted
     own_prompts : how the prompts that the user brought fit the cells; None where they were drawn from the truth
     pending : why the catalog, which ``subsets`` come from, cannot be read now; empty where it can
     protocol : what a score on this block means, such as ``"train 01, test 02"``
@@ -178,7 +179,7 @@ def _result(
         split=split,
         prompts={kind: PromptScore.of(score) for kind, score in run.result()["prompts"].items()},
         subsets=subsets,
-        test_scorings=len(scorings),
+        test_scorings=sum(not scored.is_point for scored in scorings),
         uncounted=uncounted,
         own_prompts=None if fitted is None else fitted.fit,
         pending=pending,

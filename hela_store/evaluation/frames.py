@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.base.aliases import LabelArray
@@ -16,10 +14,8 @@ from hela_store.errors import SplitError, StoreError
 from hela_store.images.geometry import Rect
 from hela_store.prompts.draw import CellContext, cell_context
 from hela_store.recipe.splits import Block, members
-from hela_store.store.records import CellRecord, ViewRecord
+from hela_store.store.records import CellRecord, ViewRecord, by_frame
 from hela_store.store.store import Store
-
-R = TypeVar("R", CellRecord, ViewRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +85,8 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     """
     blocks, committed = store.blocks(), readable_views(store)
     views, about = store.views_table(), store.frame_records()
-    tiles = _by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
-    inside = _by_frame(CellRecord, store.cells_table(), frames)
+    tiles = by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
+    inside = by_frame(CellRecord, store.cells_table(), frames)
     for frame in frames:
         missing = [view for view in tiles[frame] if view.view not in committed]
         if missing or not tiles[frame]:
@@ -109,19 +105,12 @@ def frame_tiles(store: Store, frames: Sequence[str]) -> dict[str, list[Tile]]:
     """Return the tiles of the frames that are completely embedded, by frame."""
     committed = readable_views(store)
     views = store.views_table()
-    planned = _by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
+    planned = by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
     return {
         frame: [Tile(view=view.view, rect=view.rect, row=committed[view.view]) for view in tiles]
         for frame, tiles in planned.items()
         if tiles and all(view.view in committed for view in tiles)
     }
-
-
-def _by_frame(kind: type[R], table: pa.Table, frames: Sequence[str]) -> dict[str, list[R]]:
-    records: dict[str, list[R]] = {frame: [] for frame in frames}
-    for record in kind.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(frames)))):
-        records[record.frame].append(record)
-    return records
 
 
 def context_of(frame: FrameCells, cell: CellRecord) -> CellContext:

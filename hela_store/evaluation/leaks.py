@@ -9,7 +9,7 @@ frames they trained and chose on. Tiles and augmented variants train only with t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hela_store.datasets.look_groups import Looks, copies
@@ -137,20 +137,38 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
         Some of them were used.
     """
     used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
+    for user, block, used in used_frames(store, run, frames):
+        if block in used_for:
+            verb = "trained" if block == "train" else "was chosen"
+            few = f"{len(used)} of the {len(frames)} frames to score, such as {min(used)}"
+            raise RunError(f"run {user} {verb} on {few}: the split has changed since; tune again on this one")
+
+
+def used_frames(store: Store, run: RunInfo | None, frames: Sequence[str]) -> Iterator[tuple[str, str, set[str]]]:
+    """Yield which of some frames a run, those it began from, and one that adapted the encoder, learned from.
+
+    Parameters
+    ----------
+    store, run, frames : as for :func:`check_untouched`
+
+    Yields
+    ------
+    run : str
+        Id of the run that used them.
+    block : str
+        ``"train"`` where it trained on them, ``"val"`` where it was chosen on them.
+    used : set of str
+        Ids of frames, at least one.
+    """
     adapter = store.recipe.encoder.adapter
     left = [part for part in (run, load_run(store.path, adapter, "finetune") if adapter else None) if part is not None]
-    if not (used_for and left):
-        return
     wanted: dict[str, list[FrameRecord]] = defaultdict(list)
     for record in map(store.frame_records().__getitem__, frames):
         wanted[record.sequence].append(record)
     while left:
-        run = left.pop()
-        for block in used_for:
-            kept = run.config.get("frames", {}).get(block, {})
-            used = {frame for name, part in kept.items() for frame in _kept(part, wanted[name])}
-            if used:
-                verb = "trained" if block == "train" else "was chosen"
-                few = f"{len(used)} of the {len(frames)} frames to score, such as {min(used)}"
-                raise RunError(f"run {run.id} {verb} on {few}: the split has changed since; tune again on this one")
-        left += [] if run.parent is None else [load_run(store.path, run.parent, "finetune")]
+        user = left.pop()
+        for block in ("train", "val"):
+            kept = user.config.get("frames", {}).get(block, {})
+            if used := {frame for name, part in kept.items() for frame in _kept(part, wanted[name])}:
+                yield user.id, block, used
+        left += [] if user.parent is None else [load_run(store.path, user.parent, "finetune")]

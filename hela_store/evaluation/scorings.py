@@ -4,6 +4,9 @@ Whoever looks at the test block often chooses on it. The runs of a store say how
 store of the same frames begins at nothing. So every scoring is also a line in a file of the user's, keyed by the sums
 of the frames' pixels. The file is only appended to: a line ``{"set": ..., "frames": [...]}`` once for each set of
 frames, and a line ``{"id": ..., "set": ...}`` for each scoring.
+
+A study of budgets scores test for each of its points, on a sample of the cells. A curve of 160 points is no 160
+evaluations, and it is not nothing: points are counted apart, with ``"point": true`` in their lines.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +38,27 @@ class Scorings:
     Attributes
     ----------
     here : runs of this store that scored its test block
+    points : points of studies of budgets that did
     everywhere : scorings of any frame of it in all stores of this user; None where the user's file cannot be used
+    points_everywhere : the same of points of studies of budgets
     damaged : runs of this store that cannot be read, so that nobody knows whether they scored it
     problem : why the user's file cannot be used; empty where it can
     """
 
     here: int
+    points: int = 0
     everywhere: int | None = None
+    points_everywhere: int = 0
     damaged: tuple[str, ...] = ()
     problem: str = ""
 
     def __str__(self) -> str:
-        text = f"This store's test block has been scored {_times(self.here)}"
+        more = f" and at {self.points} points of budgets" if self.points else ""
+        text = f"This store's test block has been scored {_times(self.here)}{more}"
         if self.everywhere is None:
             return text + "."
-        return f"{text},\nand its frames {_times(self.everywhere)} in all stores of this user, against any labels."
+        every = _times(self.everywhere) + (f" and at {self.points_everywhere} points" if self.points_everywhere else "")
+        return f"{text},\nand its frames {every} in all stores of this user, against any labels."
 
     def notes(self) -> list[str]:
         """Return what keeps the numbers from being whole, a line each."""
@@ -61,7 +70,7 @@ class Scorings:
 
 
 def store_scorings(store: Store) -> tuple[list[RunInfo], tuple[str, ...]]:
-    """Return the runs of a store that scored its test block, and the ids of runs that cannot be read."""
+    """Return the runs of a store that scored its test block, points of budgets too, and those that cannot be read."""
     damaged: list[str] = []
     found = [run for run in readable_runs(store.path, damaged=damaged) if _scored_test(run)]
     return found, tuple(damaged)
@@ -80,6 +89,8 @@ def count_scorings(store: Store, file: Path, scored_again: Sequence[str] = ()) -
     scored_again : runs whose masks were scored against other labels just now; each counts once more
     """
     runs, damaged = store_scorings(store)
+    points = sum(run.is_point for run in runs)
+    counts: dict[str, Any] = {"here": len(runs) - points, "points": points}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{file}.lock", timeout=LOCK_SECONDS):
@@ -88,17 +99,26 @@ def count_scorings(store: Store, file: Path, scored_again: Sequence[str] = ()) -
             again, more = _new_lines(
                 store, [r for name in scored_again if _scored_test(r := load_run(store.path, name))]
             )
-            known.add([*seen, *((f"{run}:{secrets.token_hex(4)}", frames) for run, frames in again)])
-            everywhere = known.count(_sums(store, [f for f, block in store.blocks().items() if block == "test"]))
+            known.add([*seen, *(replace(line, id=f"{line.id}:{secrets.token_hex(4)}") for line in again)])
+            test = _sums(store, [f for f, block in store.blocks().items() if block == "test"])
+            everywhere, points_everywhere = known.count(test)
     except (OSError, ValueError, filelock.Timeout) as error:
-        return Scorings(here=len(runs), damaged=damaged, problem=f"{file} cannot be used ({error})")
-    return Scorings(here=len(runs), everywhere=everywhere, damaged=(*damaged, *dict.fromkeys((*unreadable, *more))))
+        return Scorings(**counts, damaged=damaged, problem=f"{file} cannot be used ({error})")
+    counts |= {"everywhere": everywhere, "points_everywhere": points_everywhere}
+    return Scorings(**counts, damaged=(*damaged, *dict.fromkeys((*unreadable, *more))))
 
 
-def _new_lines(
-    store: Store, runs: Iterable[RunInfo], known: Iterable[str] = ()
-) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """Return the runs that are not known yet, each with the sums of its frames, and those that are damaged."""
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """One scoring: its id, the sums of its frames, and whether it is a point of a study of budgets."""
+
+    id: str
+    frames: list[str]
+    is_point: bool
+
+
+def _new_lines(store: Store, runs: Iterable[RunInfo], known: Iterable[str] = ()) -> tuple[list[_Scoring], list[str]]:
+    """Return the scorings of runs that are not known yet, and the runs that are damaged."""
     lines, damaged, there = [], [], set(known)
     for run in runs:
         if run.id in there:
@@ -109,7 +129,7 @@ def _new_lines(
         except RunError:
             damaged.append(run.id)
             continue
-        lines.append((run.id, _sums(store, frames)))
+        lines.append(_Scoring(id=run.id, frames=_sums(store, frames), is_point=run.is_point))
     return lines, damaged
 
 
@@ -125,6 +145,7 @@ class _Known:
         self._file = file
         self._sets: dict[str, set[str]] = {}
         self._scored: dict[str, str] = {}
+        self._points: set[str] = set()
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         for number, line in enumerate(text.splitlines(), start=1):
             try:
@@ -137,30 +158,33 @@ class _Known:
             self._sets[line["set"]] = set(line["frames"])
         else:
             self._scored[line["id"]] = line["set"]
+            self._points |= {line["id"]} if line.get("point") else set()
 
     @property
     def ids(self) -> set[str]:
         """Scorings that are written down."""
         return set(self._scored)
 
-    def add(self, lines: Iterable[tuple[str, list[str]]]) -> None:
-        """Append scorings, each with the sums of its frames."""
+    def add(self, scorings: Iterable[_Scoring]) -> None:
+        """Append scorings."""
         new: list[dict[str, Any]] = []
-        for scored, frames in lines:
-            name = digest(*frames)[:_SUM_DIGITS]
+        for scored in scorings:
+            name = digest(*scored.frames)[:_SUM_DIGITS]
             if name not in self._sets:
-                new.append({"set": name, "frames": frames})
+                new.append({"set": name, "frames": scored.frames})
                 self._take(new[-1])
-            new.append({"id": scored, "set": name})
+            new.append({"id": scored.id, "set": name} | ({"point": True} if scored.is_point else {}))
             self._take(new[-1])
         if new:
             with self._file.open("a", encoding="utf-8") as out:
                 out.write("".join(json.dumps(line) + "\n" for line in new))
 
-    def count(self, frames: Iterable[str]) -> int:
-        """Count the scorings that looked at any of these frames."""
+    def count(self, frames: Iterable[str]) -> tuple[int, int]:
+        """Count the scorings that looked at any of these frames: those that are no points of budgets, and points."""
         wanted = set(frames)
-        return sum(not wanted.isdisjoint(self._sets.get(name, ())) for name in self._scored.values())
+        looked = {name for name, kept in self._sets.items() if not wanted.isdisjoint(kept)}
+        points = [scored in self._points for scored, name in self._scored.items() if name in looked]
+        return len(points) - sum(points), sum(points)
 
 
 def _times(count: int) -> str:

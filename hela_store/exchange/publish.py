@@ -12,12 +12,12 @@ from pathlib import Path
 from hela_store.base.executors import in_threads
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
+from hela_store.base.segments import LABELS
 from hela_store.errors import StoreError
 from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.recipe.toml import recipe_text
 from hela_store.runs.folder import load_run
 from hela_store.store.arrays import COORDINATES, view_chunk
-from hela_store.store.label_changes import FOLDER
 from hela_store.store.storage import METADATA, Storage
 from hela_store.store.store import Store
 
@@ -184,7 +184,7 @@ def _embeddings(store: Store, views: dict[str, dict[str, int]]) -> Iterator[Sour
 
 def _frames(store: Store) -> Iterator[Source]:
     store.label_log.versions()  # compares every segment
-    for path in filter(Path.is_file, sorted((store.path / FOLDER).glob("[!.]*"))):
+    for path in filter(Path.is_file, sorted((store.path / LABELS).glob("[!.]*"))):
         yield _name(store, path), path.read_bytes
     storage = store.arrays.storage
     read = {"image": store.pixels.image, "label": store.pixels.label, "valid": store.pixels.valid}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hela_store.base.segments import LABELS
 from hela_store.errors import HelaError
 from hela_store.labels.log import LabelLog
 from hela_store.runs.finished import readable_runs
-from hela_store.store.label_changes import FOLDER
 from hela_store.store.store import Store
 
 from .store_faults import Fault
@@ -27,7 +27,7 @@ def label_faults(store: Store) -> Iterator[Fault]:
         latest = store.at_labels()
         states = latest.label_states()
     except HelaError as error:
-        yield Fault(kind="damaged", path=FOLDER, note=str(error))
+        yield Fault(kind="damaged", path=LABELS, note=str(error))
         return
     areas: dict[str, dict[int, int]] = {frame: {} for frame in states}
     columns = (latest.cells_table()[name].to_pylist() for name in ("frame", "label", "area"))
@@ -36,7 +36,7 @@ def label_faults(store: Store) -> Iterator[Fault]:
             areas[frame][label] = area
     for frame in states:
         if note := _wrong(latest, frame, areas[frame]):
-            yield Fault(kind="damaged", path=FOLDER, note=note, frame=frame)
+            yield Fault(kind="damaged", path=LABELS, note=note, frame=frame)
     for run in readable_runs(store.path):
         if run.labels_version > latest.labels_version:
             note = f"it read version {run.labels_version} of the labels, and the log ends at {latest.labels_version}"

@@ -24,14 +24,15 @@ from hela_store.embedding.reader import embed_command
 from hela_store.errors import RunError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import Tile, frame_tiles
-from hela_store.evaluation.leaks import check_untouched
+from hela_store.evaluation.leaks import check_untouched, used_frames
 from hela_store.evaluation.reads import data_read
 from hela_store.evaluation.reuse import claim_scoring
 from hela_store.exchange.target import Targets
+from hela_store.prompts.error_model import ErrorModel
 from hela_store.prompts.table import match_masks
 from hela_store.runs.folder import RunInfo, new_run
 from hela_store.sam.devices import pick_device
-from hela_store.store.records import CellRecord
+from hela_store.store.records import CellRecord, by_frame
 from hela_store.store.store import Store
 from hela_store.training.errors_like import fitted_errors
 
@@ -146,11 +147,14 @@ def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
     model, words = fitted_errors(store, job.tool)
     check_untouched(store, job.checkpoint.run, _scored_in(store, job.tool, "test"))
     gate = fit_gate(judge(mender, model, job.tool, progress))
+    fitted = _fitted(job, model)
     folder = new_run(store.path, KIND, about, parent=job.checkpoint.id, label=config.prompt)
     with folder.tidied():
         rows: list[dict[str, Any]] = []
+        cells = by_frame(CellRecord, store.cells_table(), job.tool.files)
         for frame in progress(list(job.tool.files), total=len(job.tool.files), what="mend"):
-            rows += _mend_frame(job, mender, gate, frame)
+            found = _mend_frame(job, mender, gate, frame, cells[frame])
+            rows += [row | {"fitted": fitted[frame]} for row in found]
         folder.write_table(TABLE, pa.Table.from_pylist(rows, CHANGES_SCHEMA))
         gate.save(folder.path)
         tool = job.tool
@@ -161,7 +165,22 @@ def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
     return folder.info
 
 
-def _mend_frame(job: _Job, mender: Mender, gate: Gate, name: str) -> list[dict[str, Any]]:
+def _fitted(job: _Job, model: ErrorModel) -> dict[str, str]:
+    """Return what was fitted on the labels of each frame, in words: decoder, gate, errors; empty for nothing."""
+    store, frames = job.checkpoint.store, list(job.tool.files)
+    blocks, records = store.blocks(), store.frame_records()
+    learned = {frame for *_, used in used_frames(store, job.checkpoint.run, frames) for frame in used}
+    found = {}
+    for frame in frames:
+        block = blocks[frame] if records[frame].has_label else ""
+        on = {"decoder": frame in learned, "gate": block == "val", "errors": block == "train" and model.pairs > 0}
+        found[frame] = ", ".join(name for name, used in on.items() if used)
+    return found
+
+
+def _mend_frame(
+    job: _Job, mender: Mender, gate: Gate, name: str, labelled: Sequence[CellRecord]
+) -> list[dict[str, Any]]:
     store = mender.store
     record, tiles = store.frame_records()[name], job.tiles[name]
     label = job.tool.read(name)
@@ -181,7 +200,7 @@ def _mend_frame(job: _Job, mender: Mender, gate: Gate, name: str) -> list[dict[s
     rows = change_rows(about, changes, tiles, record.shape)
     if record.has_label:
         truth = store.pixels.label(name)
-        cells = {cell.label: cell for cell in CellRecord.of(store.cells_table()) if cell.frame == name}
+        cells = {cell.label: cell for cell in labelled}
         pairs = match_masks(label, truth)
         stands = {mine: cells[value] for value, mine in pairs.items() if value in cells}
         add_truth(rows, changes, stands, truth)

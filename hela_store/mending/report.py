@@ -21,7 +21,7 @@ FEW = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScore:
-    """Masks of one block of the split that stand for a labelled cell.
+    """Masks of one block of the split that stand for a labelled cell, on frames that nothing was fitted on.
 
     Attributes
     ----------
@@ -58,7 +58,10 @@ class MendReport:
     proposals : dict of str to int
         How many splits and merges are proposed.
     scores : dict of str to BlockScore
-        By block of the split, where labels are.
+        By block of the split, where labels are that nothing was fitted on.
+    fitted : dict of str to int
+        How many masks that stand for a labelled cell are on frames that something was fitted on, by what that was:
+        ``"decoder"``, ``"gate"``, ``"errors"``, or several of them.
     gate : dict
         See :class:`hela_store.mending.gate.Gate`.
     errors : str
@@ -77,6 +80,7 @@ class MendReport:
     actions: dict[str, int]
     proposals: dict[str, int]
     scores: dict[str, BlockScore]
+    fitted: dict[str, int]
     gate: dict[str, Any]
     errors: str
     notes: tuple[str, ...] = ()
@@ -114,6 +118,7 @@ def mend_report(
         actions=dict(Counter(row["action"] for row in rows)),
         proposals=dict(Counter(row["proposal"] for row in rows if row["proposal"] and row["label"] is not None)),
         scores=block_scores(rows),
+        fitted=dict(Counter(_fitted(row) for row in rows if _fitted(row) and row["iou_before"] is not None)),
         gate=result["gate"],
         errors=result["errors"],
         notes=tuple(_notes(run, rows, complete)),
@@ -122,10 +127,13 @@ def mend_report(
 
 
 def block_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, BlockScore]:
-    """Return the IoU before and after of the masks that stand for a labelled cell, by block of the split."""
+    """Return the scores of the masks that stand for a labelled cell, by block of the split.
+
+    Those on frames that something was fitted on are left out.
+    """
     blocks: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if row.get("iou_before") is not None:
+        if row["iou_before"] is not None and not _fitted(row):
             blocks.setdefault(row["split"], []).append((row["iou_before"], row["iou_after"]))
     found = {}
     for block, pairs in sorted(blocks.items()):
@@ -140,6 +148,11 @@ def block_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, BlockScore]:
     return found
 
 
+def _fitted(row: Mapping[str, Any]) -> str:
+    # runs of before this was kept do not say
+    return str(row.get("fitted", "unknown"))
+
+
 def _notes(run: RunInfo, rows: Sequence[Mapping[str, Any]], complete: set[str]) -> Iterator[str]:
     # ``complete`` are the frames in which every cell is labelled
     result = run.result()
@@ -147,10 +160,6 @@ def _notes(run: RunInfo, rows: Sequence[Mapping[str, Any]], complete: set[str]) 
         few = ", ".join(result["unused"][:3])
         yield f"{len(result['unused'])} files have no frame's name and are not mended: {few}"
     yield f"the gate was calibrated with {result['errors']}"
-    if run.checkpoint is not None and any(row["split"] == "train" and row["cell"] for row in rows):
-        yield "the decoder was trained on the frames of block train, so that their IoU after mending is too high"
-    if any(row["split"] == "val" and row["cell"] for row in rows):
-        yield "the gate was calibrated on cells of block val, so that their IoU after mending is too high"
     stand = [row["cell"] is not None for row in rows if row["frame"] in complete and row["label"] is not None]
     if stand and np.mean(stand) < FEW:
         yield (

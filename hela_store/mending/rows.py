@@ -20,7 +20,7 @@ from .decide import Change
 
 CHANGES_SCHEMA = pa.schema(
     [
-        *[(name, pa.string()) for name in ("change", "frame", "split", "view", "file")],
+        *[(name, pa.string()) for name in ("change", "frame", "split", "fitted", "view", "file")],
         ("label", pa.int64()),
         ("new_label", pa.int64()),
         *[(name, pa.string()) for name in ("action", "reason", "proposal")],
@@ -47,7 +47,7 @@ def change_rows(
     Parameters
     ----------
     about : mapping
-        Frame, split and file of all of them.
+        Frame, split, what was fitted on the frame, and file of all of them.
     changes : iterable of Change
     tiles : sequence of Tile
         Of the frame.

@@ -49,17 +49,30 @@ class Adapter:
     conv: bool = False
     linear: bool = False
 
-    @property
-    def is_mergeable(self) -> bool:
-        """Whether the adapter can be merged into weights of the stock model."""
-        return not self.conv
-
 
 def check_cut(cut: int, blocks: int, what: str = "cut") -> int:
     """Return ``cut``; RecipeError unless a block is left behind it."""
     if not 0 <= cut < blocks:
         raise RecipeError(f"{what} is {cut}, expected 0 to {blocks - 1}: the encoder has {blocks} blocks")
     return cut
+
+
+def adaptable_blocks(encoder: ImageEncoderViT, cut: int) -> list[int]:
+    """Return the numbers of the blocks after a cut that take low-rank adapters.
+
+    Raises
+    ------
+    RecipeError
+        The cut leaves no block, or none that takes any.
+    """
+    check_cut(cut, len(encoder.blocks))
+    fitting = [number for number, block in enumerate(encoder.blocks) if isinstance(block, Block)]
+    if cut > fitting[-1]:
+        raise RecipeError(
+            f"cut is {cut}, but the last block that takes low-rank adapters is {fitting[-1]}; cut at "
+            f"{fitting[-1]} or before, or adapt the blocks themselves with --adapt encoder-full"
+        )
+    return [number for number in fitting if number >= cut]
 
 
 def adapt_decoder(decoder: SamDecoder, adapter: Adapter, seed: int = 0) -> None:
@@ -86,21 +99,13 @@ def adapt_encoder(encoder: ImageEncoderViT, adapter: Adapter, seed: int = 0) -> 
         The cut leaves no block, or none that low-rank adapters fit; the rank is no rank of its layers.
     """
     encoder.requires_grad_(False)
-    check_cut(adapter.cut, len(encoder.blocks))
     if adapter.full:
+        check_cut(adapter.cut, len(encoder.blocks))
         free = [*encoder.blocks[adapter.cut :], encoder.neck]
         for module in [encoder] if adapter.cut == 0 else free:
             module.requires_grad_(True)
         return
-    fitting = [number for number, block in enumerate(encoder.blocks) if isinstance(block, Block)]
-    if adapter.cut > fitting[-1]:
-        raise RecipeError(
-            f"cut is {adapter.cut}, but the last block that takes low-rank adapters is {fitting[-1]}; cut at "
-            f"{fitting[-1]} or before, or adapt the blocks themselves with --adapt encoder-full"
-        )
-    for number in fitting:
-        if number < adapter.cut:
-            continue
+    for number in adaptable_blocks(encoder, adapter.cut):
         block = encoder.blocks[number]
         width = block.attn.qkv.in_features
         fused = {"q": 0, "k": width, "v": 2 * width} if adapter.linear else {"q": 0, "v": 2 * width}

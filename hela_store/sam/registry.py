@@ -262,16 +262,17 @@ def in_domain(recipe: Recipe) -> str:
 def has_seen(name: str, recipe: Recipe) -> str:
     """Say that a known encoder was trained on the data set of a recipe; return ``""`` where that is not known.
 
-    A data set is recognised by the last three parts of its path.
+    A data set is recognised by the names of the last three folders of its path alone, and the text says so: images of
+    one that lie elsewhere are not recognised, and others in a folder of its name are taken for it.
     """
     known = ENCODERS.get(name)
-    parts = [_letters(part) for part in Path(os.path.normpath(recipe.dataset.path)).parts[-FOLDERS_SEEN:]]
+    parts = Path(os.path.normpath(recipe.dataset.path)).parts[-FOLDERS_SEEN:]
     for seen in known.domain if known else ():
         folders = FOLDERS.get(seen, (_letters(seen),))
-        if any(part.startswith(folders) for part in parts):
+        if called := next((part for part in parts if _letters(part).startswith(folders)), ""):
             return (
-                f"the encoder {name} was trained on {seen}: its scores here, zero-shot ones too, may be on "
-                "images it has seen, and say little about new data"
+                f"the encoder {name} was trained on {seen}: its scores here, zero-shot ones too, may be on images it "
+                f"has seen, and say little about new data (recognised by the folder name {called!r} alone)"
             )
     return ""
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.aliases import LabelArray
-from hela_store.base.segments import Segment, Segments
+from hela_store.base.segments import Segment, label_segments
 from hela_store.base.sums import array_sum
 from hela_store.base.text import first_line
 from hela_store.errors import RESTORE_LABELS, RunError, StoreError
@@ -27,7 +27,6 @@ from hela_store.images.rle import decode_crop
 from .records import CellRecord
 from .tables import CELLS_SCHEMA
 
-FOLDER = "labels"
 EDITED = "edited"
 """Origin of the labels of a frame that was ingested without any."""
 Patches = tuple[tuple[int, str], ...]
@@ -106,12 +105,12 @@ class LabelLogFiles:
 
     Parameters
     ----------
-    path : Path
-        ``<store>/labels``; made by the first version.
+    store : Path
+        Folder of the store; the first version makes ``labels`` in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.segments = Segments(path, RESTORE_LABELS)
+    def __init__(self, store: Path) -> None:
+        self.segments = label_segments(store)
         self._lines: list[tuple[Line, ...]] = []
         self._sum = ""
 
@@ -135,10 +134,8 @@ class LabelLogFiles:
         if not 0 <= upto <= latest:
             found = f"there is no version {upto} of the labels; the latest is {latest}"
             raise StoreError(f"{found}; `hela-store labels log` lists them")
-        while len(self._lines) < upto:
-            version = len(self._lines) + 1
-            segment = self.segments.read(version, self._sum)
-            self._lines.append(self._parsed(version, segment))
+        for segment in self.segments.chain(upto, after=len(self._lines), before=self._sum):
+            self._lines.append(self._parsed(len(self._lines) + 1, segment))
             self._sum = segment.sum
         return self._lines[:upto]
 
@@ -153,15 +150,12 @@ class LabelLogFiles:
 
     def _parsed(self, version: int, segment: Segment) -> tuple[Line, ...]:
         try:
-            found = [
+            return tuple(
                 Line(version=version, event=line["event"], change=Change.of(line["change"])) for line in segment.lines
-            ]
-            if not found:
-                raise ValueError("it holds no event")
+            )
         except (ValueError, KeyError, TypeError) as error:
             where = self.segments.path(version)
             raise StoreError(f"{where} is damaged ({first_line(error)}); {RESTORE_LABELS}") from None
-        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hela_store.images.geometry import Rect
 
@@ -140,3 +141,14 @@ class ViewRecord(_Record):
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)`` px of the frame that it shows."""
         return self.height, self.width
+
+
+OfFrame = TypeVar("OfFrame", CellRecord, CellBox, ViewRecord)
+
+
+def by_frame(kind: type[OfFrame], table: pa.Table, frames: Iterable[str]) -> dict[str, list[OfFrame]]:
+    """Return the records of some frames by frame, in the order of the table; an empty list for a frame without any."""
+    records: dict[str, list[OfFrame]] = {frame: [] for frame in frames}
+    for record in kind.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(list(records), pa.string())))):
+        records[record.frame].append(record)
+    return records

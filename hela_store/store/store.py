@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
 from hela_store.base.names import inside, refuse_links
+from hela_store.base.segments import LABELS
 from hela_store.errors import EMBED_FIRST, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key, load_recipe
 
 from .find_view import find_view
-from .label_changes import FOLDER
 from .ledger import Entry, Ledger
 from .records import FrameRecord, ViewRecord
 from .stored_tables import StoredTables
@@ -42,7 +42,7 @@ LINKLESS = {
     "ledger": 1,
     "truths": 1,
     "ingest": 1,
-    FOLDER: 1,
+    LABELS: 1,
     "plan": 1,
     "cache": 0,
     "data.json": 0,

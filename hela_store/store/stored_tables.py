@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from hela_store.base.manifest import Sums
 from hela_store.base.parquet import parse_parquet
+from hela_store.base.segments import LABELS
 from hela_store.base.text import first_line
 from hela_store.errors import EMBED_FIRST, StoreError
 from hela_store.recipe.recipe import Recipe
 from hela_store.recipe.splits import Block, assign
 
 from .groups import table_groups
-from .label_changes import FOLDER, FrameState, LabelLogFiles, changed_cells, changed_frames, frame_states
+from .label_changes import FrameState, LabelLogFiles, changed_cells, changed_frames, frame_states
 from .plan_names import plan_names
 from .records import FrameRecord
 from .tables import checked_frames, in_time_order
@@ -77,7 +78,7 @@ class StoredTables:
     @cached_property
     def label_log(self) -> LabelLogFiles:
         """The files in which versions of the labels are written down."""
-        return LabelLogFiles(self.path / FOLDER)
+        return LabelLogFiles(self.path)
 
     @property
     def labels_version(self) -> int:
@@ -120,7 +121,7 @@ class StoredTables:
             found = frame_states(self.label_log.versions(self.labels_version))
             if unknown := sorted(found.keys() - set(frames["frame"].to_pylist())):
                 raise StoreError(
-                    f"{self.path / FOLDER} has labels of frame {unknown[0]}, which was never ingested; {WAY_OUT}"
+                    f"{self.path / LABELS} has labels of frame {unknown[0]}, which was never ingested; {WAY_OUT}"
                 )
             return found
 

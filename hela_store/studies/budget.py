@@ -33,6 +33,7 @@ from .budget_config import (
     FINDING,
     LEAST,
     MOST_VIEWS,
+    OWN,
     BudgetStudyConfig,
     held_of,
     steps_of,
@@ -49,7 +50,7 @@ class BudgetPlan:
 
     Attributes
     ----------
-    points : choices and configuration of every fine-tuning
+    points : choices, with the settings that all points of its curve share, and configuration of every fine-tuning
     cells, frames : of the training block
     trainings : optimiser runs, those of cross-validations among them
     steps : optimiser steps of all of them
@@ -260,9 +261,18 @@ def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, l
         finds = method in FINDING
         for prompt in (NO_PROMPT,) if finds else config.prompts:
             for variants in (0,) if finds else config.variants:
-                point = about | {"method": method, "variants": variants, "tuned_for": prompt}
                 own = {} if finds else _method(method, config) | {"prompt": prompt, "variants": variants}
-                yield point, config.tuning.with_choices(**shared, **own)
+                tuning = config.tuning.with_choices(**shared, **own)
+                point = about | {"method": method, "variants": variants, "tuned_for": prompt}
+                yield point | {"settings": _settings(tuning, config, method)}, tuning
+
+
+def _settings(tuning: FinetuneConfig, config: BudgetStudyConfig, method: str) -> dict[str, Any]:
+    """Return the settings of a point that every point of its curve shares; the number of steps is the study's."""
+    if method == "classical":
+        return {}
+    shared = {} if method == "unet" else {name: value for name, value in tuning.flat().items() if name not in OWN}
+    return shared | {"steps": config.steps}
 
 
 def _method(method: str, config: BudgetStudyConfig) -> dict[str, Any]:

@@ -28,6 +28,10 @@ HELD_SHARE = 0.2
 HELD_MOST = 300
 STEPS = ((25, 100), (150, 150), (1000, 250), (math.inf, 400))
 """Optimiser steps of a budget: those of the first limit that is above it."""
+OWN = (
+    "prompt", "seed", "variants", "steps", "accumulate", "train_cells", "held_cells", "pick", "workers", "device",
+)  # fmt: skip
+"""Settings of a fine-tuning, by flat name, in which points of one curve may differ, or by which curves are named."""
 CELLS_A_STEP = 8
 MOST_VIEWS = 4
 """Where a view holds few labelled cells, a step takes this many views at most."""

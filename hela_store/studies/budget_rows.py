@@ -32,8 +32,8 @@ WHERE list_contains($runs, q.run) AND q.prompt = $prompt ORDER BY q.run, q.promp
 """
 
 Floats = npt.NDArray[np.float64]
-Strategy = tuple[str, str, int, str]
-"""Prompt, method, number of variants and pick."""
+Way = tuple[str, int, str]
+"""Method, number of variants, and all other settings as JSON: how the points of a curve learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class BudgetRow:
     Attributes
     ----------
     prompt, method, variants, pick : the strategy
+    settings : those in which it differs from others of this method in the table; empty where there are none
     budget : labelled cells, those that chose the step among them
     frames : frames that a person opens for these, mean over seeds
     iou, iou_runs : mean IoU on the sampled test cells, and that of each seed
@@ -63,11 +64,7 @@ class BudgetRow:
     over_zero: Interval | None
     share: float | None
     runs: tuple[str, ...]
-
-    @property
-    def strategy(self) -> Strategy:
-        """Prompt, method, number of variants and pick."""
-        return self.prompt, self.method, self.variants, self.pick
+    settings: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values with the word."""
@@ -83,6 +80,7 @@ class BudgetCurve:
     ----------
     prompt, method, variants, pick : the strategy
     curve : Curve
+    settings : as of :class:`BudgetRow`
     """
 
     prompt: str
@@ -90,6 +88,7 @@ class BudgetCurve:
     variants: int
     pick: str
     curve: Curve
+    settings: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: the form, its numbers, and what the sentences say."""
@@ -147,6 +146,7 @@ def budget_table(store: Store, runs: Sequence[RunInfo]) -> BudgetTable:
     curves: list[BudgetCurve] = []
     rules: dict[str, Rule] = {}
     tracks: CellTracks | None = None
+    settings = _differences(tuned)
     for prompt in [*zero.prompts, NO_PROMPT]:
         mine = [run for run in tuned if prompt in run.prompts]
         if prompt == NO_PROMPT and not mine:
@@ -156,7 +156,7 @@ def budget_table(store: Store, runs: Sequence[RunInfo]) -> BudgetTable:
         tracks = tracks or cell_tracks(store, sorted(set(first["frame"])))
         if prompt != NO_PROMPT:
             rules[prompt] = _rule(prompt, first)
-        part = _Part(prompt=prompt, first=first, tracks=tracks)
+        part = _Part(prompt=prompt, first=first, tracks=tracks, settings=settings)
         found = {run.id: part.paired(run.id, scores[run.id]) for run in mine}
         rows += _rows(part, mine, found)
         curves += _curves(part, mine, found)
@@ -170,6 +170,7 @@ class _Part:
     prompt: str
     first: dict[str, Any]
     tracks: CellTracks
+    settings: dict[Way, str]
 
     def paired(self, run: str, scores: dict[str, Any]) -> Floats:
         if scores["cell"] != self.first["cell"]:
@@ -185,35 +186,54 @@ class _Part:
         return crossed_interval(np.concatenate([row - self.first["iou"] for row in ious]), units)
 
 
-def strategies(runs: Sequence[RunInfo]) -> dict[Strategy, list[RunInfo]]:
-    """Return runs by strategy; those that learned from all cells belong to every pick of their method."""
-    found: dict[Strategy, list[RunInfo]] = {}
+def _way(run: RunInfo) -> Way:
+    about = run.config
+    return about["method"], about["variants"], json.dumps(about["settings"], sort_keys=True)
+
+
+def _differences(runs: Sequence[RunInfo]) -> dict[Way, str]:
+    """Return the settings in which each way to learn differs from the others of its method, in words."""
+    ways = {_way(run): run.config["settings"] for run in runs}
+    found = {}
+    for way, settings in ways.items():
+        others = [other for one, other in ways.items() if one[0] == way[0]]
+        apart = [name for name, value in settings.items() if any(other.get(name) != value for other in others)]
+        found[way] = ", ".join(f"{name} {_said(settings[name])}" for name in apart)
+    return found
+
+
+def _said(value: object) -> str:
+    return "by default" if value is None else str(value)
+
+
+def _strategies(runs: Sequence[RunInfo]) -> dict[tuple[Way, str], list[RunInfo]]:
+    """Return runs by strategy; those that learned from all cells belong to every pick of their way to learn."""
+    found: dict[tuple[Way, str], list[RunInfo]] = {}
     for run in runs:
-        about = run.config
-        found.setdefault((about["tuned_for"], about["method"], about["variants"], about["pick"]), []).append(run)
-    picks = {key: part for key, part in found.items() if key[3] != "all"}
-    return {key: part + found.get((*key[:3], "all"), []) for key, part in picks.items()} or found
+        found.setdefault((_way(run), run.config["pick"]), []).append(run)
+    picks = {key: part for key, part in found.items() if key[1] != "all"}
+    return {key: part + found.get((key[0], "all"), []) for key, part in picks.items()} or found
 
 
 def _rows(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> list[BudgetRow]:
     groups: dict[tuple[Any, ...], list[RunInfo]] = {}
     for run in runs:
         about = run.config
-        key = about["method"], about["variants"], about["pick"] == "all", about["pick"], about["budget"]
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((_way(run), about["pick"] == "all", about["pick"], about["budget"]), []).append(run)
     base, rows = float(part.first["iou"].mean()), []
-    whole = {key[:2]: np.mean([found[run.id].mean() for run in mine]) - base for key, mine in groups.items() if key[2]}
+    whole = {key[0]: np.mean([found[run.id].mean() for run in mine]) - base for key, mine in groups.items() if key[1]}
     for key in sorted(groups):
         mine = sorted(groups[key], key=lambda run: run.config["seed"])
-        means, gain = [float(found[run.id].mean()) for run in mine], whole.get(key[:2])
+        means, gain = [float(found[run.id].mean()) for run in mine], whole.get(key[0])
         iou = float(np.mean(means))
         rows.append(
             BudgetRow(
                 prompt=part.prompt,
-                method=key[0],
-                variants=key[1],
-                pick=key[3],
-                budget=key[4],
+                method=key[0][0],
+                variants=key[0][1],
+                settings=part.settings[key[0]],
+                pick=key[2],
+                budget=key[3],
                 frames=float(np.mean([run.config["frames_opened"] for run in mine])),
                 iou=iou,
                 iou_runs=tuple(means),
@@ -228,7 +248,7 @@ def _rows(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> lis
 def _curves(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> list[BudgetCurve]:
     track = numbered([part.tracks.of[cell] for cell in part.first["cell"]])
     curves = []
-    for (_, method, variants, pick), mine in strategies(runs).items():
+    for (way, pick), mine in _strategies(runs).items():
         scores = Scores(
             budget=np.array([run.config["budget"] for run in mine]),
             seed=np.array([run.config["seed"] for run in mine]),
@@ -237,8 +257,8 @@ def _curves(part: _Part, runs: Sequence[RunInfo], found: dict[str, Floats]) -> l
             zero=summed([part.first["iou"]], track)[0],
         )
         if (curve := fit(scores)) is not None:
-            about: dict[str, Any] = {"prompt": part.prompt, "method": method, "variants": variants, "pick": pick}
-            curves.append(BudgetCurve(**about, curve=curve))
+            about: dict[str, Any] = {"prompt": part.prompt, "method": way[0], "variants": way[1], "pick": pick}
+            curves.append(BudgetCurve(**about, curve=curve, settings=part.settings[way]))
     return curves
 
 
@@ -264,10 +284,15 @@ def _rule(prompt: str, first: dict[str, Any]) -> Rule:
     return Rule(prompt=prompt, zero_shot=float(first["iou"].mean()), naive=naive, cells=cells)
 
 
+def method_name(one: BudgetRow | BudgetCurve) -> str:
+    """Return what is trained, with how many variants, and the settings in which others of the table differ."""
+    variants = f"{one.variants} variants" if one.variants else ""
+    return ", ".join(filter(None, [one.method, variants, one.settings]))
+
+
 def strategy_name(one: BudgetRow | BudgetCurve) -> str:
-    """Return how a strategy is called: what is trained, with how many variants, on which cells."""
-    variants = f", {one.variants} variants" if one.variants else ""
-    return f"{one.method}{variants}, {one.pick}"
+    """Return how a strategy is called: what is trained, and on which cells."""
+    return f"{method_name(one)}, {one.pick}"
 
 
 def sentence(curve: BudgetCurve) -> str:
@@ -279,16 +304,21 @@ def sentence(curve: BudgetCurve) -> str:
         return f"{who}: no clear gain, {found}."
     more = fitted.more(fitted.reached)
     half = (more.high - more.low) / 2
+    fewest = ", the fewest that were tried," if fitted.reached == fitted.smallest else ""
     given = f"IoU {gain.mean:.3f}" if curve.prompt == NO_PROMPT else f"{gain.mean:+.3f} over zero-shot"
     return (
-        f"{who}: {fitted.reached:,} cells reach 95 % of what {fitted.largest:,} give ({given}); "
+        f"{who}: {fitted.reached:,} cells{fewest} reach 95 % of what {fitted.largest:,} give ({given}); "
         f"{MORE} more: {more.mean:+.3f} ± {half:.3f}."
     )
 
 
 def budget_runs(store: Store) -> list[RunInfo]:
-    """Return the runs of the latest study of budgets: those scored on the cells of the last zero-shot run."""
+    """Return the runs of the latest studies of budgets: those scored on the cells of the last zero-shot run.
+
+    Runs that do not say with which settings they were made are left out: an earlier version made them.
+    """
     runs = [run for run in readable_runs(store.path, KIND) if run.config["base"] == store.key]
+    runs = [run for run in runs if run.config["method"] == ZERO or "settings" in run.config]
     zeros = [run for run in runs if run.config["method"] == ZERO]
     if not zeros:
         return []
@@ -298,6 +328,6 @@ def budget_runs(store: Store) -> list[RunInfo]:
     alike = [run for run in alike if run.labels_version == last.labels_version]
     newest: dict[str, RunInfo] = {}
     for run in sorted(alike, key=lambda run: (run.created, run.id)):
-        names = ("tuned_for", "method", "variants", "pick", "budget", "seed")
-        newest[json.dumps([run.config.get(name) for name in names])] = run
+        names = ("tuned_for", "method", "variants", "settings", "pick", "budget", "seed")
+        newest[json.dumps([run.config.get(name) for name in names], sort_keys=True)] = run
     return [run for run in newest.values() if run.config["method"] != ZERO or run.id == last.id]

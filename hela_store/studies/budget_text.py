@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .budget import BudgetResult
-from .budget_rows import BudgetRow
+from .budget_rows import BudgetRow, method_name
 
 COLUMNS = ("method", "pick", "cells", "frames", "IoU", "over zero-shot", "of all's gain")
 
@@ -21,9 +21,8 @@ def budget_lines(result: BudgetResult, prompt: str) -> list[list[str]]:
 
 
 def _line(row: BudgetRow) -> list[str]:
-    method = f"{row.method}, {row.variants} variants" if row.variants else row.method
     gain, over = row.over_zero, ""
     if gain is not None:
         over = f"{gain.mean:+.4f}" + ("" if math.isnan(gain.low) else f" ± {(gain.high - gain.low) / 2:.4f}")
     share = "" if row.share is None else f"{row.share:.0%}"
-    return [method, row.pick, f"{row.budget:,}", f"{row.frames:.0f}", f"{row.iou:.4f}", over, share]
+    return [method_name(row), row.pick, f"{row.budget:,}", f"{row.frames:.0f}", f"{row.iou:.4f}", over, share]

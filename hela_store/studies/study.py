@@ -102,6 +102,7 @@ class StudyResult:
     facts : encoder, data, blocks, truth, tile, seeds, settings and date, by name
     rows : by prompt kind: image-free, zero-shot, tuned; then what needs no prompt
     test_scorings : how often this store's test block has been scored so far, by checkpoint
+    budget_points : points of studies of budgets that scored it, too
     notes : what a reader has to know
     errors : why fine-tunings are missing
     against : every run against the other labels, where these were asked for
@@ -110,6 +111,7 @@ class StudyResult:
     facts: dict[str, str]
     rows: list[StudyRow]
     test_scorings: dict[str, int]
+    budget_points: int
     notes: list[str]
     errors: list[str]
     against: list[TruthScore]
@@ -165,7 +167,7 @@ def study(
     return StudyResult(
         facts=_facts(store, config, frames),
         rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
-        test_scorings=_test_scorings(store),
+        **_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors + failed,
         against=[] if config.truth is None else score(store, everyone, config.truth, progress=progress),
@@ -267,9 +269,10 @@ def _finished(store: Store, kind: str, same: dict[str, Any], prompts: Sequence[s
     return find_finished(store.path, kind, alike)
 
 
-def _test_scorings(store: Store) -> dict[str, int]:
-    counted = catalog.query(store.path, "SELECT checkpoint, scorings FROM test_scorings").to_pylist()
-    return {row["checkpoint"] or "": row["scorings"] for row in counted}
+def _test_scorings(store: Store) -> dict[str, Any]:
+    counted = catalog.query(store.path, "FROM test_scorings").to_pylist()
+    scorings = {row["checkpoint"] or "": row["scorings"] for row in counted if row["scorings"]}
+    return {"test_scorings": scorings, "budget_points": sum(row["points"] for row in counted)}
 
 
 def _facts(store: Store, config: StudyConfig, frames: Sequence[str]) -> dict[str, str]:

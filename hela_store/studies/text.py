@@ -115,6 +115,7 @@ def footnotes(result: StudyResult) -> list[str]:
     found = sorted({row.gain.units for row in result.rows if row.gain})
     units = f"; {', '.join(found)}" if found else ""
     scorings = ", ".join(f"{name} {count}" for name, count in result.test_scorings.items()) or "none"
+    points = f", and {result.budget_points} points of budgets" if result.budget_points else ""
     return [
         "IoU and Dice: mean over cells and prompt seeds, empty predictions count as 0; in brackets each training seed. "
         "HD95 counts an empty prediction as the cell's diameter.",
@@ -123,7 +124,7 @@ def footnotes(result: StudyResult) -> list[str]:
         f"below -{MARGIN}; equivalent: wholly between; else undecided. No word below {LEAST_BLOCKS} blocks of "
         f"{BLOCK_FRAMES} frames (images of stills) or {LEAST_SEEDS} training seeds.",
         f"For reference only, other data, other split: ViT-B as tuned in the study this began with, {reference}.",
-        f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}).",
+        f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}){points}.",
         *result.notes,
         *(f"missing: {error}" for error in result.errors),
     ]

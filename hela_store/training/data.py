@@ -29,7 +29,7 @@ from hela_store.prompts.training import draw_training_prompt, kind_of_step
 from hela_store.sam.decoder import SamPrompts
 from hela_store.sam.predict import sam_prompts
 from hela_store.store.labelled import opener
-from hela_store.store.records import CellBox, ViewRecord
+from hela_store.store.records import CellBox, ViewRecord, by_frame
 from hela_store.store.store import Store
 
 FINE = 512
@@ -139,10 +139,7 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
     """
     blocks, committed = store.blocks(), readable_views(store)
     frames = [frame for frame in store.frame_records() if blocks[frame] == split]
-    cells: dict[str, list[CellBox]] = {frame: [] for frame in frames}
-    for cell in CellBox.of(store.cells_table()):
-        if cell.frame in cells:
-            cells[cell.frame].append(cell)
+    cells = by_frame(CellBox, store.cells_table(), frames)
     table, found = store.views_table(), []
     for view in ViewRecord.of(table.filter(pc.less_equal(table["variant"], variants))):
         if not cells.get(view.frame) or view.view not in committed:

@@ -297,20 +297,22 @@ class Plan:
     steps : optimiser steps at most
     rate : learning rate by step
     clip : largest norm of the gradient
-    evaluate_every : steps between validations; the last step is validated, too
+    evaluate_every : steps between validations; the last step is validated, too. 0 for no validation
     log_every : steps between lines of the log without a validation; 0 for none
     patience : the training stops after this many validations without a better one; 0 for never
     margin : by how much a score must beat the best to count as better
+    way_out : what to do where a loss is not finite
     """
 
     what: str
     steps: int
     rate: Callable[[int], float]
     clip: float
-    evaluate_every: int
+    evaluate_every: int = 0
     log_every: int = 0
     patience: int = 0
     margin: float = 0.0
+    way_out: str = "lower --lr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +359,8 @@ class Trainer(Generic[Network, Batch]):
             state.losses.append(self._step(batch))
             state.step += 1
             state.update_mean()
-            judged = state.step % plan.evaluate_every == 0 or state.step == plan.steps
+            every = plan.evaluate_every
+            judged = every > 0 and (state.step % every == 0 or state.step == plan.steps)
             if judged:
                 self._validate()
             elif plan.log_every and state.step % plan.log_every == 0:
@@ -386,7 +389,7 @@ class Trainer(Generic[Network, Batch]):
             self._save()
             where = f" ({found.where})" if found.where else ""
             kept = f"; the last good weights are in {self.folder.path}" if self.folder else ""
-            raise RunError(f"{found} at step {state.step}{where}; lower --lr{kept}") from None
+            raise RunError(f"{found} at step {state.step}{where}; {self.plan.way_out}{kept}") from None
         state.optimizer.step()
         return loss
 

@@ -55,11 +55,11 @@ class TuningTask:
     Attributes
     ----------
     config : resolved
-    score : returns the mean score of a learner on the validation prompts
+    score : returns the mean score of a learner on the validation prompts; None where nothing is validated
     """
 
     config: FinetuneConfig
-    score: Callable[[Learner], PromptScore]
+    score: Callable[[Learner], PromptScore] | None = None
 
     def learn(self, network: Learner, batch: Views) -> float:
         """Add the gradients of the mean loss over the cells of each view; return the mean over views."""
@@ -78,6 +78,7 @@ class TuningTask:
 
     def validate(self, network: Learner) -> Verdict:
         """Return the mean IoU on the validation prompts, and all scores for the log."""
+        assert self.score is not None
         found = self.score(network)
         return Verdict(score=found.mean_iou, row={"val": found.to_json()})
 

@@ -31,6 +31,20 @@ def test_what_takes_no_adapters_is_refused_before_anything_is_timed() -> None:
         AdaptBenchConfig(encoder="nano", cuts=(9,))
 
 
+def test_the_default_cuts_are_cuts_that_the_encoder_takes() -> None:
+    assert AdaptBenchConfig(encoder="nano2").cuts == (0, 3)
+    assert AdaptBenchConfig(encoder="nano2", full=True).cuts == (0, 3, 5)
+    assert AdaptBenchConfig(encoder="vit_b").cuts == (0, 6, 10)
+    with pytest.raises(RecipeError, match="cut is 5, but the last block that takes low-rank adapters is 3"):
+        AdaptBenchConfig(encoder="nano2", cuts=(0, 5))
+
+
+@pytest.mark.slow  # three processes that load torch
+def test_the_second_edition_is_timed_at_its_default_cuts() -> None:
+    found = bench_adapt(AdaptBenchConfig(encoder="nano2", cells=2, steps=1, device="cpu"))
+    assert [row.cut for row in found.rows] == [0, 3, None, None]
+
+
 def test_vit_t_is_timed_against_the_package_of_its_authors() -> None:
     theirs, predictor = stock_sam("vit_t")
     assert theirs.image_encoder.__module__.startswith("mobile_sam") and predictor.__module__.startswith("mobile_sam")

@@ -10,6 +10,7 @@ import pytest
 
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
+from hela_store.evaluation.sampled import SampleConfig, score_sample
 from hela_store.evaluation.scorings import count_scorings
 from hela_store.store.store import Store
 
@@ -32,6 +33,27 @@ def test_another_store_of_the_same_frames_goes_on_counting(embedded: Path, tmp_p
     assert (found.here, found.everywhere) == (1, 3), "scores against other labels count, too"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sum("frames" in line for line in lines) == 1 and len(lines) == 4
+
+
+def test_points_of_a_study_of_budgets_are_counted_apart(embedded: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cache/test_scorings.jsonl"
+    for name in "ab":
+        shutil.copytree(embedded, tmp_path / name)
+    one, two = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
+    for budget in (5, 10):
+        score_sample(one, None, SampleConfig(cells=2), kind="budget", about={"budget": budget})
+    assert str(count_scorings(one, file)).startswith(
+        "This store's test block has been scored 0 times and at 2 points of"
+    )
+    assert evaluate(two, None, TEST).test_scorings == 1
+    assert str(count_scorings(two, file)) == (
+        "This store's test block has been scored once,\n"
+        "and its frames once and at 2 points in all stores of this user, against any labels."
+    )
+    assert evaluate(one, None, TEST).test_scorings == 1
+    assert one.sql("SELECT scorings, points FROM test_scorings").fetchall() == [(1, 2)]
+    found = count_scorings(one, file)
+    assert (found.here, found.points, found.everywhere, found.points_everywhere) == (1, 2, 2, 2)
 
 
 def test_a_damaged_run_is_named_not_left_out(store: Store, tmp_path: Path) -> None:

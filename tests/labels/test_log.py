@@ -10,11 +10,15 @@ import pytest
 from label_events import disc, make_event
 
 from hela_store.base.rng import generator
+from hela_store.base.segments import label_segments
+from hela_store.base.sums import array_sum
+from hela_store.catalog import index as catalog
 from hela_store.datasets.frame import Frame
 from hela_store.errors import LabelError, StoreError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.labels.log import LabelLog
 from hela_store.labels.versions import cells_at, free_label, label_at, redo, undo
+from hela_store.store import label_changes, pixels
 from hela_store.store.measure import measure_cells
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
@@ -163,7 +167,46 @@ def test_damage_is_one_clear_line(plain: Store, damage: str) -> None:
     else:
         files[1].write_bytes(files[2].read_bytes())
         files[2].write_bytes(data)
-    with pytest.raises(StoreError, match=r"(is damaged|is missing).*restore the file from a copy") as said:
-        label_at(Store.open(plain.path), frame)
-    assert "00000002.jsonl" in str(said.value) and "\n" not in str(said.value)
+    readers = (lambda: label_at(Store.open(plain.path), frame), lambda: catalog.query(plain.path, "SELECT 1"))
+    for read in readers:
+        with pytest.raises(StoreError, match=r"(is damaged|is missing).*restore the file from a copy") as said:
+            read()
+        assert "00000002.jsonl" in str(said.value) and "\n" not in str(said.value)
     assert label_at(Store.open(plain.path), frame, 0).any(), "labels as ingested need no log"
+
+
+def test_a_changed_label_image_is_summed_once(plain: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = next(iter(plain.frame_records()))
+    cell = int(label_at(plain, frame).max())
+    with LabelLog(plain) as log:
+        log.append([make_event("erase", frame, (cell,))])
+    summed: list[np.ndarray] = []
+
+    def counting(name: str, *arrays: np.ndarray) -> str:
+        summed.extend(array.copy() for array in arrays)
+        return array_sum(name, *arrays)
+
+    for module in (pixels, label_changes):
+        monkeypatch.setattr(module, "array_sum", counting)
+    store = Store.open(plain.path)
+    for _ in range(3):  # as three views of the frame are read
+        changed = store.pixels.label(frame)
+        store.pixels.valid(frame)
+    assert sum(np.array_equal(array, changed) for array in summed) == 1 and cell not in changed
+
+
+@pytest.mark.parametrize("indexed_before", [False, True])
+def test_an_earlier_version_written_again_is_found_by_every_reader(plain: Store, indexed_before: bool) -> None:
+    frame = next(iter(plain.frame_records()))
+    cells = tuple(int(cell) for cell in np.unique(label_at(plain, frame)) if cell)
+    with LabelLog(plain) as log:
+        log.append([make_event("erase", frame, cells[:1])])
+        if indexed_before:
+            catalog.index(plain.path)
+        log.append([make_event("erase", frame, cells[1:2])])
+    segments = label_segments(plain.path)
+    (first,) = segments.chain(1)
+    segments.write(1, "", [line | {"event": line["event"] | {"who": "eve"}} for line in first.lines])
+    for read in (lambda: label_at(Store.open(plain.path), frame), lambda: catalog.index(plain.path)):
+        with pytest.raises(StoreError, match=r"00000002.jsonl is damaged .its lines, or those of an earlier version"):
+            read()

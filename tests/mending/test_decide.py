@@ -123,6 +123,14 @@ def test_the_gate_makes_few_masks_worse(noise: float) -> None:
     assert gate.after > gate.before + 0.1 and sum(passed) > 0.4 * len(passed)
 
 
+def test_with_one_track_the_gate_stays_shut_and_with_two_it_is_judged() -> None:
+    rows = [replace(one, unit=0) for one in judged(200, 0.15)]
+    with pytest.raises(RunError, match="all validation masks are of one track, so none can judge"):
+        fit_gate(rows)
+    two = [replace(one, unit=place % 2) for place, one in enumerate(rows)]
+    assert fit_gate(two).judged == 200
+
+
 def test_a_gate_needs_masks_with_and_without_a_gain() -> None:
     good = [one for one in judged(100, 0.01) if one.after > one.before]
     with pytest.raises(RunError, match=f"the gate cannot be calibrated: of {len(good)} .* expected at least {LEAST}"):

@@ -21,6 +21,7 @@ from hela_store.evaluation.frames import context_of, frame_cells
 from hela_store.evaluation.scorings import store_scorings
 from hela_store.mending import validate
 from hela_store.prompts.degraded import draw_degraded_mask
+from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.runs.folder import load_run
 from hela_store.show.report import report
 from hela_store.store.store import Store
@@ -92,6 +93,10 @@ def test_the_same_numbers_come_out_better_under_the_same_names(
     test = told["scores"]["test"]
     assert test["n"] > 5 and test["after"] > test["before"] + 0.1
     assert "2 files have no frame's name and are not mended" in stderr
+    rows = load_run(split, told["run"]).rows("changes")
+    assert {row["frame"]: row["fitted"] for row in rows} == dict(zip(FRAMES, ("errors", "errors", ""), strict=True))
+    assert list(told["scores"]) == ["test"], "frames that errors were fitted on are in no mean"
+    assert told["fitted"] == {"errors": sum(row["cell"] is not None and row["split"] == "train" for row in rows)}
     assert told["gate"]["masks"] > 40 and "pairs" in told["errors"]
     assert not list(out.parent.glob(".*.partial"))
 
@@ -252,3 +257,49 @@ def test_prompts_get_the_errors_of_the_tool(split: Path, tool: Path, tmp_path: P
     assert load_run(store.path, done.run).config["error_model"]["pairs"] == 0
     generic = load_run(store.path, finetune(store, FinetuneConfig.of(**quick)).run)
     assert not {"errors_like", "error_model"} & set(generic.config)
+
+
+@pytest.fixture(scope="module")
+def tuned(split: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a store with a fine-tuning of a step, and its run. Not to be changed."""
+    path = tmp_path_factory.mktemp("tuned") / "store"
+    shutil.copytree(split, path)
+    quick = FinetuneConfig.of(prompt="mask", steps=1, cells=2, workers=0, validation_cells=4)
+    return path, finetune(Store.open(path), quick).run
+
+
+def test_a_decoder_that_trained_on_test_frames_mends_none_of_them(
+    tuned: tuple[Path, str], tool: Path, tmp_path: Path
+) -> None:
+    path, run = tmp_path / "store", tuned[1]
+    shutil.copytree(tuned[0], path)
+    recipe = path / RECIPE_FILE
+    text = recipe.read_text()
+    for block, before, now in (("train", "0-1", "5-5"), ("test", "5-5", "0-1")):
+        assert f'\n{block} = "{before}"' in text
+        text = text.replace(f'\n{block} = "{before}"', f'\n{block} = "{now}"')
+    recipe.write_text(text)
+    done = CliRunner().invoke(main, ["mend", str(tool), "-s", str(path), "--out", str(tmp_path / "out"), "--run", run])
+    assert done.exit_code == 1, done.output
+    assert f"run {run} trained on 2 of the 2 frames to score, such as 01/t000" in done.stderr
+    assert not (tmp_path / "out").exists() and not list((path / "runs").glob("*mend*"))
+
+
+@pytest.mark.slow
+def test_what_the_decoder_and_the_gate_were_fitted_on_is_in_no_mean(tuned: tuple[Path, str], tmp_path: Path) -> None:
+    path, run = tmp_path / "store", tuned[1]
+    shutil.copytree(tuned[0], path)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for frame in ("01/t000", "01/t001", "01/t002", "01/t005"):
+        tifffile.imwrite(masks / f"{frame[3:]}.tif", degraded(Store.open(path), frame))
+    given = ["mend", str(masks), "-s", str(path), "--out", str(tmp_path / "out"), "--run", run]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 0, done.output
+    rows = Store.open(path).sql("SELECT DISTINCT frame, fitted FROM changes ORDER BY frame").fetchall()
+    trained = [("01/t000", "decoder, errors"), ("01/t001", "decoder, errors")]
+    assert rows == [*trained, ("01/t002", "decoder, gate"), ("01/t005", "")]
+    assert re.search(
+        r"Fitted on, and so in no mean: \d+ masks \(decoder, errors\), \d+ masks \(decoder, gate\)\.", done.stdout
+    )
+    assert re.search(r"^test +\d+", done.stdout, re.M) and not re.search(r"^(train|val) +\d+", done.stdout, re.M)

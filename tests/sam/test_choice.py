@@ -129,6 +129,9 @@ def test_a_data_set_that_the_encoder_has_seen_is_named(path, name, seen):
     architecture = ENCODERS[name].architecture if name else "vit_b"
     text = in_domain(recipe(path, architecture=architecture, name=name))
     assert text == "" if not seen else f"the encoder {name} was trained on {seen}: its scores here" in text
+    if seen:
+        named = next(part for part in reversed(Path(path).parts) if part not in ("01", "train", "images"))
+        assert text.endswith(f"(recognised by the folder name {named!r} alone)")
 
 
 def test_nano_has_seen_dsb_2018_and_other_weights_in_its_place_have_not():

@@ -24,9 +24,9 @@ from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.show.report.budgets import budgets
 from hela_store.show.report.choice import choose
 from hela_store.store.store import Store
-from hela_store.studies.budget import BudgetResult, study_budgets
+from hela_store.studies.budget import BudgetResult, plan_budgets, study_budgets
 from hela_store.studies.budget_config import BudgetStudyConfig, held_of, parse_budgets
-from hela_store.studies.budget_rows import budget_runs
+from hela_store.studies.budget_rows import BudgetCurve, budget_runs, budget_table, sentence, strategy_name
 from hela_store.studies.budget_text import budget_lines
 from hela_store.studies.curves import Scores, fit
 from hela_store.studies.picks import Picker, farthest_first
@@ -55,6 +55,36 @@ def test_one_budget_is_trained_and_scored(store: Store) -> None:
     zero, scored = sorted(list_runs(store.path, "budget"), key=lambda run: run.config["budget"])
     assert (zero.config["method"], scored.config["pick"], scored.id) == ("zero-shot", "random", row.runs[0])
     assert scored.parent == list_runs(store.path, "finetune")[0].id
+    study_budgets(store, replace(CONFIG, budgets=(4,), picks=("random",), steps=2))
+    rows = budget_table(store, budget_runs(store)).rows
+    assert [(strategy_name(row), row.budget) for row in rows] == [
+        ("decoder, steps 1, random", 3),
+        ("decoder, steps 2, random", 4),
+    ], "points with other numbers of steps are on no common curve"
+
+
+def test_points_with_other_steps_are_other_points(store: Store) -> None:
+    config = replace(CONFIG, budgets=(3,), picks=("random",), methods=("decoder", "unet", "classical"))
+    one, two = (plan_budgets(store, replace(config, steps=steps)).points for steps in (1, 2))
+    assert [mine != other for (mine, _), (other, _) in zip(one, two, strict=True)] == [True, True, False]
+
+
+@pytest.mark.slow
+def test_other_settings_are_another_curve(store: Store) -> None:
+    one = replace(CONFIG, budgets=(3,), picks=("random",), steps=1)
+    study_budgets(store, one)
+    study_budgets(store, replace(one, steps=2))
+    faster = replace(one, budgets=(3, 4), tuning=TUNING.with_choices(lr=2e-3))
+    mine = study_budgets(store, faster)
+    assert [strategy_name(row) for row in mine.table.rows] == ["decoder, random"] * 2, "alike are not told apart"
+    table = budget_table(store, budget_runs(store))
+    assert [(strategy_name(row), row.budget, len(row.runs)) for row in table.rows] == [
+        ("decoder, lr 0.001, steps 1, random", 3, 1),
+        ("decoder, lr 0.001, steps 2, random", 3, 1),
+        ("decoder, lr 0.002, steps 1, random", 3, 1),
+        ("decoder, lr 0.002, steps 1, random", 4, 1),
+    ]
+    assert [row.runs for row in table.rows[2:]] == [row.runs for row in mine.table.rows]
 
 
 @pytest.mark.slow
@@ -164,6 +194,19 @@ def test_a_curve_finds_the_law_that_made_it() -> None:
     none = fit(flat)
     assert none is not None and none.reached is None
     assert fit(Scores(budget=budgets[:15], seed=seeds[:15], sums=sums[:15], counts=np.ones(cells), zero=each)) is None
+
+
+def test_no_budget_below_the_smallest_one_is_named() -> None:
+    rng, budgets, cells = np.random.default_rng(0), np.repeat([50, 100, 200, 500], 3), 100
+    each = rng.normal(0, 0.05, cells)
+    level = 0.93 - 0.1 * budgets**-1.5  # of the gain of 500 cells 95 % would be there after about 9
+    sums = level[:, None] + each + rng.normal(0, 0.01, (12, cells))
+    curve = fit(
+        Scores(budget=budgets, seed=np.tile(np.arange(3), 4), sums=sums, counts=np.ones(cells), zero=0.85 + each)
+    )
+    assert curve is not None and (curve.smallest, curve.reached) == (50, 50)
+    told = sentence(BudgetCurve(prompt="box", method="decoder", variants=0, pick="random", curve=curve))
+    assert "50 cells, the fewest that were tried, reach 95 % of what 500 give" in told
 
 
 @pytest.mark.parametrize(

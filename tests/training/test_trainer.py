@@ -95,6 +95,17 @@ def test_lines_without_a_validation_have_the_losses_since_the_last(tmp_path: Pat
     assert [(row["step"], "score" in row) for row in folder.info.log()] == [(3, False), (6, False), (7, True)]
 
 
+def test_a_plan_without_validations_trains_all_steps_and_says_its_own_way_out() -> None:
+    plan = replace(PLAN, evaluate_every=0, way_out="audit with another --seed")
+    state = new_training()
+    before = state.weights()
+    Trainer(state=state, plan=plan, task=Task(scores=[]), folder=None).run(batches(range(7)), silent)
+    assert (state.step, state.best_step) == (7, 0) and not torch.equal(state.weights()["weight"], before["weight"])
+    trainer = Trainer(state=new_training(), plan=plan, task=Task(scores=[], poisoned=2), folder=None)
+    with pytest.raises(RunError, match=r"the loss became nan at step 2 \(batch 2\); audit with another --seed$"):
+        trainer.run(batches(range(7)), silent)
+
+
 @pytest.mark.parametrize(("margin", "steps"), [(0.0, 6), (0.05, 4)])
 def test_it_stops_early_and_does_not_go_on_when_resumed(tmp_path: Path, margin: float, steps: int) -> None:
     plan = replace(PLAN, evaluate_every=1, patience=3, margin=margin, steps=20)

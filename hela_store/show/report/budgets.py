@@ -63,7 +63,7 @@ def drawn(table: BudgetTable, prompt: str) -> Any:
     dots = [dot for row in rows if strategy_name(row) in names for dot in _dots(row)]
     shown = alt.Chart(values(dots)).mark_point(filled=True, size=28, opacity=0.75)
     layers = [shown.encode(x=x, y=y, color=colour, tooltip=["strategy:N", "cells:Q", "seed:N", "iou:Q"])]
-    if line := [point for curve in curves if strategy_name(curve) in names for point in _line(curve, rows)]:
+    if line := [point for curve in curves if strategy_name(curve) in names for point in _line(curve)]:
         base = alt.Chart(values(line)).encode(x=x, color=colour)
         between = alt.Y("low:Q", title="IoU on test cells", scale=alt.Scale(zero=False))
         layers = [base.mark_area(opacity=0.15).encode(y=between, y2="high:Q"), base.mark_line().encode(y=y), *layers]
@@ -75,11 +75,10 @@ def _dots(row: BudgetRow) -> list[dict[str, Any]]:
     return [about | {"seed": str(seed), "iou": iou} for seed, iou in enumerate(row.iou_runs)]
 
 
-def _line(curve: BudgetCurve, rows: Sequence[BudgetRow]) -> list[dict[str, Any]]:
+def _line(curve: BudgetCurve) -> list[dict[str, Any]]:
     name, fitted = strategy_name(curve), curve.curve
-    first = min(row.budget for row in rows)
     found = []
-    for cells in np.geomspace(first, fitted.largest, POINTS):
+    for cells in np.geomspace(fitted.smallest, fitted.largest, POINTS):
         there = fitted.at(float(cells))
         found.append({"strategy": name, "cells": cells, "iou": there.mean, "low": there.low, "high": there.high})
     return found

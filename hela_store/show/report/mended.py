@@ -28,14 +28,15 @@ OLD, NEW = (255, 140, 0), (0, 220, 90)
 HOW = (
     "Every mask of the tool became a prompt. The decoder's answer replaces it where the gate, which was calibrated on "
     "validation, finds a gain probable enough. IoU is with the labelled cell that the old mask stands for, if there is "
-    "one; better and worse mean by more than 0.02. In the pictures the old mask is orange and the new one green."
+    "one; better and worse mean by more than 0.02. Where something was "
+    "fitted on the labels of a frame, no IoU is shown. In the pictures the old mask is orange and the new one green."
 )
 BLOCKS = """
-    SELECT split, count(*) AS n, count_if(action <> 'kept') AS changed, count(iou_before) AS scored,
+    SELECT split, fitted, count(*) AS n, count_if(action <> 'kept') AS changed, count(iou_before) AS scored,
         avg(iou_before) AS before, avg(iou_after) AS after, avg((iou_after > iou_before + 0.02)::INT) AS better,
         avg((iou_after < iou_before - 0.02)::INT) AS worse, count_if(proposal = 'split') AS splits,
         count_if(proposal = 'merge') AS merges
-    FROM changes WHERE run = $run AND label IS NOT NULL GROUP BY split ORDER BY split
+    FROM changes WHERE run = $run AND label IS NOT NULL GROUP BY ALL ORDER BY split, fitted
 """
 REASONS = """
     SELECT action, regexp_replace(reason, '[0-9][0-9.]*', 'N', 'g') AS why, count(*) AS n
@@ -43,7 +44,7 @@ REASONS = """
 """
 SCATTER = """
     SELECT "change", action, iou_before, iou_after, probability FROM changes
-    WHERE run = $run AND iou_before IS NOT NULL AND split = $split ORDER BY hash("change") LIMIT 1500
+    WHERE run = $run AND iou_before IS NOT NULL AND split = $split AND fitted = '' ORDER BY hash("change") LIMIT 1500
 """
 SHOWN = """
     SELECT * FROM changes WHERE run = $run AND label IS NOT NULL
@@ -64,21 +65,35 @@ def mended(choice: Choice) -> Section | None:
         name = f"{run.config.get('origin', 'masks')}, {run.id.split('-', 2)[-1]}"
         blocks = choice.rows(BLOCKS, run=run.id)
         tables += [_blocks(name, blocks), _reasons(name, choice.rows(REASONS, run=run.id))]
-        charts += [_scatter(choice, run, name, block["split"]) for block in blocks if block["scored"]]
+        charts += [
+            _scatter(choice, run, name, block["split"]) for block in blocks if block["scored"] and block["fitted"] == ""
+        ]
         pictures += _pictures(choice.store, name, choice.rows(SHOWN, run=run.id, most=MOST_PICTURES))
     return Section(id="mended", title="Mended masks", text=HOW, tables=tables, charts=charts, pictures=pictures)
 
 
 def _blocks(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
-        *("block", "masks", "changed", "splits", "merges", "with a labelled cell", "IoU before", "IoU after"),
+        *(
+            "block",
+            "fitted on it",
+            "masks",
+            "changed",
+            "splits",
+            "merges",
+            "with a labelled cell",
+            "IoU before",
+            "IoU after",
+        ),
         *("better", "worse"),
     )
     found = []
     for row in rows:
         counts = [str(row[column]) for column in ("n", "changed", "splits", "merges", "scored")]
-        shares = ["–" if row[column] is None else f"{row[column]:.1%}" for column in ("better", "worse")]
-        found.append((row["split"], *counts, number(row["before"]), number(row["after"]), *shares))
+        scores = {name: row[name] if row["fitted"] == "" else None for name in ("before", "after", "better", "worse")}
+        shares = ["–" if scores[name] is None else f"{scores[name]:.1%}" for name in ("better", "worse")]
+        ious = number(scores["before"]), number(scores["after"])
+        found.append((row["split"], row["fitted"] or "–", *counts, *ious, *shares))
     return Table(columns=columns, rows=found, title=name)
 
 

@@ -61,8 +61,9 @@ def _facts(choice: Choice) -> list[Sequence[str]]:
         )
         if record.seconds_per_view:
             rows += _cost(counts["done"], record.seconds_per_view)
-    scorings = choice.rows("SELECT coalesce(sum(scorings), 0)::BIGINT AS n FROM test_scorings")[0]["n"]
-    rows.append(("scorings of the test block", str(scorings)))
+    counted = choice.rows("FROM test_scorings")
+    scorings, points = (sum(row[name] for row in counted) for name in ("scorings", "points"))
+    rows.append(("scorings of the test block", f"{scorings}" + (f", and {points} points of budgets" if points else "")))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     rows.append(("this report", f"Python {platform.python_version()}, {versions}"))
     return rows
