@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from label_events import make_event
 
+from hela_store.catalog import index as catalog
 from hela_store.errors import QueryError
 from hela_store.labels.log import LabelLog
 from hela_store.show.report.choice import choose
@@ -43,13 +44,14 @@ def test_the_worst_frames_are_whole_and_of_the_version_that_was_scored(scored: P
     store = Store.open(tmp_path / "store")
     before = worst_frames(choose(store, []))
     assert before is not None and 1 <= len(before.frames) <= MOST
-    means = store.sql(
-        "SELECT frame, avg(iou) FROM cell_metrics WHERE run = $run AND prompt = 'box' AND split = 'test' GROUP BY ALL "
+    means = catalog.query(
+        store.path,
+        "SELECT frame, avg(iou) AS iou FROM cell_metrics WHERE run = $run AND prompt = 'box' AND split = 'test' GROUP BY ALL "
         "ORDER BY 2",
         {"run": choose(store, []).pairs[0].after.run},
-    ).fetchall()
-    assert [frame["frame"] for frame in before.frames] == [name for name, _ in means][:MOST]
-    for frame, (_, iou) in zip(before.frames, means, strict=False):
+    ).to_pylist()
+    assert [frame["frame"] for frame in before.frames] == [row["frame"] for row in means][:MOST]
+    for frame, iou in zip(before.frames, [row["iou"] for row in means], strict=False):
         assert f"mean IoU {iou:.3f} of {len(frame['cells'])} cells" in frame["caption"]
         assert len(frame["predictions"]) == len(frame["cells"]) and frame["image"].startswith("data:image/webp")
         assert {each["iou"] for each in frame["predictions"]} == {each["iou"] for each in frame["cells"]}

@@ -40,7 +40,8 @@ def worst_frames(choice: Choice) -> Section | None:
     if not frames:
         return None
     text = (
-        f"The {len(frames)} frames of block {choice.split} with the lowest mean IoU: {line.name}, prompt {line.prompt}. "
+        f"Up to {MOST} frames of block {choice.split}, those with the lowest mean IoU first: {line.name}, prompt "
+        f"{line.prompt}. "
         "Solid outlines are labels, dashed ones predictions. Point at a cell to read its IoU; drag to pan; click the "
         "frame, then turn the wheel to zoom."
     )

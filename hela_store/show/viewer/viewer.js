@@ -41,7 +41,7 @@ export class Viewer {
     }
     this.moving.tabIndex = 0;
     this.moving.setAttribute("role", "application");
-    this.moving.setAttribute("aria-label", "The frame. Press ? for the keys.");
+    this.moving.setAttribute("aria-label", does.gentle ? "The frame" : "The frame. Press ? for the keys.");
     new ResizeObserver(() => this.resized()).observe(root);
     this.listen();
   }

@@ -56,7 +56,10 @@ def test_the_report_in_a_browser(scored: Path, tmp_path: Path, chromium: Any) ->
     chromium.execute_script("scrollTo(0, 0)")
     box = chromium.find_element("css selector", ".frame")
     wait.until(lambda b: box.get_attribute("data-drawn") == "yes")
-    ink = "return [...arguments[0].getContext('2d').getImageData(0, 0, 400, 300).data].filter((v, i) => i % 4 === 3 && v).length"
+    ink = (
+        "const { width, height } = arguments[0];"
+        "return arguments[0].getContext('2d').getImageData(0, 0, width, height).data.filter((v, i) => i % 4 === 3 && v).length"
+    )
     canvas = chromium.find_element("css selector", ".frame .drawn")
     wait.until(lambda b: b.execute_script(ink, canvas) > 500)
     chromium.save_screenshot(str(tmp_path / "frames.png"))
@@ -65,13 +68,10 @@ def test_the_report_in_a_browser(scored: Path, tmp_path: Path, chromium: Any) ->
     wait.until(lambda b: b.execute_script(ink, canvas) == 0)
     chromium.find_element("id", "frame-labels").click()
     label = Store.open(scored).pixels.label("01/t007")
-    row, column = (int(place[0]) for place in np.nonzero(label == label.max()))
-    size = box.size
-    at = (
-        ((column + 0.5) / label.shape[1] - 0.5) * size["width"] * 0.98,
-        ((row + 2.5) / label.shape[0] - 0.5) * size["height"] * 0.98,
-    )
-    ActionChains(chromium).move_to_element_with_offset(box, round(at[0]), round(at[1])).perform()
+    row, column = (int(np.median(place)) for place in np.nonzero(label == label.max()))
+    zoom = min(box.size["width"] / label.shape[1], box.size["height"] / label.shape[0]) * 0.98
+    dx, dy = (column + 0.5 - label.shape[1] / 2) * zoom, (row + 0.5 - label.shape[0] / 2) * zoom
+    ActionChains(chromium).move_to_element_with_offset(box, round(dx), round(dy)).perform()
     told = chromium.find_element("css selector", ".told")
     wait.until(lambda b: told.text.startswith("01/t007#") and "IoU" in told.text)
     # the wheel scrolls the page until the frame was clicked
