@@ -50,7 +50,7 @@ def empty_place(label: Label, radius: int) -> tuple[int, int]:
     )
 
 
-def stroke(shape: tuple[int, ...], places: list[tuple[float, float]], radius: float) -> np.ndarray:
+def stroke(shape: tuple[Any, ...], places: list[tuple[float, float]], radius: float) -> np.ndarray:
     """Return where a brush was, bool, (row, col)."""
     found = np.zeros(shape, bool)
     for (x0, y0), (x1, y1) in pairwise(places):
