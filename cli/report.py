@@ -48,5 +48,5 @@ def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> Non
         click.echo(
             f"{relative(Path(found.path))}: {len(found.runs)} runs, {found.charts} charts, {found.cards} cells, {size}"
         )
-        click.echo("Open it in a browser; the gallery begins with the worst cells.")
+        click.echo("Open it in a browser; it begins with the worst frames.")
         verdicts.next_step("explore")

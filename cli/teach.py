@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     examples=("hela-store teach -s fluo", "hela-store teach path/to/frames --who anna"),
 )
 @store_or_frames
+@click.option(
+    "--sequence",
+    metavar="NAME",
+    help="Teach this sequence of FRAMES, such as 01. [default: the only one there]",
+)
 @click.option(
     "--next",
     type=click.Choice(RULES),
@@ -44,6 +49,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Set this share of the cells aside: they judge the decoder and never train it.",
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=TeachConfig.seconds,
+    show_default=True,
+    help="Let a fine-tuning take this long, its scores included; it makes as many training steps as fit. In seconds.",
+)
 @click.option("--who", metavar="NAME", help="Keep this name with every label. [default: your user name]")
 @click.option(
     "--port",
@@ -53,7 +65,7 @@ if TYPE_CHECKING:
     help="Listen on this port; 0 takes a free one.",
 )
 def teach(
-    store: Store | None, frames: Path | None, next: str, every: int, held: float, who: str | None, port: int
+    store: Store | None, frames: Path | None, sequence: str | None, who: str | None, port: int, **how: Any
 ) -> None:
     """Serve a local page on which you label cells while the decoder learns from them.
 
@@ -64,12 +76,15 @@ def teach(
     """
     import hela_store as hs
 
-    config = TeachConfig(next=next, every=every, held=held, who=who or getpass.getuser())
+    config = TeachConfig(who=who or getpass.getuser(), **how)
+    if frames is None and sequence is not None:
+        raise click.UsageError("--sequence chooses a sequence of FRAMES; leave it out, or give FRAMES")
     if frames is not None:
         from hela_store.teaching.prepare import store_name, store_of_frames
 
-        path = new_folder(store_name(frames), Path.cwd())
-        store = hs.Store.open(store_of_frames(frames, path, cache_dir=cache_dir(), progress=bars).path)
+        path = new_folder(store_name(frames, sequence or ""), Path.cwd())
+        about: dict[str, Any] = {"sequence": sequence or "", "cache_dir": cache_dir(), "progress": bars}
+        store = hs.Store.open(store_of_frames(frames, path, **about).path)
         note(f"the store is {relative(path)}; the page opens when its first frame is encoded")
     assert store is not None
     hs.teach(store, config, port=port, ahead=frames is not None, cache_dir=cache_dir(), started=click.echo)

@@ -35,17 +35,21 @@ def suspect_pictures(store: Store, rows: Sequence[Mapping[str, Any]]) -> Iterato
     Parameters
     ----------
     store : Store
-    rows : with ``frame``, ``label`` (None for a place), ``x0`` to ``y1``, ``rle``
+    rows : with ``frame``, ``label`` (None for a place), ``x0`` to ``y1``, ``rle`` and ``labels_version``
     """
-    near = dict(neighbours_in_time(store, sorted({row["frame"] for row in rows})))
+    near = {}
+    for version in sorted({row["labels_version"] for row in rows}):
+        frames = sorted({row["frame"] for row in rows if row["labels_version"] == version})
+        near[version] = dict(neighbours_in_time(store.at_labels(version), frames))
     records = store.frame_records()
 
     @lru_cache(3 * OPEN_FRAMES)
-    def frame(name: str) -> tuple[npt.NDArray[Any], LabelArray]:
-        return store.pixels.image(name), store.pixels.label(name)
+    def frame(name: str, version: int) -> tuple[npt.NDArray[Any], LabelArray]:
+        return store.pixels.image(name), store.at_labels(version).pixels.label(name)
 
     for row in rows:
-        image, label = frame(row["frame"])
+        version = row["labels_version"]
+        image, label = frame(row["frame"], version)
         box = tuple(int(row[name]) for name in ("x0", "y0", "x1", "y1"))
         x0, y0, width, height = crop_around(box, image.shape)
         window = (slice(y0, y0 + height), slice(x0, x0 + width))
@@ -60,8 +64,8 @@ def suspect_pictures(store: Store, rows: Sequence[Mapping[str, Any]]) -> Iterato
             (_answer(row, label.shape, (x0, y0), (height, width)), ANSWER),
         ]
         panels = [_panel(image[window], []), _panel(image[window], outlines)]
-        for other in near[row["frame"]]:
-            picture, labels = frame(other)
+        for other in near[version][row["frame"]]:
+            picture, labels = frame(other, version)
             later = records[other].time > records[row["frame"]].time
             panels.insert(len(panels) if later else 0, _panel(picture[window], [(labels[window], OTHER)]))
         yield _side_by_side(panels)

@@ -23,7 +23,8 @@ class TeachConfig:
         whose vector is farthest from those of the cells that were taught)
     every : accepted cells after which the decoder is fine-tuned
     held : share of the cells that judges and is never trained on
-    steps : training steps of one fine-tuning
+    steps : training steps of one fine-tuning, at most
+    seconds : how long one fine-tuning may take, its scores included; it makes as many steps as fit
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """
 
@@ -32,6 +33,7 @@ class TeachConfig:
     every: int = 20
     held: float = 0.2
     steps: int = 60
+    seconds: float = 60.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -39,5 +41,7 @@ class TeachConfig:
             raise RecipeError(f"next is {self.next!r}, expected one of {', '.join(RULES)}")
         if self.every < 1 or self.steps < 1:
             raise RecipeError(f"every is {self.every} and steps is {self.steps}, expected 1 or more of each")
+        if not self.seconds > 0:
+            raise RecipeError(f"seconds is {self.seconds}, expected more than 0")
         if not 0 < self.held < 1:
             raise RecipeError(f"held is {self.held}, expected a share above 0 and below 1")

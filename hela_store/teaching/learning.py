@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 from typing import Any
 
@@ -56,7 +57,7 @@ class Learning:
                 self._told = f"Not fine-tuned: {parts.lack}."
                 return
             self._told = f"Fine-tuning on {len(parts.train)} cells; the page stays usable."
-            self._background.start(work, self._store.path, self._store.recipe, taught, self._config)
+            self._background.start(work, self._store.path, self._store.recipe, taught, self._config, time.time())
 
     def _take_in(self) -> None:
         found = self._background.result()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from hela_store.show.viewer.frames import frame_list
+from hela_store.evaluation.frames import frame_tiles
 from hela_store.store.store import Store
 
 
@@ -51,3 +51,20 @@ class Overview:
             about | {"cells": counts.get(about["frame"], 0), "taught": len(taught.get(about["frame"], ()))}
             for about in self.frames()
         ]
+
+
+def frame_list(store: Store) -> list[dict[str, Any]]:
+    """Return all ingested frames, each sequence in the order of time, with whether all of their tiles are embedded.
+
+    Raises
+    ------
+    StoreError
+        Nothing was ingested yet.
+    """
+    records = store.frame_records()
+    embedded = frame_tiles(store, list(records))
+    names = ("frame", "sequence", "time", "width", "height")
+    return [
+        {name: getattr(record, name) for name in names} | {"embedded": frame in embedded}
+        for frame, record in records.items()
+    ]

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hela_store.base.progress import Progress, silent
+from hela_store.datasets.ctc import find_sequences
 from hela_store.embedding.embed import EmbedConfig, embed
-from hela_store.errors import HelaError, StoreError
+from hela_store.errors import DatasetError, HelaError, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, Recipe
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
@@ -22,12 +23,15 @@ POLL = 0.3
 """Seconds between two looks at whether the first frame is there."""
 
 
-def store_name(frames: Path) -> str:
-    """Return the name of the store that is made of a folder of frames."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", frames.resolve().stem).strip("-") or "frames"
+def store_name(frames: Path, sequence: str = "") -> str:
+    """Return the name of the store that is made of a folder of frames, or of one of its sequences."""
+    name = f"{frames.resolve().stem}-{sequence}" if sequence else frames.resolve().stem
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "frames"
 
 
-def store_of_frames(frames: Path, path: Path, *, cache_dir: Path | None = None, progress: Progress = silent) -> Store:
+def store_of_frames(
+    frames: Path, path: Path, *, sequence: str = "", cache_dir: Path | None = None, progress: Progress = silent
+) -> Store:
     """Return the store of a folder of frames; it is made with the defaults of ``hela-store new`` where it is not there.
 
     Parameters
@@ -36,6 +40,8 @@ def store_of_frames(frames: Path, path: Path, *, cache_dir: Path | None = None, 
         The folder, or a stack.
     path : Path
         Folder of the store.
+    sequence : str
+        Name of the sequence that is meant, where the folder holds several; empty for the only one.
     cache_dir : Path, optional
         Where official checkpoints are fetched to.
     progress : callable
@@ -43,19 +49,35 @@ def store_of_frames(frames: Path, path: Path, *, cache_dir: Path | None = None, 
     Raises
     ------
     DatasetError, RecipeError, SplitError, CheckpointError
-        The frames cannot be used as they are.
+        The frames cannot be used as they are, or nobody said which sequence is meant.
     StoreError
         There is a store of other frames.
     """
     if not (path / RECIPE_FILE).exists():
-        return new(path, NewConfig.of(dataset=str(frames)), progress, cache_dir=cache_dir).store
+        _check_sequence(frames, sequence)
+        config = NewConfig.of(dataset=str(frames), sequences=(sequence,) if sequence else ())
+        return new(path, config, progress, cache_dir=cache_dir).store
     store = Store.open(path)
-    if (path / store.recipe.dataset.path).resolve() != frames.resolve():
+    data = store.recipe.dataset
+    if (path / data.path).resolve() != frames.resolve() or (sequence and data.sequences != (sequence,)):
+        which = f"{data.path} {', '.join(data.sequences)}".strip()
         raise StoreError(
-            f"{path} is a store of other frames, {store.recipe.dataset.path}; teach it with `hela-store teach`, or "
+            f"{path} is a store of other frames, {which}; teach it with `hela-store teach`, or "
             f"give these frames another name with `hela-store new NAME --dataset {frames}`"
         )
     return store
+
+
+def _check_sequence(frames: Path, sequence: str) -> None:
+    """Raise DatasetError where a folder holds several sequences and none is named, or not the named one."""
+    found = find_sequences(frames) if frames.is_dir() else []
+    if sequence and sequence not in found:
+        there = f"it has {', '.join(found)}" if found else "it holds no sequences; leave out --sequence"
+        raise DatasetError(f"{frames} has no sequence {sequence!r}; {there}")
+    if not sequence and len(found) > 1:
+        raise DatasetError(
+            f"{frames} has {len(found)} sequences: {', '.join(found)}; choose one, such as --sequence {found[0]}"
+        )
 
 
 def encode_ahead(store: Store, cache_dir: Path | None, told: Callable[[str], None] = lambda text: None) -> Background:

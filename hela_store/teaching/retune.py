@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from hela_store.evaluation.reads import labels_read
 from hela_store.evaluation.tracks import cell_tracks
 from hela_store.images.geometry import holds_whole
 from hela_store.metrics.intervals import Units
+from hela_store.prompts.training import validation_kinds
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.default import default_run
 from hela_store.runs.finished import find_finished, readable_runs
@@ -31,9 +32,11 @@ from hela_store.sam.devices import pick_device
 from hela_store.store.labelled import Labelled
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
+from hela_store.training.budget import VALIDATIONS
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.training.guard import change as paired
+from hela_store.training.pace import seconds_per_step
 
 from .config import TeachConfig
 from .curve import ahead_of, curve_of, finite
@@ -46,6 +49,12 @@ CHOOSING = 0.2
 """Share of the cells that are not set aside which chooses the step."""
 LEAST = 4
 """Cells that train, at least."""
+WARMUP = 3
+"""One step of so many warms up."""
+MARGIN = 0.8
+"""Share of the time left that is planned for: what was measured may take longer a moment later."""
+MOST_DRAWN = 8
+"""Rounds of the learning curve, whose decoders every round scores again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,8 @@ class Round:
     curve : (cells, IoU, low, high) of every decoder that was kept so far, all on the same cells
     ahead : (cells more, IoU, low, high, gain, low, high) that are expected; empty while too few rounds can be fitted
     seconds : how long it took
+    steps, most_steps : training steps that were made, and that would have been made without a limit of time
+    limit : seconds that it was to take at most
     """
 
     run: str = ""
@@ -111,6 +122,9 @@ class Round:
     curve: list[list[float | None]]
     ahead: list[list[float]]
     seconds: float
+    steps: int = 0
+    most_steps: int = 0
+    limit: float = 0.0
 
     @classmethod
     def of(cls, run: RunInfo) -> Round:
@@ -135,10 +149,18 @@ class Round:
             interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
         end = "The new decoder answers now." if self.kept else "The decoder before stays; the new one is dropped."
         return (
-            f"Round {self.number}: trained on {self.trained} cells. IoU on {self.judged} cells set aside "
+            f"Round {self.number}: trained on {self.trained} cells{self._pace()}. IoU on {self.judged} cells set aside "
             f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {self.verdict}). "
             f"{end}"
         )
+
+    def _pace(self) -> str:
+        """Say how many steps were made; empty for rounds of earlier versions, which did not count them."""
+        if not self.steps:
+            return ""
+        fewer = f" of {self.most_steps}" if self.steps < self.most_steps else ""
+        why = f", as many as {self.limit:.0f} s allow" if fewer else ""
+        return f", {self.steps}{fewer} steps in {self.seconds:.0f} s{why}"
 
 
 def last_round(store: Store) -> Round | None:
@@ -211,38 +233,41 @@ def check_held(store: Store, held: float) -> None:
         )
 
 
-def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
-    """Do one round, as :func:`retune`, on a store that another process has open."""
-    return retune(Store(path, recipe), taught, config)
+def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig, asked: float) -> Round:
+    """Do one round, as :func:`retune`, on a store that another process has open and ``asked`` for it at that time."""
+    return retune(Store(path, recipe), taught, config, max(0.0, time.time() - asked))
 
 
-def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig) -> Round:
+def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig, spent: float = 0.0) -> Round:
     """Fine-tune from the decoder that answers now, judge both, and publish a run that says how it went.
+
+    The number of steps follows from how long a step and a score take here and now, so that the round ends within
+    ``config.seconds``; their schedule is a whole one. The run of the fine-tuning depends on that number, and on
+    nothing else that was measured.
+
+    Parameters
+    ----------
+    store : Store
+    taught : (frame, label) of the cells that people made or changed
+    config : TeachConfig
+    spent : seconds that passed since the round was asked for
 
     Raises
     ------
     RunError, RecipeError, SplitError, StoreError
         As :func:`hela_store.training.finetune.finetune`.
     """
-    began, before = time.monotonic(), last_round(store)
+    began, before = time.monotonic() - spent, last_round(store)
     parts = shares(store, taught, config.held)
     init = answering(store)
-    wanted = FinetuneConfig.of(
-        prompt="all",
-        init=init,
-        steps=config.steps,
-        workers=0,
-        device=config.device,
-        train_cells=parts.train,
-        held_cells=parts.choose,
-        pick="taught",
-    )
-    found = finetune(store, wanted)
     known = Labelled.of(store, parts.judge)
     questions = judging_questions(known)
     units = _units(known, questions)
     ask = _Asker(store=known, questions=questions, device=config.device)
-    old, new = ask(resolve_checkpoint(store, init)), ask(resolve_checkpoint(store, found.run))
+    old = ask(resolve_checkpoint(store, init))
+    wanted = _fitting(store, _wanted(parts, init, config), ask, config.seconds - (time.monotonic() - began))
+    found = finetune(store, wanted)
+    new = ask(resolve_checkpoint(store, found.run))
     change = paired(_ious(old), _ious(new), units)
     kept = found.best_step > 0 and change.helped
     steps = _steps(store, ask, (len(parts.train), new) if kept else None)
@@ -263,8 +288,56 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig)
         curve=curve_of([(cells, _ious(scores)) for cells, scores in steps], units),
         ahead=ahead_of([(cells, _ious(scores)) for cells, scores in steps], units),
         seconds=time.monotonic() - began,
+        steps=wanted.optimiser.steps,
+        most_steps=config.steps,
+        limit=config.seconds,
     )
     return _publish(store, done, config)
+
+
+def _wanted(parts: Shares, init: str | None, config: TeachConfig) -> FinetuneConfig:
+    """Return the fine-tuning of a round that has all the time it needs."""
+    return FinetuneConfig.of(
+        prompt="all",
+        init=init,
+        steps=config.steps,
+        warmup=config.steps // WARMUP,
+        workers=0,
+        device=config.device,
+        train_cells=parts.train,
+        held_cells=parts.choose,
+        pick="taught",
+    )
+
+
+def _fitting(store: Store, wanted: FinetuneConfig, ask: _Asker, left: float) -> FinetuneConfig:
+    """Return the fine-tuning with as many steps as fit into the seconds that are left, validations at even distances.
+
+    At least one step is made for each validation: on a machine on which that takes longer, the round does, too.
+    """
+    pace = _Pace(
+        step=seconds_per_step(store, wanted),
+        answer=ask.seconds_per_answer,
+        # zero-shot, before the first step, after every few and at the end, then the scores of the round
+        answers=(VALIDATIONS + 3) * len(wanted.budget.held) * len(validation_kinds(wanted.prompt))
+        + (ask.missing(store) + 1) * len(ask.questions),
+    )
+    steps = pace.steps(left, wanted.optimiser.steps)
+    return wanted.with_choices(steps=steps, warmup=steps // WARMUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pace:
+    """Seconds that a step and an answer take, and how many answers a round needs."""
+
+    step: float
+    answer: float
+    answers: int
+
+    def steps(self, left: float, most: int) -> int:
+        """Return how many steps fit into the seconds that are left, at most ``most``."""
+        fits = int((MARGIN * left - self.answer * self.answers) / self.step)
+        return min(most, max(VALIDATIONS, fits - fits % VALIDATIONS))
 
 
 def judging_questions(store: Store) -> list[Question]:
@@ -282,17 +355,40 @@ class _Asker:
     store: Store
     questions: list[Question]
     device: str
+    scores: dict[str | None, list[Score]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
 
     def __call__(self, checkpoint: Checkpoint) -> list[Score]:
-        decoder = checkpoint.load_decoder(pick_device(self.device))
-        return answer(self.store, decoder, self.questions, checkpoint.window)
+        """Return the scores of a decoder; it is asked once."""
+        if checkpoint.id not in self.scores:
+            began = time.monotonic()
+            decoder = checkpoint.load_decoder(pick_device(self.device))
+            self.scores[checkpoint.id] = answer(self.store, decoder, self.questions, checkpoint.window)
+            self.seconds.append(time.monotonic() - began)
+        return self.scores[checkpoint.id]
+
+    @property
+    def seconds_per_answer(self) -> float:
+        """Mean over the decoders that were asked."""
+        return float(np.mean(self.seconds)) / len(self.questions)
+
+    def missing(self, store: Store) -> int:
+        """Return how many of the decoders of the curve were not asked yet."""
+        return len({None, *(run.after for run in _drawn(store))} - self.scores.keys())
 
 
 def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]] | None) -> list[tuple[int, list[Score]]]:
     """Score zero-shot and every decoder that was kept, each with the number of cells it learned from."""
     steps = [(0, ask(resolve_checkpoint(store, None)))]
-    steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in kept_rounds(store)]
+    steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in _drawn(store)]
     return steps + ([] if last is None else [last])
+
+
+def _drawn(store: Store) -> list[Round]:
+    """Return the kept rounds of the curve: all, or so many of them, evenly spread, that a round's time is bounded."""
+    kept = kept_rounds(store)
+    places = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_DRAWN)).round().astype(int))
+    return [kept[place] for place in places]
 
 
 def kept_rounds(store: Store) -> list[Round]:

@@ -36,7 +36,6 @@ export class Page {
 
   // What others and the training did since; a frame that they changed is read again.
   async refresh() {
-    const before = this.state;
     const found = await get("state", { frame: this.frame?.frame || "" });
     this.state = found;
     this.panel.show(this.state);
@@ -46,7 +45,11 @@ export class Page {
       this.tell("");
     }
     if (this.frame && found.version !== this.version && !this.pending && !this.tools.painting) await this.reload();
-    if (this.frame && before && found.decoder !== before.decoder) this.tools.forget();
+    // what a new decoder would answer differently is let go of, but no drag is cut short for it
+    if (!this.viewer.press && found.decoder !== this.decoder) {
+      this.decoder = found.decoder;
+      this.tools.forget();
+    }
   }
 
   async open(name) {
@@ -56,6 +59,7 @@ export class Page {
     const image = await picture("image", { frame: name });
     if (number !== this.opening) return;
     this.frame = frame;
+    this.cells = new Map();
     this.tools.forget();
     this.viewer.show(frame, image);
     this.panel.chosen();

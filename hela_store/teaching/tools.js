@@ -43,9 +43,11 @@ export class Tools {
 
   choose(tool) {
     this.abort();
+    this.viewer.end();
     this.tool = tool;
     this.shown = this.line = this.painting = null;
     this.draw();
+    this.page.tell("");
     this.page.panel.tool();
   }
 
@@ -125,6 +127,7 @@ export class Tools {
   }
 
   select(cell, more) {
+    this.page.tell("");
     const chosen = this.viewer.selected;
     if (more && chosen.has(cell.cell)) chosen.delete(cell.cell);
     else {
@@ -146,7 +149,7 @@ export class Tools {
 
   made(found, prompt) {
     const cell = found.cells.at(-1);
-    if (!cell) return;
+    if (!cell || found.frame !== this.page.frame.frame) return;
     this.prompts.set(cell.cell, prompt);
     this.viewer.selected.clear();
     this.viewer.selected.add(cell.cell);
@@ -177,7 +180,7 @@ export class Tools {
     this.pointer = to;
     if (this.tool === "pick" || this.tool === "minus") return this.box(from, to, done);
     if (this.tool === "split") return this.split(from, to, done);
-    return this.stroke(to, done);
+    return this.stroke(from, to, done);
   }
 
   async box(from, to, done) {
@@ -192,9 +195,9 @@ export class Tools {
     await this.add(await this.preview({ box: [x[0], y[0], x[1], y[1]] }));
   }
 
-  async stroke(to, done) {
+  async stroke(from, to, done) {
     if (!this.painting) {
-      this.painting = { cell: this.current, mask: this.current?.mask || empty(), last: to };
+      this.painting = { cell: this.current, mask: this.current?.mask || empty(), last: from };
       if (this.tool === "erase" && !this.current) this.painting.mask = null;
     }
     const paint = this.painting;
@@ -231,7 +234,7 @@ export class Tools {
     const middle = [(from[0] + to[0]) / 2, (from[1] + to[1]) / 2];
     const cell = this.viewer.cellAt(...middle) || this.current;
     if (!cell) return void this.page.tell("Draw the line of the split through a cell.");
-    await this.page.save("edit", { kind: "split", cell: cell.cell, line: [from, to] });
+    if (!(await this.page.save("edit", { kind: "split", cell: cell.cell, line: [from, to] }))) return;
     this.viewer.selected.clear();
     this.choose("pick");
   }

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 from click.testing import CliRunner
 from hela_store_cli.main import main
+from label_events import make_event
 
 from hela_store.audit.audit import audit
 from hela_store.audit.blocks import audited_frames, judged_blocks
@@ -19,6 +20,7 @@ from hela_store.audit.config import AuditConfig
 from hela_store.audit.result import AuditResult
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import SplitError
+from hela_store.labels.log import LabelLog
 from hela_store.runs.folder import partial_runs
 from hela_store.runs.info import LOG
 from hela_store.show.explorer.answer import cards
@@ -88,8 +90,20 @@ def test_suspects_are_shown(audited: tuple[Path, AuditResult], tmp_path: Path) -
     drawn = cards(store, first.to_pylist())
     assert all(card is not None and card["strip"].startswith("data:image/webp") for card in drawn)
     assert cards(store, [{"run": result.run, "suspect": "nothing"}]) == [None]
+    _and_as_they_were(path, first.to_pylist()[-1], drawn[-1], tmp_path / "changed")
     made = report(store, out=tmp_path / "report.html")
     assert "suspects" in made.sections and "the frames before and after" in (tmp_path / "report.html").read_text()
+
+
+def _and_as_they_were(path: Path, row: dict[str, str], drawn: object, copy: Path) -> None:
+    """Erase a suspect: it is still drawn with the label that was judged."""
+    shutil.copytree(path, copy)
+    frame, _, label = row["cell"].rpartition("#")
+    with LabelLog(Store.open(copy)) as log:
+        log.append([make_event("erase", frame, (int(label),))])
+    assert cards(Store.open(copy), [row]) == [drawn]
+    report(Store.open(copy), out=copy.with_suffix(".html"))
+    assert "these labels are of version 0, which was audited; the latest is 1" in copy.with_suffix(".html").read_text()
 
 
 def test_the_command(audited: tuple[Path, AuditResult]) -> None:

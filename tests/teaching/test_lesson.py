@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from teach_server import splittable
 
+from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import ConflictError, HelaError, LabelError, PromptError, QueryError, StoreError
 from hela_store.images.rle import decode_crop, encode
 from hela_store.labels.versions import label_at
@@ -89,6 +91,20 @@ def test_prompts_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=why):
         shown.hover({"page": "x", "number": 1, "frame": FRAME} | asked)
+
+
+def test_a_frame_that_is_not_embedded_is_shown_and_not_decoded(store: Store) -> None:
+    for folder in ("ledger", "arrays.zarr/embeddings"):
+        shutil.rmtree(store.path / folder)
+    embed(Store.open(store.path), EmbedConfig(splits=("train",), device="cpu"))
+    lesson = Lesson(Store.open(store.path), TeachConfig(device="cpu"))
+    frames = {about["frame"]: about["embedded"] for about in lesson.state("a", FRAME)["frames"]}
+    assert frames == {"01/t000": True, "01/t001": True, "01/t002": False, "01/t003": False}
+    assert lesson.cells("01/t003")["cells"]
+    with pytest.raises(StoreError, match=r"views of 01/t003 are not embedded yet"):
+        lesson.hover({"page": "a", "number": 1, "frame": "01/t003", "points": [[5, 5, 1]]})
+    assert "counts" in lesson.hover({"page": "a", "number": 2, "frame": FRAME, "points": [[5, 5, 1]]})
+    lesson.close()
 
 
 def test_a_cell_is_added_corrected_split_merged_and_all_of_it_taken_back(lesson: Lesson, store: Store) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tifffile
+from teach_person import Label, Person, middle
 from teach_server import serving, splittable
 
 from hela_store.exchange.labels import export_labels
@@ -16,52 +15,6 @@ from hela_store.labels.versions import label_at
 from hela_store.store.store import Store
 
 FRAME = "01/t000"
-ON_SCREEN = """
-    const box = document.querySelector(".moving").getBoundingClientRect();
-    const zoom = Math.min(box.width / 256, box.height / 224) * 0.98;
-    return [(arguments[0] - 128) * zoom, (arguments[1] - 112) * zoom];
-"""
-"""From px of the frame to px from the middle of the canvas, which shows the whole frame."""
-
-
-class Person:
-    """Someone with a mouse and a keyboard."""
-
-    def __init__(self, browser: Any, address: str) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.browser, self.wait = browser, WebDriverWait(browser, 120)
-        browser.get(address)
-        self.until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
-
-    def until(self, true: Callable[[], Any]) -> None:
-        self.wait.until(lambda _: true())
-
-    def text(self, name: str) -> str:
-        return str(self.browser.find_element("id", name).text)
-
-    def actions(self) -> Any:
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        return ActionChains(self.browser)
-
-    def move(self, x: float, y: float) -> Any:
-        canvas = self.browser.find_element("css selector", ".moving")
-        dx, dy = self.browser.execute_script(ON_SCREEN, x, y)
-        return self.actions().move_to_element_with_offset(canvas, round(dx), round(dy))
-
-    def keys(self, *keys: str) -> None:
-        self.actions().send_keys(*keys).perform()
-
-    def control(self, key: str) -> None:
-        from selenium.webdriver.common.keys import Keys
-
-        self.actions().key_down(Keys.CONTROL).send_keys(key).key_up(Keys.CONTROL).perform()
-
-
-def middle(label: npt.NDArray[np.int32], cell: int) -> tuple[float, float]:
-    rows, columns = np.nonzero(label == cell)
-    return float(columns.mean()) + 0.5, float(rows.mean()) + 0.5
 
 
 def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> None:
@@ -70,12 +23,8 @@ def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> 
     before = label_at(store, FRAME)
     first, second = splittable(before)[:2]
 
-    def latest() -> npt.NDArray[np.int32]:
-        return label_at(Store.open(store.path), FRAME)
-
-    def saved(person: Person, version: int) -> npt.NDArray[np.int32]:
-        person.until(lambda: Store.open(store.path).labels_version == version and person.text("saved") == "saved")
-        return latest()
+    def saved(person: Person, version: int) -> Label:
+        return person.saved(store.path, version, FRAME)
 
     with serving("-s", store.path) as (address, server):
         person = Person(chromium, address)
@@ -122,11 +71,11 @@ def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> 
         for version in range(5, 9):
             person.control("z")
             saved(person, version)
-        np.testing.assert_array_equal(latest(), before)
+        np.testing.assert_array_equal(label_at(Store.open(store.path), FRAME), before)
         for version in range(9, 13):
             person.control("y")
             saved(person, version)
-        np.testing.assert_array_equal(latest(), taken)
+        np.testing.assert_array_equal(label_at(Store.open(store.path), FRAME), taken)
 
     export_labels(Store.open(store.path), tmp_path / "out")
     written = next((tmp_path / "out").rglob("*000.tif"))

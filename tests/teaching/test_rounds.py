@@ -9,12 +9,26 @@ import pytest
 
 from hela_store.errors import RecipeError
 from hela_store.metrics.intervals import Units
-from hela_store.runs.folder import new_run
+from hela_store.runs.folder import load_run, new_run
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
 from hela_store.teaching.curve import ahead_of, curve_of, forecast
 from hela_store.teaching.lesson import Lesson
-from hela_store.teaching.retune import KIND, check_held, kept_rounds, last_round, part_of, shares
+from hela_store.teaching.retune import (
+    KIND,
+    Round,
+    _Pace,
+    check_held,
+    kept_rounds,
+    last_round,
+    part_of,
+    retune,
+    shares,
+)
+from hela_store.training.budget import VALIDATIONS
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
+from hela_store.training.schedule import learning_rate
 
 
 def test_shares_are_as_stated_and_follow_from_names_alone(store: Store) -> None:
@@ -53,6 +67,37 @@ def test_what_more_cells_add_is_fitted() -> None:
     assert cells == 40 and low <= gain <= high and gain == pytest.approx(0.05 * np.log(120 / 80), abs=0.01)
     assert forecast(ahead_of(steps, units)).startswith("40 more cells: +0.0")
     assert [point[0] for point in curve_of(steps, units)] == [0, 20, 40, 60, 80]
+
+
+@pytest.mark.parametrize(("left", "steps"), [(1e9, 60), (100.0, 48), (60.0, 18), (30.0, 6), (-5.0, 6)])
+def test_steps_fit_into_the_time_that_is_left(left: float, steps: int) -> None:
+    # 0.8 of the time is planned for: 30 s of it for scores, a second for each step
+    assert _Pace(step=1.0, answer=0.1, answers=300).steps(left, 60) == steps
+
+
+def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> None:
+    taught = [(row["frame"], row["label"]) for row in store.cells_table().to_pylist()]
+    done = retune(store, taught, TeachConfig(device="cpu", held=0.3, steps=12, seconds=1e-3))
+    assert done.steps == VALIDATIONS and "6 of 12 steps in" in str(done) and "as many as 0 s allow" in str(done)
+    # its schedule is a whole one: it warms up, and ends at the rate at which one of 6 steps ends
+    run = load_run(store.path, done.after)
+    rates = [row["lr"] for row in run.log() if "lr" in row]
+    peak = run.config["lr"]
+    assert run.config["steps"] == VALIDATIONS and run.config["warmup"] == 2 and rates[0] == pytest.approx(peak / 2)
+    assert rates[-1] == pytest.approx(learning_rate(VALIDATIONS - 1, peak=peak, steps=VALIDATIONS))
+    assert Round.of(load_run(store.path, done.run)) == done
+    # and the same fine-tuning asked for again is that run
+    again = FinetuneConfig.of(
+        prompt="all",
+        steps=VALIDATIONS,
+        warmup=2,
+        workers=0,
+        device="cpu",
+        train_cells=shares(store, taught, 0.3).train,
+        held_cells=shares(store, taught, 0.3).choose,
+        pick="taught",
+    )
+    assert finetune(store, again).run == done.after
 
 
 @pytest.mark.slow

@@ -45,9 +45,11 @@ CARDS = """
     ORDER BY c.frame, k.place
 """
 SUSPECTS = """
-    SELECT k.place, s.suspect, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.rle
+    SELECT k.place, s.suspect, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.rle, r.labels_version
     FROM (SELECT unnest($place) AS place, unnest($run) AS run, unnest($suspect) AS suspect) k
-    JOIN suspects s ON s.run = k.run AND s.suspect = k.suspect LEFT JOIN cells c ON c.cell = s.cell
+    JOIN suspects s ON s.run = k.run AND s.suspect = k.suspect
+    JOIN runs r ON r.id = s.run
+    LEFT JOIN cells_at c ON c.cell = s.cell AND c.labels_version = r.labels_version
     ORDER BY s.frame, k.place
 """
 STRIP = 720

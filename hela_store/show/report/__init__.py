@@ -1,4 +1,4 @@
-"""A report of runs: ladder, distributions, changes, gallery, learning curves, provenance, in one HTML file.
+"""A report of runs: worst frames, ladder, distributions, changes, gallery, learning curves, in one HTML file.
 
 Needs the extra ``report`` (Altair, vl-convert, Jinja2). A figure appears when its data is there.
 """

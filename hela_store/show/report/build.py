@@ -16,6 +16,7 @@ from .budgets import budgets
 from .cells import correlograms
 from .choice import choose
 from .detection import detection
+from .frames import worst_frames
 from .gallery import gallery
 from .ladder import ladder
 from .learning import learning
@@ -88,6 +89,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
         found += [slices(choice), calibration(choice)]
     # the gallery follows the charts that filter it
     found[4:4] = [shown]
+    found.insert(0, worst_frames(choice))
     found += [
         robustness(choice),
         detection(choice, progress),

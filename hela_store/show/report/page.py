@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ PALETTE = ("#3b82c4", "#e07b39", "#3a9d5d", "#b3589a", "#b8921f", "#6b6fd1", "#d
 """Legible on white and on near-black, so that a chart is the same in light, dark and print."""
 MOST_RUNS = len(PALETTE)
 """In one chart: each has a colour."""
+VIEWER = "hela_store.show.viewer"
+"""Where the modules lie that draw whole frames."""
 HEIGHT = 220
 """Of a chart, px."""
 BEFORE, AFTER = "#8a93a0", "#3b82c4"
@@ -92,6 +95,7 @@ class Section:
         Shown in the order tables, charts, notes.
     pictures : (caption, data address)
     cards : what the gallery shows; None in every other section
+    frames : whole frames with their cells and predictions, each with a caption and a picture
     details : (title, preformatted text), folded
     """
 
@@ -103,6 +107,7 @@ class Section:
     notes: Sequence[str] = ()
     pictures: Sequence[tuple[str, str]] = ()
     cards: Sequence[Mapping[str, Any]] | None = None
+    frames: Sequence[Mapping[str, Any]] = ()
     details: Sequence[tuple[str, str]] = ()
 
 
@@ -141,6 +146,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section], notes: Sequen
     charts = [chart for section in sections for chart in section.charts]
     data = {
         "charts": [{"spec": chart.spec, "where": dict(chart.where), "brush": chart.brush} for chart in charts],
+        "frames": [frame for section in sections for frame in section.frames],
         "cards": next((list(section.cards) for section in sections if section.cards is not None), []),
     }
     environment = jinja2.Environment(
@@ -154,8 +160,15 @@ def render(title: str, subtitle: str, sections: Sequence[Section], notes: Sequen
         notes=notes,
         styles=[asset("base.css"), asset("page.css")],
         scripts=[*([vega()] if charts else []), asset("card.js", "hela_store.show"), asset("page.js")],
+        module=_modules(("mask.js", VIEWER), ("viewer.js", VIEWER), ("frames.js", __package__)),
         data=in_script(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))),
     )
+
+
+def _modules(*files: tuple[str, str]) -> str:
+    """Return modules of JavaScript, each (name, package), as one: a page of one file has nothing to import from."""
+    text = "\n".join(asset(name, package) for name, package in files)
+    return re.sub(r"^export ", "", re.sub(r"^import .*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
 
 
 def in_script(text: str) -> str:

@@ -15,8 +15,10 @@ MOST = 40
 """Suspects in the report; a picture takes about 10 kB of the page."""
 WIDE = 700
 FIRST = """
-    SELECT s.rank, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.score, s.kind, s.reason, s.rle
-    FROM suspects s LEFT JOIN cells c ON c.cell = s.cell WHERE s.run = $run AND s.rank <= $most ORDER BY s.rank
+    SELECT s.rank, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.score, s.kind, s.reason, s.rle, r.labels_version
+    FROM suspects s JOIN runs r ON r.id = s.run
+    LEFT JOIN cells_at c ON c.cell = s.cell AND c.labels_version = r.labels_version
+    WHERE s.run = $run AND s.rank <= $most ORDER BY s.rank
 """
 
 
@@ -27,7 +29,11 @@ def suspects(choice: Choice) -> Section | None:
         return None
     found = AuditResult.of(runs[-1])
     rows = choice.rows(FIRST, run=found.run, most=MOST)
-    pictures, notes = [], list(found.notes)
+    pictures, notes, latest = [], list(found.notes), choice.store.at_labels().labels_version
+    if runs[-1].labels_version != latest:
+        notes.append(
+            f"these labels are of version {runs[-1].labels_version}, which was audited; the latest is {latest}"
+        )
     try:
         for row, picture in zip(rows, suspect_pictures(choice.store, rows), strict=True):
             name = row["cell"] or f"{row['frame']} at {(row['x0'] + row['x1']) // 2}, {(row['y0'] + row['y1']) // 2}"

@@ -31,6 +31,7 @@ async function start() {
   await image.decode();
   for (const cell of [...found.cells, ...found.predictions]) cell.mask = decode(cell.counts, found.height);
   byId("name").textContent = found.frame;
+  byId("version").textContent = found.version || "";
   document.title = `${found.frame} – hela-store`;
   viewer.show({ width: found.width, height: found.height }, image);
   draw();

@@ -1,4 +1,4 @@
-"""Frames of a store as a page shows them: a list with what is embedded, and grey pictures."""
+"""Frames of a store as a page shows them: grey pictures, cells and predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from scipy import ndimage
 from hela_store.base.aliases import LabelArray
 from hela_store.catalog import index as catalog
 from hela_store.errors import QueryError, RunError
-from hela_store.evaluation.frames import frame_tiles
 from hela_store.images.labels import compact
 from hela_store.images.normalise import apply, limits
 from hela_store.images.rle import decode_crop, encode
@@ -26,29 +25,12 @@ PREDICTIONS = """
     SELECT m.cell, c.label, q.rle, m.iou
     FROM cell_metrics m
     JOIN predictions q USING (run, cell, prompt, prompt_seed)
-    JOIN cells c ON c.cell = m.cell
+    JOIN cells_at c ON c.cell = m.cell AND c.labels_version = m.labels_version
     WHERE m.run = $run AND m.frame = $frame AND m.prompt = coalesce($prompt, m.prompt)
         AND m.prompt_seed = coalesce($seed, m.prompt_seed)
     QUALIFY row_number() OVER (PARTITION BY m.cell ORDER BY m.prompt, m.prompt_seed) = 1
     ORDER BY c.label
 """
-
-
-def frame_list(store: Store) -> list[dict[str, Any]]:
-    """Return all ingested frames, each sequence in the order of time, with whether all of their tiles are embedded.
-
-    Raises
-    ------
-    StoreError
-        Nothing was ingested yet.
-    """
-    records = store.frame_records()
-    embedded = frame_tiles(store, list(records))
-    names = ("frame", "sequence", "time", "width", "height")
-    return [
-        {name: getattr(record, name) for name in names} | {"embedded": frame in embedded}
-        for frame, record in records.items()
-    ]
 
 
 def known_frame(store: Store, frame: object) -> FrameRecord:
@@ -57,6 +39,11 @@ def known_frame(store: Store, frame: object) -> FrameRecord:
     if found is None:
         raise QueryError("there is no such frame in this store; expected the id of an ingested frame, such as 01/t000")
     return found
+
+
+VERSIONS = """
+    SELECT frame, since, until FROM cell_versions WHERE cell = $cell ORDER BY since
+"""
 
 
 def drawn_cells(label: LabelArray, only: Sequence[int] | None = None) -> list[dict[str, Any]]:
@@ -82,6 +69,9 @@ def drawn_cells(label: LabelArray, only: Sequence[int] | None = None) -> list[di
 def cell_in_frame(store: Store, cell: str, run: str, prompt: str, seed: int | None) -> dict[str, Any]:
     """Return the frame of a cell with all of its labels, and the masks of a run there, as the page draws them.
 
+    A run is shown with the version of the labels that it was scored against, so that none of its masks is left out;
+    without a run it is the latest version.
+
     Parameters
     ----------
     store : Store
@@ -91,15 +81,35 @@ def cell_in_frame(store: Store, cell: str, run: str, prompt: str, seed: int | No
     Raises
     ------
     QueryError
-        There is no such cell.
+        There is no such cell or run, or the cell is not in that version.
     """
-    rows = catalog.query(store.path, "SELECT frame FROM cells WHERE cell = $cell", {"cell": cell}).to_pylist()
+    rows = catalog.query(store.path, VERSIONS, {"cell": cell}).to_pylist()
     if not rows:
         raise QueryError("there is no such cell in this store; expected an id of the table cells")
-    record = known_frame(store, rows[0]["frame"])
-    label = store.at_labels().pixels.label(record.frame)
-    cells = [about | {"name": f"{record.frame}#{about['label']}"} for about in drawn_cells(label)]
-    asked = {"frame": record.frame, "run": run, "prompt": prompt or None, "seed": seed}
+    latest = store.at_labels()
+    shown = latest.at_labels(_version_of(store, run)) if run else latest
+    version = shown.labels_version
+    if not any(row["since"] <= version and (row["until"] is None or version < row["until"]) for row in rows):
+        raise QueryError(f"cell {cell} is not in version {version} of the labels, {_why(run)}; it was added or erased")
+    about = frame_content(shown, rows[0]["frame"], run, prompt, seed) | {"cell": cell, "run": run}
+    if version != latest.labels_version:
+        about |= {"version": f"Labels of version {version}, {_why(run)}; the latest is {latest.labels_version}."}
+    return about
+
+
+def frame_content(store: Store, frame: str, run: str, prompt: str, seed: int | None) -> dict[str, Any]:
+    """Return the labels of a frame, and the masks of a run there, as pages draw them.
+
+    Parameters
+    ----------
+    store : at the version of the labels that the run was scored against
+    frame : id
+    run, prompt, seed : which predictions; none where ``run`` is empty, those of the first prompt and seed of the run
+        where the others are empty or None
+    """
+    record = known_frame(store, frame)
+    cells = [about | {"name": f"{frame}#{about['label']}"} for about in drawn_cells(store.pixels.label(frame))]
+    asked = {"frame": frame, "run": run, "prompt": prompt or None, "seed": seed}
     found = catalog.query(store.path, PREDICTIONS, asked).to_pylist() if run else []
     ious = {row["cell"]: row["iou"] for row in found}
     predictions = [
@@ -108,8 +118,21 @@ def cell_in_frame(store: Store, cell: str, run: str, prompt: str, seed: int | No
         for row in found
         if _fits(row["rle"], record.shape)
     ]
-    about = {"frame": record.frame, "width": record.width, "height": record.height, "cell": cell, "run": run}
-    return about | {"cells": [c | {"iou": ious.get(c["name"])} for c in cells], "predictions": predictions}
+    about = {"frame": frame, "width": record.width, "height": record.height, "predictions": predictions}
+    return about | {"cells": [cell | {"iou": ious.get(cell["name"])} for cell in cells]}
+
+
+def _version_of(store: Store, run: str) -> int | None:
+    """Return the version of the labels that a run was scored against; None where it names none."""
+    rows = catalog.query(store.path, "SELECT labels_version FROM runs WHERE id = $run", {"run": run}).to_pylist()
+    if not rows:
+        raise QueryError("there is no such run in this store; expected an id of the table runs")
+    version: int | None = rows[0]["labels_version"]
+    return version
+
+
+def _why(run: str) -> str:
+    return f"which run {run} was scored against" if run else "the latest one"
 
 
 def _fits(counts: str | None, shape: tuple[int, int]) -> bool:
@@ -121,7 +144,17 @@ def _fits(counts: str | None, shape: tuple[int, int]) -> bool:
 
 
 def grey_png(store: Store, frame: str, most_side: int | None = None) -> bytes:
-    """Return a frame as the encoder sees it, a grey PNG, reduced to ``most_side`` px where that is given.
+    """Return :func:`grey_picture` as a PNG, reduced to ``most_side`` px where that is given."""
+    picture = grey_picture(store, frame)
+    if most_side is not None:
+        picture.thumbnail((most_side, most_side))
+    sink = io.BytesIO()
+    picture.save(sink, "PNG", compress_level=3)
+    return sink.getvalue()
+
+
+def grey_picture(store: Store, frame: str) -> Image.Image:
+    """Return a frame as the encoder sees it, in grey.
 
     Raises
     ------
@@ -130,9 +163,4 @@ def grey_png(store: Store, frame: str, most_side: int | None = None) -> bytes:
     """
     how, image = store.recipe.normalise, store.pixels.image(frame)
     lo, hi = limits(image, how.method, how.low, how.high, store.recipe.dataset.offset)
-    picture = Image.fromarray(apply(image, lo, hi, how.method).round().astype(np.uint8))
-    if most_side is not None:
-        picture.thumbnail((most_side, most_side))
-    sink = io.BytesIO()
-    picture.save(sink, "PNG", compress_level=3)
-    return sink.getvalue()
+    return Image.fromarray(apply(image, lo, hi, how.method).round().astype(np.uint8))

@@ -18,7 +18,8 @@ export function colour(cell, by) {
 }
 
 export class Viewer {
-  // `does`: what to call on hover(x, y), click(x, y, event), drag(from, to, event, done), key presses are the page's
+  // `does`: what to call on hover(x, y), click(x, y, event), drag(from, to, event, done), key presses are the page's;
+  // `gentle` leaves wheel and scrolling finger to the page around it
   constructor(root, does = {}) {
     this.root = root;
     this.does = does;
@@ -40,7 +41,7 @@ export class Viewer {
     }
     this.moving.tabIndex = 0;
     this.moving.setAttribute("role", "application");
-    this.moving.setAttribute("aria-label", "The frame. Press ? for the keys.");
+    this.moving.setAttribute("aria-label", does.gentle ? "The frame" : "The frame. Press ? for the keys.");
     new ResizeObserver(() => this.resized()).observe(root);
     this.listen();
   }
@@ -48,27 +49,42 @@ export class Viewer {
   listen() {
     const on = (name, act) => this.moving.addEventListener(name, act, { passive: false });
     on("wheel", (event) => {
+      // on a page that scrolls, the wheel is the page's until the frame was clicked
+      if (this.does.gentle && document.activeElement !== this.moving && !event.ctrlKey) return;
       event.preventDefault();
       this.zoomAt(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), event.offsetX, event.offsetY);
     });
     on("contextmenu", (event) => event.preventDefault());
     on("pointerdown", (event) => this.down(event));
-    on("pointermove", (event) => this.move(event));
-    on("pointerup", (event) => this.up(event));
-    on("pointercancel", (event) => { this.touches.delete(event.pointerId); this.end(); this.does.cancel?.(); });
+    // a drag may go on, and end, beside the canvas: not every browser keeps to the captured pointer
+    const begun = (act) => (event) => { if (event.target === this.moving || this.press || this.touches.size) act(event); };
+    addEventListener("pointermove", begun((event) => this.move(event)));
+    addEventListener("pointerup", begun((event) => this.up(event)));
+    addEventListener("pointercancel", begun((event) => {
+      this.touches.delete(event.pointerId);
+      this.end();
+      this.does.cancel?.();
+    }));
     // a finger that is lifted leaves, too, and what it asked for is still wanted
     on("pointerleave", (event) => { if (!this.press && event.pointerType !== "touch") this.does.leave?.(); });
   }
 
+  // Where an event is, px of the screen from the corner of the canvas.
+  spot(event) {
+    const box = this.moving.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  }
+
   down(event) {
     if (!this.frame) return;
+    const [x, y] = this.spot(event);
     this.moving.focus({ preventScroll: true });
     this.moving.setPointerCapture(event.pointerId);
     const touch = event.pointerType === "touch";
-    if (touch) this.touches.set(event.pointerId, [event.offsetX, event.offsetY]);
+    if (touch) this.touches.set(event.pointerId, [x, y]);
     if (this.touches.size > 1) { this.end(); this.does.cancel?.(); return; }
-    const pans = event.button === 1 || event.buttons === 4 || this.panning || (touch && !this.does.draws?.());
-    this.press = { x: event.offsetX, y: event.offsetY, last: [event.offsetX, event.offsetY], pans, event, moved: false };
+    const pans = !this.does.drag || event.button === 1 || event.buttons === 4 || this.panning || (touch && !this.does.draws?.());
+    this.press = { x, y, last: [x, y], pans, event, moved: false };
     if (touch) {
       this.press.timer = setTimeout(() => {
         if (!this.press || this.press.moved) return;
@@ -82,13 +98,13 @@ export class Viewer {
   move(event) {
     if (!this.frame) return;
     if (this.touches.size > 1) return void this.pinch(event);
-    const press = this.press, place = this.at(event.offsetX, event.offsetY);
+    const press = this.press, [x, y] = this.spot(event), place = this.at(x, y);
     if (!press) return void this.does.hover?.(...place);
-    if (!press.moved && Math.hypot(event.offsetX - press.x, event.offsetY - press.y) < MOVED) return;
+    if (!press.moved && Math.hypot(x - press.x, y - press.y) < MOVED) return;
     press.moved = true;
     if (press.pans) {
-      this.pan(event.offsetX - press.last[0], event.offsetY - press.last[1]);
-      press.last = [event.offsetX, event.offsetY];
+      this.pan(x - press.last[0], y - press.last[1]);
+      press.last = [x, y];
     } else {
       this.does.drag?.(this.at(press.x, press.y), place, press.event, false);
     }
@@ -99,7 +115,7 @@ export class Viewer {
     const press = this.press;
     if (!press) return;
     this.end();
-    const place = this.at(event.offsetX, event.offsetY);
+    const place = this.at(...this.spot(event));
     if (press.moved && !press.pans) this.does.drag?.(this.at(press.x, press.y), place, press.event, true);
     else if (!press.moved && press.event.button !== 1) {
       this.does.click?.(...this.at(press.x, press.y), press.event, press.event.button === 2);
@@ -113,7 +129,7 @@ export class Viewer {
 
   pinch(event) {
     const before = [...this.touches.values()];
-    this.touches.set(event.pointerId, [event.offsetX, event.offsetY]);
+    this.touches.set(event.pointerId, this.spot(event));
     const after = [...this.touches.values()];
     const span = ([a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]) || 1;
     const middle = ([a, b]) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
@@ -128,6 +144,7 @@ export class Viewer {
   }
 
   show(frame, picture) {
+    this.end(); // a drag that began in the frame before does not go on in this one
     const other = !this.frame || frame.width !== this.frame.width || frame.height !== this.frame.height;
     this.frame = frame;
     this.image = picture;

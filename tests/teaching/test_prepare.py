@@ -1,0 +1,49 @@
+"""From a folder of frames to a store: which sequence is meant, and what is said where that is not clear."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hela_store_cli.main import main
+
+from hela_store.errors import DatasetError, StoreError
+from hela_store.teaching.prepare import store_name, store_of_frames
+
+
+@pytest.fixture
+def frames(embedded: Path, tmp_path: Path) -> Path:
+    """Return a folder with the sequences 01 and 02."""
+    data = tmp_path / "two cells"
+    shutil.copytree(embedded / "data", data)
+    shutil.copytree(data / "01", data / "02")
+    return data
+
+
+def test_one_of_several_sequences_is_chosen(frames: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stores" / store_name(frames, "02")
+    assert path.name == "two-cells-02" and store_name(frames) == "two-cells"
+    with pytest.raises(DatasetError, match=r"has 2 sequences: 01, 02; choose one, such as --sequence 01"):
+        store_of_frames(frames, path)
+    with pytest.raises(DatasetError, match=r"has no sequence '03'; it has 01, 02"):
+        store_of_frames(frames, path, sequence="03")
+    with pytest.raises(DatasetError, match=r"holds no sequences; leave out --sequence"):
+        store_of_frames(tmp_path, path, sequence="01")
+    assert not path.exists()
+    made = store_of_frames(frames, path, sequence="02")
+    assert made.recipe.dataset.sequences == ("02",)
+    assert store_of_frames(frames, path, sequence="02").path == path == store_of_frames(frames, path).path
+    with pytest.raises(StoreError, match=r"is a store of other frames, .*two cells 02"):
+        store_of_frames(frames, path, sequence="01")
+
+
+def test_the_command_names_the_sequences(
+    frames: Path, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(main, ["teach", str(frames)])
+    assert said.exit_code == 1 and "01, 02; choose one" in said.output and "Traceback" not in said.output
+    said = CliRunner().invoke(main, ["teach", "-s", str(embedded), "--sequence", "01"])
+    assert said.exit_code == 2 and "--sequence chooses a sequence of FRAMES" in said.output
