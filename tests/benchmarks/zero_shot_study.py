@@ -11,8 +11,9 @@ the test block of Fluo-N2DL-HeLa/01, against its tracker reference and against i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ def challenge(data: Path, truth: str) -> Iterator[tuple[npt.NDArray[np.uint16], 
             yield tifffile.imread(data / FLUO / "01" / f"t{number:03d}.tif"), tifffile.imread(path).astype(np.int32)
 
 
-def score(name: str, frames: list[tuple[npt.NDArray[np.generic], Labels]], band: int, *, partial: bool) -> None:
+def score(name: str, frames: Sequence[tuple[npt.NDArray[Any], Labels]], band: int, *, partial: bool) -> None:
     found = [hs.segment(image) for image, _ in bars(frames, total=len(frames), what=name)]
     own_seg = seg(match_frame(truth, label) for (_, truth), label in zip(frames, found, strict=True))
     cells = sum(len(np.unique(truth)) - 1 for _, truth in frames)
