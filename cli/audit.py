@@ -28,14 +28,14 @@ DEFAULT = AuditConfig()
     type=click.IntRange(2),
     default=DEFAULT.folds,
     show_default=True,
-    help="Cut the frames into this many blocks; each is judged by what the others taught.",
+    help="Split the frames into this many parts in time; each is judged by a decoder fine-tuned on the others.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(1),
     default=DEFAULT.steps,
     show_default=True,
-    help="Fine-tune the decoder of each block for this many steps.",
+    help="Fine-tune the decoder of each part for this many steps.",
 )
 @click.option(
     "--faults",
@@ -49,16 +49,19 @@ DEFAULT = AuditConfig()
     type=click.IntRange(0),
     default=DEFAULT.seed,
     show_default=True,
-    help="Random seed for the decoders and the injected faults.",
+    help="Set the random seed for the decoders and the injected faults.",
 )
-@click.option("--fresh", is_flag=True, help="Audit again, even where this very audit is finished.")
+@click.option("--fresh", is_flag=True, help="Audit again, even if this very audit is finished.")
 @device_option
 @json_option
 def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
-    """Rank the labels by how suspicious they are, and places that lack one. The same command resumes.
+    """Rank the labels by how suspicious they are. The same command resumes.
 
-    Each block of frames is judged by a decoder that was fine-tuned on the other blocks, by a detector, by the frames
-    before and after, and by the label's shape. The ranking is kept as a run, whose rows are the table suspects.
+    Places that lack a label are ranked with them.
+
+    The frames are split into parts in time. Each label is judged by a decoder that was fine-tuned on the other parts,
+    by a detector, by the frames before and after, and by its shape. The ranking is kept as a run, whose rows are the
+    table suspects.
     """
     import hela_store as hs
 
@@ -69,7 +72,7 @@ def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
         return
     if found.reused:
         note_reused(found.run)
-    click.echo(f"{found.run}: {found.labels} labels of {found.frames} frames, judged in {found.blocks} blocks")
+    click.echo(f"{found.run}: {found.labels} labels of {found.frames} frames, judged in {found.blocks} parts")
     shares = [f"first {share:.0%}" for share in found.flagged]
     lines = [[one.kind, one.n, *(f"{at:.0%}" for at in one.at), f"{one.named:.0%}"] for one in found.recall]
     echo_table(("injected fault", "n", *shares, "kind named"), lines)

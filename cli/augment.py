@@ -39,7 +39,10 @@ def augment() -> None:
 )
 @json_option
 def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int, as_json: bool) -> None:
-    """Draw variants beside their view, and a sheet of elastic strength."""
+    """Draw augmented variants beside the original view.
+
+    A second picture shows elastic deformations of increasing strength.
+    """
     from hela_store.workflows.preview import preview as draw
 
     report = draw(store, out, frame=frame, tile=tile, variants=variants)

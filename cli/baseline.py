@@ -13,7 +13,7 @@ from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
 from . import verdicts
-from .help import Command
+from .help import Command, Several
 from .options import (
     device_option,
     full_option,
@@ -47,9 +47,9 @@ seeds_option = click.option(
 
 @click.group()
 def baseline() -> None:
-    """Score small baselines, which a fine-tuned decoder has to beat; each becomes a run.
+    """Score simple methods to compare a fine-tuned decoder with. Each result becomes a run.
 
-    They are small beside the pretraining of an encoder: they see only the frames of the store.
+    These methods see only the frames of the store, while an encoder was trained on many other images.
     """
 
 
@@ -59,7 +59,7 @@ def baseline() -> None:
     type=click.Choice(SPLITS),
     default=ClassicalConfig.split,
     show_default=True,
-    help="Choose the block of frames to score.",
+    help="Choose the frames to score.",
 )
 @click.option(
     "--budget",
@@ -78,7 +78,10 @@ def baseline() -> None:
 @full_option
 @json_option
 def classical(store: Store, split: str, budget: int, seed: int, seeds: int, fresh: bool, as_json: bool) -> None:
-    """Find cells with a threshold and a watershed, searched on train and chosen on val."""
+    """Find cells with a threshold and a watershed.
+
+    The parameters are searched on the training frames and chosen on the validation frames.
+    """
     from hela_store.baselines.classical import classical as run
 
     configs = [ClassicalConfig(split=split, budget=budget, seed=seed + i) for i in range(seeds)]
@@ -87,11 +90,13 @@ def classical(store: Store, split: str, budget: int, seed: int, seeds: int, fres
 
 @baseline.command(cls=Command, examples=("hela-store baseline unet -s fluo --steps 800 --seed 1",))
 @click.option(
-    "--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Choose the block of frames to score."
+    "--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Choose the frames to score."
 )
 @setting_option(UNET, "steps", "Train for N optimiser steps.", type=click.IntRange(1), metavar="N")
 @click.option(
-    "--lr", type=float, help="Set the learning rate at its peak. [default: 3e-4, 1e-3 or 3e-3, chosen on val]"
+    "--lr",
+    type=float,
+    help="Set the learning rate at its peak. [default: 3e-4, 1e-3 or 3e-3, chosen on the validation frames]",
 )
 @setting_option(UNET, "seed", "Set the random seed for weights and crops.", type=int)
 @setting_option(UNET, "workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
@@ -103,7 +108,10 @@ def classical(store: Store, split: str, budget: int, seed: int, seeds: int, fres
 @full_option
 @json_option
 def unet(store: Store, split: str, seeds: int, fresh: bool, as_json: bool, **choices: Any) -> None:
-    """Train MONAI's U-Net on train and choose its weights on val. The same command resumes."""
+    """Train MONAI's U-Net on the training frames. The same command resumes.
+
+    The weights are chosen on the validation frames.
+    """
     from hela_store.baselines.unet import choose_rate
     from hela_store.baselines.unet import unet as run
 
@@ -116,22 +124,24 @@ def unet(store: Store, split: str, seeds: int, fresh: bool, as_json: bool, **cho
 
 @baseline.command("image-free", cls=Command, examples=("hela-store baseline image-free -s fluo --prompt box",))
 @click.option(
-    "--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Choose the block of frames to score."
+    "--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Choose the frames to score."
 )
 @click.option(
     "--prompt",
     "prompts",
+    cls=Several,
     type=click.Choice(IMAGE_FREE_PROMPTS),
     multiple=True,
     default=IMAGE_FREE_PROMPTS,
-    help="Score this prompt; repeat for several. [default: all]",
+    metavar="KIND...",
+    help=f"Score these prompts: {', '.join(IMAGE_FREE_PROMPTS)}, separated by spaces. [default: all]",
 )
 @click.option(
     "--prompt-seeds",
     type=click.IntRange(1, 100),
     default=3,
     show_default=True,
-    help="Set how many random prompts are drawn per cell and prompt kind.",
+    help="Set how many random prompts are made per cell and prompt kind.",
 )
 @fresh_option
 @store_option
@@ -141,7 +151,10 @@ def unet(store: Store, split: str, seeds: int, fresh: bool, as_json: bool, **cho
 def image_free(
     store: Store, split: str, prompts: tuple[str, ...], prompt_seeds: int, fresh: bool, as_json: bool
 ) -> None:
-    """Score prompts alone, without the image: an ellipse in the box, a disc at the click, the mask itself."""
+    """Score guesses that never look at the image.
+
+    The guess is an ellipse in the box, a disc at the click, or the mask prompt itself.
+    """
     from hela_store.baselines.image_free import image_free as run
 
     how: dict[str, Any] = {"split": split, "prompts": prompts, "prompt_seeds": prompt_seeds}

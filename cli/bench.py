@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .help import Command
+from .help import Command, Several
 from .options import device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table
 from .threads import COUNTS, WAITS
@@ -25,7 +25,7 @@ THIS_COMMAND = (sys.executable, "-c", "from hela_store_cli.main import main; mai
 
 @click.group()
 def bench() -> None:
-    """Measure speed on this machine, against other software in the same run."""
+    """Measure speed on this machine. Other software is measured in the same run."""
 
 
 @bench.command(cls=Command, examples=("hela-store bench train -s fluo",))
@@ -42,7 +42,7 @@ def bench() -> None:
     type=ENCODERS,
     default="vit_b",
     show_default=True,
-    help="Run this encoder in the loop, of its authors' own package and with random weights.",
+    help="Run this encoder in every step: that of its authors' own package, with random weights.",
 )
 @click.option(
     "--encoder-steps",
@@ -52,11 +52,16 @@ def bench() -> None:
     help="Time this many steps with the encoder; 0: none.",
 )
 @click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Predict this many cells.")
-@click.option("--workers", type=click.IntRange(0), help="Load batches in this many processes. [default: as finetune]")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Load batches in this many processes. [default: the same as `finetune`]"
+)
 @device_option
 @json_option
 def train(store: Store, as_json: bool, **choices: Any) -> None:
-    """Time fine-tuning against the encoder in the loop, and evaluation against SamPredictor."""
+    """Time fine-tuning and evaluation against other ways.
+
+    Fine-tuning is compared with running the encoder in every step, evaluation with SamPredictor.
+    """
     from hela_store.bench.train import TrainBenchConfig, bench_train
 
     found = bench_train(store, TrainBenchConfig(**choices), progress=bars).to_json()
@@ -69,12 +74,16 @@ def train(store: Store, as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench metrics",))
 @click.option(
-    "--cells", type=click.IntRange(1, 130), default=130, show_default=True, help="Draw this many nuclei per frame."
+    "--cells",
+    type=click.IntRange(1, 130),
+    default=130,
+    show_default=True,
+    help="Make this many artificial nuclei per frame.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Time each way this many times.")
 @json_option
 def metrics(cells: int, repeats: int, as_json: bool) -> None:
-    """Time the metrics against MONAI and py-ctcmetrics on the same drawn masks."""
+    """Time the metrics against MONAI and py-ctcmetrics."""
     from hela_store.bench.metrics import bench_metrics
 
     found = bench_metrics(cells=cells, repeats=repeats, progress=bars)
@@ -85,7 +94,7 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
         [r.what, r.who, *(None if t is None else 1e3 * t for t in (r.median, r.best)), r.worst_difference]
         for r in found.rows
     ]
-    echo_table([f"{found.cells} cells", "who", "median, ms a frame", "best", "largest difference"], rows)
+    echo_table([f"{found.cells} cells", "who", "median, ms per frame", "best", "largest difference"], rows)
 
 
 @bench.command(cls=Command, examples=("hela-store bench augment --encoder nano",))
@@ -103,7 +112,7 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Use N threads of torch.")
 @json_option
 def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: bool) -> None:
-    """Time how augmented views are made, against their encoding, on the CPU."""
+    """Time how augmented views are made, against encoding them."""
     from hela_store.bench.augment import bench_augment
 
     found = bench_augment(encoder, tile=tile, views=views, cores=cores, progress=bars)
@@ -111,7 +120,7 @@ def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: b
         echo_json(found.to_json())
         return
     parts = ("draw", "image", "labels", "encode")
-    echo_table(["part", "ms a view"], [[name, getattr(found, name) * 1000] for name in parts])
+    echo_table(["part", "ms per view"], [[name, getattr(found, name) * 1000] for name in parts])
     click.echo(f"{found.share:.1%} of what a {found.tile}-px view costs with {encoder} on {cores} thread(s)")
 
 
@@ -139,28 +148,35 @@ def _show(found: Any, as_json: bool) -> None:
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Encode N views at once."
+    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Encode N views together."
 )
 @click.option("--compile", "compiled", is_flag=True, help="Also time our encoder through torch.compile.")
 @device_option
 @json_option
 def encode(encoder: str, as_json: bool, **choices: Any) -> None:
-    """Time our encoder against the stock one, in float32 and bfloat16, and compare their values."""
+    """Time our encoder against the original one.
+
+    It does so in float32 and bfloat16, and compares the values of both.
+    """
     from hela_store.bench.encode import bench_encode
 
     _show(bench_encode(encoder, **choices, progress=bars), as_json)
 
 
 @bench.command(cls=Command, examples=("hela-store bench predict --boxes 32",))
-@click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Ask for N boxes in a view.")
+@click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Segment N boxes in a view.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
 )
 @click.option(
-    "--large", type=click.IntRange(512), default=8000, show_default=True, help="Weigh an image of this edge, in pixels."
+    "--large",
+    type=click.IntRange(512),
+    default=8000,
+    show_default=True,
+    help="Measure the memory that an image with this edge takes, in pixels.",
 )
 @click.option(
-    "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Ask for N boxes in that image."
+    "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Segment N boxes in that image."
 )
 @click.option(
     "--views",
@@ -168,12 +184,16 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
     default=32,
     show_default=True,
     metavar="N",
-    help="Make vectors of N drawn frames.",
+    help="Make vectors of the cells in N synthetic frames.",
 )
 @device_option
 @json_option
 def predict(as_json: bool, **choices: Any) -> None:
-    """Time a box against SamPredictor.predict, a frame and vectors of cells, and weigh a large image, with nano."""
+    """Time predictions with nano, and measure their memory.
+
+    It times a box against SamPredictor.predict, a whole frame and the vectors of cells, and measures the memory that a
+    large image takes.
+    """
     from hela_store.bench.predict import bench_predict
 
     _show(bench_predict(**choices, progress=bars), as_json)
@@ -181,7 +201,7 @@ def predict(as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench teach --events 200",))
 @click.option(
-    "--hovers", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Ask for N masks a frame."
+    "--hovers", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Ask for N masks per frame."
 )
 @click.option(
     "--cells",
@@ -192,12 +212,20 @@ def predict(as_json: bool, **choices: Any) -> None:
     help="Accept N cells in the crowded frame.",
 )
 @click.option(
-    "--events", type=click.IntRange(2), default=1000, show_default=True, metavar="N", help="Weigh memory over N edits."
+    "--events",
+    type=click.IntRange(2),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Measure the memory over N edits.",
 )
 @device_option
 @json_option
 def teach(as_json: bool, **choices: Any) -> None:
-    """Time how long the page of `hela-store teach` waits for masks, edits and the next cell, with nano."""
+    """Time how long the page of `hela-store teach` waits.
+
+    It waits for masks, edits and the next cell, with nano.
+    """
     from hela_store.bench.teach import bench_teach
 
     _show(bench_teach(**choices, progress=bars), as_json)
@@ -205,7 +233,7 @@ def teach(as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench embed --views 8",))
 @click.option(
-    "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N drawn frames."
+    "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N synthetic frames."
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
@@ -214,24 +242,25 @@ def teach(as_json: bool, **choices: Any) -> None:
 @device_option
 @json_option
 def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> None:
-    """Time the whole of embed against encoding alone, with nano."""
+    """Time all of `embed` against encoding alone, with nano."""
     from hela_store.bench.embed import bench_embed
 
     _show(bench_embed(views=views, rounds=rounds, codec=codec, device=device, progress=bars), as_json)
 
 
-@bench.command(cls=Command, examples=("hela-store bench busy --competing 0 --competing 1",))
+@bench.command(cls=Command, examples=("hela-store bench busy --competing 0 1",))
 @click.option(
     "--competing",
+    cls=Several,
     multiple=True,
     type=click.IntRange(0),
     default=(0, 1, 2),
     show_default=True,
     metavar="N",
-    help="Time beside N busy processes; repeat for several, 0 first.",
+    help="Time beside these numbers of busy processes, separated by spaces, 0 first.",
 )
 @click.option(
-    "--frames", type=click.IntRange(6), default=24, show_default=True, metavar="N", help="Embed N drawn frames."
+    "--frames", type=click.IntRange(6), default=24, show_default=True, metavar="N", help="Embed N synthetic frames."
 )
 @click.option(
     "--steps", type=click.IntRange(2), default=60, show_default=True, metavar="N", help="Fine-tune for N steps."
@@ -241,7 +270,10 @@ def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> No
 )
 @json_option
 def busy(as_json: bool, **choices: Any) -> None:
-    """Time embed, finetune and evaluate beside other busy processes, against their fair share of the cores."""
+    """Time commands while other processes are busy.
+
+    Embed, finetune and evaluate are compared with the speed that their fair share of the cores would give.
+    """
     from hela_store.bench.busy import BusyBenchConfig, bench_busy
 
     said = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITS, "HELA_STORE")}
@@ -260,7 +292,10 @@ def busy(as_json: bool, **choices: Any) -> None:
 @click.option("--cold", is_flag=True, help="Drop the page cache before each read.")
 @json_option
 def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> None:
-    """Time random reads of embeddings into torch tensors, ours against np.memmap and h5py."""
+    """Time random reads of embeddings into torch tensors.
+
+    Our reader is compared with np.memmap and h5py.
+    """
     from hela_store.bench.read import bench_read
 
     _show(bench_read(store, views=views, reads=reads, cold=cold, progress=bars), as_json)
@@ -271,21 +306,25 @@ def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> Non
 @click.option(
     "--delay",
     "delays",
+    cls=Several,
     multiple=True,
     type=click.FloatRange(0),
     default=(1, 5, 20),
     show_default=True,
-    help="Add this delay to every request, in ms.",
+    help="Add these delays to every request, in milliseconds, separated by spaces.",
 )
 @click.option(
-    "--steps", type=click.IntRange(2), default=40, show_default=True, help="Time this many optimiser steps of each way."
+    "--steps", type=click.IntRange(2), default=40, show_default=True, help="Time this many optimiser steps in each way."
 )
 @click.option(
     "--workers", type=click.IntRange(0), default=1, show_default=True, help="Load batches in this many processes."
 )
 @json_option
 def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as_json: bool) -> None:
-    """Time fine-tuning from a local S3 server with added delay, with and without a cache, against the local disk."""
+    """Time fine-tuning from a bucket against the local disk.
+
+    The bucket is a local S3 server with an added delay, with and without a cache.
+    """
     from hela_store.bench.bucket import bench_bucket
 
     def connect(address: str) -> None:
@@ -298,10 +337,13 @@ def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as
 @store_option
 @click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Decode N views.")
 @click.option("--prompt", default="box", show_default=True, help="Use prompts of this kind.")
-@click.option("--split", default="val", show_default=True, help="Take views of this block.")
+@click.option("--split", default="val", show_default=True, help="Take views of these frames.")
 @json_option
 def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> None:
-    """Measure size, speed, error and change of per-cell IoU of every codec, on a store's own embeddings."""
+    """Measure size, speed and error of every codec.
+
+    It uses the store's own embeddings, and also measures how the IoU of each cell changes.
+    """
     from hela_store.bench.codec import bench_codec
 
     _show(bench_codec(store, views=views, prompt=prompt, split=split, progress=bars), as_json)
@@ -310,12 +352,13 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
 @bench.command(cls=Command, examples=("hela-store bench scale --views 1000 --rows 0",))
 @click.option(
     "--views",
+    cls=Several,
     multiple=True,
     type=click.IntRange(4),
     default=(1_000, 10_000, 100_000, 1_000_000),
     show_default=True,
     metavar="N",
-    help="Simulate a store of N views; repeat for several.",
+    help="Simulate stores with these numbers of views, separated by spaces.",
 )
 @click.option(
     "--rows",
@@ -328,7 +371,10 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
 )
 @json_option
 def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
-    """Time opening, planning, reading and appending for simulated stores of up to a million views."""
+    """Time how fast very large stores are.
+
+    It times opening, planning, reading and appending for simulated stores of up to a million views.
+    """
     from hela_store.bench.scale import bench_scale
 
     found = bench_scale(views=views, metric_rows=metric_rows, progress=bars).to_json()
@@ -353,15 +399,17 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
 @click.option(
     "--cut",
     "cuts",
+    cls=Several,
     type=int,
     multiple=True,
     metavar="K",
-    help="Adapt the blocks after the first K; repeat for several. [default: 0, half, all but two, as far as they fit]",
+    help="Adapt the encoder layers after the first K; give several numbers, separated by spaces. "
+    "[default: 0, half, all but two, as far as they fit]",
 )
 @click.option("--rank", type=int, default=4, show_default=True, metavar="N", help="Set the rank of the adapters.")
 @click.option("--conv", is_flag=True, help="Use Conv-LoRA adapters.")
-@click.option("--linear", is_flag=True, help="Adapt all linear layers of a block.")
-@click.option("--full", is_flag=True, help="Train the blocks themselves instead of adapters.")
+@click.option("--linear", is_flag=True, help="Adapt all linear maps of a layer.")
+@click.option("--full", is_flag=True, help="Train the layers themselves instead of adapters.")
 @click.option(
     "--cells", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Give N box prompts per step."
 )
@@ -369,7 +417,10 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
 @device_option
 @json_option
 def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
-    """Time a training step and measure its memory, for encoder adapters and for the decoder alone."""
+    """Time a training step with encoder adapters.
+
+    It also measures the memory, and compares both with training the decoder alone.
+    """
     from hela_store.bench.adapt import AdaptBenchConfig, bench_adapt
 
     found = bench_adapt(AdaptBenchConfig(cuts=cuts or None, **choices), progress=bars).to_json()
@@ -394,9 +445,10 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
 )
 @json_option
 def pipeline(variants: int, codec: str, batch: int, as_json: bool) -> None:
-    """Time reading, augmenting and writing around an encoder that answers at once.
+    """Time everything around the encoder.
 
-    The views a second are the most that a GPU can be given work for.
+    The encoder is replaced by one that takes no time. So the views per second are an upper limit: a faster GPU would
+    wait for reading, augmenting and writing.
     """
     from hela_store.bench.pipeline import bench_pipeline
 

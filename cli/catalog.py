@@ -26,7 +26,10 @@ def catalog() -> None:
 @store_option
 @json_option
 def rebuild(store: Store, as_json: bool) -> None:
-    """Rebuild the catalog from the files of the store, without data set or encoder."""
+    """Rebuild the catalog from the files of the store.
+
+    It needs neither the data set nor the encoder.
+    """
     from hela_store.catalog.index import query
     from hela_store.catalog.index import rebuild as make_anew
 

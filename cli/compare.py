@@ -11,7 +11,7 @@ import click
 from hela_store.evaluation.config import METRIC_WORDS, METRICS, PARTS
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import full_option, json_option, store_option
 from .output import NOTHING, bars, echo_json, echo_table, is_full, note
 
@@ -29,6 +29,7 @@ EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their
 
 @click.command(
     cls=Command,
+    positional={"runs": f"Two or more evaluations; the first is what the others are compared with. RUN is {RUN}."},
     examples=("hela-store compare -s fluo RUN RUN", "hela-store compare -s fluo ZERO A1,A2,A3 --metric dice"),
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
@@ -37,7 +38,10 @@ EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their
 @full_option
 @json_option
 def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> None:
-    """Compare runs with the first one, on the same prompts and cells. Write training seeds as A1,A2,A3."""
+    """Compare runs with the first, on the same prompts and cells.
+
+    Join runs that differ only in the training seed with commas, such as A1,A2,A3.
+    """
     import hela_store as hs
 
     if len(runs) < 2:

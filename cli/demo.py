@@ -15,7 +15,7 @@ from .output import UNTRAINED, bars, echo_json, echo_table, note, relative
 if TYPE_CHECKING:
     from hela_store import DemoReport
 
-COLUMNS = ("prompt", "cells", "image-free IoU", "zero-shot IoU", "tuned IoU", "zero-shot Dice", "tuned Dice")
+COLUMNS = ("prompt", "cells", "image-free IoU", "zero-shot IoU", "fine-tuned IoU", "zero-shot Dice", "fine-tuned Dice")
 FIELDS = ("prompt", "n", "image_free_iou", "zero_shot_iou", "tuned_iou", "zero_shot_dice", "tuned_dice")
 
 
@@ -30,10 +30,11 @@ FIELDS = ("prompt", "n", "image_free_iou", "zero_shot_iou", "tuned_iou", "zero_s
 )
 @json_option
 def demo(out: Path, as_json: bool) -> None:
-    """Try the whole workflow once on a drawn sequence, offline, in at most five minutes.
+    """Try embedding, fine-tuning and scoring, offline.
 
-    It makes a store, embeds it, fine-tunes for boxes, points and masks, compares with zero-shot and asks one SQL query.
-    A second demo keeps what the first finished; delete the folder to start over.
+    It takes at most five minutes. It makes a store of a synthetic sequence, embeds it, fine-tunes for boxes, points and
+    masks, compares with zero-shot and asks one SQL query. A second demo keeps what the first finished; delete the
+    folder to start over.
     """
     import hela_store as hs
 
@@ -46,8 +47,8 @@ def demo(out: Path, as_json: bool) -> None:
 
 def _echo(report: DemoReport, store: str) -> None:
     if report.reused:
-        note(f"{report.reused} runs of an earlier demo were kept; delete {store} to begin anew")
-    click.echo("Test block, each decoder tuned for the prompt it is scored with:\n")
+        note(f"{report.reused} runs of an earlier demo were kept; delete {store} to start over")
+    click.echo("Test frames, each decoder fine-tuned for the prompt it is scored with:\n")
     rows = [asdict(row) for row in report.rows]
     echo_table(COLUMNS, [[row[field] for field in FIELDS] for row in rows])
     if not report.trained:
@@ -55,7 +56,7 @@ def _echo(report: DemoReport, store: str) -> None:
     click.echo(f'\nhela-store sql -s {store} "{report.query}"\n')
     echo_table(list(report.answer[0]), [list(row.values()) for row in report.answer])
     click.echo(
-        f"\nEverything lies in {store}: store.toml (the recipe), data/ (the drawn frames), arrays.zarr, runs/, "
+        f"\nEverything lies in {store}: store.toml (the recipe), data/ (the synthetic frames), arrays.zarr, runs/, "
         "catalog.duckdb.\nNext:\n"
         f"  hela-store info -s {store}\n"
         f'  hela-store sql -s {store} "SELECT * FROM cell_metrics ORDER BY iou LIMIT 10"\n'

@@ -12,7 +12,7 @@ from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import default_checkpoint, device_option, json_option, labels_version_option, setting_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained
 
@@ -27,7 +27,7 @@ GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
 
 @click.group()
 def detect() -> None:
-    """Find cells without labels, and make prompts of them for the decoder."""
+    """Find cells without labels. They become prompts for the decoder."""
 
 
 @detect.command(
@@ -40,7 +40,8 @@ def detect() -> None:
     type=click.Choice(BACKENDS),
     default=DetectorConfig.backend,
     show_default=True,
-    help="Choose the detector; yolo11 is licensed under AGPL-3.0.",
+    help="Choose the detector: grid, our small network on the stored embeddings, or yolo11 (AGPL-3.0), which reads "
+    "images.",
 )
 @setting_option(GRID, "steps", "Train for at most N optimiser steps.", type=click.IntRange(1), metavar="N")
 @setting_option(GRID, "seed", "Set the random seed for weights and order.", type=int)
@@ -68,7 +69,7 @@ def detect() -> None:
 @device_option
 @json_option
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
-    """Train a detector on the training frames; its threshold is chosen on validation."""
+    """Train a detector on the training frames. Its threshold is chosen on the validation frames."""
     given = {name: value for name, value in choices.items() if value is not None}
     for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "variants", "workers")}[backend]:
         if name in given:
@@ -92,23 +93,25 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
 @store_option
 @labels_version_option
 @click.option(
-    "--detector", default="latest", show_default=True, metavar="RUN", help="Use the detector of this training run."
+    "--detector", default="latest", show_default=True, metavar="RUN", help=f"Use this trained detector. RUN is {RUN}."
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
     default="test",
     show_default=True,
-    help="Choose the block of frames to look at.",
+    help="Choose the frames to look at.",
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the detector's]"
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Accept cells from this score on. Lower finds more cells and more debris. [default: the detector's]",
 )
 @click.option("--fresh", is_flag=True, help="Make another run, even if this very one is finished.")
 @device_option
 @json_option
 def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
-    """Find the cells of every frame of a split and keep them as a run."""
+    """Find the cells of the test or other frames, as a run."""
     from hela_store.detection.detect import detect as find
 
     result = find(store, detector, **choices, progress=bars)
@@ -120,16 +123,30 @@ def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
 @detect.command(cls=Command, examples=("hela-store detect evaluate -s fluo --run latest",))
 @store_option
 @labels_version_option
-@click.option("--run", "run_id", default="latest", show_default=True, metavar="RUN", help="Score this detection run.")
 @click.option(
-    "--split", type=click.Choice(SPLITS), help="Score only this block of its frames. [default: all it looked at]"
+    "--run",
+    "run_id",
+    default="latest",
+    show_default=True,
+    metavar="RUN",
+    help=f"Score this `detect run`. RUN is {RUN}.",
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the run's]"
+    "--split",
+    type=click.Choice(SPLITS),
+    help="Score only these frames. [default: all frames that the detection run looked at]",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Accept cells from this score on. Lower finds more cells and more debris. [default: the run's]",
 )
 @json_option
 def evaluate(store: Store, run_id: str, split: str | None, threshold: float | None, as_json: bool) -> None:
-    """Score a detection run by box and by mask: F1, average precision, and recall by kind of cell."""
+    """Score a detection run by box and by mask.
+
+    It prints F1, average precision, and recall by kind of cell.
+    """
     from hela_store.detection.evaluate import evaluate_detections
 
     report = evaluate_detections(store, run_id, split=split, threshold=threshold, progress=bars)
@@ -140,7 +157,12 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
         verdicts.detection(report)
 
 
-@detect.command("import", cls=Command, examples=("hela-store detect import -s fluo boxes.csv",))
+@detect.command(
+    "import",
+    cls=Command,
+    positional={"boxes": "Table of boxes (.parquet or .csv), or a folder of YOLO label files."},
+    examples=("hela-store detect import -s fluo boxes.csv",),
+)
 @store_option
 @labels_version_option
 @click.argument("boxes", type=click.Path(path_type=Path), metavar="FILE.parquet|.csv|LABELS/")
@@ -153,7 +175,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 )
 @json_option
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
-    """Keep the boxes of another detector as a run: a table, or a folder of YOLO label files."""
+    """Keep the boxes of another detector as a run."""
     from hela_store.detection.detect import import_boxes
 
     _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json, "detect evaluate")
@@ -166,7 +188,7 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     "--run",
     "checkpoint",
     metavar="RUN",
-    help="Use the decoder of this fine-tuning. [default: the default run for the form]",
+    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --form]",
 )
 @click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
 @click.option(
@@ -174,19 +196,22 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     default=DetectedConfig.detector,
     show_default=True,
     metavar="RUN",
-    help="Use the detector of this training run.",
+    help=f"Use this trained detector. RUN is {RUN}.",
 )
 @click.option(
     "--form",
     type=click.Choice(FORMS),
     default=DetectedConfig.form,
     show_default=True,
-    help="Choose which prompt is made from each detection.",
+    help="Prompt the decoder with this for each cell that was found.",
 )
 @device_option
 @json_option
 def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> None:
-    """Learn on validation how far a cell's mask can be trusted; `segment` flags the least trusted 5 %."""
+    """Learn how far a cell's mask can be trusted.
+
+    It learns this on the validation frames. `segment` then flags the 5 % of cells that are trusted least, in its table.
+    """
     from dataclasses import asdict
 
     from hela_store.segmentation.evaluate import calibrate as fit
@@ -200,11 +225,14 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 @store_option
 @labels_version_option
 @click.option(
-    "--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Choose the block of frames."
+    "--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Choose the frames to describe."
 )
 @json_option
 def describe(store: Store, split: str, as_json: bool) -> None:
-    """Describe the boxes of a split: sizes and positions; --json has the histograms of a correlogram."""
+    """Describe the sizes and positions of labelled cells.
+
+    With --json it also prints how often each combination of position and size occurs, as histograms.
+    """
     from hela_store.detection.evaluate import describe_boxes
 
     found = describe_boxes(store, split)

@@ -16,7 +16,7 @@ from .output import echo_facts, echo_json
 @click.command(cls=Command, examples=("hela-store doctor",))
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check this machine and installation; exit with 1 if something will not work."""
+    """Check this machine and installation. The exit code is 1 if something will not work."""
     import hela_store as hs
 
     report = hs.doctor(Path.cwd() / STORES, cache_dir())

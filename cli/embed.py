@@ -11,7 +11,7 @@ from hela_store.recipe.recipe import Precision
 from hela_store.recipe.splits import BLOCKS
 
 from . import verdicts
-from .help import Command
+from .help import Command, Several
 from .options import cache_dir, device_option, json_option, store_option, variant_options
 from .output import bars, echo_facts, echo_json, note, note_untrained
 
@@ -39,9 +39,10 @@ GROUPS = {
 @click.option(
     "--split",
     "splits",
+    cls=Several,
     multiple=True,
     type=click.Choice(BLOCKS),
-    help="Embed only frames of this block; repeat for several. [default: all frames]",
+    help="Embed only these frames: train, val, test, or several of them separated by spaces. [default: all frames]",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N views.")
 @click.option(
@@ -50,12 +51,13 @@ GROUPS = {
 @click.option(
     "--compile",
     is_flag=True,
-    help="Compile the encoder with torch.compile; the first embed of an encoder key decides for all.",
+    help="Compile the encoder with torch.compile. All embeddings of one encoder are made in the same way, so the first "
+    "`embed` decides.",
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
-@click.option("--yes", is_flag=True, help="Confirm that more than 100 variants of every view shall be embedded.")
+@click.option("--yes", is_flag=True, help="Allow more than 100 variants of every view, which take much time and space.")
 @json_option
 def embed(store: Store, as_json: bool, **choices: Any) -> None:
     """Encode every view that is not yet in the store. The same command resumes after an interruption."""
@@ -95,7 +97,7 @@ def _facts(report: EmbedReport, splits: tuple[str, ...], dry_run: bool) -> list[
         rows.append(("", f'adapter = "{report.adapter}"'))
         rows.append(("", f'adapter_sha256 = "{report.adapter_sha256}"'))
         if splits:
-            rows.append(("", "but embed all blocks first, without --split: finetune and detect read the others, too"))
+            rows.append(("", "but embed all frames first, without --split: finetune and detect also read the others"))
     if report.left:
         rows.append(("encoder passes", f"{report.left}, one a view"))
     if report.variants:

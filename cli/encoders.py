@@ -15,13 +15,18 @@ COLUMNS = ("name", "MB", "here", "trained on")
 WIDTH = 60
 
 
-@click.command(cls=Command, examples=("hela-store encoders", "hela-store encoders vit_b_lm"))
+@click.command(
+    cls=Command,
+    positional={"name": "Encoder to describe, such as vit_b_lm."},
+    examples=("hela-store encoders", "hela-store encoders vit_b_lm"),
+)
 @click.argument("name", required=False, metavar="[NAME]")
 @json_option
 def encoders(name: str | None, as_json: bool) -> None:
-    """List the encoders that --encoder takes by name, and which of them are on this machine.
+    """List the encoders that --encoder takes by name.
 
-    With a NAME it says all that is known of one: address, hash, licence, citation and training data.
+    The list says which of them are on this machine. With NAME, the command prints the address, hash, licence, citation
+    and training data of one encoder.
     """
     from hela_store.sam.registry import ENCODERS, find_encoder
 

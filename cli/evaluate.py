@@ -15,7 +15,7 @@ from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import FORMS, DetectedConfig
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command, Several
 from .options import (
     default_checkpoint,
     device_option,
@@ -67,25 +67,26 @@ GROUPS = {
 @click.option(
     "--run",
     metavar="RUN",
-    help="Score this fine-tuning: an id, its beginning, or latest. [default: the default run, see info]",
+    help=f"Score this fine-tuning. RUN is {RUN}. [default: the default run, which `info` names]",
 )
 @click.option("--zero-shot", is_flag=True, help="Score the decoder that the encoder came with.")
 @click.option(
     "--prompt",
     "prompts",
+    cls=Several,
     multiple=True,
     default=EvaluateConfig.prompts,
     show_default=True,
-    metavar="KIND",
-    help=f"Give this prompt; repeat for several. Made from the ground truth: {', '.join(PROMPT_KINDS)}; box@0.1 is off "
-    "by 10 %. detected: cells are found without labels, see `hela-store detect`.",
+    metavar="KIND...",
+    help=f"Give these prompts, separated by spaces. Made from the ground truth: {', '.join(PROMPT_KINDS)}; box@0.1 is "
+    "off by 10 %. detected: cells are found without labels, see `hela-store detect`.",
 )
 @click.option(
     "--prompt-seeds",
     type=click.IntRange(1, 100),
     default=EvaluateConfig.prompt_seeds,
     show_default=True,
-    help="Set how many random prompts are drawn per cell and prompt kind.",
+    help="Set how many random prompts are made per cell and prompt kind.",
 )
 @click.option(
     "--prompts",
@@ -105,10 +106,14 @@ GROUPS = {
     type=click.Choice(SPLITS),
     default=EvaluateConfig.split,
     show_default=True,
-    help="Choose the block of frames to score.",
+    help="Choose the frames to score.",
 )
 @click.option("--clicks", type=click.IntRange(2), metavar="N", help="Also score points with N - 1 corrective clicks.")
-@click.option("--robustness", is_flag=True, help="Score curves over box error, click place and mask prompt IoU.")
+@click.option(
+    "--robustness",
+    is_flag=True,
+    help="Score curves: boxes with growing error, clicks from the edge to the middle, and mask prompts of growing IoU.",
+)
 @click.option(
     "--foreign",
     type=click.Choice(FOREIGN),
@@ -127,15 +132,19 @@ GROUPS = {
     "--detector",
     default=DetectedConfig.detector,
     metavar="RUN",
-    help="Use this detector, or these detections, with --prompt detected.",
+    help="Find cells with this detector, or use the cells of this `detect run`, for --prompt detected.",
 )
 @click.option(
     "--form",
     type=click.Choice(FORMS),
     default=DetectedConfig.form,
-    help="Choose which prompt is made from each detection.",
+    help="Prompt the decoder with this for each cell that was found.",
 )
-@click.option("--recover", is_flag=True, help="Also ask for cells that only neighbouring frames show.")
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Also look for cells that were found in the frames before and after but not in this one.",
+)
 @click.option("--fresh", is_flag=True, help="Score again, even if the same scoring is already a finished run.")
 @device_option
 @full_option
@@ -148,7 +157,7 @@ def evaluate(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Score every cell of a block of frames, and keep prompts, masks and scores as a run."""
+    """Score every cell of the test or validation frames. Prompts, masks and scores are kept as a run."""
     if run and zero_shot:
         raise click.UsageError("--run and --zero-shot exclude each other")
     score = _evaluate_detected if "detected" in prompts else _evaluate_drawn

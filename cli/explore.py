@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     default=8765,
     show_default=True,
-    help="Listen on this port; 0 takes a free one.",
+    help="Listen on this port; 0: any free one. `teach` has the same default, so give one of them another port.",
 )
 def explore(store: Store, port: int) -> None:
-    """Serve a local page over the catalog that shows cells as crops with outlines.
+    """Show cells as crops with outlines in your browser.
+
+    You choose them with SQL.
 
     Only this machine reaches it, with the address that is printed, and it changes nothing. Ctrl-C ends it.
     """

@@ -10,7 +10,7 @@ import click
 from hela_store.prompts.kinds import PROMPT_KINDS
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import F, cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, note, relative
 
@@ -24,10 +24,11 @@ def masks_options(command: F) -> F:
     kind = click.option(
         "--prompt",
         type=click.Choice(PROMPT_KINDS),
-        help="Export masks of this prompt; needed if the run has several kinds.",
+        metavar="KIND",
+        help="Export the masks of this prompt, such as box or point; needed if the run has several kinds.",
     )
     draw = click.option(
-        "--prompt-seed", type=int, metavar="N", help="Export masks of this random draw. [default: the first]"
+        "--prompt-seed", type=int, metavar="N", help="Export the masks of this prompt seed. [default: the first]"
     )
     return kind(draw(command))
 
@@ -37,7 +38,11 @@ def export() -> None:
     """Write files that other tools read."""
 
 
-@export.command(cls=Command, examples=("hela-store export checkpoint -s fluo --out tuned.pth",))
+@export.command(
+    cls=Command,
+    positional={"run": f"Fine-tuning: {RUN}. Without RUN the default run is written."},
+    examples=("hela-store export checkpoint -s fluo --out tuned.pth",),
+)
 @store_option
 @click.argument("run", required=False)
 @click.option(
@@ -57,10 +62,7 @@ def export() -> None:
 )
 @json_option
 def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointFormat, as_json: bool) -> None:
-    """Write the encoder and the fine-tuned decoder of RUN as one SAM checkpoint.
-
-    Without RUN the default run is written.
-    """
+    """Write encoder and fine-tuned decoder as a SAM checkpoint."""
     from hela_store.exchange.checkpoint import export_checkpoint
 
     found = export_checkpoint(store, run, out, layout=layout, cache_dir=cache_dir(), progress=bars)
@@ -69,11 +71,15 @@ def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointForma
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(f"{relative(found.path)}: {found.architecture} with all that {found.run} tuned")
+        click.echo(f"{relative(found.path)}: {found.architecture} with what {found.run} fine-tuned")
         verdicts.new_store(found.architecture, relative(found.path))
 
 
-@export.command(cls=Command, examples=("hela-store export ctc -s fluo RUN --prompt box --out results",))
+@export.command(
+    cls=Command,
+    positional={"run": f"Evaluation: {RUN}."},
+    examples=("hela-store export ctc -s fluo RUN --prompt box --out results",),
+)
 @click.argument("run", metavar="RUN")
 @click.option(
     "--out",
@@ -86,7 +92,7 @@ def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointForma
 @store_option
 @json_option
 def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
-    """Write a run's masks as a result folder of the Cell Tracking Challenge, and score it."""
+    """Write a run's masks as a Cell Tracking Challenge result. It also prints their scores."""
     from hela_store.exchange.ctc import export_ctc
 
     result = export_ctc(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
@@ -102,7 +108,11 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
     verdicts.next_step(f"report {result.run}")
 
 
-@export.command(cls=Command, examples=("hela-store export anndata -s fluo RUN --prompt box --out cells.h5ad",))
+@export.command(
+    cls=Command,
+    positional={"run": f"Evaluation whose scores are added: {RUN}."},
+    examples=("hela-store export anndata -s fluo RUN --prompt box --out cells.h5ad",),
+)
 @click.argument("run", required=False)
 @click.option(
     "--out",
@@ -117,7 +127,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
 def anndata(
     store: Store, run: str | None, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool
 ) -> None:
-    """Write labelled cells as AnnData: their vectors, their properties and the scores of RUN."""
+    """Write labelled cells as AnnData. It holds their vectors, properties and scores."""
     from hela_store.exchange.anndata import export_anndata
 
     found = export_anndata(store, out, run, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
@@ -130,14 +140,21 @@ def anndata(
         click.echo(f"Next: open it with anndata.read_h5ad({relative(found.path)!r})")
 
 
-@export.command(cls=Command, examples=("hela-store export coco -s fluo RUN --prompt box --out masks.json",))
+@export.command(
+    cls=Command,
+    positional={"run": f"Evaluation: {RUN}."},
+    examples=("hela-store export coco -s fluo RUN --prompt box --out masks.json",),
+)
 @click.argument("run", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Write this JSON file.")
 @masks_options
 @store_option
 @json_option
 def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool) -> None:
-    """Write a run's masks as COCO: a data set, results for COCO.loadRes, and the labels as their truth."""
+    """Write a run's masks as COCO.
+
+    It writes a data set, results for COCO.loadRes, and the labels as their ground truth.
+    """
     from hela_store.exchange.coco import export_coco
 
     result = export_coco(store, run, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
@@ -151,7 +168,11 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
         verdicts.next_step(f"report {result.run}")
 
 
-@export.command(cls=Command, examples=("hela-store export onnx -s fluo --out decoder.onnx",))
+@export.command(
+    cls=Command,
+    positional={"run": f"Fine-tuning: {RUN}. Without RUN the default run is written."},
+    examples=("hela-store export onnx -s fluo --out decoder.onnx",),
+)
 @store_option
 @click.argument("run", required=False)
 @click.option(
@@ -166,10 +187,7 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
 )
 @json_option
 def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: bool) -> None:
-    """Write the fine-tuned decoder of RUN as ONNX, checked with onnxruntime.
-
-    Without RUN the default run is written.
-    """
+    """Write the fine-tuned decoder as ONNX. The file is checked with onnxruntime."""
     from hela_store.exchange.onnx import export_onnx
 
     found = export_onnx(store, run, out, window=window)
@@ -182,7 +200,10 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
 
 
 @export.command(
-    name="ome-zarr", cls=Command, examples=("hela-store export ome-zarr -s fluo RUN --prompt box --out zarr",)
+    name="ome-zarr",
+    cls=Command,
+    positional={"runs": f"Evaluations whose masks are added: {RUN}."},
+    examples=("hela-store export ome-zarr -s fluo RUN --prompt box --out zarr",),
 )
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
@@ -198,7 +219,7 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
 def ome_zarr(
     store: Store, runs: tuple[str, ...], out: Path, prompt: str | None, prompt_seed: int | None, as_json: bool
 ) -> None:
-    """Write frames, labels and the masks of RUNs as OME-NGFF 0.5 with pyramids."""
+    """Write frames, labels and masks as OME-NGFF 0.5 with pyramids."""
     from hela_store.exchange.ome_zarr import export_ome_zarr
 
     found = export_ome_zarr(store, runs, out, prompt=prompt, prompt_seed=prompt_seed, progress=bars)
@@ -212,7 +233,12 @@ def ome_zarr(
         click.echo("Next: drag a folder into napari, which needs its plugin napari-ome-zarr")
 
 
-@export.command(name="micro-sam", cls=Command, examples=("hela-store export micro-sam 01/t012 -s fluo --out annotate",))
+@export.command(
+    name="micro-sam",
+    cls=Command,
+    positional={"what": "Frame or sequence, such as 01/t012 or 01."},
+    examples=("hela-store export micro-sam 01/t012 -s fluo --out annotate",),
+)
 @click.argument("what", metavar="FRAME|SEQUENCE")
 @click.option(
     "--out",
@@ -225,7 +251,7 @@ def ome_zarr(
 @store_option
 @json_option
 def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> None:
-    """Write embeddings that micro-sam's annotators open as their own."""
+    """Write embeddings that micro-sam's annotators can open."""
     from hela_store.exchange.micro_sam_export import export_micro_sam
 
     found = export_micro_sam(store, what, out, tile=tile, progress=bars)

@@ -12,7 +12,7 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command, Several
 from .options import (
     cache_dir,
     device_option,
@@ -53,11 +53,13 @@ GROUPS = {
 @click.option(
     "--prompt",
     "prompts",
+    cls=Several,
     type=click.Choice(TRAINING_PROMPTS),
     multiple=True,
     default=(FinetuneConfig.prompt,),
-    show_default=FinetuneConfig.prompt,
-    help="Fine-tune for this prompt; repeat for one run each; all: one decoder for all kinds.",
+    metavar="KIND...",
+    help=f"Fine-tune a decoder for each of these prompts: {', '.join(TRAINING_PROMPTS[:-1])}, separated by spaces. "
+    f"all: one decoder for all kinds. [default: {FinetuneConfig.prompt}]",
 )
 @finetune_option("steps", "Train for N optimiser steps.", type=click.IntRange(1), metavar="N")
 @finetune_option("lr", "Set the learning rate at its peak.", type=float)
@@ -67,7 +69,8 @@ GROUPS = {
     type=click.Choice(["default", "paper"]),
     default="default",
     show_default=True,
-    help="Choose a set of defaults; paper: Adam, lr 1e-5, one random cell per step, window 64.",
+    help="Choose a set of defaults; paper: the settings of a student study (Adam, lr 1e-5, one random cell per step, "
+    "window 64).",
 )
 @finetune_option("cells", "Train on at most N cells per step.", type=click.IntRange(1), metavar="N")
 @finetune_option(
@@ -83,7 +86,12 @@ GROUPS = {
     "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
 )
 @finetune_option("accumulate", "Accumulate gradients over N views per step.", type=click.IntRange(1), metavar="N")
-@finetune_option("ema", "Average the weights over steps with this decay; 0: no average.", type=float, metavar="DECAY")
+@finetune_option(
+    "ema",
+    "Average the weights over steps. 0.99 averages over about 100 steps, 0.9 over 10; 0: no average.",
+    type=float,
+    metavar="DECAY",
+)
 @finetune_option(
     "loss", "Choose the loss, such as dice+bce, dice+focal, boundary or hausdorff-distance.", metavar="NAME"
 )
@@ -102,26 +110,31 @@ GROUPS = {
 @finetune_option(
     "refine", "Feed the logits back for a second pass in this share of the steps.", type=float, metavar="SHARE"
 )
-@finetune_option("init", "Start from the weights of this fine-tuning.", metavar="RUN")
+@finetune_option("init", f"Start from the weights of this fine-tuning. RUN is {RUN}.", metavar="RUN")
 @finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
+@finetune_option(
+    "workers",
+    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
+    type=click.IntRange(0),
+    metavar="N",
+)
 @finetune_option(
     "variants", "Train on N augmented variants per view. [default: all stored]", type=click.IntRange(0), metavar="N"
 )
 @finetune_option(
     "adapt",
-    "Train low-rank adapters in the decoder or in the encoder's last blocks, or those blocks themselves.",
+    "Train low-rank adapters (LoRA) in the decoder or in the encoder's last layers, or those layers themselves.",
     type=click.Choice(ADAPT),
 )
 @finetune_option(
     "cut",
-    "Keep the first K encoder blocks as they are; `embed --cut K` stores their tokens.",
+    "Freeze the first K encoder layers; `embed --cut K` stores their tokens.",
     type=click.IntRange(0),
     metavar="K",
 )
 @finetune_option("rank", "Set the rank of the adapters.", type=int, metavar="N")
 @finetune_option("conv", "Use Conv-LoRA: adapters with convolutions of several scales.", is_flag=True)
-@finetune_option("linear", "Adapt all linear layers of a block, not only q and v.", is_flag=True)
+@finetune_option("linear", "Adapt all linear maps of a layer, not only those of queries and values.", is_flag=True)
 @click.option(
     "--blind",
     is_flag=True,
@@ -132,14 +145,14 @@ GROUPS = {
     "--errors-like",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="MASKS",
-    help="Draw mask prompts with the errors that this folder's masks have on labelled training frames.",
+    help="Make mask prompts with errors like those that the masks in this folder have on labelled training frames.",
 )
 @device_option
 @click.option(
     "--tensorboard",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write logs for TensorBoard into this folder, too.",
+    help="Also write logs for TensorBoard into this folder.",
 )
 @click.option("--fresh", is_flag=True, help="Train again, even if such a run is finished or was interrupted.")
 @full_option
@@ -153,7 +166,7 @@ def finetune(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Fine-tune the mask decoder on stored embeddings, and say whether it helped on validation."""
+    """Fine-tune the mask decoder on stored embeddings. It prints whether that helped on the validation frames."""
     import hela_store as hs
 
     note_untrained(store)
@@ -217,12 +230,12 @@ def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
 def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
-    click.echo(f"run {result.run}, validation block, prompt {result.prompt}; {result.units}")
-    rows = [("image-free", free), ("zero-shot", zero.to_json()), ("tuned", tuned.to_json())]
+    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}; {result.units}")
+    rows = [("image-free", free), ("zero-shot", zero.to_json()), ("fine-tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
     if len(result.by_kind) > 1:
-        echo_scores("tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
+        echo_scores("fine-tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
@@ -233,4 +246,4 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     click.echo(_standing(store, result))
     verdicts.fine_tuning(store, result)
     if result.is_worse and not result.blind:
-        note(f"WARNING: TUNING DID NOT HELP: {_harm(result)}")
+        note(f"WARNING: FINE-TUNING DID NOT HELP: {_harm(result)}")

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from hela_store.fitting.fit import FitReport
 
 
-@click.command(cls=Command, examples=("hela-store fit frames", "hela-store fit frames --name fluo --dry-run"))
+@click.command(
+    cls=Command,
+    positional={"data": "Folder of images; at least some of them with label images."},
+    examples=("hela-store fit frames", "hela-store fit frames --name fluo --dry-run"),
+)
 @click.argument("data", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--name", metavar="NAME", help="Make the store under this name or path. [default: as DIR is called]")
+@click.option("--name", metavar="NAME", help="Make the store under this name or path. [default: the name of DIR]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -42,10 +46,10 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def fit(data: Path, name: str | None, out: Path | None, dry_run: bool, as_json: bool, **choices: Any) -> None:
-    """Go from a labelled folder to masks and a report in one command. The same command resumes.
+    """Make masks and a report of a labelled folder in one command. The same command resumes.
 
-    It runs new, embed, finetune for boxes and points, detect train, evaluate, segment and report. Frames without labels
-    are segmented; the test block where all frames are labelled.
+    It runs new, embed, finetune for boxes and points, detect train, evaluate, segment and report. It segments the
+    frames of DIR that have no labels. If all frames are labelled, it segments the test frames.
     """
     from hela_store.fitting.fit import fit as fit_folder
 

@@ -1,4 +1,4 @@
-"""How a command's help looks: options under headings, and examples at the end."""
+"""How a command's help looks: arguments and options under headings, and examples at the end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,45 @@ from typing import Any
 
 import click
 
+RUN = "an id that `hela-store info` lists, its beginning, or latest"
+"""How a run is named on the command line."""
+
+NUMBERS = {
+    type(click.INT): "N",
+    click.IntRange: "N",
+    type(click.FLOAT): "X",
+    click.FloatRange: "X",
+}
+"""How the value of an option is written in its help where the option does not say it, by its type."""
+
+
+class Several(click.Option):
+    """An option that takes all values up to the next option: ``--lr 1e-5 1e-4``; it may be repeated as well.
+
+    It is for commands without positional arguments, which it would swallow.
+    """
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the option go on taking values."""
+        super().add_to_parser(parser, ctx)
+        mine = next(parser._long_opt[name] for name in self.opts if name in parser._long_opt)
+        once = mine.process
+
+        def process(value: Any, state: Any) -> None:
+            once(value, state)
+            while state.rargs and not state.rargs[0].startswith("-"):
+                once(state.rargs.pop(0), state)
+
+        mine.process = process
+
 
 class Command(click.Command):
-    """A command whose help lists its options under headings and ends with examples.
+    """A command whose help explains its arguments, lists its options under headings and ends with examples.
 
     Parameters
     ----------
+    positional : mapping of str to str
+        What each argument is, by its name.
     groups : mapping of str to sequence of str
         Headings, each with the names of its parameters; options that no heading names come last.
     examples : sequence of str
@@ -22,21 +55,32 @@ class Command(click.Command):
     def __init__(
         self,
         *arguments: Any,
+        positional: Mapping[str, str] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         examples: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         super().__init__(*arguments, **settings)
+        self.positional = dict(positional or {})
         self.groups = dict(groups or {})
         self.examples = tuple(examples)
+        for option in self.params:
+            if isinstance(option, click.Option) and option.metavar is None:
+                option.metavar = next((name for kind, name in NUMBERS.items() if isinstance(option.type, kind)), None)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, heading by heading."""
+        """Write the arguments, then the options, heading by heading."""
+        given = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Argument)]
+        if given:
+            with formatter.section("Arguments"):
+                formatter.write_dl(
+                    [(each.make_metavar(ctx), self.positional.get(each.name or "", "")) for each in given]
+                )
         heading_of = {name: heading for heading, names in self.groups.items() for name in names}
         last = "Other options" if self.groups else "Options"
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*self.groups, last)}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 sections[heading_of.get(parameter.name or "", last)].append(record)
         for heading, records in sections.items():
             if records:

@@ -22,14 +22,25 @@ def import_() -> None:
     """Import what other tools computed."""
 
 
-@import_.command(name="micro-sam", cls=Command, examples=("hela-store import micro-sam embeddings.zarr 01 -s cells",))
+@import_.command(
+    name="micro-sam",
+    cls=Command,
+    positional={
+        "embeddings": "File of micro-sam's precompute_image_embeddings.",
+        "what": "Frame or sequence of the store that it belongs to, such as 01/t012 or 01.",
+    },
+    examples=("hela-store import micro-sam embeddings.zarr 01 -s cells",),
+)
 @click.argument("embeddings", type=click.Path(path_type=Path), metavar="EMBEDDINGS.zarr")
 @click.argument("what", metavar="FRAME|SEQUENCE")
 @store_option
 @device_option
 @json_option
 def micro_sam(store: Store, embeddings: Path, what: str, device: str, as_json: bool) -> None:
-    """Import embeddings of whole frames that micro-sam computed, under an encoder key of their own."""
+    """Import embeddings of whole frames that micro-sam computed.
+
+    They get an encoder key of their own.
+    """
     from hela_store.exchange.micro_sam_import import import_micro_sam
 
     found = import_micro_sam(store, embeddings, what, device=device, cache_dir=cache_dir(), progress=bars)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Follow the log of the run that is being written.")
 @json_option
 def info(store: Store, watch: bool, as_json: bool) -> None:
-    """Show what is in a store: frames, views, cells, bytes, and runs with their scores."""
+    """Show the frames, cells, size and runs of a store."""
     import hela_store as hs
 
     if watch:

@@ -25,16 +25,16 @@ DIFF = ("frame", "changed", "new", "gone", "pixels")
 
 @click.group()
 def labels() -> None:
-    """List, compare, export and import the versions of a store's labels."""
+    """List, compare, export and import versions of the labels."""
 
 
 @labels.command(cls=Command, examples=("hela-store labels log -s fluo",))
 @store_option
 @json_option
 def log(store: Store, as_json: bool) -> None:
-    """List the versions of the labels: who changed what, when, and how long it took.
+    """List the versions of the labels.
 
-    Version 0 are the labels as ingested.
+    It says who changed what, when, and how long that took. Version 0 are the labels as first read by `embed`.
     """
     from hela_store.labels.log import LabelLog
 
@@ -50,16 +50,17 @@ def log(store: Store, as_json: bool) -> None:
         click.echo("The labels are as they were ingested: version 0.")
 
 
-@labels.command(cls=Command, examples=("hela-store labels diff -s fluo 0 latest",))
+@labels.command(
+    cls=Command,
+    positional={"first": "Version of the labels: a number from 0, or latest.", "second": "Version to compare with A."},
+    examples=("hela-store labels diff -s fluo 0 latest",),
+)
 @click.argument("first", type=LabelsVersion(), metavar="A")
 @click.argument("second", type=LabelsVersion(), metavar="B")
 @store_option
 @json_option
 def diff(store: Store, first: int | str, second: int | str, as_json: bool) -> None:
-    """Compare the labels of version A with those of version B, frame by frame.
-
-    A version is a number from 0, or latest.
-    """
+    """Compare two versions of the labels, frame by frame."""
     from hela_store.labels.diff import diff as compare_versions
 
     found = compare_versions(store, version_number(first), version_number(second))
@@ -71,15 +72,20 @@ def diff(store: Store, first: int | str, second: int | str, as_json: bool) -> No
     click.echo(f"{len(found)} frames differ." if found else "Both versions have the same labels in every frame.")
 
 
-@labels.command(cls=Command, examples=("hela-store labels export -s fluo corrected",))
+@labels.command(
+    cls=Command,
+    positional={"out": "Folder that gets the files."},
+    examples=("hela-store labels export -s fluo corrected",),
+)
 @click.argument("out", type=click.Path(path_type=Path), metavar="DIR")
 @store_option
 @labels_version_option
 @json_option
 def export(store: Store, out: Path, as_json: bool) -> None:
-    """Write labels into DIR as TIFFs named like those of the Cell Tracking Challenge.
+    """Write labels as TIFFs.
 
-    Frames with all cells labelled go into SEQUENCE_ST/SEG, those with only some into SEQUENCE_GT/SEG.
+    They are named like those of the Cell Tracking Challenge. Frames with all cells labelled go into SEQUENCE_ST/SEG,
+    those with only some into SEQUENCE_GT/SEG.
     """
     from hela_store.exchange.labels import export_labels
 
@@ -91,13 +97,18 @@ def export(store: Store, out: Path, as_json: bool) -> None:
     click.echo(f"{folders}: labels of {len(found.files)} frames at version {found.version}")
 
 
-@labels.command("import", cls=Command, examples=("hela-store labels import -s fluo corrected",))
+@labels.command(
+    "import",
+    cls=Command,
+    positional={"source": "Folder of TIFFs that are named as `labels export` names them."},
+    examples=("hela-store labels import -s fluo corrected",),
+)
 @click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR")
 @click.option("--who", default="import", show_default=True, metavar="NAME", help="Write down who made these labels.")
 @store_option
 @json_option
 def import_(store: Store, source: Path, who: str, as_json: bool) -> None:
-    """Take the label TIFFs in DIR, named as `labels export` does, as a new version of the labels."""
+    """Import label TIFFs as a new version of the labels."""
     from hela_store.exchange.labels import import_labels
 
     found = import_labels(store, source, who=who, progress=bars)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, NoReturn
@@ -17,12 +17,20 @@ from hela_store.errors import AlreadyComplete, HelaError
 from .output import guard_terminal, with_store
 from .threads import set_threads
 
-COMMANDS = (
-    *("fit", "new", "embed", "verify", "finetune", "sweep", "evaluate", "baseline", "compare", "slices", "study"),
-    *("detect", "score", "segment", "mend", "audit", "teach", "sql", "similar", "report", "explore", "info", "doctor"),
-    *("demo", "augment", "catalog", "labels", "export", "import", "publish", "pull", "encoders", "bench", "pretrain"),
-)
-"""The commands in the order they are used; each is defined in the module of its name."""
+GROUPS = {
+    "Start": ("doctor", "demo", "fit"),
+    "Fine-tune": ("new", "embed", "finetune", "sweep", "encoders", "augment"),
+    "Score and look": (
+        *("evaluate", "baseline", "compare", "slices", "study", "score"),
+        *("report", "explore", "sql", "similar", "info"),
+    ),
+    "New frames": ("detect", "segment", "mend"),
+    "Labels": ("teach", "audit", "labels"),
+    "Stores and other tools": ("verify", "catalog", "export", "import", "publish", "pull"),
+    "Development": ("bench", "pretrain"),
+}
+"""The commands by the heading of the help, in the order they are used; each is defined in the module of its name."""
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 RESUMABLE = {
     *("fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"),
     *("publish", "pull"),
@@ -35,17 +43,31 @@ class Commands(click.Group):
 
     Parameters
     ----------
-    modules : sequence of str
-        Names of commands that are defined in modules of this package.
+    headings : mapping of str to sequence of str
+        Names of commands that are defined in modules of this package, by the heading of the help.
     """
 
-    def __init__(self, *arguments: Any, modules: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(self, *arguments: Any, headings: Mapping[str, Sequence[str]] | None = None, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.modules = tuple(modules)
+        self.headings = dict(headings or {})
+        self.modules = tuple(name for names in self.headings.values() for name in names)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order they are used."""
         return [*self.modules, *self.commands]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, heading by heading."""
+        if not self.headings:
+            super().format_commands(ctx, formatter)
+            return
+        width = max(map(len, self.modules))
+        limit = formatter.width - 6 - width
+        for heading, names in self.headings.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(f"{name:<{width}}", each.get_short_help_str(limit)) for name, each in commands if each is not None]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, imported here so that no other command's module is loaded."""
@@ -101,7 +123,7 @@ def _leave(text: str, code: int) -> NoReturn:
 
 @click.group(
     cls=Commands,
-    modules=COMMANDS,
+    headings=GROUPS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="hela-store", prog_name="hela-store")
@@ -116,8 +138,8 @@ def _leave(text: str, code: int) -> NoReturn:
 def main(ctx: click.Context, traceback: bool, threads: int | None) -> None:
     """Fine-tune SAM on microscopy frames, get masks of new ones and a score of every cell.
 
-    The encoder runs once per frame and its embeddings are kept in a store, a folder with a file store.toml. `hela-store
-    demo` tries everything in a few minutes. For your own frames, use new, embed, finetune, evaluate, detect, segment
-    and report, in this order.
+    The encoder runs once per image tile and its embeddings are kept in a store, a folder with a file store.toml.
+    `hela-store demo` tries embedding, fine-tuning and scoring in a few minutes. For your own frames, use new, embed,
+    finetune, evaluate, detect train, segment and report, in this order. The command fit does this for one folder.
     """
     set_threads(ctx.invoked_subcommand, threads)

@@ -10,7 +10,7 @@ import click
 from hela_store.mending.config import FORMS, TRAINED, MendConfig
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import default_checkpoint, device_option, json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note, note_reused, note_untrained, relative
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
+    positional={"masks": "Folder of label images with the names of the store's frames."},
     examples=(
         "hela-store mend cellpose_masks -s fluo --out mended",
         "hela-store mend cellpose_masks -s fluo --out mended --split-merge",
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Write label images of the same names into this folder, which must not be there yet.",
+    help="Write label images of the same names into this new folder. To make it again, delete it and run the same "
+    "command: nothing is decoded again.",
 )
 @click.option(
     "--run",
     "checkpoint",
     metavar="RUN",
-    help="Use the decoder of this fine-tuning. [default: the default run for the prompt]",
+    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --prompt]",
 )
 @click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
 @click.option(
@@ -46,16 +48,16 @@ if TYPE_CHECKING:
     type=click.Choice(FORMS),
     default=MendConfig.prompt,
     show_default=True,
-    help="Choose what of a mask the decoder is given.",
+    help="Give the decoder the mask, its bounding box, or both.",
 )
-@click.option("--split-merge", is_flag=True, help="Apply the proposed splits and merges, too.")
+@click.option("--split-merge", is_flag=True, help="Also apply the proposed splits and merges.")
 @device_option
 @json_option
 def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: Any) -> None:
-    """Make the masks of another tool better, and keep those where a gain is doubtful.
+    """Improve the masks of another tool. Masks stay unchanged where a gain is doubtful.
 
-    MASKS is a folder of label images: TIFF or PNG files with the names of the store's frames, 0 background and one
-    number a cell. Every mask keeps its number.
+    MASKS holds TIFF or PNG files with 0 for background and one number per cell. Every mask keeps its number; only
+    --split-merge may take numbers away and add new ones.
     """
     import hela_store as hs
 

@@ -37,6 +37,7 @@ GROUPS = {
 @click.command(
     cls=Command,
     groups=GROUPS,
+    positional={"name": "Name of the store, which becomes ./stores/NAME; with a slash: its folder."},
     examples=(
         "hela-store new fluo --dataset path/to/frames",
         "hela-store new fluo --dataset Fluo-N2DL-HeLa --labels GT+ST --tile 512",
@@ -47,34 +48,42 @@ GROUPS = {
     "--dataset",
     required=True,
     metavar="DIR|synthetic",
-    help="Read this folder of frames or this stack; synthetic draws a sequence.",
+    help="Read this folder of frames or this stack; synthetic: make a sequence of artificial nuclei.",
 )
 @click.option(
     "--sequence",
     "sequences",
     multiple=True,
     metavar="NAME",
-    help="Take only this sequence; repeat for several. [default: all]",
+    help="Take only this sequence; repeat the option for several. [default: all]",
 )
 @click.option(
     "--labels",
     type=click.Choice(get_args(Labels)),
-    help="Choose the ground truth. [default: the most complete labels found]",
+    help="Choose the labels: ST, GT or GT+ST of the Cell Tracking Challenge (reference, hand-drawn, both), masks "
+    "(label images) or none. [default: the most complete labels found]",
 )
 @click.option("--axis", default="", metavar="t", help="Read frames along this axis of a stack.")
-@click.option("--channel", type=click.IntRange(0), help="Read this channel of several, counted from 0.")
+@click.option(
+    "--channel", type=click.IntRange(0), help="Read this channel, counted from 0; needed if an image has several."
+)
 @click.option(
     "--pixel-size-um",
     type=float,
     metavar="UM",
-    help="Set the edge length of a pixel, in micrometres. [default: from metadata]",
+    help="Set the edge length of a pixel, in micrometres. [default: from the metadata of the files]",
 )
-@click.option("--offset", type=float, help="Set the black level, in counts. [default: estimated]")
+@click.option(
+    "--offset",
+    type=float,
+    metavar="COUNTS",
+    help="Set the black level, which is what the camera records without light, in counts. [default: estimated]",
+)
 @click.option(
     "--field-of-interest",
     type=click.IntRange(0),
     metavar="PX",
-    help="Set the width of the outer band that carries no labels, in pixels.",
+    help="Ignore objects that lie wholly within PX pixels of the edge of a frame, because nobody labelled them.",
 )
 @click.option(
     "--encoder",
@@ -101,7 +110,7 @@ GROUPS = {
     type=click.Choice(get_args(NormaliseMethod)),
     default=NewConfig.normalise,
     show_default=True,
-    help="Choose how counts become what the encoder sees.",
+    help="Choose how pixel values are scaled to the range that the encoder expects.",
 )
 @click.option(
     "--tile",
@@ -128,7 +137,8 @@ GROUPS = {
     type=click.Choice(get_args(AugmentPreset)),
     default=NewAugment.preset,
     show_default=True,
-    help="Choose the augmentation; paper: geometry only, with the elastic formula as published.",
+    help="Choose the augmentation; paper: that of a student study, with rotation, flips, shifts and elastic "
+    "deformation but the light and noise of the original.",
 )
 @click.option(
     "--codec",
@@ -148,14 +158,14 @@ GROUPS = {
     "train_sequences",
     multiple=True,
     metavar="NAME",
-    help="Train on this sequence; repeat for several.",
+    help="Train on this sequence; repeat the option for several.",
 )
 @click.option(
     "--test-sequence",
     "test_sequences",
     multiple=True,
     metavar="NAME",
-    help="Test on this sequence; repeat for several.",
+    help="Test on this sequence; repeat the option for several.",
 )
 @click.option("--train-frames", default="", metavar="0-54", help="Train on these frame numbers, both ends included.")
 @click.option("--val-frames", default="", metavar="58-66", help="Validate on these frame numbers.")
@@ -165,15 +175,12 @@ GROUPS = {
     default=NewSplit.group,
     show_default=True,
     metavar="auto|none|look|copies|name:REGEX",
-    help="Keep stills together in one block of the split: those that look alike, copies of one image, or those with "
+    help="Keep stills together in one part of the split: those that look alike, copies of one image, or those with "
     "the same part of their name, such as name:^[^_]+.",
 )
 @json_option
 def new(name: str, as_json: bool, **choices: Any) -> None:
-    """Look at a data set and write a commented store.toml. Existing files are never overwritten.
-
-    NAME becomes ./stores/NAME. A NAME with a slash is the folder itself.
-    """
+    """Look at a data set and write a commented store.toml. Existing files are never overwritten."""
     import hela_store as hs
 
     report = hs.new(new_folder(name, Path.cwd()), NewConfig.of(**choices), bars, cache_dir=cache_dir())

@@ -13,6 +13,7 @@ from hela_store.errors import StoreError
 from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.training.config import FinetuneConfig
 
+from .help import RUN
 from .output import FULL, STORE_GIVEN, note
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ STORES = "stores"
 LABELS_VERSION = "hela_store.labels_version"
 """Where a command's context keeps which version of the labels was asked for."""
 LATEST = "latest"
+NEAREST = "the store in this folder or a folder above it, else the only one in ./stores"
 GENERIC = "hela_store.generic"
 """Where a command's context keeps whether ``--generic`` was given."""
 
@@ -101,7 +103,7 @@ def full_option(command: F) -> F:
     def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
         ctx.meta[FULL] = value
 
-    text = "Print every column, also beyond 80 characters."
+    text = "Print every column, even if lines become longer than 80 characters."
     return click.option("--full", is_flag=True, expose_value=False, callback=remember, help=text)(command)
 
 
@@ -130,7 +132,7 @@ def labels_version_option(command: F) -> F:
     def remember(ctx: click.Context, parameter: click.Parameter, value: int | str | None) -> None:
         ctx.meta[LABELS_VERSION] = None if value is None else version_number(value)
 
-    text = "Read this version of the labels; 0 is as ingested, `labels log` lists them. [default: latest]"
+    text = "Read this version of the labels; 0: as first read by `embed`. `labels log` lists all. [default: latest]"
     return click.option(
         "--labels-version",
         type=LabelsVersion(),
@@ -169,8 +171,10 @@ def _open_unless_generic(ctx: click.Context, parameter: click.Parameter, value: 
     folder = Path.cwd()
     nearest = any((parent / RECIPE_FILE).is_file() for parent in (folder, *folder.parents))
     if value is None and not nearest and not any((folder / STORES).glob(f"*/{RECIPE_FILE}")):
-        note("there is no store here: segmenting with the encoder, detector and decoder that ship with hela-store")
-        return None
+        raise StoreError(
+            f"no store under {folder / STORES}; name one with --store, or add --generic to segment with the encoder, "
+            "detector and decoder that ship with hela-store"
+        )
     return _open(ctx, parameter, value)
 
 
@@ -183,13 +187,13 @@ def _store_option(callback: Callable[..., Any], default: str) -> Callable[[F], F
         show_envvar=True,
         metavar="NAME|PATH",
         callback=callback,
-        help=f"Name the store by its folder or its name under ./stores. [default: {default}]",
+        help=f"Use this store: its folder, or its name under ./stores. [default: {default}]",
     )
 
 
 def store_option(command: F) -> F:
     """Give a command ``--store``; it gets the opened store."""
-    return _store_option(_open, "the nearest store.toml upward, else the only one under ./stores")(command)
+    return _store_option(_open, NEAREST)(command)
 
 
 def store_or_frames(command: F) -> F:
@@ -208,17 +212,15 @@ def store_or_frames(command: F) -> F:
 
     path = click.Path(path_type=Path, exists=True)
     argument = click.argument("frames", required=False, type=path, is_eager=True, callback=keep, metavar="[FRAMES]")
-    default = "the nearest store.toml upward, else the only one under ./stores"
-    return argument(_store_option(open_unless_frames, default)(command))
+    return argument(_store_option(open_unless_frames, NEAREST)(command))
 
 
 def store_or_generic_option(command: F) -> F:
-    """Give a command ``--store`` and ``--generic``; it gets the opened store, or None where it works without one."""
-    default = "the nearest store.toml upward, else the only one under ./stores; as --generic where there is none"
-    help_text = "Work without a store: with the encoder, detector and decoder that ship with hela-store."
+    """Give a command ``--store`` and ``--generic``; it gets the opened store, or None with ``--generic``."""
+    help_text = "Work without a store, labels or training: with the encoder, detector and decoder that are shipped."
     eager: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _keep_generic}
     generic = click.option("--generic", is_flag=True, help=help_text, **eager)
-    return _store_option(_open_unless_generic, default)(generic(command))
+    return _store_option(_open_unless_generic, NEAREST)(generic(command))
 
 
 def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
@@ -238,9 +240,11 @@ def variant_options(command: F) -> F:
         "--cut",
         type=click.IntRange(1),
         metavar="K",
-        help="Use the tokens after K blocks of the encoder instead of its embeddings.",
+        help="Work on the tokens after the first K encoder layers, which are stored beside the embeddings.",
     )
-    adapter = click.option("--adapter", metavar="RUN", help="Use the encoder that this fine-tuning adapted.")
+    adapter = click.option(
+        "--adapter", metavar="RUN", help=f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
+    )
     return cut(adapter(command))
 
 

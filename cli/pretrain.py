@@ -10,7 +10,7 @@ import click
 from hela_store.pretrain.config import PretrainConfig
 
 from . import verdicts
-from .help import Command
+from .help import Command, Several
 from .output import bars, note, relative
 
 
@@ -24,20 +24,25 @@ from .output import bars, note, relative
 )
 @click.option(
     "--data",
+    cls=Several,
     multiple=True,
-    metavar="FOLDER[:WEIGHT]",
-    help="Learn from the labelled images in this folder, images/*.png and masks/*.tif; repeat for several.",
+    metavar="FOLDER[:WEIGHT]...",
+    help="Learn from the labelled images in these folders, images/*.png and masks/*.tif, separated by spaces.",
 )
-@click.option("--init", default="", metavar="FILE", help="Weights to start from: a nano.safetensors, or nano@1.")
-@click.option("--decoder-only", is_flag=True, help="Leave the encoder as it is in --init; four times faster.")
+@click.option("--init", default="", metavar="FILE", help="Start from these weights: a nano.safetensors, or nano@1.")
+@click.option(
+    "--decoder-only", is_flag=True, help="Freeze the encoder of --init and train the decoder only; four times faster."
+)
 @click.option(
     "--drawn",
     type=click.FloatRange(0, 1, max_open=True),
     default=PretrainConfig.drawn,
     show_default=True,
-    help="Share of the crops that are cut from drawn scenes.",
+    help="Take this share of the crops from synthetic scenes, the rest from --data.",
 )
-@click.option("--lr", type=float, default=PretrainConfig.lr, show_default=True, help="Highest learning rate.")
+@click.option(
+    "--lr", type=float, default=PretrainConfig.lr, show_default=True, help="Set the learning rate at its peak."
+)
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -60,7 +65,7 @@ from .output import bars, note, relative
     help="Set the number format of the encoder; `hela-store doctor` says whether bfloat16 pays off.",
 )
 def pretrain(out: Path, **choices: Any) -> None:
-    """Train nano, the small SAM, on drawn scenes and labelled images. The same command resumes."""
+    """Train nano, our small SAM, on synthetic and real images. The same command resumes."""
     from hela_store.pretrain.train import pretrain
 
     weights = pretrain(out, PretrainConfig(**choices), bars, note)

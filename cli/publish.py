@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .help import Command
+from .help import RUN, Command
 from .options import json_option, store_option
 from .output import bars, echo_facts, echo_json
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
+    positional={"where": "Folder or bucket that gets the publication."},
     examples=("hela-store publish /shares/cells -s fluo", "hela-store publish s3://lab/fluo -s fluo --run latest"),
 )
 @click.argument("where", metavar="DIR|s3://BUCKET/PREFIX")
@@ -26,15 +27,24 @@ if TYPE_CHECKING:
     "keys",
     multiple=True,
     metavar="KEY",
-    help="Publish the embeddings of this encoder key; repeat for several. [default: the recipe's]",
+    help="Publish the embeddings of this encoder key; repeat the option for several. [default: the recipe's]",
 )
-@click.option("--run", "runs", multiple=True, metavar="RUN", help="Publish this run, too; repeat for several.")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    help=f"Also publish this run; repeat the option for several. RUN is {RUN}.",
+)
 @click.option(
     "--frames/--no-frames", default=True, show_default=True, help="Publish frames and labels, which fine-tuning reads."
 )
 @json_option
 def publish(store: Store, where: str, as_json: bool, **choices: Any) -> None:
-    """Publish recipe, plan, ledger, weights and embeddings for other labs. The same command resumes."""
+    """Publish a store for other labs. The same command resumes.
+
+    It copies the recipe, the list of views, the embeddings with their checksums, and the decoder's weights.
+    """
     from hela_store.exchange.publish import PublishConfig
     from hela_store.exchange.publish import publish as write
 

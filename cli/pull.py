@@ -13,7 +13,9 @@ from .output import bars, echo_facts, echo_json
 
 
 @click.command(
-    cls=Command, examples=("hela-store pull /shares/cells fluo", "hela-store pull s3://lab/fluo fluo --expect 0123abcd")
+    cls=Command,
+    positional={"source": "Folder or bucket that `hela-store publish` wrote.", "name": "Name of the new store."},
+    examples=("hela-store pull /shares/cells fluo", "hela-store pull s3://lab/fluo fluo --expect 0123abcd"),
 )
 @click.argument("source", metavar="DIR|s3://BUCKET/PREFIX")
 @click.argument("name")
@@ -25,7 +27,10 @@ from .output import bars, echo_facts, echo_json
 )
 @json_option
 def pull(source: str, name: str, expected: str | None, as_json: bool) -> None:
-    """Make the store NAME of a published one, and compare every file. The same command resumes."""
+    """Download a published store as NAME. The same command resumes.
+
+    Every file is compared with its checksum.
+    """
     from hela_store.exchange.pull import pull as fetch
 
     found = fetch(source, new_folder(name, Path.cwd()), expected=expected, progress=bars)

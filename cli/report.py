@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import json_option, store_option
 from .output import bars, echo_json, note, relative
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    cls=Command, examples=("hela-store report -s fluo", "hela-store report -s fluo RUN RUN --out change.html")
+    cls=Command,
+    positional={"runs": f"Evaluation, or a fine-tuning for all evaluations of its weights: {RUN}."},
+    examples=("hela-store report -s fluo", "hela-store report -s fluo RUN RUN --out change.html"),
 )
 @store_option
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 )
 @json_option
 def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Write charts, tables and a gallery of cells as one HTML file that works offline.
+    """Write charts, tables and a gallery of cells as HTML.
 
-    RUN is an evaluation, or a fine-tuning for all evaluations of its weights; the first is compared with the last.
-    Without RUN, the report has the latest evaluation of every checkpoint.
+    It is one file that works offline. The first RUN is compared with the last. Without RUN, the report has the latest
+    evaluation of every checkpoint.
     """
     import hela_store as hs
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import LabelsVersion, json_option, note_scorings, store_option, version_number
 from .output import bars, echo_json, echo_table, note
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hela_store.evaluation.other_labels import Labels, TruthScore
     from hela_store.metrics.intervals import Interval
 
-COLUMNS = ("run", "prompt", "nuclei", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
+COLUMNS = ("run", "prompt", "cells", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
 INTERVALS = (
     "run", "prompt", "tracks", "IoU", "95 % from", "to", "labels' own IoU", "95 % from", "to",
     "IoU less labels' own", "95 % from", "to",
@@ -27,14 +27,18 @@ RESCORED = ("run", "new run", "masks", "IoU before", "IoU")
 PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 
 
-@click.command(cls=Command, examples=("hela-store score -s fluo RUN --truth GT",))
+@click.command(
+    cls=Command,
+    positional={"runs": f"Evaluation or baseline to score: {RUN}."},
+    examples=("hela-store score -s fluo RUN --truth GT",),
+)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--truth",
     type=click.Choice(["GT", "ST", "GT+ST"]),
     default="GT",
     show_default=True,
-    help="Choose the labels to score against.",
+    help="Score against these labels: GT (hand-drawn), ST (reference) or GT+ST (hand-drawn where there are some).",
 )
 @click.option(
     "--labels-version",
@@ -45,7 +49,9 @@ PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 @store_option
 @json_option
 def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: int | str | None, as_json: bool) -> None:
-    """Score runs against other labels, such as partial human gold, on the same nuclei as the store's labels.
+    """Score runs against other labels, such as hand-drawn ones.
+
+    Only cells that both these labels and the store's labels have are compared.
 
     With --labels-version no label file is read: the masks of each RUN are scored against another version of the labels.
     """
@@ -62,7 +68,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: in
         return
     rows = [[r.run, r.prompt, r.nuclei, r.n, r.iou, r.dice, r.reference_iou, r.reference_dice] for r in found]
     echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
-    click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same nuclei; {found[0].units}")
+    click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same cells; {found[0].units}")
     echo_table(INTERVALS, [[r.run, r.prompt, r.interval.tracks, *_ends(r)] for r in found])
     _echo_paired(found)
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
@@ -77,7 +83,7 @@ def _echo_notes(found: Sequence[TruthScore], truth: str) -> None:
         click.echo(said)
     for row in found:
         if row.unmatched:
-            note(f"note: {row.run}, {row.prompt}: {row.unmatched} nuclei of {truth} are no cell of the store's labels")
+            note(f"note: {row.run}, {row.prompt}: {row.unmatched} cells of {truth} are not in the store's labels")
 
 
 def _rescore(store: Store, runs: Sequence[str], version: int | None, as_json: bool) -> None:
@@ -106,7 +112,7 @@ def _echo_paired(found: list[TruthScore]) -> None:
     """Print every run less the first one, where there are several."""
     paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
     if paired:
-        told = "paired on the same nuclei and prompts; one training each, so no verdict"
+        told = "paired on the same cells and prompts; one training each, so no verdict"
         click.echo(f"IoU less that of {found[0].run}, {told}")
         echo_table(PAIRED, paired)
 

@@ -10,7 +10,7 @@ import click
 from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import cache_dir, default_checkpoint, device_option, json_option, store_or_generic_option
 from .output import bars, echo_facts, echo_json, named_facts, note_untrained, relative
 
@@ -27,6 +27,7 @@ GROUPS = {
 
 @click.command(
     cls=Command,
+    positional={"frames": "Folders of images, images or stacks (movies)."},
     groups=GROUPS,
     examples=("hela-store segment new_frames -s fluo", "hela-store segment movie.tif -s fluo --axis t --out masks"),
 )
@@ -44,7 +45,7 @@ GROUPS = {
     "--run",
     "checkpoint",
     metavar="RUN",
-    help="Use the decoder of this fine-tuning. [default: the default run for the form]",
+    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --form]",
 )
 @click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
 @click.option(
@@ -52,19 +53,25 @@ GROUPS = {
     default=DetectedConfig.detector,
     show_default=True,
     metavar="RUN",
-    help="Use the detector of this training run.",
+    help=f"Use this trained detector. RUN is {RUN}.",
 )
 @click.option(
     "--form",
     type=click.Choice(FORMS),
     default=DetectedConfig.form,
     show_default=True,
-    help="Choose which prompt is made from each detection.",
+    help="Prompt the decoder with this for each cell that was found.",
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Accept detections from this score on. [default: the detector's]"
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Accept cells from this score on. Lower finds more cells and more debris. [default: the detector's]",
 )
-@click.option("--recover", is_flag=True, help="Also ask for cells that only the frames before and after show.")
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Also look for cells that were found in the frames before and after but not in this one.",
+)
 @click.option(
     "--axis",
     default=SegmentConfig.axis,
@@ -72,7 +79,9 @@ GROUPS = {
     metavar="LETTER",
     help="Read frames along this axis of a stack.",
 )
-@click.option("--channel", type=click.IntRange(0), help="Read this channel of several, counted from 0.")
+@click.option(
+    "--channel", type=click.IntRange(0), help="Read this channel, counted from 0; needed if an image has several."
+)
 @click.option(
     "--overlay/--no-overlay", default=SegmentConfig.overlay, show_default=True, help="Write PNG images with outlines."
 )
@@ -89,7 +98,11 @@ def segment(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Write masks of new frames: label images, a table of cells, overlays. The same command resumes."""
+    """Write masks of new frames. The same command resumes.
+
+    The results are label images, a table of cells, and pictures with outlines. Without a trained store, --generic
+    segments with the model that ships with hela-store.
+    """
     import hela_store as hs
 
     if store is not None:
@@ -109,4 +122,4 @@ def segment(
         echo_json(report)
     else:
         echo_facts(named_facts(report))
-        verdicts.segmentation(report, relative(out.absolute()))
+        verdicts.segmentation(report, relative(out.absolute()), has_store=store is not None)

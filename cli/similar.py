@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .help import Command
+from .help import RUN, Command
 from .options import json_option, store_option
 from .output import bars, echo_json, echo_table, note_untrained
 from .verdicts import next_step
@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command(cls=Command, examples=("hela-store similar 01/t012#17 -s fluo --limit 20",))
+@click.command(
+    cls=Command,
+    positional={"cell": "Labelled cell to start from, such as 01/t012#17."},
+    examples=("hela-store similar 01/t012#17 -s fluo --limit 20",),
+)
 @click.argument("cell", metavar="FRAME#LABEL")
 @click.option("--limit", type=int, default=20, show_default=True, metavar="N", help="Print N cells at most.")
 @click.option(
-    "--run", metavar="RUN", help="Compare mask tokens of this run's decoder (or zero-shot) in place of embeddings."
+    "--run",
+    metavar="RUN",
+    help=f"Compare the mask tokens of this decoder instead of embeddings. RUN is zero-shot or {RUN}.",
 )
 @store_option
 @json_option

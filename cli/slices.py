@@ -9,7 +9,7 @@ import click
 from hela_store.evaluation.config import METRIC_WORDS, METRICS, PARTS
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command
 from .options import json_option, store_option
 from .output import NOTHING, echo_json, echo_table, note
 
@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 COLUMNS = ("part of the cells", "cells", "mean", "change", "95 % from", "to", "verdict")
 
 
-@click.command(cls=Command, examples=("hela-store slices -s fluo RUN", "hela-store slices -s fluo latest --json"))
+@click.command(
+    cls=Command,
+    positional={"run": f"Evaluation to look at: {RUN}."},
+    examples=("hela-store slices -s fluo RUN", "hela-store slices -s fluo latest --json"),
+)
 @click.argument("run", metavar="RUN")
 @click.option("--metric", type=click.Choice(METRICS), default="iou", show_default=True, help="Look at this metric.")
 @store_option
 @json_option
 def slices(store: Store, run: str, metric: str, as_json: bool) -> None:
-    """Name the parts of the cells on which a run is worse than its mean: small, dim, touching, late and others."""
+    """Find the groups of cells on which a run is worse.
+
+    Groups are small, dim, touching and late cells and others. Each is compared with all cells of the run.
+    """
     import hela_store as hs
 
     found = hs.slices(store, run, metric=metric)
@@ -36,7 +43,7 @@ def slices(store: Store, run: str, metric: str, as_json: bool) -> None:
     for prompt in dict.fromkeys(row.prompt for row in found.rows):
         rows = [row for row in found.rows if row.prompt == prompt]
         title = f"{METRIC_WORDS.get(metric, metric)} with {prompt}, mean {rows[0].mean_all:.3f}"
-        click.echo(f"{title}; {len(rows)} parts, corrected for their number; {found.units}")
+        click.echo(f"{title}; {len(rows)} groups of cells, corrected for their number; {found.units}")
         echo_table(COLUMNS, [_line(row) for row in rows])
     for text in found.notes:
         note(f"note: {text}")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.command(cls=Command, examples=('hela-store sql -s fluo "SELECT * FROM cell_metrics ORDER BY iou LIMIT 9"',))
+@click.command(
+    cls=Command,
+    positional={"query": "SELECT statement, in quotes."},
+    examples=('hela-store sql -s fluo "SELECT * FROM cell_metrics ORDER BY iou LIMIT 9"',),
+)
 @store_option
 @click.argument("query")
 @json_option

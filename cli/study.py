@@ -10,7 +10,7 @@ import click
 from hela_store.prompts.kinds import MIXED_PROMPTS
 
 from . import verdicts
-from .help import Command
+from .help import Command, Several
 from .options import (
     cache_dir,
     device_option,
@@ -22,7 +22,6 @@ from .options import (
 )
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .study_budget import OPTIONS, WHERE, budget_options, check_options, study_budget
-from .sweep import Several
 
 if TYPE_CHECKING:
     from hela_store import EncoderStudy, Store
@@ -70,9 +69,9 @@ GROUPS = {
     cls=Several,
     type=PROMPTS,
     multiple=True,
-    metavar="all|KIND...",
-    help=f"Compare these prompts, each with decoders of its own: {', '.join(MIXED_PROMPTS)}. [default: all: "
-    "box, point and mask]",
+    metavar="KIND...",
+    help=f"Compare these prompts, each with decoders of its own: {', '.join(MIXED_PROMPTS)}, separated by spaces; all: "
+    "the first three. [default: the first three]",
 )
 @click.option(
     "--seeds",
@@ -84,32 +83,38 @@ GROUPS = {
     type=click.Choice(["test", "val"]),
     default="test",
     show_default=True,
-    help="Choose the block of frames to score.",
+    help="Choose the frames to score.",
 )
 @click.option(
     "--prompt-seeds",
     type=click.IntRange(1, 100),
-    help="Set how many random prompts are drawn per cell and prompt kind. [default: 3; with --budget: 1]",
+    help="Set how many random prompts are made per cell and prompt kind. [default: 3; with --budget: 1]",
 )
 @click.option(
     "--encoder",
     "encoders",
+    cls=Several,
     multiple=True,
-    metavar="NAME|FILE",
-    help="Compare this encoder with the first one; repeat for several. It is a name that `hela-store encoders` lists, "
-    "or a file or folder of weights; missing views are embedded. [default: the store's own]",
+    metavar="NAME|FILE...",
+    help="Compare these encoders, separated by spaces; the first one is what the others are compared with. Each is a "
+    "name that `hela-store encoders` lists, or a file or folder of weights. Missing views are embedded. [default: the "
+    "store's own]",
 )
 @click.option("--classical", is_flag=True, help="Run the classical baseline if there is none yet.")
 @click.option("--unet", is_flag=True, help="Train a U-Net for each training seed that has none yet.")
-@click.option("--blind", is_flag=True, help="Also fine-tune image-blind decoders: the floor of every prompt kind.")
 @click.option(
-    "--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Score against these labels, too, as `score` does."
+    "--blind",
+    is_flag=True,
+    help="Also fine-tune decoders that never see the image; other decoders have to beat their scores.",
+)
+@click.option(
+    "--truth", type=click.Choice(["GT", "ST", "GT+ST"]), help="Also score against these labels, as `score` does."
 )
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.md",
-    help="Write the table as Markdown, too.",
+    help="Also write the table as Markdown into this file.",
 )
 @budget_options
 @finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
@@ -120,13 +125,18 @@ GROUPS = {
     "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
 )
 @finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
+@finetune_option(
+    "workers",
+    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
+    type=click.IntRange(0),
+    metavar="N",
+)
 @device_option
 @json_option
 def study(
     store: Store, prompts: tuple[str, ...], encoders: tuple[str, ...], out: Path | None, as_json: bool, **choices: Any
 ) -> None:
-    """Compare zero-shot with fine-tuned decoders and baselines in one table. The same command resumes."""
+    """Compare zero-shot, fine-tuned decoders and baselines. It makes one table. The same command resumes."""
     import hela_store as hs
 
     of_budget, budget = {name: choices.pop(name) for name in (*OPTIONS, *WHERE)}, choices.pop("budget")

@@ -12,9 +12,9 @@ from hela_store.studies.budget_config import METHODS, PICKS, BudgetStudyConfig, 
 from hela_store.training.config import FinetuneConfig
 
 from . import verdicts
+from .help import Several
 from .options import F, cache_dir, note_scorings
 from .output import bars, echo_json, echo_table, note, note_untrained
-from .sweep import Several
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -26,6 +26,11 @@ OPTIONS = ("picks", "methods", "variants", "test_cells", "cut")
 WHERE = ("dry_run", "jobs", "scheduler")
 
 
+def _joined(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """Return the budgets as one text, with commas, whichever way they were given."""
+    return ",".join(part.strip(",") for part in value) if value else None
+
+
 def budget_options(command: F) -> F:
     """Give ``study`` the options of a study of budgets."""
     budgets = ",".join(map(str, DEFAULT.budgets))
@@ -33,16 +38,19 @@ def budget_options(command: F) -> F:
     options: list[Callable[[F], F]] = [
         click.option(
             "--budget",
-            metavar="N,N,...,all",
-            help="Instead, fine-tune on these numbers of labelled cells and say how many are enough, such as "
-            f"{budgets}.",
+            metavar="N...",
+            callback=_joined,
+            help="Say how many labelled cells are enough, instead of comparing decoders. Fine-tune on each of these "
+            f"numbers of cells, such as {budgets}, separated by spaces or commas; all: every cell.",
+            **several,
         ),
         click.option(
             "--pick",
             "picks",
             type=click.Choice(PICKS),
-            metavar="|".join(PICKS),
-            help="Choose the cells of a budget at random, frame by frame, farthest apart, or the most doubtful first. "
+            metavar="PICK...",
+            help="Annotate cells in one or several of these orders: random, frames (frame by frame), far (farthest "
+            "apart) and doubt (the most doubtful first), separated by spaces. "
             f"[default: {', '.join(DEFAULT.picks)} only]",
             **several,
         ),
@@ -50,8 +58,9 @@ def budget_options(command: F) -> F:
             "--method",
             "methods",
             type=click.Choice(METHODS),
-            metavar="|".join(METHODS),
-            help="Train the decoder, LoRA in it, the encoder's last blocks or a U-Net, or search a classical method. "
+            metavar="METHOD...",
+            help="Train with one or several of these methods: decoder, lora (low-rank adapters in the decoder), "
+            "encoder-full (the encoder's last layers and the decoder), unet and classical, separated by spaces. "
             f"[default: {', '.join(DEFAULT.methods)} only]",
             **several,
         ),
@@ -59,7 +68,8 @@ def budget_options(command: F) -> F:
             "--variants",
             type=click.IntRange(0),
             metavar="N...",
-            help="Also train on N augmented variants of each view; 0: none. [default: 0 with --budget]",
+            help="Train on N augmented variants of each view as well; 0: none. Several numbers are compared. "
+            "[default: 0 with --budget]",
             **several,
         ),
         click.option(
@@ -68,9 +78,16 @@ def budget_options(command: F) -> F:
             metavar="N",
             help=f"Score every decoder on at most N test cells. [default: {DEFAULT.test_cells}]",
         ),
-        click.option("--cut", type=click.IntRange(0), metavar="K", help="Keep K blocks, for method encoder-full."),
+        click.option(
+            "--cut",
+            type=click.IntRange(0),
+            metavar="K",
+            help="Freeze the first K encoder layers, for method encoder-full.",
+        ),
         click.option("--dry-run", is_flag=True, help="Say what would run, and stop."),
-        click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at once here."),
+        click.option(
+            "--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at the same time on this machine."
+        ),
         click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler."),
     ]
     for option in reversed(options):
@@ -152,7 +169,7 @@ def _echo_plan(plan: BudgetPlan, as_json: bool) -> None:
         echo_json(plan.to_json())
         return
     click.echo(f"Would run {plan}.")
-    click.echo(f"The training block has {plan.cells:,} cells in {plan.frames} frames.")
+    click.echo(f"The training frames have {plan.cells:,} cells; there are {plan.frames} frames.")
 
 
 def _echo(result: BudgetResult) -> None:

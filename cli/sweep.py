@@ -12,7 +12,7 @@ from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
 from . import verdicts
-from .help import Command
+from .help import RUN, Command, Several
 from .options import (
     F,
     cache_dir,
@@ -35,25 +35,8 @@ SWEPT = (
 )
 
 
-class Several(click.Option):
-    """An option that takes all values up to the next option: ``--lr 1e-5 1e-4``."""
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Let the option go on taking values."""
-        super().add_to_parser(parser, ctx)
-        mine = next(parser._long_opt[name] for name in self.opts if name in parser._long_opt)
-        once = mine.process
-
-        def process(value: Any, state: Any) -> None:
-            once(value, state)
-            while state.rargs and not state.rargs[0].startswith("-"):
-                once(state.rargs.pop(0), state)
-
-        mine.process = process
-
-
-def _several(name: str, kind: Any, help_text: str) -> Callable[[F], F]:
-    return click.option(f"--{name}", name, cls=Several, type=kind, multiple=True, metavar="...", help=help_text)
+def _several(name: str, kind: Any, help_text: str, what: str = "N") -> Callable[[F], F]:
+    return click.option(f"--{name}", name, cls=Several, type=kind, multiple=True, metavar=f"{what}...", help=help_text)
 
 
 GROUPS = {
@@ -82,25 +65,28 @@ GROUPS = {
 @click.command(cls=Command, groups=GROUPS, examples=("hela-store sweep -s fluo --lr 1e-4 3e-4 1e-3 --seed 0 1 2",))
 @store_option
 @labels_version_option
-@_several("lr", float, "Try these learning rates.")
-@_several("loss", str, "Try these losses.")
-@_several("prompt", click.Choice(TRAINING_PROMPTS), "Try these prompts.")
+@_several("lr", float, "Try these learning rates, such as 1e-4 3e-4.", "X")
+@_several("loss", str, "Try these losses.", "NAME")
+@_several("prompt", click.Choice(TRAINING_PROMPTS), "Try these prompts.", "KIND")
 @_several("seed", int, "Try these training seeds.")
 @_several("cells", click.IntRange(1), "Try these maximum numbers of cells per step.")
 @_several("window", int, "Try these numbers of embedding positions per side.")
-@_several("ema", float, "Try these decays of the running average of the weights.")
+@_several("ema", float, "Try these decays of the running average of the weights.", "DECAY")
 @_several("accumulate", click.IntRange(1), "Try accumulating gradients over these numbers of views.")
 @_several(
-    "masks", click.Choice(MASKS), "Try training the best or all masks of a single click; only with --prompt point."
+    "masks",
+    click.Choice(MASKS),
+    "Try training the best or all masks of a single click; only with --prompt point.",
+    "best|all",
 )
 @_several(
     "clicks",
     click.IntRange(1),
     "Try these numbers of passes with one more click each; only with prompts that have points.",
 )
-@_several("refine", float, "Try these shares of steps with a second pass.")
-@_several("schedule", click.Choice(SCHEDULES), "Try these schedules of the learning rate.")
-@_several("init", str, "Try starting from the weights of these fine-tunings.")
+@_several("refine", float, "Try these shares of steps with a second pass.", "SHARE")
+@_several("schedule", click.Choice(SCHEDULES), "Try these schedules of the learning rate.", "NAME")
+@_several("init", str, f"Try starting from the weights of these fine-tunings. RUN is {RUN}.", "RUN")
 @_several("variants", click.IntRange(0), "Try these numbers of augmented variants.")
 @finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
 @finetune_option(
@@ -108,13 +94,23 @@ GROUPS = {
 )
 @finetune_option("evaluate_every", "Validate every N steps; 0: once per epoch.", type=click.IntRange(0), metavar="N")
 @finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option("workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at once on this machine.")
+@finetune_option(
+    "workers",
+    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
+    type=click.IntRange(0),
+    metavar="N",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at the same time on this machine."
+)
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option
 @json_option
 def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, **given: Any) -> None:
-    """Run a grid of fine-tunings, one run each. The same command resumes with what is left."""
+    """Run a grid of fine-tunings, one run each. The same command resumes with what is left.
+
+    An option under "Values to combine" takes several values, separated by spaces. Every combination becomes a run.
+    """
     from hela_store.base.executors import dask, processes
     from hela_store.studies.sweep import sweep as run_sweep
 

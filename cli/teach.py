@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
+    positional={"frames": "Folder of images, or a stack, that becomes a store under ./stores."},
     examples=("hela-store teach -s fluo", "hela-store teach path/to/frames --who anna"),
 )
 @store_or_frames
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(RULES),
     default=TeachConfig.next,
     show_default=True,
-    help="Choose the next cell at random, by the doubt of its mask, or far from the cells taught.",
+    help="Choose the next cell at random, by how doubtful its mask is, or by how unlike the labelled cells it is.",
 )
 @click.option(
     "--every",
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=TeachConfig.held,
     show_default=True,
-    help="Set this share of the cells aside: they judge the decoder and never train it.",
+    help="Set this share of the cells aside to judge the decoder; they are never trained on.",
 )
 @click.option(
     "--seconds",
@@ -62,17 +63,16 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     default=8765,
     show_default=True,
-    help="Listen on this port; 0 takes a free one.",
+    help="Listen on this port; 0: any free one. `explore` has the same default, so give one of them another port.",
 )
 def teach(
     store: Store | None, frames: Path | None, sequence: str | None, who: str | None, port: int, **how: Any
 ) -> None:
-    """Serve a local page on which you label cells while the decoder learns from them.
+    """Label cells in your browser while the decoder learns.
 
-    Hover shows the mask of a cell, a click takes it. Every label is on disk before the page says that it is saved, and
-    can be undone later. FRAMES, a folder of frames or a stack, becomes a store under ./stores: the page opens when the
-    first frame is encoded, and the others follow. Only this machine reaches the page, with the address that is printed.
-    Ctrl-C ends it.
+    Hover over a cell to see its mask, and click to take it. Every label is on disk before the page says that it is
+    saved, and can be undone later. With FRAMES the page opens when the first frame is encoded, and the others follow.
+    Only this machine reaches the page, with the address that is printed. Ctrl-C ends it.
     """
     import hela_store as hs
 

@@ -26,7 +26,7 @@ ZERO_SHOT = """
     AND prompt = '{prompt}' AND labels_version = (SELECT labels_version FROM runs WHERE id = '{run}')
     ORDER BY run DESC LIMIT 1
 """
-SUBSETS = {"bright-small": "bright and small cells (mostly dividing)", "touching": "touching cells", "dim": "dim cells"}
+SUBSETS = {"bright-small": "bright and small cells (often dividing)", "touching": "touching cells", "dim": "dim cells"}
 
 
 def subset_name(name: str) -> str:
@@ -117,8 +117,8 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     if result.best_step == 0:
         click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
     elif math.isnan(result.low) or result.frames == 1:
-        few = "one validation frame is" if result.frames == 1 else f"{result.frames} validation frames are"
-        click.echo(f"{result.mean_change:+.3f} IoU; {few} too few to say whether this is real.")
+        judged = "one validation frame" if result.frames == 1 else f"{result.frames} validation frames"
+        click.echo(f"{result.mean_change:+.3f} IoU, judged on {judged}; that is too few to say whether this is real.")
     else:
         verb = helped(result.verdict, result.mean_change)
         click.echo(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
@@ -165,20 +165,21 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
         next_step("evaluate --run latest" if report.adapter else "finetune")
 
 
-def segmentation(report: Mapping[str, Any], out: str) -> None:
+def segmentation(report: Mapping[str, Any], out: str, *, has_store: bool) -> None:
     """Print what was segmented, where it is, and what to do next."""
     click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
     click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
-    next_step("report")
+    if has_store:
+        next_step("report")
+    else:
+        click.echo("To fine-tune on your own labels: hela-store new NAME --dataset DIR")
 
 
 def mending(report: MendReport, out: str) -> None:
     """Print what became of the masks, where they are, and what to do next."""
     actions, gate = report.actions, report.gate
     mended = sum(actions.get(name, 0) for name in ("mended", "split", "merged"))
-    click.echo(
-        f"{mended} of {report.masks} masks were changed, the others are as they were. Label images are in {out}."
-    )
+    click.echo(f"{mended} of {report.masks} masks were changed, the others did not change. Label images are in {out}.")
     click.echo(
         f"On {gate['judged']} validation masks IoU rises from {gate['before']:.3f} to {gate['after']:.3f}, and "
         f"{gate['worse']:.1%} become worse by more than 0.02."
@@ -215,7 +216,7 @@ def slices(found: Slices) -> None:
         ends = interval(row.change.mean, row.low, row.high)
         click.echo(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
     if not worse:
-        click.echo("No part is worse than the mean, beyond chance and 0.005.")
+        click.echo("No group of cells is worse than the mean, beyond chance and 0.005 IoU.")
     next_step(f"report {found.run}")
 
 

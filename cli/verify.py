@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def verify(store: Store, as_json: bool, **choices: Any) -> None:
-    """Check every file of a store against its sum; exit with 1 if something is damaged."""
+    """Check every file of a store against its checksum. The exit code is 1 if something is damaged."""
     import hela_store as hs
 
     report = hs.verify(store, hs.VerifyConfig(cache_dir=cache_dir(), **choices), bars)

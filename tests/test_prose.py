@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -71,6 +72,42 @@ def test_help_is_a_whole_sentence(command: str, option: str, text: str) -> None:
     told = re.sub(r"\s*\[default: .*\]$", "", " ".join(text.split()))
     assert re.match(r"[A-Z]", told) and told.endswith(".") and len(told.split()) >= 3, told
     assert not OPENINGS.match(told), told
+
+
+def help_of(name: str) -> str:
+    """Return the help of a command as a terminal of 80 columns shows it."""
+    # click keeps the help option that a command was first asked for
+    how: Any = {"info_name": name, "terminal_width": 80, "help_option_names": ["-h", "--help"]}
+    return COMMANDS[name].get_help(click.Context(COMMANDS[name], **how))
+
+
+ARGUMENTS = [
+    (name, argument.name or "", command.positional.get(argument.name or "", ""))
+    for name, command in COMMANDS.items()
+    if isinstance(command, Command)
+    for argument in command.params
+    if isinstance(argument, click.Argument)
+]
+
+
+@pytest.mark.parametrize(("command", "argument", "text"), ARGUMENTS)
+def test_every_argument_is_explained(command: str, argument: str, text: str) -> None:
+    assert re.match(r"[A-Z]", text) and text.endswith("."), f"say in `positional` what {argument} is"
+    assert text in " ".join(help_of(command).split())
+
+
+GROUPS = {name: command for name, command in COMMANDS.items() if isinstance(command, click.Group)}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_list_of_commands_cuts_no_sentence_at_80_columns(name: str) -> None:
+    shown = help_of(name).partition("\n")[2]
+    assert not re.search(r"\.\.\.$", shown, re.MULTILINE), shown
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if isinstance(command, Command)])
+def test_no_line_of_a_help_is_wider_than_80_columns(name: str) -> None:
+    assert not [line for line in help_of(name).splitlines() if len(line) > 80]
 
 
 LEAVES = {name: command for name, command in COMMANDS.items() if not isinstance(command, click.Group)}

@@ -213,7 +213,7 @@ def _few(tracks: CellTracks, blocks: int) -> list[str]:
         return []
     plural = "" if blocks == 1 else "s"
     there = f"{blocks} image{plural}" if tracks.is_stills else f"{blocks} block{plural} of {BLOCK_FRAMES} frames"
-    return [f"{there}: below {LEAST_BLOCKS} there are numbers and no word"]
+    return [f"{there}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
 
 
 def _pairs(
@@ -237,7 +237,7 @@ def _pairs(
     if seeds < LEAST_SEEDS:
         plural = "" if seeds == 1 else "s"
         many = f"{seeds} training seed{plural} of {','.join(other)}"
-        notes.append(f"{many}: below {LEAST_SEEDS} there are numbers and no word; give 3, as A1,A2,A3")
+        notes.append(f"{many}: fewer than {LEAST_SEEDS} give numbers but no verdict; give 3, as A1,A2,A3")
     table = pa.concat_tables(parts)
     return {name: table[name].to_numpy() for name in table.column_names}
 

@@ -152,7 +152,7 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
     if not found:
         notes.append(f"no part has {LEAST_CELLS} cells, and as many outside; score more frames")
     if any(not row.word for row in found):
-        notes.append(f"parts with fewer than {LEAST_BLOCKS} blocks of frames have numbers and no word")
+        notes.append(f"groups of cells in fewer than {LEAST_BLOCKS} blocks of frames have numbers but no verdict")
     return Slices(run=info.id, metric=metric, units=str(tracks), rows=found, notes=notes)
 
 

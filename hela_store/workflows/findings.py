@@ -25,7 +25,7 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     if summary.diameter is not None and summary.cells_per_frame is not None:
         least, mean, most = summary.cells_per_frame
         um = "" if size is None else f" ({summary.diameter * size:.1f} um)"
-        text = f"{least} to {most} a frame, mean {mean:.0f}; median diameter {summary.diameter:.1f} px{um}"
+        text = f"{least} to {most} per frame, mean {mean:.0f}; median diameter {summary.diameter:.1f} px{um}"
         rows.append(("cells", f"{text}; {summary.labels_sampled} frames looked at"))
     if summary.blank:
         rows.append(

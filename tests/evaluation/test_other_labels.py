@@ -105,13 +105,13 @@ def test_runs_are_compared_on_the_same_nuclei(gold_store: Store) -> None:
     _, better = score(gold_store, [run, as_gold])
     assert better.over_first is not None and better.over_first.mean == pytest.approx((1 - 16**2 / 20**2) / 2)
     done = CliRunner().invoke(main, ["score", run, as_gold, "-s", str(gold_store.path)])
-    assert f"IoU less that of {run}, paired on the same nuclei and prompts" in done.output, done.output
+    assert f"IoU less that of {run}, paired on the same cells and prompts" in done.output, done.output
 
 
 def test_the_command_and_what_it_refuses(gold_store: Store) -> None:
     run = imitate(gold_store)
     done = CliRunner().invoke(main, ["score", run, "--truth", "GT", "-s", str(gold_store.path)])
-    assert done.exit_code == 0 and "1 nuclei of GT are no cell" in done.output, done.output
+    assert done.exit_code == 0 and "1 cells of GT are not in" in done.output, done.output
     told = CliRunner().invoke(main, ["score", run, run, "-s", str(gold_store.path), "--json"])
     assert [row["nuclei"] for row in json.loads(told.stdout)] == [2, 2]
     with pytest.raises(RunError, match="answered none of the nuclei"):

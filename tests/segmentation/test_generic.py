@@ -76,15 +76,18 @@ def test_the_ways_are_those_of_a_store(detected: Path, frames: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("shipped")
-def test_the_command_works_where_no_store_is(
+def test_the_command_works_where_no_store_is_only_if_it_is_told_to(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     monkeypatch.delenv("HELA_STORE", raising=False)
     monkeypatch.chdir(tmp_path / "frames")
     given = ["segment", str(frames), "--out", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(main, given)
+    wrong = CliRunner().invoke(main, given)
+    assert wrong.exit_code == 1 and "no store under" in wrong.stderr and "add --generic" in wrong.stderr
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(main, [*given, "--generic"])
     told = json.loads(done.stdout)
-    assert done.exit_code == 0 and told["cells"] > 4 and "there is no store here" in done.stderr
+    assert done.exit_code == 0 and told["cells"] > 4
     assert (tmp_path / "out/frames_RES/mask000.tif").is_file() and (tmp_path / "out/cells.parquet").is_file()
     monkeypatch.chdir(store.path)
     again = CliRunner().invoke(main, [*given, "--generic"])
