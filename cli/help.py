@@ -10,7 +10,7 @@ import click
 RUN = "an id that `hela-store info` lists, its beginning, or latest"
 """How a run is named on the command line."""
 
-NUMBERS = {
+NUMBERS: dict[type[click.ParamType[Any]], str] = {
     type(click.INT): "N",
     click.IntRange: "N",
     type(click.FLOAT): "X",

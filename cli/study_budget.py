@@ -31,47 +31,52 @@ def _joined(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ..
     return ",".join(part.strip(",") for part in value) if value else None
 
 
+SEVERAL: dict[str, Any] = {"cls": Several, "multiple": True}
+CHOICES: list[Callable[[F], F]] = [
+    click.option(
+        "--budget",
+        metavar="N...",
+        callback=_joined,
+        help="Say how many labelled cells are enough, instead of comparing decoders. Fine-tune on each of these "
+        f"numbers of cells, such as {','.join(map(str, DEFAULT.budgets))}, separated by spaces or commas; all: "
+        "every cell.",
+        **SEVERAL,
+    ),
+    click.option(
+        "--pick",
+        "picks",
+        type=click.Choice(PICKS),
+        metavar="PICK...",
+        help="Annotate cells in one or several of these orders: random, frames (frame by frame), far (farthest "
+        f"apart) and doubt (the most doubtful first), separated by spaces. [default: {', '.join(DEFAULT.picks)} only]",
+        **SEVERAL,
+    ),
+    click.option(
+        "--method",
+        "methods",
+        type=click.Choice(METHODS),
+        metavar="METHOD...",
+        help="Train with one or several of these methods: decoder, lora (low-rank adapters in the decoder), "
+        "encoder-full (the encoder's last layers and the decoder), unet and classical, separated by spaces. "
+        f"[default: {', '.join(DEFAULT.methods)} only]",
+        **SEVERAL,
+    ),
+    click.option(
+        "--variants",
+        type=click.IntRange(0),
+        metavar="N...",
+        help="Train on N augmented variants of each view as well; 0: none. Several numbers are compared. "
+        "[default: 0 with --budget]",
+        **SEVERAL,
+    ),
+]
+"""What a study of budgets compares."""
+
+
 def budget_options(command: F) -> F:
     """Give ``study`` the options of a study of budgets."""
-    budgets = ",".join(map(str, DEFAULT.budgets))
-    several: dict[str, Any] = {"cls": Several, "multiple": True}
     options: list[Callable[[F], F]] = [
-        click.option(
-            "--budget",
-            metavar="N...",
-            callback=_joined,
-            help="Say how many labelled cells are enough, instead of comparing decoders. Fine-tune on each of these "
-            f"numbers of cells, such as {budgets}, separated by spaces or commas; all: every cell.",
-            **several,
-        ),
-        click.option(
-            "--pick",
-            "picks",
-            type=click.Choice(PICKS),
-            metavar="PICK...",
-            help="Annotate cells in one or several of these orders: random, frames (frame by frame), far (farthest "
-            "apart) and doubt (the most doubtful first), separated by spaces. "
-            f"[default: {', '.join(DEFAULT.picks)} only]",
-            **several,
-        ),
-        click.option(
-            "--method",
-            "methods",
-            type=click.Choice(METHODS),
-            metavar="METHOD...",
-            help="Train with one or several of these methods: decoder, lora (low-rank adapters in the decoder), "
-            "encoder-full (the encoder's last layers and the decoder), unet and classical, separated by spaces. "
-            f"[default: {', '.join(DEFAULT.methods)} only]",
-            **several,
-        ),
-        click.option(
-            "--variants",
-            type=click.IntRange(0),
-            metavar="N...",
-            help="Train on N augmented variants of each view as well; 0: none. Several numbers are compared. "
-            "[default: 0 with --budget]",
-            **several,
-        ),
+        *CHOICES,
         click.option(
             "--test-cells",
             type=click.IntRange(1),
