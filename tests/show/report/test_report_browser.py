@@ -71,12 +71,14 @@ def test_the_report_in_a_browser(scored: Path, tmp_path: Path, chromium: Any) ->
     row, column = (int(np.median(place)) for place in np.nonzero(label == label.max()))
     zoom = min(box.size["width"] / label.shape[1], box.size["height"] / label.shape[0]) * 0.98
     dx, dy = (column + 0.5 - label.shape[1] / 2) * zoom, (row + 0.5 - label.shape[0] / 2) * zoom
+    chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
     ActionChains(chromium).move_to_element_with_offset(box, round(dx), round(dy)).perform()
     told = chromium.find_element("css selector", ".told")
     wait.until(lambda b: told.text.startswith("01/t007#") and "IoU" in told.text)
     # the wheel scrolls the page until the frame was clicked
+    before = chromium.execute_script("return scrollY")
     ActionChains(chromium).scroll_from_origin(ScrollOrigin.from_element(box), 0, 200).perform()
-    wait.until(lambda b: b.execute_script("return scrollY") > 50)
+    wait.until(lambda b: b.execute_script("return scrollY") > before + 50)
 
     # no wider than a phone
     metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
