@@ -24,19 +24,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    ticks: set[int] = set()
     for path in given.studies:
         study = json.loads(path.read_text())
         for pick in dict.fromkeys(row["pick"] for row in study["rows"] if row["pick"] != ALL):
             rows = [row for row in study["rows"] if row["pick"] in (pick, ALL)]
             (line,) = axis.plot([row["budget"] for row in rows], [row["iou"] for row in rows], label=f"{pick}, mean")
+            ticks |= {row["budget"] for row in rows}
             for row in rows:
                 axis.plot([row["budget"]] * len(row["iou_runs"]), row["iou_runs"], ".", color=line.get_color(), ms=5)
         for rule in study["rules"].values():
             axis.axhline(rule["zero_shot"], color="0.5", ls="--", lw=1, label="zero-shot")
             axis.axhline(rule["naive"], color="0.5", ls=":", lw=1, label="ellipse in the box, without the image")
-    ticks = [row["budget"] for row in rows]
     axis.set(xscale="log", xlabel="labelled cells", ylabel="IoU with boxes")
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
     axis.minorticks_off()
     axis.legend(fontsize=8)
     figure.savefig(given.out, dpi=80, pil_kwargs={"optimize": True})
