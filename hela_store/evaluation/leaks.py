@@ -137,6 +137,8 @@ def check_untouched(store: Store, run: RunInfo | None, frames: Sequence[str], sp
         Some of them were used.
     """
     used_for = {"test": ("train", "val"), "val": ("train",)}.get(split, ())
+    if not used_for:
+        return
     for user, block, used in used_frames(store, run, frames):
         if block in used_for:
             verb = "trained" if block == "train" else "was chosen"
