@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import NoReturn
 
 import numpy as np
 
@@ -41,22 +40,15 @@ def seconds_per_step(store: Store, config: FinetuneConfig) -> float:
     job = resolve(store, config)
     how, device = job.config, pick_device(job.config.device)
     state = new_tuning(new_learner(job.source, how, device, init=job.init, cache_dir=None, progress=silent), how)
-    # no step is validated, so that none of the scores is asked for
-    never = TRIED + 1
-    plan = Plan(what="trying", steps=never, rate=partial(rate, how), clip=1.0, evaluate_every=never)
+    plan = Plan(what="trying", steps=TRIED, rate=partial(rate, how), clip=1.0)
     begun: list[float] = []
 
     def batches() -> Iterator[Views]:
-        steps = training_steps(job.source, how.with_choices(steps=never), errors=job.errors)
+        steps = training_steps(job.source, how.with_choices(steps=TRIED), errors=job.errors)
         for batch in view_groups(steps, how, TRIED, device):
             begun.append(time.monotonic())
             yield batch
         begun.append(time.monotonic())
 
-    task = TuningTask(config=how, score=_not_asked)
-    Trainer(state=state, plan=plan, task=task, folder=None).run(batches(), silent)
+    Trainer(state=state, plan=plan, task=TuningTask(config=how), folder=None).run(batches(), silent)
     return float(np.mean(np.diff(begun)[1:]))
-
-
-def _not_asked(learner: object) -> NoReturn:
-    raise AssertionError("no step of a trial is validated")
