@@ -22,6 +22,7 @@ from hela_store_cli.output import bars
 from skimage.io import imread
 
 import hela_store as hs
+from hela_store.datasets.look import FIELD_OF_INTEREST
 from hela_store.detection.box_scores import FramePairs, count, mean_accuracy
 from hela_store.images.labels import shared_pixels
 from hela_store.images.rle import bbox
@@ -30,7 +31,7 @@ from hela_store.metrics.matching import countable
 from hela_store.pretrain.sources import read_sources
 
 FLUO = "Fluo-N2DL-HeLa"
-BAND, TEST = 25, range(70, 92)
+TEST = range(70, 92)
 Labels = npt.NDArray[np.int32]
 
 
@@ -88,8 +89,18 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name in names:
         if name == FLUO:
-            score(f"{FLUO}/01 test block, tracker reference", list(challenge(given.data, "ST")), BAND, partial=False)
-            score(f"{FLUO}/01 test block, partial gold", list(challenge(given.data, "GT")), BAND, partial=True)
+            score(
+                f"{FLUO}/01 test block, tracker reference",
+                list(challenge(given.data, "ST")),
+                FIELD_OF_INTEREST[FLUO],
+                partial=False,
+            )
+            score(
+                f"{FLUO}/01 test block, partial gold",
+                list(challenge(given.data, "GT")),
+                FIELD_OF_INTEREST[FLUO],
+                partial=True,
+            )
             continue
         frames = list(images(given.data / name, given.part))
         if frames:
