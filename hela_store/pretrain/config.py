@@ -18,8 +18,8 @@ class PretrainConfig:
     lr, weight_decay, warmup : of Muon and AdamW; cosine to a hundredth of ``lr``
     seed : of weights, scenes and batches
     data : folders with ``images/`` and ``masks/``, each ``FOLDER`` or ``FOLDER:WEIGHT``
-    init : a weights file of nano to start from; empty for random weights
-    decoder_only : the encoder stays as it is, which is four times faster
+    init : a weights file of nano to start from, which has seen its small crops; empty for random weights
+    decoder_only : the encoder stays as it is in ``init``: a step takes about a third of the time
     drawn : share of the crops that are cut from drawn scenes; all of them where there is no ``data``
     scenes : drawn scenes in the pool
     most : prompts a crop
@@ -44,4 +44,4 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Raise RecipeError for settings that contradict each other."""
         if self.decoder_only and not self.init:
-            raise RecipeError("decoder_only without init: the encoder would stay random; expected weights")
+            raise RecipeError("--decoder-only without --init: the encoder would stay random; name its weights")

@@ -48,7 +48,7 @@ def test_the_decoder_alone_learns_and_its_folder_is_its_own(tmp_path: Path, star
 
 
 def test_decoder_only_wants_weights_to_start_from() -> None:
-    with pytest.raises(RecipeError, match="decoder_only without init"):
+    with pytest.raises(RecipeError, match="--decoder-only without --init"):
         PretrainConfig(decoder_only=True)
 
 
