@@ -186,9 +186,10 @@ def test_a_frame_of_130_nuclei_takes_less_than_100_ms() -> None:
     answer = disc((40, 40), (20, 19), 12.8)
     times = []
     for _ in range(7):
-        start = time.process_time()
+        # of this thread alone: those that an earlier test left in the process are not what is measured
+        start = time.thread_time()
         areas = label_areas(labels)
         for label, box in cells:
             score_cell(answer, (box[0] - 7, box[1] - 7), labels, label, box, areas)
-        times.append(time.process_time() - start)
+        times.append(time.thread_time() - start)
     assert min(times) < 0.1
