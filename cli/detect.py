@@ -9,11 +9,19 @@ import click
 
 from hela_store.detection.config import IMPORTED, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
-from hela_store.segmentation.config import FORMS, DetectedConfig
+from hela_store.segmentation.config import DetectedConfig
 
 from . import verdicts
 from .help import RUN, Command
-from .options import default_checkpoint, device_option, json_option, labels_version_option, setting_option, store_option
+from .options import (
+    default_checkpoint,
+    detected_options,
+    device_option,
+    json_option,
+    labels_version_option,
+    setting_option,
+    store_option,
+)
 from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained
 
 if TYPE_CHECKING:
@@ -184,27 +192,7 @@ def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
 @detect.command(cls=Command, examples=("hela-store detect calibrate -s fluo",))
 @store_option
 @labels_version_option
-@click.option(
-    "--run",
-    "checkpoint",
-    metavar="RUN",
-    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --form]",
-)
-@click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
-@click.option(
-    "--detector",
-    default=DetectedConfig.detector,
-    show_default=True,
-    metavar="RUN",
-    help=f"Use this trained detector. RUN is {RUN}.",
-)
-@click.option(
-    "--form",
-    type=click.Choice(FORMS),
-    default=DetectedConfig.form,
-    show_default=True,
-    help="Prompt the decoder with this for each cell that was found.",
-)
+@detected_options
 @device_option
 @json_option
 def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> None:

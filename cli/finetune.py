@@ -21,6 +21,7 @@ from .options import (
     json_option,
     labels_version_option,
     store_option,
+    training_options,
     typed,
 )
 from .output import NOTHING, bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
@@ -80,11 +81,9 @@ GROUPS = {
     metavar="N",
 )
 @finetune_option("warmup", "Raise the learning rate to its peak over N steps.", type=click.IntRange(0), metavar="N")
-@finetune_option("evaluate_every", "Validate every N steps; 0: once per epoch.", type=click.IntRange(0), metavar="N")
+@training_options("evaluate_every")
 @finetune_option("schedule", "Choose how the learning rate falls after its peak.", type=click.Choice(SCHEDULES))
-@finetune_option(
-    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
-)
+@training_options("patience")
 @finetune_option("accumulate", "Accumulate gradients over N views per step.", type=click.IntRange(1), metavar="N")
 @finetune_option(
     "ema",
@@ -111,13 +110,7 @@ GROUPS = {
     "refine", "Feed the logits back for a second pass in this share of the steps.", type=float, metavar="SHARE"
 )
 @finetune_option("init", f"Start from the weights of this fine-tuning. RUN is {RUN}.", metavar="RUN")
-@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "workers",
-    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
-    type=click.IntRange(0),
-    metavar="N",
-)
+@training_options("validation_cells", "workers")
 @finetune_option(
     "variants", "Train on N augmented variants per view. [default: all stored]", type=click.IntRange(0), metavar="N"
 )

@@ -10,8 +10,8 @@ import click
 from hela_store.mending.config import FORMS, TRAINED, MendConfig
 
 from . import verdicts
-from .help import RUN, Command
-from .options import default_checkpoint, device_option, json_option, note_scorings, store_option
+from .help import Command
+from .options import decoder_options, default_checkpoint, device_option, json_option, note_scorings, store_option
 from .output import bars, echo_json, echo_table, note, note_reused, note_untrained, relative
 
 if TYPE_CHECKING:
@@ -36,13 +36,7 @@ if TYPE_CHECKING:
     help="Write label images of the same names into this new folder. To make it again, delete it and run the same "
     "command: nothing is decoded again.",
 )
-@click.option(
-    "--run",
-    "checkpoint",
-    metavar="RUN",
-    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --prompt]",
-)
-@click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
+@decoder_options("--prompt")
 @click.option(
     "--prompt",
     type=click.Choice(FORMS),

@@ -11,6 +11,7 @@ import click
 
 from hela_store.errors import StoreError
 from hela_store.recipe.recipe import RECIPE_FILE
+from hela_store.segmentation.config import FORMS, DetectedConfig
 from hela_store.training.config import FinetuneConfig
 
 from .help import RUN
@@ -246,6 +247,62 @@ def variant_options(command: F) -> F:
         "--adapter", metavar="RUN", help=f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
     )
     return cut(adapter(command))
+
+
+def decoder_options(default_for: str) -> Callable[[F], F]:
+    """Return ``--run`` and ``--zero-shot``: which decoder answers; by default the default run for that option."""
+    run = click.option(
+        "--run",
+        "checkpoint",
+        metavar="RUN",
+        help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for {default_for}]",
+    )
+    zero_shot = click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
+    return lambda command: run(zero_shot(command))
+
+
+def detected_options(command: F) -> F:
+    """Give a command :func:`decoder_options`, ``--detector`` and ``--form``: how cells are found and drawn."""
+    detector = click.option(
+        "--detector",
+        default=DetectedConfig.detector,
+        show_default=True,
+        metavar="RUN",
+        help=f"Use this trained detector. RUN is {RUN}.",
+    )
+    form = click.option(
+        "--form",
+        type=click.Choice(FORMS),
+        default=DetectedConfig.form,
+        show_default=True,
+        help="Prompt the decoder with this for each cell that was found.",
+    )
+    return decoder_options("--form")(detector(form(command)))
+
+
+TRAINING: dict[str, tuple[str, click.ParamType]] = {
+    "steps": ("Train every run for N optimiser steps.", click.IntRange(1)),
+    "patience": ("Stop after N validations without improvement; 0: never.", click.IntRange(0)),
+    "evaluate_every": ("Validate every N steps; 0: once per epoch.", click.IntRange(0)),
+    "validation_cells": ("Validate on at most N cells.", click.IntRange(1)),
+    "workers": (
+        "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
+        click.IntRange(0),
+    ),
+}
+"""Settings that commands with fine-tunings share: help text and type."""
+
+
+def training_options(*names: str) -> Callable[[F], F]:
+    """Return options of :data:`TRAINING`, in this order."""
+
+    def give(command: F) -> F:
+        for name in reversed(names):
+            help_text, kind = TRAINING[name]
+            command = finetune_option(name, help_text, type=kind, metavar="N")(command)
+        return command
+
+    return give
 
 
 def finetune_option(name: str, help_text: str, **how: Any) -> Callable[[F], F]:

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.segmentation.config import FORMS, DetectedConfig, SegmentConfig
+from hela_store.segmentation.config import DetectedConfig, SegmentConfig
 
 from . import verdicts
-from .help import RUN, Command
-from .options import cache_dir, default_checkpoint, device_option, json_option, store_or_generic_option
+from .help import Command
+from .options import (
+    cache_dir,
+    default_checkpoint,
+    detected_options,
+    device_option,
+    json_option,
+    store_or_generic_option,
+)
 from .output import bars, echo_facts, echo_json, named_facts, note_untrained, relative
 
 if TYPE_CHECKING:
@@ -41,27 +48,7 @@ GROUPS = {
     metavar="DIR",
     help="Write results into this folder.",
 )
-@click.option(
-    "--run",
-    "checkpoint",
-    metavar="RUN",
-    help=f"Use the decoder of this fine-tuning. RUN is {RUN}. [default: the default run for --form]",
-)
-@click.option("--zero-shot", is_flag=True, help="Use the decoder that the encoder came with.")
-@click.option(
-    "--detector",
-    default=DetectedConfig.detector,
-    show_default=True,
-    metavar="RUN",
-    help=f"Use this trained detector. RUN is {RUN}.",
-)
-@click.option(
-    "--form",
-    type=click.Choice(FORMS),
-    default=DetectedConfig.form,
-    show_default=True,
-    help="Prompt the decoder with this for each cell that was found.",
-)
+@detected_options
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),

@@ -19,6 +19,7 @@ from .options import (
     labels_version_option,
     note_scorings,
     store_option,
+    training_options,
 )
 from .output import bars, echo_facts, echo_json, echo_table, note, note_untrained
 from .study_budget import OPTIONS, WHERE, budget_options, check_options, study_budget
@@ -117,20 +118,11 @@ GROUPS = {
     help="Also write the table as Markdown into this file.",
 )
 @budget_options
-@finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
+@training_options("steps")
 @finetune_option("lr", "Set the learning rate at its peak.", type=float, metavar="X")
 @finetune_option("loss", "Choose the loss of every run.", metavar="NAME")
 @finetune_option("cells", "Train on at most N cells per step.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
-)
-@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "workers",
-    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
-    type=click.IntRange(0),
-    metavar="N",
-)
+@training_options("patience", "validation_cells", "workers")
 @device_option
 @json_option
 def study(

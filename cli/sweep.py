@@ -17,10 +17,10 @@ from .options import (
     F,
     cache_dir,
     device_option,
-    finetune_option,
     json_option,
     labels_version_option,
     store_option,
+    training_options,
     typed,
 )
 from .output import bars, echo_json, echo_table, note, note_in_domain, note_untrained
@@ -88,18 +88,7 @@ GROUPS = {
 @_several("schedule", click.Choice(SCHEDULES), "Try these schedules of the learning rate.", "NAME")
 @_several("init", str, f"Try starting from the weights of these fine-tunings. RUN is {RUN}.", "RUN")
 @_several("variants", click.IntRange(0), "Try these numbers of augmented variants.")
-@finetune_option("steps", "Train every run for N optimiser steps.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "patience", "Stop after N validations without improvement; 0: never.", type=click.IntRange(0), metavar="N"
-)
-@finetune_option("evaluate_every", "Validate every N steps; 0: once per epoch.", type=click.IntRange(0), metavar="N")
-@finetune_option("validation_cells", "Validate on at most N cells.", type=click.IntRange(1), metavar="N")
-@finetune_option(
-    "workers",
-    "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
-    type=click.IntRange(0),
-    metavar="N",
-)
+@training_options("steps", "patience", "evaluate_every", "validation_cells", "workers")
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at the same time on this machine."
 )
