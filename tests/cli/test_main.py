@@ -122,7 +122,7 @@ def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store)
 
 
 def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: Run, store: Store) -> None:
-    asked = ["finetune", "--steps", "12", "--evaluate-every", "4", "--cells", "2", "--workers", "0", "--window", "16"]
+    asked = "finetune --steps 12 --evaluate-every 4 --cells 2 --workers 0 --window 16 --validation-cells 4".split()
     with subprocess.Popen(
         [COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=store.path, env=environment()
     ) as process:

@@ -60,10 +60,10 @@ def test_the_ways_are_those_of_a_store(detected: Path, frames: Path, tmp_path: P
     for path in sorted((tmp_path / "a/frames_RES").glob("*.tif")):
         label = tifffile.imread(tmp_path / "b/frames_RES" / path.name)
         assert np.array_equal(tifffile.imread(path), label) and label.any()
-        image = tifffile.imread(frames / path.name.replace("mask", "t"))
-        alone = hs.segment(image)
-        assert alone.dtype == np.int32 and np.array_equal(alone, label)
-        assert np.array_equal(hs.segment(np.repeat(image[..., None].astype(float), 3, axis=2)), label)
+    image = tifffile.imread(frames / path.name.replace("mask", "t"))
+    alone = hs.segment(image)
+    assert alone.dtype == np.int32 and np.array_equal(alone, label)
+    assert np.array_equal(hs.segment(np.repeat(image[..., None].astype(float), 3, axis=2)), label)
     # a store knows the camera's black level, which is taken off the intensity
     tables = [pq.read_table(tmp_path / name / "cells.parquet").drop_columns("mean_intensity") for name in "ab"]
     assert tables[0].equals(tables[1])

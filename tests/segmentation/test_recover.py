@@ -31,7 +31,7 @@ from hela_store.segmentation.stored import segmented_frames
 from hela_store.store.store import Store
 
 RECOVER = DetectedConfig(split="all", threshold=0.2, recover=True, device="cpu")
-COUNT = 4
+COUNT = 3
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
