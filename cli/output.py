@@ -74,6 +74,9 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
     from tqdm import tqdm
 
+    if not total:
+        yield from iterable
+        return
     terminal = sys.stderr.isatty()
     # a log file gets a line now and then, not ten a second; a bar moves the cursor, which sys.stderr would make visible
     shown = tqdm(
@@ -83,6 +86,7 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
         file=sys.stderr.beneath if isinstance(sys.stderr, _Terminal) else sys.stderr,
         mininterval=0.2 if terminal else 10,
         dynamic_ncols=terminal,
+        leave=None,  # a bar inside another one vanishes when it is full
     )
     yield from shown
 
@@ -154,6 +158,8 @@ FACTS = {
     "f1 70": "F1 at IoU 0.7",
     "f1_70": "F1 at IoU 0.7",
     "ap50": "AP at IoU 0.5",
+    "done before": "segmented before",
+    "empty": "frames without cells",
     "mean iou": "mean IoU",
     "mean dice": "mean Dice",
     "mean iou found": "mean IoU of the cells found",
