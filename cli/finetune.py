@@ -132,7 +132,7 @@ GROUPS = {
     "--blind",
     is_flag=True,
     default=None,
-    help="Never show an image: train on the mean embedding. Its score is a floor for other decoders.",
+    help="Never show an image: train on the mean embedding. Decoders that see the image have to beat its score.",
 )
 @click.option(
     "--errors-like",

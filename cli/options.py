@@ -235,18 +235,15 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
     return None if run is None else run.id
 
 
-def variant_options(command: F) -> F:
+def variant_options(cut_help: str) -> Callable[[F], F]:
     """Give a command ``--cut`` and ``--adapter``: which embeddings it is about."""
-    cut = click.option(
-        "--cut",
-        type=click.IntRange(1),
-        metavar="K",
-        help="Work on the tokens after the first K encoder layers, which are stored beside the embeddings.",
-    )
-    adapter = click.option(
-        "--adapter", metavar="RUN", help=f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
-    )
-    return cut(adapter(command))
+
+    def add(command: F) -> F:
+        cut = click.option("--cut", type=click.IntRange(1), metavar="K", help=cut_help)
+        text = f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
+        return cut(click.option("--adapter", metavar="RUN", help=text)(command))
+
+    return add
 
 
 def decoder_options(default_for: str) -> Callable[[F], F]:

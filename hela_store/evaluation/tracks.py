@@ -52,7 +52,7 @@ class CellTracks:
 
     @property
     def counted(self) -> str:
-        """What a unit is called, in the plural."""
+        """Return what a unit is called, in the plural."""
         if not self.is_stills or self.alone:
             return "cells"
         return "groups of images" if self.groups else "images"
