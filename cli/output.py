@@ -51,8 +51,27 @@ class _Terminal(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Write text, made visible."""
+        wipe_starting()
         super().write(visible(text))
         return len(text)
+
+
+STARTING = "starting ..."
+_shown: list[io.TextIOWrapper] = []
+"""The terminal on which :data:`STARTING` is shown; empty if it is not."""
+
+
+def show_starting() -> None:
+    """Show on a terminal that the command runs, until it prints something: PyTorch takes seconds to load."""
+    if isinstance(sys.stderr, _Terminal) and sys.stderr.isatty():
+        _shown.append(sys.stderr.beneath)
+        print(STARTING, end="\r", file=_shown[0], flush=True)
+
+
+def wipe_starting() -> None:
+    """Take :data:`STARTING` off the terminal."""
+    while _shown:
+        print(" " * len(STARTING), end="\r", file=_shown.pop(), flush=True)
 
 
 def guard_terminal() -> None:
@@ -77,6 +96,7 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     if not total:
         yield from iterable
         return
+    wipe_starting()
     terminal = sys.stderr.isatty()
     # a log file gets a line now and then, not ten a second; a bar moves the cursor, which sys.stderr would make visible
     shown = tqdm(
