@@ -224,7 +224,8 @@ def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
 def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
-    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}; {result.units}")
+    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}")
+    click.echo(result.units)
     rows = [("naive guess", free), ("zero-shot", zero.to_json()), ("fine-tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
