@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -184,7 +185,9 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
 def segmentation(report: Mapping[str, Any], out: str, *, has_store: bool) -> None:
     """Print what was segmented, where it is, and what to do next."""
     click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
-    click.echo(f"{out}/<sequence>_RES, and one row per cell is in {out}/cells.csv.")
+    folders = [path.name for path in Path(out).glob("*_RES")]
+    masks = folders[0] if len(folders) == 1 else "<sequence>_RES"
+    click.echo(f"{out}/{masks}, and one row per cell is in {out}/cells.csv.")
     if has_store:
         next_step("report")
     else:

@@ -28,9 +28,10 @@ LEGEND = alt.Legend(orient="top", columns=3, symbolOpacity=1)
 POINTS = 60
 """Points of a drawn curve."""
 TEXT = (
-    "Each dot is a decoder that was fine-tuned on that number of labelled cells of the training frames, including those "
-    "that chose the step. All are scored on the same test cells. A line is the fitted curve, with a 95 % band over "
-    "seeds and tracks of test cells. Dashed: no labelled cell, and the naive guess that never looks at the image."
+    "Each dot is a decoder that was fine-tuned on that number of labelled cells of the training frames; the cells "
+    "that chose the step are among them. All are scored on the same test cells. A line is the fitted curve, with a "
+    "95 % band over seeds and tracks of test cells. Dashed: no labelled cell, and the naive guess that never looks "
+    "at the image."
 )
 
 
