@@ -277,7 +277,7 @@ def detected_options(command: F) -> F:
     return decoder_options("--form")(detector(form(command)))
 
 
-TRAINING: dict[str, tuple[str, click.ParamType]] = {
+TRAINING: dict[str, tuple[str, click.IntRange]] = {
     "steps": ("Train every run for N optimiser steps.", click.IntRange(1)),
     "patience": ("Stop after N validations without improvement; 0: never.", click.IntRange(0)),
     "evaluate_every": ("Validate every N steps; 0: once per epoch.", click.IntRange(0)),
