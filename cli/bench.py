@@ -58,7 +58,7 @@ def bench() -> None:
 @device_option
 @json_option
 def train(store: Store, as_json: bool, **choices: Any) -> None:
-    """Time fine-tuning and evaluation against other ways.
+    """Time fine-tuning and evaluation, here and without a store.
 
     Fine-tuning is compared with running the encoder in every step, evaluation with SamPredictor.
     """
@@ -112,7 +112,7 @@ def metrics(cells: int, repeats: int, as_json: bool) -> None:
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Use N threads of torch.")
 @json_option
 def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: bool) -> None:
-    """Time how augmented views are made, against encoding them."""
+    """Time how long views take to augment, and to encode."""
     from hela_store.bench.augment import bench_augment
 
     found = bench_augment(encoder, tile=tile, views=views, cores=cores, progress=bars)
@@ -222,7 +222,7 @@ def predict(as_json: bool, **choices: Any) -> None:
 @device_option
 @json_option
 def teach(as_json: bool, **choices: Any) -> None:
-    """Time how long the page of `hela-store teach` waits.
+    """Time how long the page of `hela-store teach` makes you wait.
 
     It waits for masks, edits and the next cell, with nano.
     """
@@ -242,7 +242,7 @@ def teach(as_json: bool, **choices: Any) -> None:
 @device_option
 @json_option
 def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> None:
-    """Time all of `embed` against encoding alone, with nano."""
+    """Time all of `embed`, and encoding alone, with nano."""
     from hela_store.bench.embed import bench_embed
 
     _show(bench_embed(views=views, rounds=rounds, codec=codec, device=device, progress=bars), as_json)
@@ -371,7 +371,7 @@ def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> N
 )
 @json_option
 def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
-    """Time how fast very large stores are.
+    """Time work on very large stores.
 
     It times opening, planning, reading and appending for simulated stores of up to a million views.
     """

@@ -94,7 +94,8 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
         result = train_yolo(store, YoloConfig(**given), fresh=fresh, progress=bars)
     if result.reused:
         note_reused(result.run)
-    _echo(result.to_json(), as_json, f"detect run --detector {result.run}")
+    # segment takes the latest detector; yolo11 reads images, and new frames have none of its boxes
+    _echo(result.to_json(), as_json, "segment FRAMES" if backend == "grid" else f"detect run --detector {result.run}")
 
 
 @detect.command(cls=Command, examples=("hela-store detect run -s fluo --split test",))
@@ -235,7 +236,7 @@ def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
     if as_json:
         echo_json(result)
     else:
-        echo_facts(named_facts(result))
+        echo_facts(named_facts({name: value for name, value in result.items() if name != "reused"}))
         if then:
             verdicts.next_step(then)
 

@@ -33,9 +33,9 @@ GROUPS = {
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
-    help="Compute in this precision instead of the recipe's; these embeddings get a key of their own.",
+    help="Compute in this precision instead of the recipe's; these embeddings get another encoder key.",
 )
-@variant_options
+@variant_options("Store what comes out of the first K encoder layers (tokens), beside the embeddings.")
 @click.option(
     "--split",
     "splits",

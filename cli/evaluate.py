@@ -194,7 +194,7 @@ def _evaluate_drawn(
         echo_json(result.to_json())
         note_scorings(store)
     else:
-        _echo(store, result)
+        _echo(store, result, config.prompt_seeds)
         verdicts.evaluation(store, result)
 
 
@@ -247,9 +247,11 @@ def _evaluate_detected(
     verdicts.next_step("report")
 
 
-def _echo(store: Store, result: EvaluateResult) -> None:
+def _echo(store: Store, result: EvaluateResult, seeds: int) -> None:
     click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
+    if seeds > 1 and result.own_prompts is None:
+        click.echo(f"n counts prompts: up to {seeds} for each cell")
     failures = {kind: score.failures for kind, score in result.prompts.items() if score.failures is not None}
     names = list(next(iter(failures.values()), {}))
     if failures:

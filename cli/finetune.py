@@ -132,7 +132,7 @@ GROUPS = {
     "--blind",
     is_flag=True,
     default=None,
-    help="Never show an image: train on the mean embedding. Its score is a floor for other decoders.",
+    help="Never show an image: train on the mean embedding. Decoders that see the image have to beat its score.",
 )
 @click.option(
     "--errors-like",
@@ -200,7 +200,8 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     if result.adapts_encoder:
         return f"To score it, embed with the adapted encoder: {typed(f'embed --adapter {result.run}')}"
     if result.blind:
-        return f"Image-blind, so never the default run: a floor. To score it: {typed(f'evaluate --run {result.run}')}"
+        scored = typed(f"evaluate --run {result.run} --split val")
+        return f"It never saw an image, so it is never the default run. To score it: {scored}"
     if result.is_worse:
         return f"This is not the default run: {_harm(result)}."
     try:
@@ -223,8 +224,9 @@ def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
 def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
-    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}; {result.units}")
-    rows = [("image-free", free), ("zero-shot", zero.to_json()), ("fine-tuned", tuned.to_json())]
+    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}")
+    click.echo(result.units)
+    rows = [("naive guess", free), ("zero-shot", zero.to_json()), ("fine-tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
     if len(result.by_kind) > 1:
@@ -232,7 +234,7 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
-    click.echo(f"paired change of IoU per cell, {frames}; best step {result.best_step}")
+    click.echo(f"change of IoU, the same prompts before and after; {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     if result.errors:
         click.echo(f"Mask prompts were drawn with {result.errors}.")

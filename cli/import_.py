@@ -27,7 +27,7 @@ def import_() -> None:
     cls=Command,
     positional={
         "embeddings": "File of micro-sam's precompute_image_embeddings.",
-        "what": "Frame or sequence of the store that it belongs to, such as 01/t012 or 01.",
+        "what": "Frame or sequence of the store whose embeddings these are, such as 01/t012 or 01.",
     },
     examples=("hela-store import micro-sam embeddings.zarr 01 -s cells",),
 )

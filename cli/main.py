@@ -14,8 +14,8 @@ import click
 from hela_store.base.text import visible
 from hela_store.errors import AlreadyComplete, HelaError
 
-from .output import guard_terminal, with_store
-from .threads import set_threads
+from .output import guard_terminal, show_starting, wipe_starting, with_store
+from .threads import COMPUTE, set_threads
 
 GROUPS = {
     "Start": ("doctor", "demo", "fit"),
@@ -35,6 +35,8 @@ RESUMABLE = {
     *("fit", "embed", "finetune", "sweep", "study", "demo", "pretrain", "segment", "import", "audit"),
     *("publish", "pull"),
 }
+LOADS_TORCH = COMPUTE | {"new", "report", "doctor"}
+"""Commands that say nothing for seconds, because they load PyTorch first."""
 INTERRUPTED = 130
 
 
@@ -143,3 +145,6 @@ def main(ctx: click.Context, traceback: bool, threads: int | None) -> None:
     finetune, evaluate, detect train, segment and report, in this order. The command fit does this for one folder.
     """
     set_threads(ctx.invoked_subcommand, threads)
+    if ctx.invoked_subcommand in LOADS_TORCH:
+        ctx.call_on_close(wipe_starting)
+        show_starting()

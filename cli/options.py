@@ -235,18 +235,15 @@ def default_checkpoint(store: Store, prompt: str | None = None) -> str | None:
     return None if run is None else run.id
 
 
-def variant_options(command: F) -> F:
+def variant_options(cut_help: str) -> Callable[[F], F]:
     """Give a command ``--cut`` and ``--adapter``: which embeddings it is about."""
-    cut = click.option(
-        "--cut",
-        type=click.IntRange(1),
-        metavar="K",
-        help="Work on the tokens after the first K encoder layers, which are stored beside the embeddings.",
-    )
-    adapter = click.option(
-        "--adapter", metavar="RUN", help=f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
-    )
-    return cut(adapter(command))
+
+    def add(command: F) -> F:
+        cut = click.option("--cut", type=click.IntRange(1), metavar="K", help=cut_help)
+        text = f"Use the encoder that this fine-tuning adapted. RUN is {RUN}."
+        return cut(click.option("--adapter", metavar="RUN", help=text)(command))
+
+    return add
 
 
 def decoder_options(default_for: str) -> Callable[[F], F]:
@@ -280,7 +277,7 @@ def detected_options(command: F) -> F:
     return decoder_options("--form")(detector(form(command)))
 
 
-TRAINING: dict[str, tuple[str, click.ParamType]] = {
+TRAINING: dict[str, tuple[str, click.IntRange]] = {
     "steps": ("Train every run for N optimiser steps.", click.IntRange(1)),
     "patience": ("Stop after N validations without improvement; 0: never.", click.IntRange(0)),
     "evaluate_every": ("Validate every N steps; 0: once per epoch.", click.IntRange(0)),

@@ -51,8 +51,27 @@ class _Terminal(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Write text, made visible."""
+        wipe_starting()
         super().write(visible(text))
         return len(text)
+
+
+STARTING = "starting ..."
+_shown: list[io.TextIOWrapper] = []
+"""The terminal on which :data:`STARTING` is shown; empty if it is not."""
+
+
+def show_starting() -> None:
+    """Show on a terminal that the command runs, until it prints something: PyTorch takes seconds to load."""
+    if isinstance(sys.stderr, _Terminal) and sys.stderr.isatty():
+        _shown.append(sys.stderr.beneath)
+        print(STARTING, end="\r", file=_shown[0], flush=True)
+
+
+def wipe_starting() -> None:
+    """Take :data:`STARTING` off the terminal."""
+    while _shown:
+        print(" " * len(STARTING), end="\r", file=_shown.pop(), flush=True)
 
 
 def guard_terminal() -> None:
@@ -74,6 +93,10 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
     from tqdm import tqdm
 
+    if not total:
+        yield from iterable
+        return
+    wipe_starting()
     terminal = sys.stderr.isatty()
     # a log file gets a line now and then, not ten a second; a bar moves the cursor, which sys.stderr would make visible
     shown = tqdm(
@@ -83,6 +106,7 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
         file=sys.stderr.beneath if isinstance(sys.stderr, _Terminal) else sys.stderr,
         mininterval=0.2 if terminal else 10,
         dynamic_ncols=terminal,
+        leave=None,  # a bar inside another one vanishes when it is full
     )
     yield from shown
 
@@ -154,6 +178,8 @@ FACTS = {
     "f1 70": "F1 at IoU 0.7",
     "f1_70": "F1 at IoU 0.7",
     "ap50": "AP at IoU 0.5",
+    "done before": "segmented before",
+    "empty": "frames without cells",
     "mean iou": "mean IoU",
     "mean dice": "mean Dice",
     "mean iou found": "mean IoU of the cells found",

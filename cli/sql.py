@@ -32,7 +32,8 @@ def sql(store: Store, query: str, as_json: bool, as_csv: bool, parquet: Path | N
     """Answer one SELECT over the catalog, read-only.
 
     Tables: frames, cells, plans, views, committed, runs, prompts, predictions, detections, suspects; cell_metrics joins
-    them, cell_subsets are its hard subsets, test_scorings counts how often test was scored. DESCRIBE names columns.
+    them, cell_subsets says which cells are hard, test_scorings counts how often test was scored. DESCRIBE lists the
+    columns.
     """
     from hela_store.base.parquet import write_parquet
     from hela_store.catalog.index import query as run_query

@@ -72,7 +72,7 @@ GROUPS = {
     multiple=True,
     metavar="KIND...",
     help=f"Compare these prompts, each with decoders of its own: {', '.join(MIXED_PROMPTS)}, separated by spaces; all: "
-    "the first three. [default: the first three]",
+    "box, point and mask. [default: box, point, mask]",
 )
 @click.option(
     "--seeds",

@@ -126,7 +126,7 @@ def _verdict(rows: list[SweepRow]) -> None:
     for prompt, row in _best(rows).items():
         change = f"{row.mean_change:+.3f} over zero-shot"
         click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
-        click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)}')}")
+        click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)} --split val')}")
 
 
 def _best(rows: list[SweepRow]) -> dict[str, SweepRow]:

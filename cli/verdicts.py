@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,7 +78,21 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
             click.echo(f"With {kind}, {score.made_worse:.1%} of the masks became worse than the prompt.")
         if score.mean_iou < (score.image_free_iou or 0.0):
             click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
-    next_step("finetune" if result.checkpoint == "zero-shot" else "report")
+    next_step(_after(store, result) if result.checkpoint == "zero-shot" else "report")
+
+
+def _after(store: Store, result: EvaluateResult) -> str:
+    """Return what follows a zero-shot score: fine-tuning, or the same score of the default run where there is one."""
+    from hela_store.errors import HelaError
+    from hela_store.runs.default import default_run
+
+    try:
+        tuned = default_run(store.path, store.key)
+    except HelaError:  # a damaged run says so where it is needed
+        tuned = None
+    if tuned is None:
+        return "finetune"
+    return f"evaluate --prompt {' '.join(result.prompts)} --split {result.split}"
 
 
 def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
@@ -105,7 +120,9 @@ def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
 
 def _change(row: Difference) -> str:
     ends = interval(row.mean, row.per_cell.low, row.per_cell.high)
-    unsure = "" if row.word else " Too few frames or seeds for a verdict." if not math.isnan(row.per_cell.low) else ""
+    few = "The scored frames are too few to say whether this is real."
+    few = few if math.isnan(row.per_cell.low) else "Too few frames or seeds for a verdict."
+    unsure = "" if row.word else f" {few}"
     verb = helped(row.word, row.mean)
     return f"Fine-tuning {verb} with {row.prompt}: IoU {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}).{unsure}"
 
@@ -131,7 +148,7 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     elif result.is_worse:
         next_step(f"finetune --prompt {result.prompt} --lr 1e-3")
     else:
-        next_step(f"evaluate --run {result.run} --prompt {scored(result.prompt)}")
+        next_step(f"evaluate --run {result.run} --prompt {scored(result.prompt)} --split val")
 
 
 def scored(prompt: str) -> str:
@@ -162,13 +179,15 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
         click.echo(
             "Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder."
         )
-        next_step("evaluate --run latest" if report.adapter else "finetune")
+        next_step("evaluate --run latest --split val" if report.adapter else "finetune")
 
 
 def segmentation(report: Mapping[str, Any], out: str, *, has_store: bool) -> None:
     """Print what was segmented, where it is, and what to do next."""
     click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
-    click.echo(f"{out}/*_RES, and one row per cell is in {out}/cells.csv.")
+    folders = [path.name for path in Path(out).glob("*_RES")]
+    masks = folders[0] if len(folders) == 1 else "<sequence>_RES"
+    click.echo(f"{out}/{masks}, and one row per cell is in {out}/cells.csv.")
     if has_store:
         next_step("report")
     else:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Encode N views again with --deep.",
 )
-@variant_options
+@variant_options("Check the tokens that `embed --cut K` stored, instead of the embeddings.")
 @device_option
 @json_option
 def verify(store: Store, as_json: bool, **choices: Any) -> None:

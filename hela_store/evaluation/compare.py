@@ -128,7 +128,7 @@ class Comparison:
     scored : dict of run to its number of scored rows
     rows : list of Difference
     notes : what a reader has to know, such as rows without a partner or too few training seeds
-    units : what the intervals count once, such as ``"tracks: labels"``
+    units : what the intervals count once, such as ``"intervals count each image once"``
     """
 
     metric: str

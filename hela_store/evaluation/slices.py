@@ -92,7 +92,7 @@ class Slices:
     Attributes
     ----------
     run, metric : str
-    units : what the intervals count once, such as ``"tracks: labels"``
+    units : what the intervals count once, such as ``"intervals count each image once"``
     rows : list of Slice
         By kind of prompt, the worst part first.
     notes : what a reader has to know

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from hela_store.base.aliases import LabelArray
 from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
 from hela_store.metrics.tracks import Method, link, traced
-from hela_store.recipe.splits import protocol
+from hela_store.recipe.splits import SAME_NUCLEI, protocol
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -43,8 +43,19 @@ class CellTracks:
         return self.method == "images"
 
     def __str__(self) -> str:
-        images = f"groups of images ({self.groups})" if self.groups else "images"
-        return f"units: {images}" if self.is_stills else f"tracks: {self.method}"
+        if self.alone:
+            return "all cells are of one image"
+        if self.is_stills:
+            return f"intervals count each {f'group of images ({self.groups})' if self.groups else 'image'} once"
+        how = "by its label" if self.method == "labels" else "linked by overlap"
+        return f"intervals count a cell in several frames once ({how})"
+
+    @property
+    def counted(self) -> str:
+        """Return what a unit is called, in the plural."""
+        if not self.is_stills or self.alone:
+            return "cells"
+        return "groups of images" if self.groups else "images"
 
     def units(self, cells: Sequence[str], seeds: npt.NDArray[np.int64] | None = None) -> Units:
         """Return the units of rows.
@@ -85,9 +96,13 @@ def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
 
 def store_protocol(store: Store, split: str = "test") -> str:
     """Say what a score on a block means, as :func:`hela_store.recipe.splits.protocol`; of stills how they are split."""
-    if store.recipe.dataset.stills:
-        group = store.recipe.split.group
-        return f"stills, grouped by {group}" if group else "stills, each on its own: some may be of one slide"
+    recipe = store.recipe
+    if recipe.dataset.stills:
+        if recipe.split.mode != "frames" or recipe.split.train or recipe.split.val or recipe.split.test:
+            return f"images split by their numbers; of a time-lapse, {SAME_NUCLEI}"
+        if recipe.split.group:
+            return f"stills, grouped by {recipe.split.group}"
+        return "stills, split one by one; some may show the same slide"
     sequences = {frame: record.sequence for frame, record in store.frame_records().items()}
     return protocol(store.blocks(), sequences, "val" if split == "val" else "test")
 

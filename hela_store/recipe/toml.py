@@ -11,7 +11,7 @@ from typing import Any
 from .recipe import Recipe
 
 _TEMPLATE = """\
-# Recipe of a hela-store. What is read, encoded and split; what was made from it lies beside this file.
+# Recipe of a hela-store: what is read, how it is encoded and split. What was made from it lies beside this file.
 # Change values before the first `hela-store embed`, or make a second store: embeddings that exist are never rewritten.
 #
 {findings}
@@ -23,7 +23,7 @@ name = {name}
 reader = {dataset.reader}
 # absolute, or relative to this file's folder
 path = {dataset.path}
-# empty: all there are
+# empty: all sequences
 sequences = {dataset.sequences}
 # ST (tracker reference), GT (partial gold), GT+ST (partial gold over the reference, cell by cell), masks, none
 labels = {dataset.labels}
@@ -40,18 +40,18 @@ architecture = {encoder.architecture}
 name = {encoder.name}
 # a weights file; empty: the one that is shipped (nano) or fetched once (vit_*)
 checkpoint = {encoder.checkpoint}
-# of the weights; other bytes are refused
+# sha256 of the weights; a file with another one is refused
 sha256 = {encoder.sha256}
 # float32, bfloat16, float16
 precision = {encoder.precision}
-# a fine-tuning run that adapted this encoder, and the sha256 of what it learned; empty: as it came
+# a fine-tuning run that adapted this encoder, and the sha256 of what it learned; empty: not adapted
 adapter = {encoder.adapter}
 adapter_sha256 = {encoder.adapter_sha256}
 # micro-sam: read what `hela-store import micro-sam` brought in; empty: embeddings made here
 source = {encoder.source}
 
 [normalise]
-# percentile, minmax, clahe: from counts to the 0..255 the encoder sees; limits are taken once a frame
+# percentile, minmax, clahe: how counts become the 0..255 that the encoder gets; low and high are percentiles of a frame
 method = {normalise.method}
 low = {normalise.low}
 high = {normalise.high}
@@ -63,12 +63,12 @@ tile = {views.tile}
 overlap = {views.overlap}
 
 [augment]
-# augmented variants of every view, embedded beside it as acquired; raising it computes the new ones only
+# number of augmented variants embedded beside every view; if you raise it, only the new ones are computed
 variants = {augment.variants}
-# all, train: which frames get them; evaluation reads views as acquired only
+# all, train: which frames get them; scores come from unchanged views only
 frames = {augment.frames}
 seed = {augment.seed}
-# least share of its area by which a cell is one of the view's
+# a cell belongs to a variant if at least this share of its area is in it
 keep = {augment.keep}
 # each number is drawn evenly from its range with its probability; degrees, px, factor
 rotate = {augment.rotate}
@@ -94,7 +94,7 @@ dtype = {arrays.dtype}
 codec = {arrays.codec}
 # empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
 data = {arrays.data}
-# copies of what is read from there, kept in cache/ beside this file: at most so many MiB; 0: none
+# MiB at most of copies of what is read from there, kept in cache/ beside this file; 0: none
 cache_mib = {arrays.cache_mib}
 
 [split]
@@ -109,8 +109,8 @@ val = {split.val}
 test = {split.test}
 """
 _GROUPED = """\
-# which stills go whole into one block where all three are empty, and are counted once by intervals. look: of like look,
-# copies: copies of one image, name:REGEX: equal in what the expression finds in the name, such as name:^[^_]+; "": none
+# which stills stay together in one block if all three are empty; intervals count such a group once. look: they look
+# alike, copies: copies of one image, name:REGEX: the same part of the name, such as name:^[^_]+; "": none
 group = {split.group}
 """
 _BY_SEQUENCE = """\

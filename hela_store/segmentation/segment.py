@@ -182,7 +182,7 @@ def _of_store(store: Store, config: SegmentConfig, progress: Progress) -> _Sourc
 def _generic(config: SegmentConfig) -> _Source:
     prompts = resolve_generic(config.prompts)
     load = partial(load_generic_segmenter, prompts)
-    calibration = "none, so no cell is flagged; only a store can have one"
+    calibration = "none, so no cell is flagged as doubtful"
     return _Source(recipe=default_recipe(GENERIC_ENCODER), prompts=prompts, calibration=calibration, load=load)
 
 

@@ -79,7 +79,7 @@ class Halves:
         first = half(set(of.values()))
         choosing = [question for question in questions if of[question.cell.cell] in first]
         judging = [question for question in questions if of[question.cell.cell] not in first] or choosing
-        units = f"{len(set(of.values()) - first)} judged, {len(first)} others chose the step; {tracks}"
+        units = f"{len(set(of.values()) - first)} {tracks.counted} judged, {len(first)} others chose the step; {tracks}"
         units = units if len(set(of.values())) > 1 else "a single cell chose the step and judged it"
         return cls(choosing=choosing, judging=judging, units=units, tracks=tracks)
 

@@ -351,7 +351,8 @@ class Trainer(Generic[Network, Batch]):
             A loss or gradient is not finite; the weights before that step are saved.
         """
         state, plan = self.state, self.plan
-        what = plan.what + (f", on from step {state.step}" if state.step else "")
+        what = plan.what + (f", resumed at step {state.step}" if state.step else "")
+        what += ", may stop early" if plan.patience else ""
         saved = time.monotonic()
         state.network.train()
         # Ctrl-C may come in the middle of a step, so a state is saved only between whole steps

@@ -73,7 +73,9 @@ class DoctorReport:
             ("disk", f"{disk['folder']}: {mebibytes(disk['free'])} free, {speed}"),
             ("cache", f"{cache['folder']}: {mebibytes(cache['bytes'])}, {', '.join(cache['checkpoints']) or 'empty'}"),
         ]
-        rows += [(f"extra {name}", f"missing: {', '.join(gone)}" if gone else "complete") for name, gone in extras]
+        rows += [
+            (f"extra {name}", f"missing, optional: {', '.join(gone)}" if gone else "complete") for name, gone in extras
+        ]
         versions = ", ".join(f"{name} {version or 'MISSING'}" for name, version in self.versions.items())
         return [*rows, ("versions", versions), *(("problem", text) for text in self.problems)]
 
@@ -158,10 +160,10 @@ def _rates() -> str:
     from hela_store.sam.rate import bfloat16_pays, matrix_rate
 
     cpu = torch.device("cpu")
-    text = f"matrix products at {matrix_rate(cpu, torch.float32):.0f} GFLOP/s"
+    text = f"{matrix_rate(cpu, torch.float32):.0f} GFLOP/s in float32"
     if not bfloat16_pays(cpu):
-        return f"{text}, bfloat16 slower"
-    return f"{text}, in bfloat16 at {matrix_rate(cpu, torch.bfloat16):.0f} (`new --precision bfloat16`)"
+        return f"{text}; bfloat16 is slower"
+    return f"{text}, {matrix_rate(cpu, torch.bfloat16):.0f} in bfloat16; `new --precision bfloat16` embeds faster"
 
 
 def _machine(threads: int) -> dict[str, Any]:

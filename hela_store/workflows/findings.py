@@ -12,7 +12,7 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     sequences = f"sequence{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
     sizes = ", ".join(f"{rows} x {cols}" for rows, cols in summary.shapes[:4])
     sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
-    bits = f", {summary.bits} bits above the black level" if summary.bits else ""
+    bits = f", {summary.bits} bits used" if summary.bits else ""
     pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
     rows = [("frames", f"{summary.frames} in {sequences}; {pixels}")]
     rows.append(("black level", f"{dataset.offset:g} counts"))
@@ -33,8 +33,8 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
         )
     if summary.lapses:
         text = (
-            "these images seem to be a time-lapse, because their names count up and neighbours look alike; train and "
-            "test are blocks of time, keep them so if you set --train-frames"
+            "these images seem to be one, because their names count up and neighbours look alike; so train and test "
+            "are blocks of time, and should stay so if you set --train-frames"
         )
-        rows.append(("warning", text))
+        rows.append(("time-lapse", text))
     return rows + [("warning", text) for text in summary.warnings]

@@ -131,7 +131,7 @@ class NewReport:
         whole, tiled = self.positions(0), self.positions(recipe.views.tile)
         spans = "" if whole is None or tiled is None else f"; the median cell spans {tiled:.1f} embedding positions"
         if recipe.views.tile:
-            spans += "" if whole is None else f" ({whole:.1f} whole)"
+            spans += "" if whole is None else f" ({whole:.1f} without tiles)"
             views = f"{self.planned}: tiles of {recipe.views.tile} px, overlap {recipe.views.overlap} px{spans}"
         else:
             views = f"{self.planned}: whole frames{spans}"

@@ -76,7 +76,7 @@ def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
 
 def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, store: Store) -> None:
     done = run("finetune", "--prompt", "mask", "--preset", "paper", "--steps", 1, "--workers", 0, folder=store.path)
-    for word in ("image-free", "zero-shot", "tuned", "paired change of IoU per cell"):
+    for word in ("naive guess", "zero-shot", "tuned", "change of IoU, the same prompts"):
         assert word in done.stdout
     assert run("finetune", "--lr", "-1", folder=store.path, code=1).stderr.endswith("positive number such as 1e-4\n")
     assert "exclude each other" in run("evaluate", "--run", "x", "--zero-shot", folder=store.path, code=2).stderr

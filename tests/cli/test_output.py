@@ -66,6 +66,16 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.out == "" and "embed: 100%" in printed.err
 
 
+def test_no_work_shows_no_bar_and_an_inner_bar_vanishes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(bars([], total=0, what="draw")) == [] and capsys.readouterr().err == ""
+    for _ in bars([1], total=1, what="frames"):
+        assert list(bars([1, 2], total=2, what="tiles")) == [1, 2]
+    shown = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n")]
+    assert (
+        [line for line in shown if "100%" in line] == [line for line in shown if line.startswith("frames: 100%")] != []
+    )
+
+
 SCORE = {"n": 273, "mean_iou": 0.93812, "mean_dice": 0.9671, "empty": 0.0, "skill": float("nan"), "mean_spill": 0.00001}
 
 

@@ -94,6 +94,13 @@ def test_a_progress_bar_still_moves(scored: Path, tmp_path: Path) -> None:
     assert code == 0 and "\r" in text and "\\r" not in text
 
 
+def test_a_terminal_says_that_a_slow_command_has_started_until_it_prints(scored: Path) -> None:
+    code, text = on_terminal("evaluate", "-s", scored, "--run", "x")
+    assert code == 1 and text.startswith("starting ...\r            \rerror: no run 'x'")
+    code, text = on_terminal("embed", "-s", scored, "--dry-run", "--json")
+    assert code == 0 and json.loads(text.rpartition("\r")[2])["planned"] == 8
+
+
 @pytest.mark.parametrize("form", [(), ("--csv",), ("--json",)])
 def test_every_type_of_duckdb_is_printed_as_duckdb_prints_it(scored: Path, form: tuple[str, ...]) -> None:
     command = [str(COMMAND), "sql", "-s", str(scored), "FROM test_all_types()", *form]

@@ -13,5 +13,5 @@ def test_the_command_counts_in_the_users_cache(run: Run, store: Store, tmp_path:
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     asked = ("evaluate", "-s", str(store.path), "--zero-shot", "--prompt", "box-exact", "--prompt-seeds", "1")
     done = run(*asked, folder=tmp_path, **cache)
-    assert "its frames once in all stores of this user" in done.stdout, done.stderr
+    assert "its frames once in all your stores" in done.stdout, done.stderr
     assert (tmp_path / "cache/hela-store/test_scorings.jsonl").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from console import Run
 
+from hela_store.runs.default import default_run
 from hela_store.store.store import Store
 
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
@@ -27,8 +28,18 @@ def test_an_evaluation_says_what_fine_tuning_changed(run: Run, mine: Path) -> No
         assert f"with {kind}: IoU 0." in done
     assert " -> 0." in done and done.splitlines()[-1] == f"Next: hela-store report -s {mine}"
     assert max(map(len, done.split("Fine-tuning")[0].splitlines())) <= 80 + len(tuned)
+    assert "n counts prompts: up to 2 for each cell" in done
     zero = run("evaluate", "-s", mine, "--zero-shot", *seeds).stdout
-    assert zero.splitlines()[-1] == f"Next: hela-store finetune -s {mine}" and "Fine-tuning" not in zero
+    assert "Fine-tuning" not in zero
+
+
+def test_after_a_zero_shot_score_the_fine_tuned_decoder_is_next(run: Run, mine: Path) -> None:
+    asked = ("evaluate", "-s", mine, "--zero-shot", "--prompt", "box", "--prompt-seeds", 2)
+    tuned = default_run(mine, Store.open(mine).key)
+    assert tuned is not None
+    assert run(*asked).stdout.splitlines()[-1] == f"Next: hela-store evaluate --prompt box --split test -s {mine}"
+    shutil.rmtree(mine / "runs" / tuned.id)
+    assert run(*asked).stdout.splitlines()[-1] == f"Next: hela-store finetune -s {mine}"
 
 
 def test_one_validation_frame_is_said_to_be_too_few(run: Run, embedded: Path, tmp_path: Path) -> None:
@@ -41,7 +52,9 @@ def test_one_validation_frame_is_said_to_be_too_few(run: Run, embedded: Path, tm
 def test_a_fine_tuning_that_changed_nothing_says_what_to_try(run: Run, mine: Path) -> None:
     done = run("finetune", "-s", mine, "--lr", "1e-12", *QUICK).stdout
     assert "Fine-tuning changed nothing; try a higher --lr or more --steps." in done or "too few to say" in done
-    assert done.splitlines()[-1].startswith("Next: hela-store ") and f"-s {mine}" in done.splitlines()[-1]
+    last = done.splitlines()[-1]
+    assert last.startswith("Next: hela-store ") and f"-s {mine}" in last
+    assert "evaluate" not in last or "--split val" in last, "test frames are scored when nothing is left to choose"
 
 
 def test_every_other_command_ends_with_the_next_step(run: Run, scored: Path, tmp_path: Path) -> None:

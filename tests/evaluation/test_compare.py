@@ -62,7 +62,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     assert three.per_cell.high - 0.02 == pytest.approx(half, rel=1e-4) and three.per_cell.df == pytest.approx(2)
     assert three.per_cell.bootstrap_low == pytest.approx(0.01) and three.per_cell.bootstrap_high == pytest.approx(0.03)
     assert (three.frames.median, three.frames.low_quartile) == pytest.approx((0.02, 0.02))
-    assert found.units == "tracks: labels"
+    assert found.units == "intervals count a cell in several frames once (by its label)"
     parts = {r.subset: r.cells for r in found.rows if r.variant == others[0]}
     assert (
         parts["small"] + parts["medium"] + parts["large"]
@@ -115,6 +115,10 @@ def test_the_command(scored: tuple[Store, str], tmp_path: Path) -> None:
     store, run = scored
     other = copy_run(store, run, 0.02)
     done = CliRunner().invoke(main, ["compare", run, other, "-s", str(store.path)])
-    assert done.exit_code == 0 and run in done.output and "tracks: labels" in done.output
+    assert (
+        done.exit_code == 0
+        and run in done.output
+        and "intervals count a cell in several frames once (by its label)" in done.output
+    )
     assert "exploratory" in done.output and "no verdict" in done.output and "no difference" not in done.output
     assert CliRunner().invoke(main, ["compare", run, "-s", str(store.path)]).exit_code == 2

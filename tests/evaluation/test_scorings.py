@@ -28,7 +28,9 @@ def test_another_store_of_the_same_frames_goes_on_counting(embedded: Path, tmp_p
     evaluate(two, None, EvaluateConfig(prompts=("box-exact",), prompt_seeds=1, window=8, split="val"))
     found = count_scorings(two, file)
     assert (found.here, found.everywhere) == (1, 2)
-    assert str(found).startswith("This store's test block has been scored once,\nand its frames 2 times in all stores")
+    assert str(found).startswith(
+        "This store's test block has been scored once,\nand its frames 2 times in all your stores"
+    )
     found = count_scorings(one, file, [run])
     assert (found.here, found.everywhere) == (1, 3), "scores against other labels count, too"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -48,7 +50,7 @@ def test_points_of_a_study_of_budgets_are_counted_apart(embedded: Path, tmp_path
     assert evaluate(two, None, TEST).test_scorings == 1
     assert str(count_scorings(two, file)) == (
         "This store's test block has been scored once,\n"
-        "and its frames once and at 2 points in all stores of this user, against any labels."
+        "and its frames once and at 2 points in all your stores, whatever the labels."
     )
     assert evaluate(one, None, TEST).test_scorings == 1
     assert one.sql("SELECT scorings, points FROM test_scorings").fetchall() == [(1, 2)]

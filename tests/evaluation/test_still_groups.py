@@ -85,7 +85,7 @@ def test_intervals_count_a_group_of_stills_once(tmp_path: Path) -> None:
     blocks = store.blocks()
     assert all(len({blocks[f"images/p{p}_f{f}"] for f in range(FIELDS)}) == 1 for p in range(PLATES))
     tracks = cell_tracks(store, list(blocks))
-    assert str(tracks) == "units: groups of images (name:^p[0-9]+)"
+    assert str(tracks) == "intervals count each group of images (name:^p[0-9]+) once"
     units = tracks.units(list(tracks.of))
     assert len(set(units.track.tolist())) == len(set(units.block.tolist())) == PLATES and units.frame is None
 
@@ -99,7 +99,7 @@ def test_stores_that_an_earlier_version_made_keep_their_split(tmp_path: Path) ->
     text = (store.path / "store.toml").read_text()
     (store.path / "store.toml").write_text(text.replace('group = ""\n', ""))
     old = Store.open(store.path)
-    assert old.blocks() == before and str(cell_tracks(old, list(before))) == "units: images"
+    assert old.blocks() == before and str(cell_tracks(old, list(before))) == "intervals count each image once"
     check_twins(old)
     assert info(old).copies.endswith("24 not looked at: an earlier version ingested them")
     (store.path / "store.toml").write_text(text.replace('group = ""', 'group = "look"'))

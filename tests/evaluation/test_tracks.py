@@ -22,7 +22,9 @@ def test_a_drawn_sequence_has_labels_that_are_tracks(store: Store) -> None:
     frames = labelled_frames(store, "all")
     found = cell_tracks(store, frames)
     cells = store.cells_table()
-    assert str(found) == "tracks: labels" and found.of.keys() == set(cells["cell"].to_pylist())
+    assert str(found) == "intervals count a cell in several frames once (by its label)" and found.of.keys() == set(
+        cells["cell"].to_pylist()
+    )
     assert len(set(found.of.values())) == len(set(cells["label"].to_pylist()))
     units = found.units(list(found.of), np.arange(len(found.of)))
     assert (
@@ -37,7 +39,7 @@ def test_stills_are_units_of_their_own(store: Store, monkeypatch: pytest.MonkeyP
     frames = labelled_frames(store, "all")
     found = cell_tracks(store, frames)
     units = found.units(list(found.of))
-    assert str(found) == "units: images" and units.frame is None
+    assert str(found) == "intervals count each image once" and units.frame is None
     assert len(set(found.of.values())) == len(frames) == len(set(units.block.tolist()))
     assert unseen_cells(store, frames) is None
 
@@ -72,7 +74,12 @@ def test_a_store_says_what_its_test_block_means(store: Store) -> None:
     assert store_protocol(store) == "the same nuclei, later"
     path = store.path / "store.toml"
     path.write_text(path.read_text().replace('reader = "ctc"', 'reader = "folder"').replace('"ST"', '"masks"'))
-    assert store_protocol(Store.open(store.path)) == "stills, each on its own: some may be of one slide"
+    said = store_protocol(Store.open(store.path))
+    assert said == "images split by their numbers; of a time-lapse, the same nuclei, later", "new splits so too"
+    split = Store.open(store.path).recipe.split
+    for name in ("train", "val", "test"):
+        path.write_text(path.read_text().replace(f'\n{name} = "{getattr(split, name)}"', f'\n{name} = ""'))
+    assert store_protocol(Store.open(store.path)) == "stills, split one by one; some may show the same slide"
 
 
 def test_zero_shot_says_what_was_chosen_beside_a_data_set() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ from hela_store.training.trainer import (
     save_training,
 )
 
+T = TypeVar("T")
 CONFIG: dict[str, Any] = {"seed": 0, "workers": 2}
 PLAN = Plan(what="fit", steps=7, rate=lambda step: 0.1 / (1 + step), clip=1.0, evaluate_every=3)
 
@@ -114,6 +115,20 @@ def test_it_stops_early_and_does_not_go_on_when_resumed(tmp_path: Path, margin: 
     assert state.step == steps and state.stale == 3
     again, _ = trained(tmp_path, Task(scores=[]), plan)
     assert again.step == steps
+
+
+def test_the_bar_says_that_a_training_may_stop_early_or_was_resumed() -> None:
+    told = []
+
+    def record(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+        told.append(what)
+        return iter(iterable)
+
+    for patience, step in ((0, 0), (3, 0), (3, 2)):
+        state, plan = new_training(), replace(PLAN, evaluate_every=0, patience=patience)
+        state.step = step
+        Trainer(state=state, plan=plan, task=Task(scores=[]), folder=None).run(batches(range(step, 7)), record)
+    assert told == ["fit", "fit, may stop early", "fit, resumed at step 2, may stop early"]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -35,7 +35,7 @@ def test_problems_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert any("no-such-package is missing" in text for text in found.problems)
     assert any("make room" in text for text in found.problems)
     facts = found.facts()
-    assert ("extra gpu", "missing: no-such-either") in facts and facts[-1][0] == "problem"
+    assert ("extra gpu", "missing, optional: no-such-either") in facts and facts[-1][0] == "problem"
     assert "cannot be written" in dict(facts)["disk"]
 
 

@@ -28,9 +28,10 @@ LEGEND = alt.Legend(orient="top", columns=3, symbolOpacity=1)
 POINTS = 60
 """Points of a drawn curve."""
 TEXT = (
-    "Each dot is a decoder that learned from so many labelled cells of the training block, those that chose the step "
-    "among them, scored on the same test cells. A line is the fitted curve, with a 95 % band over seeds and tracks of "
-    "test cells. Dashed: no labelled cell, and the naive guess that never looks at the image."
+    "Each dot is a decoder that was fine-tuned on that number of labelled cells of the training frames; the cells "
+    "that chose the step are among them. All are scored on the same test cells. A line is the fitted curve, with a "
+    "95 % band over seeds and tracks of test cells. Dashed: no labelled cell, and the naive guess that never looks "
+    "at the image."
 )
 
 
@@ -45,7 +46,7 @@ def budgets(store: Store) -> Section | None:
         title = f"labelled cells, {'no' if prompt == NO_PROMPT else prompt} prompts"
         charts.append(Chart(title=title, spec=to_spec(drawn(table, prompt), title), wide=True))
     notes = [sentence(curve) for curve in table.curves]
-    text = f"{TEXT} {table.units}."
+    text = f"{TEXT} {table.units[:1].upper()}{table.units[1:]}."
     return Section(id="budgets", title="How many cells to annotate", text=text, charts=charts, notes=notes)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from hela_store.store.store import Store
 from .augmented import augmented
 from .budgets import budgets
 from .cells import correlograms
-from .choice import choose
+from .choice import Choice, choose
 from .detection import detection
 from .frames import worst_frames
 from .gallery import gallery
 from .ladder import ladder
 from .learning import learning
 from .mended import mended
-from .page import render
+from .page import Section, render
 from .provenance import provenance
 from .robustness import robustness
 from .scores import against, calibration, change, distributions, over_time
 from .slices import slices
 from .suspects import suspects
+
+Part = Callable[[Choice], Section | None]
+"""Makes a section, or None where the store has nothing for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +87,14 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     store.frames_table()
     choice = choose(store, runs)
     shown = gallery(choice, progress)
-    scored = [ladder, distributions, change, against, over_time] if choice.lines else []
-    found = [figure(choice) for figure in progress(scored, total=len(scored), what="figures")] if scored else []
-    if choice.lines:
-        found += [slices(choice), calibration(choice)]
-    # the gallery follows the charts that filter it
-    found[4:4] = [shown]
-    found.insert(0, worst_frames(choice))
-    found += [
-        robustness(choice),
-        detection(choice, progress),
-        suspects(choice),
-        mended(choice),
-        learning(choice),
-        budgets(choice.store),
-        augmented(choice),
-        correlograms(choice),
-        provenance(choice),
+    charts: list[Part] = [ladder, distributions, change, against] if choice.lines else []
+    more: list[Part] = [over_time, slices, calibration] if choice.lines else []
+    parts: list[Part] = [
+        *(worst_frames, *charts, lambda _: shown, *more),  # the gallery follows the charts that filter it
+        *(robustness, partial(detection, progress=progress), suspects, mended, learning),
+        *(lambda choice: budgets(choice.store), augmented, correlograms, provenance),
     ]
+    found = [part(choice) for part in progress(parts, total=len(parts), what="sections")]
     sections = [section for section in found if section is not None]
     subtitle = f"{len(choice.runs)} runs" + (f", block {choice.split}" if choice.split else "")
     page = render(f"{store.recipe.name}: report", subtitle, sections, choice.notes).encode()

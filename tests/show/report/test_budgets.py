@@ -44,7 +44,12 @@ def table(fewest: int = 0) -> BudgetTable:
             named = "all" if budget == ALL else pick
             rows.append(BudgetRow(**about, pick=named, budget=budget, frames=5.0, runs=(), **own))
     rule = Rule(prompt="box", zero_shot=0.88, naive=0.83, cells=cells)
-    return BudgetTable(rows=rows, curves=curves, rules={"box": rule}, units="tracks: labels")
+    return BudgetTable(
+        rows=rows,
+        curves=curves,
+        rules={"box": rule},
+        units="intervals count a cell in several frames once (by its label)",
+    )
 
 
 def test_every_seed_is_a_dot_and_every_strategy_a_line() -> None:
