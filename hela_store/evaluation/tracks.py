@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from hela_store.base.aliases import LabelArray
 from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
 from hela_store.metrics.tracks import Method, link, traced
+from hela_store.recipe.recipe import Recipe
 from hela_store.recipe.splits import SAME_NUCLEI, protocol
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
@@ -78,13 +79,13 @@ class CellTracks:
 
 
 def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
-    """Return the tracks of all cells of some frames; of stills the unit is the image, or its group."""
+    """Return the tracks of all cells of some frames; where images share no cell, the unit is the image or its group."""
     records = store.frame_records()
     asked = sorted(set(frames), key=lambda name: (records[name].sequence, records[name].time))
     table = store.cells_table()
     cells = list(CellRecord.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(asked, pa.string())))))
     times = {cell.cell: (records[cell.frame].sequence, records[cell.frame].time) for cell in cells}
-    if store.recipe.dataset.stills:
+    if _separate(store.recipe):
         groups = store.groups() or {}
         images = numbered([groups.get(cell.frame, cell.frame) for cell in cells]).tolist()
         grouped = store.recipe.split.group if groups else ""
@@ -98,13 +99,19 @@ def store_protocol(store: Store, split: str = "test") -> str:
     """Say what a score on a block means, as :func:`hela_store.recipe.splits.protocol`; of stills how they are split."""
     recipe = store.recipe
     if recipe.dataset.stills:
-        if recipe.split.mode != "frames" or recipe.split.train or recipe.split.val or recipe.split.test:
+        if not _separate(recipe):
             return f"images split by their numbers; of a time-lapse, {SAME_NUCLEI}"
         if recipe.split.group:
             return f"stills, grouped by {recipe.split.group}"
         return "stills, split one by one; some may show the same slide"
     sequences = {frame: record.sequence for frame, record in store.frame_records().items()}
     return protocol(store.blocks(), sequences, "val" if split == "val" else "test")
+
+
+def _separate(recipe: Recipe) -> bool:
+    """Whether images share no cell: stills, unless blocks of their numbers say that they may be a time-lapse."""
+    split = recipe.split
+    return recipe.dataset.stills and split.mode == "frames" and not (split.train or split.val or split.test)
 
 
 def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:
@@ -115,10 +122,10 @@ def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:
     Returns
     -------
     list of str or None
-        None where no training frame is of a sequence of these frames, or where frames are stills: there all are new.
+        None where no training frame is of a sequence of these frames, or where images share no cell: there all are new.
     """
     records, blocks = store.frame_records(), store.blocks()
-    if store.recipe.dataset.stills:
+    if _separate(store.recipe):
         return None
     asked, cells = set(frames), list(CellRecord.of(store.cells_table()))
     trained = {frame for frame in records if blocks[frame] == "train"}

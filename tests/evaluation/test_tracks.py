@@ -34,9 +34,31 @@ def test_a_drawn_sequence_has_labels_that_are_tracks(store: Store) -> None:
     )
 
 
-def test_stills_are_units_of_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(store.recipe.dataset), "stills", property(lambda _: True))
+def as_folder(store: Store, *, blocks: bool) -> Store:
+    """Return the store as if its frames had been ``images/`` and ``masks/``, with the blocks that `new` named or without."""
+    path = store.path / "store.toml"
+    text = path.read_text().replace('reader = "ctc"', 'reader = "folder"').replace('"ST"', '"masks"')
+    for name in () if blocks else ("train", "val", "test"):
+        text = text.replace(f'\n{name} = "{getattr(store.recipe.split, name)}"', f'\n{name} = ""')
+    path.write_text(text)
+    return Store.open(store.path)
+
+
+def test_a_time_lapse_in_a_folder_has_the_tracks_of_one_in_a_sequence(store: Store) -> None:
     frames = labelled_frames(store, "all")
+    before, unseen = cell_tracks(store, frames), unseen_cells(store, labelled_frames(store, "test"))
+    folder = as_folder(store, blocks=True)
+    assert folder.recipe.dataset.stills
+    found = cell_tracks(folder, frames)
+    assert (found.method, found.of) == (before.method, before.of) == ("labels", before.of)
+    units = found.units(list(found.of))
+    assert units.frame is not None and len(set(units.frame.tolist())) == len(frames)
+    assert unseen_cells(folder, labelled_frames(folder, "test")) == unseen is not None
+
+
+def test_stills_are_units_of_their_own(store: Store) -> None:
+    frames = labelled_frames(store, "all")
+    store = as_folder(store, blocks=False)
     found = cell_tracks(store, frames)
     units = found.units(list(found.of))
     assert str(found) == "intervals count each image once" and units.frame is None
@@ -72,14 +94,9 @@ def test_cells_of_no_training_frame_have_a_row(store: Store) -> None:
 
 def test_a_store_says_what_its_test_block_means(store: Store) -> None:
     assert store_protocol(store) == "the same nuclei, later"
-    path = store.path / "store.toml"
-    path.write_text(path.read_text().replace('reader = "ctc"', 'reader = "folder"').replace('"ST"', '"masks"'))
-    said = store_protocol(Store.open(store.path))
+    said = store_protocol(as_folder(store, blocks=True))
     assert said == "images split by their numbers; of a time-lapse, the same nuclei, later", "new splits so too"
-    split = Store.open(store.path).recipe.split
-    for name in ("train", "val", "test"):
-        path.write_text(path.read_text().replace(f'\n{name} = "{getattr(split, name)}"', f'\n{name} = ""'))
-    assert store_protocol(Store.open(store.path)) == "stills, split one by one; some may show the same slide"
+    assert store_protocol(as_folder(store, blocks=False)) == "stills, split one by one; some may show the same slide"
 
 
 def test_zero_shot_says_what_was_chosen_beside_a_data_set() -> None:
