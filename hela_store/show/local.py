@@ -68,7 +68,9 @@ def serve(application: Callable[[str, int], ASGIApp], *, port: int, started: Cal
 
 
 def _listening(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends each part of an answer at once (TCP_NODELAY) only on sockets that name TCP; on others the second
+    # part waits up to 40 ms for the other side's delayed acknowledgement
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
