@@ -140,13 +140,15 @@ def predict_view(
     window: int,
     logits: Sequence[Logits | None] | None = None,
     one_piece: bool = True,
+    others: bool = True,
 ) -> list[Prediction]:
     """Decode all prompts of one view.
 
     Parameters
     ----------
     decoder : on the same device as ``embedding``
-    embedding : float16 or float32, (256, 64, 64)
+    embedding : float16 or float32, (256, 64, 64); its :func:`hela_store.sam.decoder.view_tokens`, float32,
+        (4096, 256), where it is asked several times
     rect : of the view, ``(x0, y0, width, height)`` px, frame
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
@@ -154,6 +156,7 @@ def predict_view(
     one_piece : of a mask in several pieces keep the one with most pixels in the box, on the prompt's mask or under
         its clicks, else the largest, and fill its holes, as a cell is one piece; False for all that the decoder
         answers, as ``SamPredictor`` gives it
+    others : of three masks also those of lower predicted IoU; False leaves them out, which is faster
 
     Returns
     -------
@@ -165,7 +168,7 @@ def predict_view(
     forms: dict[tuple[bool, int, bool], list[int]] = {}
     for i, prompt in enumerate(prompts):
         forms.setdefault(_form(prompt, given[i]), []).append(i)
-    tokens = view_tokens(embedding)
+    tokens = view_tokens(embedding) if embedding.dim() == 3 else embedding
     for members in forms.values():
         sam = sam_prompts([prompts[i] for i in members], rect, [given[i] for i in members], str(embedding.device))
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
@@ -173,12 +176,12 @@ def predict_view(
         for i, answer in zip(members, found, strict=True):
             best = np.argsort(-answer.ious, kind="stable")
             planes, corner = answer.planes[best], answer.corner
-            masks = [frame_mask(plane, corner, rect) for plane in planes]
+            masks = [frame_mask(plane, corner, rect) for plane in planes[: None if others else 1]]
             if one_piece:
                 masks = [_one_piece(prompts[i], *mask) for mask in masks]
-            (mask, origin), *others = masks
+            (mask, origin), *rest = masks
             about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
-            out[i] = Prediction(mask=mask, origin=origin, others=tuple(others), **about)
+            out[i] = Prediction(mask=mask, origin=origin, others=tuple(rest), **about)
     return [out[i] for i in range(len(prompts))]
 
 
