@@ -133,8 +133,9 @@ def test_a_cell_is_added_corrected_split_merged_and_all_of_it_taken_back(lesson:
     np.testing.assert_array_equal(label_at(store, FRAME), after)
 
     final = after.copy()
-    for _ in range(4):
-        assert lesson.again("undo")["whole"]
+    undone = [lesson.again("undo") for _ in range(4)]
+    assert [found["gone"] for found in undone] == [[], [other], [added["cell"]], []]
+    assert [[cell["cell"] for cell in found["cells"]] for found in undone] == [[second, other], [second], [], [first]]
     np.testing.assert_array_equal(label_at(store, FRAME), before)
     with pytest.raises(LabelError, match="nothing to undo"):
         lesson.again("undo")
