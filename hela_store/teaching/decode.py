@@ -92,8 +92,10 @@ class Decoding:
         """Return the positions of a tile's embedding, float32, (4096, 256); those of the last tiles are kept."""
         with self._reading:
             found = self._tiles.pop((frame, tile), None)
-            if found is None:
-                found = view_tokens(self.frame(frame).embedding(tile).to(self._device))
+        if found is None:
+            # read without the lock, so that a prompt never waits for other tiles of its frame that are read ahead
+            found = view_tokens(self.frame(frame).embedding(tile).to(self._device))
+        with self._reading:
             self._tiles[frame, tile] = found
             while len(self._tiles) > TILES_KEPT:
                 self._tiles.popitem(last=False)

@@ -90,6 +90,12 @@ def test_what_was_answered_as_saved_outlives_a_killed_server(store: Store) -> No
     assert (label_at(Store.open(store.path), FRAME) == cells[0]["cell"]).any()
 
 
+def test_a_server_that_is_terminated_cleans_up(store: Store) -> None:
+    with serving("-s", store.path) as (_, process):
+        process.terminate()
+        assert process.wait(60) == 0
+
+
 def test_stores_that_cannot_be_taught_are_refused(store: Store, tmp_path: Path) -> None:
     with embed_lock(store.path), pytest.raises(StoreError, match="is being embedded by process"):
         teach(store)
