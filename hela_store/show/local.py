@@ -63,8 +63,8 @@ def serve(application: Callable[[str, int], ASGIApp], *, port: int, started: Cal
         server = uvicorn.Server(
             uvicorn.Config(application(token, port), log_level="warning", access_log=False, server_header=False)
         )
-        started(f"http://{HOST}:{port}/{token}/")
         with _ended_like_ctrl_c(), suppress(KeyboardInterrupt):
+            started(f"http://{HOST}:{port}/{token}/")
             server.run(sockets=[listener])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -102,3 +104,30 @@ def test_stores_that_cannot_be_taught_are_refused(store: Store, tmp_path: Path) 
     shutil.rmtree(store.path / "ledger")
     with pytest.raises(StoreError, match="nothing is embedded"):
         teach(Store.open(store.path))
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be a user who may not write everywhere, also where tests run as root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_the_page_opens(store: Store) -> None:
+    opened: list[str] = []
+    for folder in store.path.parents:
+        folder.chmod(0o755)
+        if folder.name.startswith("pytest-of-"):
+            break
+    before = sorted(store.path.rglob("*"))
+    store.path.chmod(0o555)
+    with unprivileged(), pytest.raises(StoreError, match=r"no permission to write while locking .*store: "):
+        teach(store, port=0, started=opened.append)
+    store.path.chmod(0o755)
+    assert not opened and sorted(store.path.rglob("*")) == before
