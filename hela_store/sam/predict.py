@@ -140,15 +140,13 @@ def predict_view(
     window: int,
     logits: Sequence[Logits | None] | None = None,
     one_piece: bool = True,
-    others: bool = True,
 ) -> list[Prediction]:
     """Decode all prompts of one view.
 
     Parameters
     ----------
     decoder : on the same device as ``embedding``
-    embedding : float16 or float32, (256, 64, 64); its :func:`hela_store.sam.decoder.view_tokens`, float32,
-        (4096, 256), where it is asked several times
+    embedding : float16 or float32, (256, 64, 64)
     rect : of the view, ``(x0, y0, width, height)`` px, frame
     prompts : of any kinds, in frame coordinates
     window : least positions along each side that a prompt reads, one of :data:`WINDOWS`
@@ -156,7 +154,6 @@ def predict_view(
     one_piece : of a mask in several pieces keep the one with most pixels in the box, on the prompt's mask or under
         its clicks, else the largest, and fill its holes, as a cell is one piece; False for all that the decoder
         answers, as ``SamPredictor`` gives it
-    others : of three masks also those of lower predicted IoU; False leaves them out, which is faster
 
     Returns
     -------
@@ -168,21 +165,29 @@ def predict_view(
     forms: dict[tuple[bool, int, bool], list[int]] = {}
     for i, prompt in enumerate(prompts):
         forms.setdefault(_form(prompt, given[i]), []).append(i)
-    tokens = view_tokens(embedding) if embedding.dim() == 3 else embedding
+    tokens = view_tokens(embedding)
     for members in forms.values():
         sam = sam_prompts([prompts[i] for i in members], rect, [given[i] for i in members], str(embedding.device))
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
         found = decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
         for i, answer in zip(members, found, strict=True):
-            best = np.argsort(-answer.ious, kind="stable")
-            planes, corner = answer.planes[best], answer.corner
-            masks = [frame_mask(plane, corner, rect) for plane in planes[: None if others else 1]]
-            if one_piece:
-                masks = [_one_piece(prompts[i], *mask) for mask in masks]
-            (mask, origin), *rest = masks
-            about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
-            out[i] = Prediction(mask=mask, origin=origin, others=tuple(rest), **about)
+            out[i] = _prediction(prompts[i], answer, rect, one_piece=one_piece)
     return [out[i] for i in range(len(prompts))]
+
+
+@torch.no_grad()
+def predict_best(decoder: SamDecoder, tokens: torch.Tensor, rect: Rect, prompt: Prompt, *, window: int) -> Prediction:
+    """Decode one prompt of a view that is asked many times: the first mask of :func:`predict_view`, without ``others``.
+
+    Parameters
+    ----------
+    decoder, rect, window : as there
+    tokens : float32, (4096, 256), as :func:`hela_store.sam.decoder.view_tokens` gives them
+    prompt : in frame coordinates
+    """
+    sam = sam_prompts([prompt], rect, device=str(tokens.device))
+    (answer,) = decode_growing(decoder, tokens, sam, window_sizes(sam, window), is_lone_point(prompt))
+    return _prediction(prompt, answer, rect, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +207,20 @@ class Answer:
     planes: Logits
     ious: Logits
     corner: tuple[int, int]
+
+
+def _prediction(
+    prompt: Prompt, answer: Answer, rect: Rect, *, one_piece: bool = True, most: int | None = None
+) -> Prediction:
+    """Return the masks of an answer in frame coordinates, the highest predicted IoU first, at most ``most``."""
+    best = np.argsort(-answer.ious, kind="stable")
+    planes, corner = answer.planes[best], answer.corner
+    masks = [frame_mask(plane, corner, rect) for plane in planes[:most]]
+    if one_piece:
+        masks = [_one_piece(prompt, *mask) for mask in masks]
+    (mask, origin), *others = masks
+    about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
+    return Prediction(mask=mask, origin=origin, others=tuple(others), **about)
 
 
 def decode_growing(

@@ -22,7 +22,7 @@ from hela_store.predictor.load import stored_frame
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
 from hela_store.sam.decoder import SamDecoder, view_tokens
 from hela_store.sam.devices import pick_device
-from hela_store.sam.predict import Prediction, predict_view
+from hela_store.sam.predict import Prediction, predict_best
 
 TILES_KEPT = 16
 """Tiles whose embeddings stay in memory, 4 MiB each."""
@@ -120,7 +120,7 @@ class Decoding:
         tile = scoring_tile(prompt_rectangle(prompt), stored.tiles, stored.shape)
         tokens, rect, window = self.tokens(frame, tile), stored.tiles[tile], checkpoint.window
         with self._decoding, torch.inference_mode():
-            return None if is_stale() else predict_view(decoder, tokens, rect, [prompt], window=window, others=False)[0]
+            return None if is_stale() else predict_best(decoder, tokens, rect, prompt, window=window)
 
 
 def prompt_of(asked: Mapping[str, Any], shape: tuple[int, int]) -> Prompt:

@@ -8,7 +8,15 @@ from hela_store.errors import RecipeError
 from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.prompts.prompt import Prompt
 from hela_store.sam.decoder import SamPrompts, build_decoder, view_tokens
-from hela_store.sam.predict import check_window, frame_mask, predict_view, sam_prompts, whole_logits, window_sizes
+from hela_store.sam.predict import (
+    check_window,
+    frame_mask,
+    predict_best,
+    predict_view,
+    sam_prompts,
+    whole_logits,
+    window_sizes,
+)
 
 
 def smooth_logits(seed: int, size: int = 256) -> np.ndarray:
@@ -79,7 +87,7 @@ def test_the_best_mask_alone_is_the_same_one() -> None:
     point = Prompt(kind="point", points=np.array([[100.0, 80.0]]), point_labels=np.array([1]))
     for window in (8, 64):
         (every,) = predict_view(decoder, embedding, rect, [point], window=window)
-        (best,) = predict_view(decoder, view_tokens(embedding), rect, [point], window=window, others=False)
+        best = predict_best(decoder, view_tokens(embedding), rect, point, window=window)
         assert len(every.others) == 2 and best.others == ()
         assert best.origin == every.origin and np.array_equal(best.mask, every.mask)
         assert best.predicted_iou == every.predicted_iou and np.array_equal(best.logits, every.logits)
