@@ -152,6 +152,8 @@ def view_tokens(embedding_CHW: Tensor) -> Tensor:
 
 def _cut(grid_PC: Tensor, origins: Tensor, size: int) -> Tensor:
     """Return each window's positions, rows first, (B, size * size, C), of a grid of 64 x 64 positions."""
+    if size == EMBEDDING_POSITIONS:
+        return grid_PC.expand(len(origins), -1, -1)
     reach = torch.arange(size, device=grid_PC.device)
     columns, rows = origins[:, 0, None] + reach, origins[:, 1, None] + reach
     return grid_PC[(rows[:, :, None] * EMBEDDING_POSITIONS + columns[:, None, :]).flatten(1)]

@@ -171,15 +171,23 @@ def predict_view(
         multimask = is_lone_point(prompts[members[0]]) and given[members[0]] is None
         found = decode_growing(decoder, tokens, sam, window_sizes(sam, window), multimask)
         for i, answer in zip(members, found, strict=True):
-            best = np.argsort(-answer.ious, kind="stable")
-            planes, corner = answer.planes[best], answer.corner
-            masks = [frame_mask(plane, corner, rect) for plane in planes]
-            if one_piece:
-                masks = [_one_piece(prompts[i], *mask) for mask in masks]
-            (mask, origin), *others = masks
-            about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
-            out[i] = Prediction(mask=mask, origin=origin, others=tuple(others), **about)
+            out[i] = _prediction(prompts[i], answer, rect, one_piece=one_piece)
     return [out[i] for i in range(len(prompts))]
+
+
+@torch.no_grad()
+def predict_best(decoder: SamDecoder, tokens: torch.Tensor, rect: Rect, prompt: Prompt, *, window: int) -> Prediction:
+    """Decode one prompt of a view that is asked many times: the first mask of :func:`predict_view`, without ``others``.
+
+    Parameters
+    ----------
+    decoder, rect, window : as there
+    tokens : float32, (4096, 256), as :func:`hela_store.sam.decoder.view_tokens` gives them
+    prompt : in frame coordinates
+    """
+    sam = sam_prompts([prompt], rect, device=str(tokens.device))
+    (answer,) = decode_growing(decoder, tokens, sam, window_sizes(sam, window), is_lone_point(prompt))
+    return _prediction(prompt, answer, rect, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +207,20 @@ class Answer:
     planes: Logits
     ious: Logits
     corner: tuple[int, int]
+
+
+def _prediction(
+    prompt: Prompt, answer: Answer, rect: Rect, *, one_piece: bool = True, most: int | None = None
+) -> Prediction:
+    """Return the masks of an answer in frame coordinates, the highest predicted IoU first, at most ``most``."""
+    best = np.argsort(-answer.ious, kind="stable")
+    planes, corner = answer.planes[best], answer.corner
+    masks = [frame_mask(plane, corner, rect) for plane in planes[:most]]
+    if one_piece:
+        masks = [_one_piece(prompt, *mask) for mask in masks]
+    (mask, origin), *others = masks
+    about = {"predicted_iou": float(answer.ious[best[0]]), "logits": planes[0].copy(), "corner": corner}
+    return Prediction(mask=mask, origin=origin, others=tuple(others), **about)
 
 
 def decode_growing(

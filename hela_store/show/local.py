@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import signal
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -38,7 +41,7 @@ HEADERS = {
 
 
 def serve(application: Callable[[str, int], ASGIApp], *, port: int, started: Callable[[str], None]) -> None:
-    """Serve a page until Ctrl-C.
+    """Serve a page until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
@@ -60,15 +63,31 @@ def serve(application: Callable[[str, int], ASGIApp], *, port: int, started: Cal
         server = uvicorn.Server(
             uvicorn.Config(application(token, port), log_level="warning", access_log=False, server_header=False)
         )
-        started(f"http://{HOST}:{port}/{token}/")
-        try:
+        with _ended_like_ctrl_c(), suppress(KeyboardInterrupt):
+            started(f"http://{HOST}:{port}/{token}/")
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            return
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt: uvicorn raises the signal that ended it again, which would end the process.
+
+    Whoever serves would then not clean up, and a fine-tuning beside the page would go on without it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listening(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends each part of an answer at once (TCP_NODELAY) only on sockets that name TCP; on others the second
+    # part waits up to 40 ms for the other side's delayed acknowledgement
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))

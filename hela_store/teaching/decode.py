@@ -8,19 +8,21 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hela_store.base.aliases import FloatArray
+from hela_store.base.memory import keep_freed_memory
 from hela_store.errors import PromptError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint
-from hela_store.images.geometry import scoring_tile
+from hela_store.images.geometry import EMBEDDING_POSITIONS, scoring_tile
 from hela_store.predictor.checks import checked_boxes, checked_points
 from hela_store.predictor.frame import StoredFrame
 from hela_store.predictor.load import stored_frame
 from hela_store.prompts.prompt import Prompt, prompt_rectangle
-from hela_store.sam.decoder import SamDecoder
+from hela_store.sam.decoder import SamDecoder, view_tokens
 from hela_store.sam.devices import pick_device
-from hela_store.sam.predict import Prediction, predict_view
+from hela_store.sam.predict import Prediction, predict_best
 
 TILES_KEPT = 16
 """Tiles whose embeddings stay in memory, 4 MiB each."""
@@ -40,6 +42,7 @@ class Decoding:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+        keep_freed_memory()
         self._device = pick_device(device)
         self._frames: dict[str, StoredFrame] = {}
         self._tiles: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
@@ -79,14 +82,20 @@ class Decoding:
     def warm(self, frame: str) -> None:
         """Read the embeddings of a frame, as many as stay in memory, so that the first prompt need not wait."""
         for tile in range(min(len(self.frame(frame).tiles), TILES_KEPT)):
-            self.embedding(frame, tile)
+            self.tokens(frame, tile)
 
     def embedding(self, frame: str, tile: int) -> Tensor:
-        """Return the embedding of a tile on the decoder's device, float32, (256, 64, 64); the last ones are kept."""
+        """Return the embedding of a tile on the decoder's device, float32, (256, 64, 64)."""
+        return self.tokens(frame, tile).T.reshape(-1, EMBEDDING_POSITIONS, EMBEDDING_POSITIONS)
+
+    def tokens(self, frame: str, tile: int) -> Tensor:
+        """Return the positions of a tile's embedding, float32, (4096, 256); those of the last tiles are kept."""
         with self._reading:
             found = self._tiles.pop((frame, tile), None)
-            if found is None:
-                found = self.frame(frame).embedding(tile).to(self._device)
+        if found is None:
+            # read without the lock, so that a prompt never waits for other tiles of its frame that are read ahead
+            found = view_tokens(self.frame(frame).embedding(tile).to(self._device))
+        with self._reading:
             self._tiles[frame, tile] = found
             while len(self._tiles) > TILES_KEPT:
                 self._tiles.popitem(last=False)
@@ -109,11 +118,9 @@ class Decoding:
         checkpoint, decoder = self._current
         stored = self.frame(frame)
         tile = scoring_tile(prompt_rectangle(prompt), stored.tiles, stored.shape)
-        embedding = self.embedding(frame, tile)
-        with self._decoding:
-            if is_stale():
-                return None
-            return predict_view(decoder, embedding, stored.tiles[tile], [prompt], window=checkpoint.window)[0]
+        tokens, rect, window = self.tokens(frame, tile), stored.tiles[tile], checkpoint.window
+        with self._decoding, torch.inference_mode():
+            return None if is_stale() else predict_best(decoder, tokens, rect, prompt, window=window)
 
 
 def prompt_of(asked: Mapping[str, Any], shape: tuple[int, int]) -> Prompt:

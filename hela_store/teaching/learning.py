@@ -14,7 +14,7 @@ from .background import Background
 from .config import TeachConfig
 from .curve import forecast
 from .decode import Decoding
-from .retune import Round, answering, last_round, part_of, shares, work
+from .retune import Round, answering, last_round, shares, work
 
 
 def first_checkpoint(store: Store) -> Checkpoint:
@@ -68,16 +68,15 @@ class Learning:
             if found.kept:
                 self._decoding.use(resolve_checkpoint(self._store, found.decoder))
 
-    def state(self, taught: list[tuple[str, int]]) -> dict[str, Any]:
-        """Return what the page says of learning, as plain values."""
-        parts = [part_of(self._store, *cell, self._config.held) for cell in taught]
+    def state(self, taught: list[tuple[str, int]], held: int) -> dict[str, Any]:
+        """Return what the page says of learning, as plain values; ``held`` cells of the taught ones judge."""
         curve = [] if self._last is None else self._last.curve
         ahead = [] if self._last is None else self._last.ahead
         base = max((point[0] or 0 for point in curve), default=0)
         names = ("cells", "iou", "low", "high")
         return {
             "taught": len(taught),
-            "held": parts.count("judge"),
+            "held": held,
             "every": self._config.every,
             "since": max(0, len(taught) - self._begun),
             "running": self._background.running,

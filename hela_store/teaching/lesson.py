@@ -88,7 +88,8 @@ class Lesson:
         """Return what the page says of learning; begin a fine-tuning where it is time, or where it is ``asked`` for."""
         taught = self.session.taught_cells()
         self._learning.turn(taught, asked=asked)
-        return self._learning.state(taught) | {"rule": str(self.offers)}
+        held = sum(self.session.is_held(*cell) for cell in taught)
+        return self._learning.state(taught, held) | {"rule": str(self.offers)}
 
     def retune(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a fine-tuning now."""

@@ -198,10 +198,18 @@ def part_of(store: Store, frame: str, label: int, held: float) -> str:
 
     In a time-lapse equal labels of a sequence are one cell over time, so all of them are for the same.
     """
-    name = frame if store.recipe.dataset.stills else store.frame_records()[frame].sequence
-    if _share(name, label, "judge") < held:
+    if judges(store, frame, label, held):
         return "judge"
-    return "choose" if _share(name, label, "choose") < CHOOSING else "train"
+    return "choose" if _share(_name(store, frame), label, "choose") < CHOOSING else "train"
+
+
+def judges(store: Store, frame: str, label: int, held: float) -> bool:
+    """Return whether a cell judges, as :func:`part_of` says."""
+    return _share(_name(store, frame), label, "judge") < held
+
+
+def _name(store: Store, frame: str) -> str:
+    return frame if store.recipe.dataset.stills else store.frame_records()[frame].sequence
 
 
 def _share(name: str, label: int, what: str) -> float:

@@ -19,7 +19,7 @@ from hela_store.show.viewer.frames import drawn_cells, known_frame
 from hela_store.store.store import Store
 
 from .edits import event_of
-from .retune import part_of
+from .retune import judges
 
 GONE = 65.0
 """Seconds without a sign of life after which a page counts as closed; browsers slow down pages that nobody looks at."""
@@ -61,6 +61,8 @@ class Session:
         self.log = LabelLog(store)
         self.log.hold()
         self._free: dict[str, int] = {}
+        self._held: dict[tuple[str, int], bool] = {}
+        self._events: list[list[LabelEvent]] = []
         self._pages: dict[str, tuple[float, str]] = {}
         self._changed: dict[str, dict[int, int]] = {}
         self.taught: dict[str, set[int]] = {}
@@ -91,7 +93,10 @@ class Session:
 
     def is_held(self, frame: str, cell: int) -> bool:
         """Return whether a cell judges and never trains: decided by its name alone, before anything is learned."""
-        return part_of(self.store, frame, cell, self.held) == "judge"
+        found = self._held.get((frame, cell))
+        if found is None:
+            found = self._held[frame, cell] = judges(self.store, frame, cell, self.held)
+        return found
 
     def taught_cells(self) -> list[tuple[str, int]]:
         """Return all cells that people made or changed, (frame, label), in a fixed order."""
@@ -136,11 +141,13 @@ class Session:
             version = step(self.log, who=self.who)
             if version is None:
                 return None
-            frame = self.log.history().frames[version][0]
-            for each in self.log.history().frames[version]:
-                self._changed.setdefault(each, {})[0] = version
             self._count_taught()
-            return Saved(version=version, base=base, frame=frame, named=None)
+            (made, *others), target = self._events[version - 1], self._events[version - 1][0].target
+            for event in (made, *others):
+                self._changed.setdefault(event.frame, {})[0] = version
+            assert target is not None
+            named = None if others else tuple(cell for event in self._events[target - 1] for cell in event.cells)
+            return Saved(version=version, base=base, frame=made.frame, named=named)
 
     def new_labels(self, frame: str, count: int) -> list[int]:
         """Return labels that no cell has."""
@@ -179,15 +186,16 @@ class Session:
         """Find the taught cells from the versions that stand."""
         self.taught = {}
         versions = self.log.files.versions()
+        for version in versions[len(self._events) :]:
+            self._events.append([LabelEvent.from_json(line.event) for line in version])
         standing = set(range(1, len(versions) + 1))
-        for version in versions:
-            first = version[0].event
-            if first["target"] is not None:
-                (standing.discard if first["kind"] == "undo" else standing.add)(first["target"])
-        for number, version in enumerate(versions, 1):
+        for events in self._events:
+            if events[0].target is not None:
+                (standing.discard if events[0].kind == "undo" else standing.add)(events[0].target)
+        for number, events in enumerate(self._events, 1):
             if number in standing:
-                for line in version:
-                    self._remember(number, LabelEvent.from_json(line.event))
+                for event in events:
+                    self._remember(number, event)
 
     # who is here
 

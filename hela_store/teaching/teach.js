@@ -151,6 +151,7 @@ export class Page {
     if (!found) return;
     this.tell("");
     if (found.frame && found.frame !== this.frame.frame) await this.open(found.frame);
+    else if (!found.whole && byId("proposals").checked) await this.propose();
   }
 
   encoded(mask) {

@@ -1,7 +1,8 @@
 """A fork server that appends to the label log of a store and is killed where it is told to, as :mod:`crashes` does.
 
 ``python label_crashes.py`` reads one JSON request a line, ``{"store": path, "mode": "kill" | "torn" | "", "at": n}``, and forks.
-The child erases each cell of the first frame in a version of its own, and writes down every version that it was given.
+The child erases each cell of the first frame in a version of its own, takes the last one back, and writes down every version
+that it was given.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from crashes import Failing
 from label_events import make_event
 
 from hela_store.labels.log import LabelLog
+from hela_store.labels.versions import undo
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
@@ -31,6 +33,8 @@ def child(request: dict[str, Any]) -> None:
         for cell in cells[log.version :]:
             version = log.append([make_event("erase", frame, (cell,))])
             os.write(told, f"{version}\n".encode())
+        if log.version == len(cells):
+            os.write(told, f"{undo(log, who='test')}\n".encode())
     failing.on = False
     path.with_suffix(".points").write_text(str(failing.count))
 

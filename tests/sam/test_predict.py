@@ -7,8 +7,16 @@ from torch.nn.functional import interpolate
 from hela_store.errors import RecipeError
 from hela_store.images.rle import filled, largest_piece, trim
 from hela_store.prompts.prompt import Prompt
-from hela_store.sam.decoder import SamPrompts, build_decoder
-from hela_store.sam.predict import check_window, frame_mask, predict_view, sam_prompts, whole_logits, window_sizes
+from hela_store.sam.decoder import SamPrompts, build_decoder, view_tokens
+from hela_store.sam.predict import (
+    check_window,
+    frame_mask,
+    predict_best,
+    predict_view,
+    sam_prompts,
+    whole_logits,
+    window_sizes,
+)
 
 
 def smooth_logits(seed: int, size: int = 256) -> np.ndarray:
@@ -70,6 +78,19 @@ def test_predictions_keep_the_order_of_mixed_prompts_and_ignore_their_company() 
         (alone,) = predict_view(decoder, embedding, rect, [prompt], window=8)
         assert alone.origin == found.origin and np.array_equal(alone.mask, found.mask)
         assert alone.predicted_iou == pytest.approx(found.predicted_iou, abs=1e-4)
+
+
+def test_the_best_mask_alone_is_the_same_one() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("nano").eval()
+    embedding, rect = torch.randn(256, 64, 64), (0, 0, 512, 512)
+    point = Prompt(kind="point", points=np.array([[100.0, 80.0]]), point_labels=np.array([1]))
+    for window in (8, 64):
+        (every,) = predict_view(decoder, embedding, rect, [point], window=window)
+        best = predict_best(decoder, view_tokens(embedding), rect, point, window=window)
+        assert len(every.others) == 2 and best.others == ()
+        assert best.origin == every.origin and np.array_equal(best.mask, every.mask)
+        assert best.predicted_iou == every.predicted_iou and np.array_equal(best.logits, every.logits)
 
 
 def test_logits_of_a_first_pass_come_back_where_they_were() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -90,9 +92,42 @@ def test_what_was_answered_as_saved_outlives_a_killed_server(store: Store) -> No
     assert (label_at(Store.open(store.path), FRAME) == cells[0]["cell"]).any()
 
 
+def test_a_server_that_is_terminated_cleans_up(store: Store) -> None:
+    with serving("-s", store.path) as (_, process):
+        process.terminate()
+        assert process.wait(60) == 0
+
+
 def test_stores_that_cannot_be_taught_are_refused(store: Store, tmp_path: Path) -> None:
     with embed_lock(store.path), pytest.raises(StoreError, match="is being embedded by process"):
         teach(store)
     shutil.rmtree(store.path / "ledger")
     with pytest.raises(StoreError, match="nothing is embedded"):
         teach(Store.open(store.path))
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be a user who may not write everywhere, also where tests run as root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_the_page_opens(store: Store) -> None:
+    opened: list[str] = []
+    for folder in store.path.parents:
+        folder.chmod(0o755)
+        if folder.name.startswith("pytest-of-"):
+            break
+    before = sorted(store.path.rglob("*"))
+    store.path.chmod(0o555)
+    with unprivileged(), pytest.raises(StoreError, match=r"no permission to write while locking .*store: "):
+        teach(store, port=0, started=opened.append)
+    store.path.chmod(0o755)
+    assert not opened and sorted(store.path.rglob("*")) == before

@@ -15,7 +15,7 @@ from hela_store.catalog import index as catalog
 from hela_store.errors import QueryError, RunError
 from hela_store.images.labels import compact
 from hela_store.images.normalise import apply, limits
-from hela_store.images.rle import decode_crop, encode
+from hela_store.images.rle import bbox, decode_crop, encode
 from hela_store.store.records import FrameRecord
 from hela_store.store.store import Store
 
@@ -54,14 +54,19 @@ def drawn_cells(label: LabelArray, only: Sequence[int] | None = None) -> list[di
     label : integer, (row, col)
     only : these labels alone, where they are given
     """
+    shape, left, top = (label.shape[0], label.shape[1]), 0, 0
     if only is not None:
-        label = np.where(np.isin(label, only), label, 0)
+        wanted = np.isin(label, only)
+        if not wanted.any():
+            return []
+        left, top, right, bottom = bbox(wanted)
+        label = np.where(wanted, label, 0)[top:bottom, left:right]
     ids, index = compact(label)
     found = []
     for number, place in enumerate(ndimage.find_objects(index.astype(np.int32)), 1):
         if place is not None:
-            origin = (place[1].start, place[0].start)
-            rle = encode(index[place] == number, origin, (label.shape[0], label.shape[1]))
+            origin = (left + place[1].start, top + place[0].start)
+            rle = encode(index[place] == number, origin, shape)
             found.append({"cell": int(ids[number]), "label": int(ids[number]), "counts": rle.counts})
     return found
 
