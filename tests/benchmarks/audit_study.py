@@ -36,8 +36,10 @@ WIDTH = 680
 GOAL = 0.8
 """Share of the injected faults that should be among the first 5 %."""
 FIRST = """
-    SELECT s.rank, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.score, s.kind, s.reason, s.rle
-    FROM suspects s LEFT JOIN cells c ON c.cell = s.cell WHERE s.run = '{run}' AND s.rank <= {first} ORDER BY s.rank
+    SELECT s.rank, s.frame, s.cell, c.label, s.x0, s.y0, s.x1, s.y1, s.score, s.kind, s.reason, s.rle, r.labels_version
+    FROM suspects s JOIN runs r ON r.id = s.run
+    LEFT JOIN cells_at c ON c.cell = s.cell AND c.labels_version = r.labels_version
+    WHERE s.run = '{run}' AND s.rank <= {first} ORDER BY s.rank
 """
 AT = """
     SELECT min(rank) AS rank, arg_min(kind, rank) AS kind, arg_min(score, rank) AS score FROM suspects
