@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -60,14 +61,15 @@ def attention(device: torch.device, small: bool) -> None:
             v[..., channels:] = 0
             exact = torch.softmax(q[0, :2].double() @ k[0, :2].double().mT, -1) @ v[0, :2].double()
             for padded in sorted({width, -(-width // 8) * 8}):
-                given = [pad(part, (0, padded - width)) for part in (q, k, v)]
+                rows_q, rows_k, rows_v = (pad(part, (0, padded - width)) for part in (q, k, v))
+                attend = partial(scaled_dot_product_attention, rows_q, rows_k, rows_v, scale=1.0)
                 for backend in BACKENDS:
                     if backend == "MATH" and length == 4096:
                         continue  # tens of GiB
                     with sdpa_kernel(getattr(SDPBackend, backend)):
                         try:
-                            found = scaled_dot_product_attention(*given, scale=1.0)
-                            each = 1e3 / rate(lambda p=given: scaled_dot_product_attention(*p, scale=1.0), device, 10)  # type: ignore[misc]
+                            found = attend()
+                            each = 1e3 / rate(attend, device, 10)
                         except RuntimeError as error:
                             print(
                                 f"{dtype} {name}, {padded} channels, {backend}: no ({str(error).splitlines()[0][:60]})"

@@ -99,8 +99,8 @@ def test_workers_share_a_device_and_give_the_bytes_of_one_process(
     store: Store, device: torch.device, tmp_path: Path
 ) -> None:
     one, several = anew(store, tmp_path / "one"), anew(store, tmp_path / "several")
-    embed(one, EmbedConfig(device=str(device), batch=3))
-    assert embed(several, EmbedConfig(device=str(device), batch=3, workers=2)).left == 0
+    embed(one, EmbedConfig(device=str(device), batch=2, limit=4))
+    assert embed(several, EmbedConfig(device=str(device), batch=2, limit=4, workers=2)).done_now == 4
     assert chunks(several) == chunks(one)
 
 

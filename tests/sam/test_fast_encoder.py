@@ -53,7 +53,7 @@ def test_rows_of_half_precision_are_padded_for_a_gpu_and_mean_the_same(
     wake(attention)
     x_BHWC = torch.randn(1, 28, 28, channels * heads)
     monkeypatch.setattr(forward, "IN_PARTS", ())  # as on a GPU
-    seen, real = [], forward.scaled_dot_product_attention
+    seen, real = [], torch.nn.functional.scaled_dot_product_attention
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         seen.append((q.dtype, q.shape[-1], k.shape[-1], v.shape[-1]))
@@ -62,9 +62,9 @@ def test_rows_of_half_precision_are_padded_for_a_gpu_and_mean_the_same(
 
     monkeypatch.setattr(forward, "scaled_dot_product_attention", attend)
     found = []
-    for devices, half in (((), False), (("cpu",), False), ((), True), (("cpu",), True)):
+    for devices, halved in (((), False), (("cpu",), False), ((), True), (("cpu",), True)):
         monkeypatch.setattr(forward, "PADDED", devices)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=halved):
             found.append(forward._attention(attention, x_BHWC, 14, cropped=False).float())
     narrow = channels + 28
     assert [rows for _, *rows in seen] == [[narrow] * 3, [narrow] * 3, [narrow] * 3, [wide] * 3]
