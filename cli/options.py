@@ -283,7 +283,7 @@ TRAINING: dict[str, tuple[str, click.IntRange]] = {
     "evaluate_every": ("Validate every N steps; 0: once per epoch.", click.IntRange(0)),
     "validation_cells": ("Validate on at most N cells.", click.IntRange(1)),
     "workers": (
-        "Prepare batches in N processes. [default: 0 on a CPU, 1 on a GPU or with a bucket]",
+        "Prepare batches in N processes. [default: 0 on a CPU, up to 4 with CUDA, 1 on an Apple GPU or with a bucket]",
         click.IntRange(0),
     ),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from detectors import QUICK
+from on_device import DEVICES, there
 
 from hela_store.detection.detect import detect
 from hela_store.detection.train import train_detector
@@ -41,6 +42,12 @@ def realdata() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real frames at {path}; set HELA_REALDATA")
     return path
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Return a CPU, then a GPU; skip that, saying so, where there is none."""
+    return there(request.param)
 
 
 @pytest.fixture(scope="session")

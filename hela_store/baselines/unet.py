@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import RunError, SplitError
@@ -55,6 +55,8 @@ BORDER_WEIGHT = 3.0
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates of which validation chooses one."""
 VALIDATION_FRAMES = 6
+BY_SUMS = ("cuda", "mps")
+"""Devices on which the cross-entropy is summed by :func:`summed_cross_entropy` itself."""
 VALIDATIONS = 5
 """In a training, where nothing else is said."""
 
@@ -239,8 +241,7 @@ class _Task:
         weight = torch.tensor([1.0, 1.0, BORDER_WEIGHT], device=device)
         image, classes = (part.to(device) for part in batch)
         # a sum, and a divisor of our own: the mean of a batch without a valid pixel is NaN
-        how: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum"}
-        total = nn.functional.cross_entropy(network(image), classes, weight, **how)
+        total = summed_cross_entropy(network(image), classes, weight)
         counted = (classes != IGNORED).sum() + (BORDER_WEIGHT - 1) * (classes == BORDER).sum()
         loss = total / counted.clamp(min=1)
         if not torch.isfinite(loss):
@@ -254,6 +255,16 @@ class _Task:
 
     def where(self, batch: Batch) -> str:
         return ""
+
+
+def summed_cross_entropy(logits_BKHW: Tensor, classes_BHW: Tensor, weight_K: Tensor) -> Tensor:
+    """Return the weighted cross-entropy summed over all pixels that have a class, one number."""
+    if logits_BKHW.device.type in BY_SUMS:
+        # torch's own cannot be repeated to the bit on a GPU
+        classes = torch.arange(len(weight_K), device=weight_K.device)[:, None, None]
+        counted_BKHW = (classes_BHW[:, None] == classes) * weight_K[:, None, None]
+        return -(nn.functional.log_softmax(logits_BKHW, 1) * counted_BKHW).sum()
+    return nn.functional.cross_entropy(logits_BKHW, classes_BHW, weight_K, ignore_index=IGNORED, reduction="sum")
 
 
 def _publish(state: Training[nn.Module], folder: RunFolder, validation: _Validation, progress: Progress) -> None:

@@ -82,7 +82,7 @@ class EmbedConfig:
     limit : int or None
         Stop after this many views.
     batch : int or None
-        Views encoded together; None is 1 on the CPU, where more is no faster, and 4 elsewhere. On the CPU the first
+        Views encoded together; None is 4 with CUDA and 1 elsewhere; on a CPU more is no faster. On the CPU the first
         embed of a key decides it for good, because it changes the last bits of the values.
     compile : bool
         Run the encoder through ``torch.compile``; the first embed of a key decides it, as it changes the last bits.

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.cores import usable_cores
 from hela_store.errors import StoreError
 from hela_store.sam.devices import Room
 from hela_store.sam.encoder import encode
@@ -33,7 +34,7 @@ Warped = list[tuple[ViewRecord, tuple[LabelArray, BoolArray]]]
 """Variants with their labels and valid pixels."""
 Commit = Callable[[Iterable[Entry], Iterable[Entry]], object]
 """Given the entries of embeddings and those of the labels of variants."""
-WRITERS = 4
+WRITERS = max(4, usable_cores())
 """Chunks of a batch that are compressed at once."""
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate
+from torch.nn.functional import gelu
 
 from .fast_encoder import ShrinkingBlock, block_forward
+from .resize import resize
 
 COARSE = 256
 """Channels of a coarse token."""
@@ -59,7 +60,7 @@ class ContextBlock(nn.Module):
 def _enlarge(x_BHWC: Tensor) -> Tensor:
     """Interpolate to twice the rows and columns."""
     x_BCHW = x_BHWC.permute(0, 3, 1, 2)
-    return interpolate(x_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    return resize(x_BCHW, (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3])).permute(0, 2, 3, 1)
 
 
 class MixBlock(nn.Module):

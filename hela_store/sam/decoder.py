@@ -62,9 +62,11 @@ class SamPrompts:
         return SamPrompts(**{name: None if value is None else value[index] for name, value in values.items()})
 
     def to(self, device: torch.device) -> SamPrompts:
-        """Return the prompts on a device."""
+        """Return the prompts on a device; a GPU is not waited for."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return SamPrompts(**{name: None if value is None else value.to(device) for name, value in values.items()})
+        soon = device.type == "cuda"
+        moved = {name: None if value is None else value.to(device, non_blocking=soon) for name, value in values.items()}
+        return SamPrompts(**moved)
 
     def extents(self) -> Tensor:
         """Return what each prompt spans, float32, (B, 4) ``(x0, y0, x1, y1)`` SAM input px."""
@@ -103,17 +105,14 @@ class Decoded:
 
 
 def _mask_extents(mask_BHW: Tensor) -> Tensor:
+    """Return what each mask spans, float32, (B, 4) SAM input px; of an empty one the low edges are above the high."""
     step = INPUT / mask_BHW.shape[-1]
-    nothing = torch.tensor([1.0, 1.0, -1.0, -1.0]) * float("inf")
-    out = []
-    for mask in mask_BHW.cpu():
-        rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
-        if len(rows) == 0:
-            out.append(nothing)
-            continue
-        edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        out.append(torch.tensor([float(edge) * step for edge in edges]))
-    return torch.stack(out).to(mask_BHW.device)
+    low, high = [], []
+    for there in (mask_BHW.any(1), mask_BHW.any(2)):  # columns, rows
+        place = torch.arange(there.shape[1], device=there.device, dtype=torch.float32)
+        low.append(torch.where(there, place * step, float("inf")).amin(1))
+        high.append(torch.where(there, (place + 1) * step, float("-inf")).amax(1))
+    return torch.stack([*low, *high], 1)
 
 
 def window_origins(prompts: SamPrompts, window: int) -> Tensor:

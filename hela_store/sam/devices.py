@@ -1,8 +1,9 @@
-"""Devices: which one a user named, what its memory holds, and exact float32 on a GPU."""
+"""Devices: which one a user named, what its memory holds, and exact, repeatable float32 on a GPU."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,6 +142,31 @@ def ieee(device: torch.device) -> Iterator[None]:
     finally:
         for (part, name, _), value in zip(parts, before, strict=True):
             setattr(part, name, value)
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Compute on a GPU the same bits from the same numbers every time, in exact float32; a CPU does so anyway.
+
+    Raises
+    ------
+    RuntimeError
+        From torch, within: an operation that cannot be repeated on a GPU.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # cuBLAS repeats itself only in a workspace of fixed size, and torch refuses its products without this
+    os.putenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    try:
+        torch.set_deterministic_debug_mode("error")
+        torch.backends.cudnn.benchmark = False
+        with ieee(device):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def libraries(device: torch.device) -> str:

@@ -26,6 +26,9 @@ PART = 8 << 20
 """Bytes of attention scores that are made at once on a CPU."""
 IN_PARTS = ("cpu",)
 """Devices on which torch's fused attention is slower than :func:`attend_in_parts`."""
+PADDED = ("cuda",)
+"""Devices whose fused kernels take rows of half precision in multiples of :data:`ALIGNED` channels only."""
+ALIGNED = 8
 
 
 class ShrinkingBlock(Block):  # type: ignore[misc]
@@ -181,8 +184,11 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, *, cropped: bool) 
         if in_parts and height + width >= length:
             down, across = down.flatten(1, 2), across.flatten(1, 2)
         else:
-            scaled, k = torch.cat([scaled, down, across], -1), _with_indicators(k)
-            down = across = None
+            # 92 channels in a window of ViT-B, 108 of ViT-H: torch would copy all three to append these zeros
+            half = q.device.type in PADDED and q.element_size() == 2
+            extra = -(length + height + width) % ALIGNED if half else 0
+            scaled = torch.cat([scaled, down, across, scaled.new_zeros(*q.shape[:-1], extra)], -1)
+            k, down, across = _with_indicators(k, extra), None, None
     scaled, k, v = (part.flatten(1, 2) for part in (scaled, k, v))
     if in_parts:
         found: Tensor = attend_in_parts(scaled, k, v, down, across)
@@ -216,13 +222,13 @@ def relative_positions(table_LC: Tensor, size: int) -> Tensor:
     return table_LC[reach[:, None] - reach + (size - 1)]
 
 
-def _with_indicators(k: Tensor) -> Tensor:
-    """Append one-hot rows and columns to the channels of (N, H, W, C)."""
+def _with_indicators(k: Tensor, extra: int) -> Tensor:
+    """Append one-hot rows and columns, and ``extra`` zeros, to the channels of (N, H, W, C)."""
     height, width, length = k.shape[1:]
-    out = k.new_zeros(*k.shape[:-1], length + height + width)
+    out = k.new_zeros(*k.shape[:-1], length + height + width + extra)
     out[..., :length] = k
     out[..., length : length + height] = torch.eye(height, dtype=k.dtype, device=k.device)[:, None]
-    out[..., length + height :] = torch.eye(width, dtype=k.dtype, device=k.device)
+    out[..., length + height : length + height + width] = torch.eye(width, dtype=k.dtype, device=k.device)
     return out
 
 

@@ -20,10 +20,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, linear, pad, softplus
+from torch.nn.functional import gelu, linear, pad, softplus
 
 from hela_store.base.rng import generator
 from hela_store.errors import CheckpointError, RecipeError
+
+from .resize import resize
 
 EXPERTS = 8
 """Resolutions of Conv-LoRA's experts, 1 to 8 times that of the tokens, as its authors' code has it."""
@@ -99,8 +101,9 @@ class ConvLowRank(LowRank):
 def _convolved(expert: nn.Module, u_1RHW: Tensor, ratio: int) -> Tensor:
     if ratio == 1:
         return gelu(expert(u_1RHW))
-    fine = interpolate(u_1RHW, scale_factor=float(ratio), mode="bicubic", align_corners=False)
-    return interpolate(gelu(expert(fine)), u_1RHW.shape[2:], mode="bicubic", align_corners=False)
+    height, width = u_1RHW.shape[2:]
+    fine = resize(u_1RHW, (ratio * height, ratio * width), "bicubic")
+    return resize(gelu(expert(fine)), (height, width), "bicubic")
 
 
 class AdaptedLinear(nn.Module):

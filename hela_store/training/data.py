@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from hela_store.augment.labels import view_cells
 from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.cores import usable_cores
 from hela_store.base.rng import generator
 from hela_store.embedding.reader import ViewReader, readable_views
 from hela_store.errors import RecipeError, SplitError
@@ -32,6 +33,8 @@ from hela_store.store.labelled import opener
 from hela_store.store.records import CellBox, ViewRecord, by_frame
 from hela_store.store.store import Store
 
+CUDA_WORKERS = 4
+"""Most loader processes for a CUDA device where nobody asks for a number."""
 FINE = 512
 """Truth pixels along each side of a view: 2 SAM input px each, a frame's own pixels in 512-px tiles."""
 
@@ -174,12 +177,15 @@ def _of_variant(store: Store, view: ViewRecord) -> tuple[Rect, list[CellBox]]:
 
 
 def loader_workers(asked: int | None, device: torch.device, start_method: str | None) -> int:
-    """Return how many loader processes prepare steps ahead: as asked; of None one for a GPU or a bucket, else none.
+    """Return how many loader processes prepare steps ahead, as asked.
 
-    A step on the CPU takes every core, and a process beside it costs it more than the few ms that a step takes to read.
+    Of None up to four with CUDA, one for another GPU or a bucket, else none: a step on the CPU takes every core,
+    and a process beside it costs it more than the few ms that a step takes to read.
     """
     if asked is not None:
         return asked
+    if device.type == "cuda":
+        return max(1, min(CUDA_WORKERS, usable_cores() - 1))
     return 0 if device.type == "cpu" and start_method is None else 1
 
 

@@ -60,16 +60,17 @@ def step_loss(decoder: SamDecoder, batch: TrainingStep, config: FinetuneConfig) 
     """Return the losses of the cells of one view, over all passes, and the first pass's IoUs, (B,) each."""
     assert config.prompts.window is not None
     device = next(decoder.parameters()).device
-    prompts = batch.prompts.to(device)
-    tokens, labels, truth = view_tokens(batch.embedding.to(device)), batch.labels.to(device), batch.truth.to(device)
-    sizes = training_windows(prompts, truth, labels, config.prompts.window)
+    # where the batch was read, so that no GPU is asked for them
+    sizes = training_windows(batch.prompts, batch.truth, batch.labels, config.prompts.window)
+    prompts, tokens = batch.prompts.to(device), view_tokens(batch.embedding.to(device, non_blocking=True))
+    labels, truth = (part.to(device, non_blocking=True) for part in (batch.labels, batch.truth))
     rng = generator("passes", config.seed, batch.step)
     passes = 1 + max(
         config.prompts.clicks - 1 if prompts.points is not None else 0, int(rng.random() < config.prompts.refine)
     )
     losses, ious = torch.zeros(len(prompts), device=device), torch.zeros(len(prompts), device=device)
     for size in sorted({int(size) for size in sizes}):
-        part = torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
+        part = torch.from_numpy(np.flatnonzero(sizes == size)).to(device, non_blocking=True)
         given: SamPrompts = prompts.take(part)
         origins: Tensor | None = None
         inside = truth  # cut to the windows below, once these are known

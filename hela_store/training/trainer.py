@@ -1,8 +1,9 @@
 """The trainer of decoders, detectors and U-Nets: a loop that can be interrupted at any time and resumed.
 
 A step depends only on the seed, its number and the weights before it. A run that was killed therefore continues from
-its last saved state and ends in the same weights, to the bit at the same number of threads, whatever the number of
-loader processes. The state is one durable file of tensors: it is never half written and never unpickled.
+its last saved state and ends in the same weights, to the bit, whatever the number of loader processes: on a CPU at the
+same number of threads, and on one kind of GPU with one version of torch. The state is one durable file of tensors: it
+is never half written and never unpickled.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hela_store.base.tensors import safetensors_bytes
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunFolder, new_run, take_up
 from hela_store.runs.leftovers import STATE as STATE
+from hela_store.sam.devices import repeatable
 
 from .settings import same_training
 
@@ -350,6 +352,10 @@ class Trainer(Generic[Network, Batch]):
         RunError
             A loss or gradient is not finite; the weights before that step are saved.
         """
+        with repeatable(next(self.state.network.parameters()).device):
+            self._run(batches, progress)
+
+    def _run(self, batches: Iterable[Batch], progress: Progress) -> None:
         state, plan = self.state, self.plan
         what = plan.what + (f", resumed at step {state.step}" if state.step else "")
         what += ", may stop early" if plan.patience else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -66,14 +67,16 @@ class TuningTask:
         total = 0.0
         for view in batch:
             network.draw_noise(self.config.seed, view.step)
-            seen = replace(view, embedding=network.embed(view.embedding.to(network.device)))
+            seen = replace(view, embedding=network.embed(view.embedding.to(network.device, non_blocking=True)))
             losses, _ = step_loss(network.decoder, seen, self.config)
-            if not torch.isfinite(losses).all():
-                wrong = [cell for cell, bad in zip(view.cells, ~torch.isfinite(losses).cpu(), strict=True) if bad]
-                raise NotFinite(f"the loss became {float(losses.sum().detach())}", _named(view.view, wrong))
             loss = losses.mean() / len(batch)
+            # all at once, because a GPU is waited for here
+            *each, mean = torch.cat([losses.detach(), loss.detach()[None]]).tolist()
+            wrong = [cell for cell, value in zip(view.cells, each, strict=True) if not math.isfinite(value)]
+            if wrong:
+                raise NotFinite(f"the loss became {sum(each)}", _named(view.view, wrong))
             loss.backward()
-            total += float(loss.detach())
+            total += mean
         return total
 
     def validate(self, network: Learner) -> Verdict:

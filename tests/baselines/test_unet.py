@@ -5,15 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from on_device import SLOW_ON_CPU, UNREPEATABLE, Operators, straight_and_resumed
 
+import hela_store.baselines.unet as module
 from hela_store.baselines.config import UnetConfig
-from hela_store.baselines.unet import RATES, choose_rate, result_of, trained, unet
+from hela_store.baselines.unet import RATES, choose_rate, result_of, summed_cross_entropy, trained, unet
 from hela_store.baselines.unet_crops import CROP, Crops, seen, shrunk, shrunk_labels
 from hela_store.baselines.unet_labels import BACKGROUND, BORDER, IGNORED, NUCLEUS, TRIED, USUAL, cells, targets
 from hela_store.baselines.unet_network import load_network, new_network, probabilities
@@ -22,7 +26,9 @@ from hela_store.errors import RecipeError, RunError, SplitError
 from hela_store.evaluation.sequences import run_labels, sequence_scores
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.runs.folder import partial_runs, run_ids
+from hela_store.sam.devices import repeatable
 from hela_store.store.store import Store
+from hela_store.training.loading import load
 
 QUICK = UnetConfig(steps=2, batch=1, evaluate_every=1, workers=0, device="cpu")
 KILLED = """
@@ -81,6 +87,38 @@ def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) ->
     assert shrunk_labels(store.pixels.label("01/t000"), small.shape).shape == small.shape
     answer = probabilities(new_network().eval(), small, whole.shape)
     assert answer.shape == (3, 192, 256) and np.allclose(answer.sum(0), 1, atol=1e-5)
+
+
+def test_the_summed_cross_entropy_is_torchs_forwards_and_backwards(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BY_SUMS", ("cpu", "cuda"))
+    rng = torch.Generator().manual_seed(0)
+    given, weight = torch.randn(2, 3, 9, 7, generator=rng), torch.tensor([1.0, 1.0, 3.0])
+    classes = torch.randint(0, 3, (2, 9, 7), generator=rng)
+    classes[:, :3] = IGNORED
+    theirs, ours = given.clone().requires_grad_(True), given.to(device).requires_grad_(True)
+    expected = torch.nn.functional.cross_entropy(theirs, classes, weight, ignore_index=IGNORED, reduction="sum")
+    with repeatable(device), Operators() as used:
+        found = summed_cross_entropy(ours, classes.to(device), weight.to(device))
+        found.backward()
+    expected.backward()
+    assert theirs.grad is not None and ours.grad is not None and not used.names & UNREPEATABLE
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours.grad.cpu(), theirs.grad, rtol=1e-5, atol=1e-6)
+    assert not ours.grad[:, :, :3].any()
+
+
+@pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
+def test_steps_end_in_the_same_bits_twice_and_resumed(store: Store, device: torch.device) -> None:
+    config = replace(QUICK, steps=2, device=str(device))
+
+    def batches(which: range) -> Iterator[Any]:
+        return load(Crops(store, ["01/t000"], shrink=1.0, size=1, seed=0, first=which.start, count=len(which)), 0)
+
+    task = module._Task(validation=None)  # type: ignore[arg-type]  # nothing is validated
+    straight, resumed = straight_and_resumed(store.path, lambda: module._new_training(config), task, batches)
+    assert all(torch.equal(value, resumed[name].to(value.device)) for name, value in straight.items())
 
 
 @pytest.mark.slow  # test_train.py of detection and test_finetune.py have short forms of the same trainer

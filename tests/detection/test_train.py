@@ -7,20 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from on_device import UNREPEATABLE, Operators, straight_and_resumed
 from safetensors.torch import load_file
 
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.train import PATIENCE, train_detector
+from hela_store.detection.train import PATIENCE, HeadTask, new_training, train_detector
 from hela_store.embedding.record import threads
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run, partial_runs
+from hela_store.sam.devices import repeatable
 from hela_store.store.store import Store
 
 QUICK = DetectorConfig(steps=6, batch=2, workers=0, evaluate_every=2, device="cpu")
@@ -70,6 +73,33 @@ def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunI
     assert lines(run) == lines(straight) and [row["step"] for row in lines(run)] == [2, 4, 6]
     told = straight.log()[-1]["result"] | {"run": left, "seconds": result.seconds}
     assert result.to_json() == told and not (run.path / "state.safetensors").exists()
+
+
+def steps(store: Store, device: torch.device) -> tuple[DetectionViews, HeadTask, DetectorConfig]:
+    config = replace(QUICK, variants=0, device=str(device))
+    return DetectionViews(store, seed=0, variants=0), HeadTask(store=store, frames=()), config
+
+
+def test_steps_end_in_the_same_bits_twice_and_resumed(store: Store, device: torch.device) -> None:
+    views, task, config = steps(store, device)
+
+    def batches(which: range) -> Iterable[Any]:
+        return views.batches(which, config.batch, 0)
+
+    straight, resumed = straight_and_resumed(store.path, lambda: new_training(views, config), task, batches)
+    assert all(torch.equal(value, resumed[name].to(value.device)) for name, value in straight.items())
+
+
+def test_a_device_computes_the_loss_that_a_cpu_does_and_can_repeat_it(store: Store, device: torch.device) -> None:
+    found = {}
+    for where in (torch.device("cpu"), device):
+        views, task, config = steps(store, where)
+        head = new_training(views, config).network.train()
+        with repeatable(where), Operators() as used:
+            (batch,) = views.batches(range(1), config.batch, 0)
+            found[where] = task.learn(head, batch)
+        assert "convolution_backward" in used.names and not used.names & UNREPEATABLE
+    assert found[device] == pytest.approx(found[torch.device("cpu")], rel=1e-3)
 
 
 def test_one_that_had_ended_early_does_not_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

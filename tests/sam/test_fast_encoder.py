@@ -1,6 +1,7 @@
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention
 
 from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
 from hela_store.sam import fast_encoder as forward
@@ -40,6 +41,37 @@ def test_fast_forward_equals_the_stock_encoder(
     with torch.no_grad():
         expected, found = stock(images), image_embedding(stock, images)
     assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+@pytest.mark.parametrize(("channels", "wide"), [(64, 96), (80, 112)], ids=["ViT-B", "ViT-H"])
+def test_rows_of_half_precision_are_padded_for_a_gpu_and_mean_the_same(
+    channels: int, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    heads = 2
+    attention = Attention(channels * heads, heads, use_rel_pos=True, input_size=(14, 14)).requires_grad_(False)
+    wake(attention)
+    x_BHWC = torch.randn(1, 28, 28, channels * heads)
+    monkeypatch.setattr(forward, "IN_PARTS", ())  # as on a GPU
+    seen, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        seen.append((q.dtype, q.shape[-1], k.shape[-1], v.shape[-1]))
+        out: torch.Tensor = real(q, k, v, scale=scale)
+        return out
+
+    monkeypatch.setattr(forward, "scaled_dot_product_attention", attend)
+    found = []
+    for devices, halved in (((), False), (("cpu",), False), ((), True), (("cpu",), True)):
+        monkeypatch.setattr(forward, "PADDED", devices)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=halved):
+            found.append(forward._attention(attention, x_BHWC, 14, cropped=False).float())
+    narrow = channels + 28
+    assert [rows for _, *rows in seen] == [[narrow] * 3, [narrow] * 3, [narrow] * 3, [wide] * 3]
+    assert [dtype for dtype, *_ in seen] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    stock, same, half, padded = found
+    assert torch.equal(same, stock)
+    assert (padded - half).norm() <= 2e-3 * half.norm() and (padded - stock).norm() <= 2e-2 * stock.norm()
 
 
 def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hela_store.base.cores import usable_cores
 from hela_store.errors import SplitError
 from hela_store.sam.decoder import view_tokens
 from hela_store.store.store import Store
-from hela_store.training.data import TrainingStep, TrainingSteps, fine_labels, training_views
+from hela_store.training.data import TrainingStep, TrainingSteps, fine_labels, loader_workers, training_views
 
 
 def steps(store: Store, first: int = 0, seed: int = 0, prompt: str = "box") -> TrainingSteps:
@@ -81,3 +82,11 @@ def test_fine_labels_are_the_frame_in_512_tiles_and_nearest_elsewhere() -> None:
 def test_a_block_without_views_is_a_clear_error(embedded) -> None:
     with pytest.raises(SplitError, match="nosuch"):
         training_views(Store.open(embedded), "nosuch")
+
+
+def test_loader_processes_by_device() -> None:
+    cpu, cuda, mps = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
+    assert [loader_workers(None, device, None) for device in (cpu, mps)] == [0, 1]
+    assert 1 <= loader_workers(None, cuda, None) <= min(4, max(1, usable_cores() - 1))
+    assert loader_workers(None, cpu, "spawn") == 1, "a bucket answers late"
+    assert [loader_workers(asked, cuda, None) for asked in (0, 7)] == [0, 7]

@@ -98,10 +98,11 @@ print(finetune(Store.open(sys.argv[1]), config).run)
 
 
 def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_weights(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = QUICK.with_choices(ema=0.9, device=str(device))
     shutil.copytree(store.path, tmp_path / "other")
-    straight = load_file(load_run(store.path, finetune(store, QUICK.with_choices(ema=0.9)).run).weights)
+    straight = load_file(load_run(store.path, finetune(store, config).run).weights)
     other, calls = Store.open(tmp_path / "other"), []
     adam, score = torch.optim.AdamW.step, importlib.import_module("hela_store.training.finetune").answer
 
@@ -117,14 +118,14 @@ def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted(adam, 3))
     with pytest.raises(KeyboardInterrupt):
-        finetune(other, QUICK.with_choices(ema=0.9))
+        finetune(other, config)
     monkeypatch.setattr(torch.optim.AdamW, "step", adam)
     monkeypatch.setattr(importlib.import_module("hela_store.training.finetune"), "answer", interrupted(score, 3))
     with pytest.raises(KeyboardInterrupt):
-        finetune(other, QUICK.with_choices(ema=0.9))
+        finetune(other, config)
     monkeypatch.undo()
     (name,) = partial_runs(other.path)
-    again = finetune(other, QUICK.with_choices(ema=0.9)).run
+    again = finetune(other, config).run
     found = load_file(load_run(other.path, again).weights)
     assert again == name and all(torch.equal(straight[key], found[key]) for key in straight)
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from hela_store.base.sizes import folder_bytes, mebibytes
 from hela_store.workflows.doctor import doctor
@@ -45,3 +47,15 @@ def test_sizes(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").write_bytes(b"12345")
     assert folder_bytes(tmp_path) == folder_bytes(tmp_path / "a/b/c") == 5
     assert folder_bytes(tmp_path / "nowhere") == 0
+
+
+def test_it_proposes_bfloat16_for_gpus_that_multiply_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {0: ("old", 7), 1: ("new", 9)}
+    found = {
+        index: SimpleNamespace(name=name, major=major, total_memory=1 << 34) for index, (name, major) in cards.items()
+    }
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", found.__getitem__)
+    devices = doctor(tmp_path, tmp_path).devices
+    assert "--precision" not in devices["cuda:0"] and "`new --precision bfloat16`" in devices["cuda:1"]

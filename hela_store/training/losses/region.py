@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from hela_store.sam.resize import resize
 
 
 def match_resolution(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,7 +17,7 @@ def match_resolution(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
     A 24-px nucleus is 6 low-resolution logits wide in a whole frame: its boundary only exists at the finer resolution.
     """
-    fine = interpolate(logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
+    fine = resize(logits, (truth.shape[-2], truth.shape[-1]))
     return fine, truth[:, None].expand_as(fine).to(fine.dtype)
 
 
