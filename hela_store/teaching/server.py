@@ -25,7 +25,7 @@ with needs("explore"):
     from starlette.routing import BaseRoute, Route
     from starlette.types import ASGIApp
 
-    from hela_store.show.local import PORT, guarded, json_body, json_of, page_file, serve
+    from hela_store.show.local_server import PORT, guarded, json_body, json_of, page_file, serve
 
 FILES = {
     "base.css": ("hela_store.show", "report/base.css", "text/css"),

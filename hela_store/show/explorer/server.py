@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from hela_store.errors import QueryError
-from hela_store.show.local import PORT, guarded, json_body, json_of, page_file, serve
+from hela_store.show.local_server import PORT, guarded, json_body, json_of, page_file, serve
 from hela_store.show.viewer.frames import cell_in_frame, grey_png, known_frame
 from hela_store.store.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from hela_store.show.local import HOST, _listening
+from hela_store.show.local_server import HOST, _listening
 
 
 def test_the_parts_of_an_answer_do_not_wait_for_each_other() -> None:
