@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -63,21 +64,25 @@ def serve(application: Callable[[str, int], ASGIApp], *, port: int, started: Cal
         server = uvicorn.Server(
             uvicorn.Config(application(token, port), log_level="warning", access_log=False, server_header=False)
         )
-        with _ended_like_ctrl_c(), suppress(KeyboardInterrupt):
+        with _ended_by_sigterm(server), suppress(KeyboardInterrupt):
             started(f"http://{HOST}:{port}/{token}/")
             server.run(sockets=[listener])
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt: uvicorn raises the signal that ended it again, which would end the process.
+def _ended_by_sigterm(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM end the server and nothing else, also before it listens to signals and when it raises them again.
 
-    Whoever serves would then not clean up, and a fine-tuning beside the page would go on without it.
+    Otherwise the process would end there and not clean up: a fine-tuning beside the page would go on without it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

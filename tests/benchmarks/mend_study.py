@@ -195,7 +195,9 @@ def faults_mended(store: Store, rows: list[Row]) -> dict[str, list[bool]]:
     of_frame: dict[str, dict[int, str]] = {}
     found: dict[str, list[bool]] = {fault: [] for fault in FAULTS}
     for row in rows:
-        faults = of_frame.setdefault(row["frame"], injected(store, row["frame"])[1])
+        if row["frame"] not in of_frame:
+            of_frame[row["frame"]] = injected(store, row["frame"])[1]
+        faults = of_frame[row["frame"]]
         if row["label"] in faults:
             known = row["before"] is not None
             found[faults[row["label"]]].append(known and 1 - row["after"] <= (1 - row["before"]) / 2)

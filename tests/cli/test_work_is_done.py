@@ -72,7 +72,7 @@ def test_what_is_finished_is_named_and_not_done_again(run: Run, store: Store) ->
     again = run("finetune", *QUICK, "--workers", "1", "--json", folder=store.path)
     assert f"note: run {tuned['run']} has done just this before" in again.stderr and "--fresh" in again.stderr
     assert json.loads(again.stdout) == tuned | {"reused": True}
-    assert "paired change" in run("finetune", *QUICK, folder=store.path).stdout
+    assert "change of IoU" in run("finetune", *QUICK, folder=store.path).stdout
     first = json.loads(run(*ZERO, "--json", folder=store.path).stdout)
     second = run(*ZERO, "--json", folder=store.path)
     assert json.loads(second.stdout) == first | {"reused": True} and first["run"] in second.stderr
