@@ -21,7 +21,7 @@ def test_the_scripts_are_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TINY)
 def test_a_study_runs_on_a_drawn_sequence(script: str, tmp_path: Path) -> None:
-    command = [sys.executable, FOLDER / script, *GIVEN.get(script, ["--out"]), tmp_path / "out", "--tiny"]
+    command = [sys.executable, str(FOLDER / script), *GIVEN.get(script, ["--out"]), str(tmp_path / "out"), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|" in done.stdout  # a table

@@ -58,10 +58,12 @@ def test_the_ways_are_those_of_a_store(detected: Path, frames: Path, tmp_path: P
     hs.segment(store, [frames], SegmentConfig(out=tmp_path / "a", prompts=LOW))
     report = hs.segment(None, [frames], SegmentConfig(out=tmp_path / "b", prompts=LOW))
     assert report.frames == 2 and report.cells > 4 and report.flagged is None
-    for path in sorted((tmp_path / "a/frames_RES").glob("*.tif")):
-        label = tifffile.imread(tmp_path / "b/frames_RES" / path.name)
-        assert np.array_equal(tifffile.imread(path), label) and label.any()
-    image = tifffile.imread(frames / path.name.replace("mask", "t"))
+    names = sorted(path.name for path in (tmp_path / "a/frames_RES").glob("*.tif"))
+    for name in names:
+        label = tifffile.imread(tmp_path / "b/frames_RES" / name)
+        assert np.array_equal(tifffile.imread(tmp_path / "a/frames_RES" / name), label) and label.any()
+    label = tifffile.imread(tmp_path / "b/frames_RES" / names[0])
+    image = tifffile.imread(frames / names[0].replace("mask", "t"))
     alone = hs.segment(image)
     assert alone.dtype == np.int32 and np.array_equal(alone, label)
     assert np.array_equal(hs.segment(np.repeat(image[..., None].astype(float), 3, axis=2)), label)
