@@ -99,7 +99,7 @@ def store_protocol(store: Store, split: str = "test") -> str:
     """Say what a score on a block means, as :func:`hela_store.recipe.splits.protocol`; of stills how they are split."""
     recipe = store.recipe
     if recipe.dataset.stills:
-        if not _separate(recipe):
+        if _by_numbers(recipe):
             return f"images split by their numbers; of a time-lapse, {SAME_NUCLEI}"
         if recipe.split.group:
             return f"stills, grouped by {recipe.split.group}"
@@ -110,8 +110,12 @@ def store_protocol(store: Store, split: str = "test") -> str:
 
 def _separate(recipe: Recipe) -> bool:
     """Whether images share no cell: stills, unless blocks of their numbers say that they may be a time-lapse."""
+    return recipe.dataset.stills and (bool(recipe.split.group) or not _by_numbers(recipe))
+
+
+def _by_numbers(recipe: Recipe) -> bool:
     split = recipe.split
-    return recipe.dataset.stills and split.mode == "frames" and not (split.train or split.val or split.test)
+    return split.mode != "frames" or bool(split.train or split.val or split.test)
 
 
 def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:

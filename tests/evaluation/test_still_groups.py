@@ -88,6 +88,11 @@ def test_intervals_count_a_group_of_stills_once(tmp_path: Path) -> None:
     assert str(tracks) == "intervals count each group of images (name:^p[0-9]+) once"
     units = tracks.units(list(tracks.of))
     assert len(set(units.track.tolist())) == len(set(units.block.tolist())) == PLATES and units.frame is None
+    # also where somebody named the blocks
+    path = store.path / "store.toml"
+    path.write_text(path.read_text().replace('\ntrain = ""', '\ntrain = "0-3"'))
+    named = Store.open(store.path)
+    assert named.recipe.split.train and str(cell_tracks(named, list(blocks))) == str(tracks)
 
 
 def test_stores_that_an_earlier_version_made_keep_their_split(tmp_path: Path) -> None:
