@@ -63,8 +63,8 @@ def make_store(arguments: argparse.Namespace) -> Store:
     path = arguments.out / "store"
     if not (path / "store.toml").exists():
         if arguments.tiny:
-            drawn = SyntheticConfig(frames=14, shape=(192, 256), cells=10)
-            blocks = {"train_frames": "0-5", "val_frames": "7-10", "test_frames": "12-13"}
+            drawn = SyntheticConfig(frames=24, shape=(192, 256), cells=10)
+            blocks = {"train_frames": "0-5", "val_frames": "7-20", "test_frames": "22-23"}
             new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
         else:
             how = {"encoder": arguments.encoder, "checkpoint": arguments.checkpoint, "tile": arguments.tile}
