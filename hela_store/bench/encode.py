@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 from torch.utils.flop_counter import FlopCounterMode
 
 from hela_store.base.progress import Progress, silent
@@ -20,6 +19,7 @@ from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.build import random_sam
 from hela_store.sam.devices import pick_device
 from hela_store.sam.encoder import encode
+from hela_store.sam.modeling import Sam
 from hela_store.sam.rate import bfloat16_pays, matrix_rate
 
 from .stock import stock_sam

@@ -6,10 +6,10 @@ import warnings
 from typing import Any
 
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 
 from hela_store.errors import RecipeError
 from hela_store.sam.build import random_sam
+from hela_store.sam.modeling import Sam
 from hela_store.sam.nano import load_nano
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 
 from hela_store.base.aliases import BoolArray
 from hela_store.base.progress import Progress, silent
@@ -28,6 +27,7 @@ from hela_store.sam.build import build_sam
 from hela_store.sam.decoder import SamDecoder, load_decoder
 from hela_store.sam.devices import pick_device, synchronize
 from hela_store.sam.encoder import preprocess
+from hela_store.sam.modeling import Sam
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig, PromptsConfig

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn.functional import pad
 
 from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.encoder import whole_embedding
 from hela_store.sam.fast_encoder import normalise_input
+from hela_store.sam.modeling import ImageEncoderViT
 
 
 @torch.inference_mode()
@@ -29,6 +28,9 @@ def encode_as_micro_sam(encoder: ImageEncoderViT, image: npt.NDArray[Any]) -> np
     -------
     float32, (256, 64, 64), CHW
     """
+    # with it comes torchvision, which takes a second and more
+    from segment_anything.utils.transforms import ResizeLongestSide
+
     above = image.astype(np.float32) - np.float32(image.min())
     grey = (above / (above.max() + np.float32(1e-7)) * 255).astype(np.uint8)
     resized = ResizeLongestSide(SAM_INPUT).apply_image(np.repeat(grey[..., None], 3, axis=-1))

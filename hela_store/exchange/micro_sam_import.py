@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import zarr
-from segment_anything.modeling import ImageEncoderViT
 
 from hela_store.base.locks import embed_lock
 from hela_store.base.progress import Progress, silent
@@ -36,6 +35,7 @@ from hela_store.recipe.codecs import parse_codec
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
 from hela_store.sam.devices import pick_device
+from hela_store.sam.modeling import ImageEncoderViT
 from hela_store.store.arrays import EMBEDDING_SHAPE
 from hela_store.store.records import FrameRecord, ViewRecord
 from hela_store.store.store import Store

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.images import normalise
 from hela_store.images.geometry import Rect, tile_rectangles
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.encoder import encode
+from hela_store.sam.modeling import ImageEncoderViT
 
 Encode = Callable[[npt.NDArray[np.float32]], Tensor]
 """From a tile, float32, (row, col), 0..255, to its embedding, float32, (256, 64, 64), on the CPU."""

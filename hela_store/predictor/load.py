@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.base.aliases import FloatArray
@@ -21,6 +20,7 @@ from hela_store.runs.folder import RUN_ID, run_ids
 from hela_store.sam.checkpoints import LoadedSam, load_sam_encoder
 from hela_store.sam.choice import choose_encoder
 from hela_store.sam.devices import pick_device
+from hela_store.sam.modeling import ImageEncoderViT
 from hela_store.sam.predict import DEFAULT_WINDOW, check_window
 from hela_store.sam.registry import ENCODERS, KnownEncoder, find_encoder, weights_of
 from hela_store.store.records import ViewRecord

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import ImageEncoderViT, Sam
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from hela_store.errors import DatasetError, NoImageError, PromptError
@@ -19,11 +18,15 @@ from hela_store.images.geometry import MASK_GRID, SAM_INPUT, resized_shape, scor
 from hela_store.prompts.prompt import Prompt
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.decoder import SamDecoder, view_tokens
+from hela_store.sam.modeling import ImageEncoderViT, Sam
 from hela_store.sam.predict import Prediction, predict_view
 
 from .answers import ImagePrompts, answer_prompts, draw_logits, draw_masks, image_planes
 from .checks import checked_boxes, checked_points, grey_image
 from .frame import EncodedFrame, Tiled, encode_tile, given_frame
+
+if TYPE_CHECKING:
+    from segment_anything.utils.transforms import ResizeLongestSide
 
 TOKENS_KEPT = 4
 """Tiles whose embeddings stay in memory, 4 MiB each."""
@@ -87,15 +90,12 @@ class Predictor:
     Attributes
     ----------
     parts : Parts
-    transform : segment_anything.utils.transforms.ResizeLongestSide
-        Brings coordinates and boxes of the image to those that :meth:`predict_torch` takes.
     model_name, model_type : str
         The name of this predictor and the architecture of its encoder, as micro-sam asks for them.
     """
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.transform = ResizeLongestSide(SAM_INPUT)
         self.model_name = parts.name
         self.model_type = parts.recipe.encoder.architecture
         self._current: _Current | None = None
@@ -240,6 +240,14 @@ class Predictor:
         return self._current
 
     # what callers of SamPredictor read and assign
+
+    @cached_property
+    def transform(self) -> ResizeLongestSide:
+        """Bring coordinates and boxes of the image to those that :meth:`predict_torch` takes."""
+        # with it comes torchvision, which takes a second and more
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        return ResizeLongestSide(SAM_INPUT)
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +30,7 @@ from hela_store.sam.checkpoints import read_state
 from hela_store.sam.clicks import corrected_prompts
 from hela_store.sam.decoder import SamDecoder, SamPrompts, crop_windows
 from hela_store.sam.fast_encoder import image_embedding, normalise_input
+from hela_store.sam.modeling import Sam
 from hela_store.sam.nano import build_nano, load_nano
 from hela_store.sam.rate import bfloat16_pays
 from hela_store.training.losses.decoder import decoder_loss

@@ -12,9 +12,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Block
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
@@ -23,6 +20,7 @@ from hela_store.errors import CheckpointError, RecipeError
 
 from .decoder import SamDecoder
 from .lora import adapt_linear, merge
+from .modeling import Attention, Block, ImageEncoderViT
 
 ADAPTER_FILE = "adapter.safetensors"
 Part = Literal["decoder", "encoder"]

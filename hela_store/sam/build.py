@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
 
 from . import nano
+from .modeling import Sam, sam_model_registry
 from .tiny_vit import build_vit_t
 
 

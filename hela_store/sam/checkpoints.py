@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from hela_store.base.files import sha256_file
@@ -23,6 +22,7 @@ from .decoder import SamDecoder, load_decoder
 from .fetch import fetch
 from .layouts.read import main_file, weights_sha256
 from .layouts.table import read_sam
+from .modeling import ImageEncoderViT
 from .registry import KnownEncoder, plain_name, weights_of
 from .tiny_vit import TinyViT
 

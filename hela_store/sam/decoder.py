@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from hela_store.base.files import write_atomic
@@ -24,6 +23,7 @@ from hela_store.errors import CheckpointError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, SAM_INPUT
 
 from .fast_decoder import decode_windows, mask_token, prompt_tokens
+from .modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
 INPUT = SAM_INPUT
 POSITION = INPUT // EMBEDDING_POSITIONS

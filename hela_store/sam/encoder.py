@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -17,6 +16,7 @@ from hela_store.images.geometry import SAM_INPUT, resized_shape
 
 from .devices import Room, ieee
 from .fast_encoder import image_embedding, normalise_input, trunk_tokens
+from .modeling import ImageEncoderViT
 from .tiny_vit import TinyViT
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, pad
+
+from .modeling import Attention, MaskDecoder, PromptEncoder, TwoWayAttentionBlock
 
 
 def decode_windows(

@@ -12,12 +12,12 @@ the tokens there are all that the blocks behind it need.
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
 from torch.nn import Identity
 from torch.nn.functional import interpolate, layer_norm, pad, scaled_dot_product_attention
+
+from .modeling import Block, ImageEncoderViT, LayerNorm2d
+from .modeling import ImageAttention as Attention
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

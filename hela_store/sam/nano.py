@@ -13,9 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load
-from segment_anything.modeling import ImageEncoderViT, Sam
-from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from hela_store.errors import CheckpointError
@@ -23,6 +20,7 @@ from hela_store.errors import CheckpointError
 from .context import ContextBlock, MixBlock
 from .decoder import CHANNELS, INPUT, POSITION, build_decoder
 from .fast_encoder import layer_norm_2d
+from .modeling import Attention, ImageEncoderViT, LayerNorm2d, Sam
 
 NANO_FILE = Path(__file__).with_name("nano.safetensors")
 NANO_SHA256 = "37804d2aac02082ddafcaa35a1df15f4114d2ae465ef259321de7109b87860a5"

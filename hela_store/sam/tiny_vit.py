@@ -15,13 +15,12 @@ from __future__ import annotations
 import itertools
 
 import torch
-from segment_anything.modeling import Sam
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear, pad, scaled_dot_product_attention
 
 from .decoder import CHANNELS, build_decoder
 from .fast_encoder import layer_norm_2d
+from .modeling import LayerNorm2d, Sam
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)

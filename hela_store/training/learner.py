@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from hela_store.base.files import sha256_file
@@ -22,6 +21,7 @@ from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder, save_decoder
 from hela_store.sam.fast_encoder import drop_trunk, view_embedding
 from hela_store.sam.lora import draw_noise
+from hela_store.sam.modeling import ImageEncoderViT
 from hela_store.store.store import Store
 
 from .config import adapter_of
