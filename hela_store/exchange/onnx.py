@@ -27,6 +27,7 @@ from hela_store.base.extras import needs
 from hela_store.base.rng import generator
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
+from hela_store.base.names import refuse_link
 from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.logits import LOGIT
@@ -193,6 +194,7 @@ def export_onnx(store: Store, run: str | None, out: Path, *, window: int | None 
     """
     if out.suffix != ".onnx":
         raise RunError(f"--out is {out.name}; an ONNX file ends in .onnx")
+    refuse_link(out)  # before half a minute of work
     info = tuned_run(store, run)
     store = store_of(store, info)
     if not (rows := store.committed().values()):

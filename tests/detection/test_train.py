@@ -58,7 +58,13 @@ def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInf
         return load_run(path, train_detector(Store.open(path), QUICK).run)
 
 
-@pytest.mark.parametrize("killed_at", [5, 6], ids=["between two validations", "before it was published"])
+@pytest.mark.parametrize(
+    "killed_at",
+    [
+        pytest.param(5, id="between two validations"),
+        pytest.param(6, id="before it was published", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunInfo, killed_at: int) -> None:
     command = [sys.executable, "-c", KILLED, str(store.path), str(killed_at)]
     done = subprocess.run(command, capture_output=True, check=False)

@@ -316,11 +316,12 @@ def test_what_is_damaged_comes_from_the_file_again(made: Path, store: Store) -> 
     assert verify(there).whole
 
 
-def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("points", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store, points: int) -> None:
     expected = brought(made, store)
     base = shutil.copytree(made / "store", tmp_path / "base")
     script = Path(__file__).parents[1] / "helpers/narrow_vit_b.py"
-    command = [sys.executable, str(script), str(base), str(made / "embeddings.zarr"), "3"]
+    command = [sys.executable, str(script), str(base), str(made / "embeddings.zarr"), str(points)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     committed = []

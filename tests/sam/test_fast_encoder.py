@@ -85,7 +85,8 @@ def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
     assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
 
 
-def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding() -> None:
+@pytest.mark.parametrize("cuts", [(1, 6, 11), pytest.param(tuple(range(1, 12)), marks=pytest.mark.slow)], ids=len)
+def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding(cuts: tuple[int, ...]) -> None:
     """ViT-B's blocks, windows that do not divide the grid and global attention, on fewer tokens."""
     torch.manual_seed(0)
     encoder = ImageEncoderViT(
@@ -102,8 +103,8 @@ def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding() -> None:
     image = torch.randn(1, 3, 320, 320)
     with torch.no_grad():
         expected = image_embedding(encoder, image)
-        kept = [trunk_tokens(encoder, image, cut) for cut in range(12)]
-        for cut in range(1, 12):
+        kept = {cut: trunk_tokens(encoder, image, cut) for cut in cuts}
+        for cut in cuts:
             drop_trunk(encoder, cut)  # what a tail does not use may go
             assert torch.equal(tail_embedding(encoder, kept[cut], cut), expected), cut
     assert kept[6].shape == (1, 20, 20, 768)

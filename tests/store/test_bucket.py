@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -94,7 +95,7 @@ def test_killed_and_started_again(remote: Store, line: SlowLine):
     command = [str(Path(sys.executable).with_name("hela-store")), "embed", "-s", str(remote.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         while len(remote.committed()) < 5 and job.poll() is None:
-            pass
+            time.sleep(0.02)
         job.send_signal(signal.SIGKILL)
         output = job.communicate()[0]
     line.delay = 0.0
