@@ -48,17 +48,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("notebooks")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 # the kernel's own event loop and sockets
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_it_runs_and_shows_what_is_committed(path: Path, folder: Path) -> None:
-    found = kinds(execute(path, folder))
-    assert found == kinds(json.loads(path.read_text())), "write them again: python tests/helpers/notebooks.py"
-    shown = {kind for cell in found for kind in cell}
-    assert "stderr" not in shown and any("image/png" in kind for kind in shown)
+def test_they_run_and_show_what_is_committed(folder: Path) -> None:
+    for path, book in zip(NOTEBOOKS, execute(folder), strict=True):
+        found = kinds(book)
+        again = "write them again: python tests/helpers/notebooks.py"
+        assert found == kinds(json.loads(path.read_text())), f"{path.name}: {again}"
+        shown = {kind for cell in found for kind in cell}
+        assert "stderr" not in shown and any("image/png" in kind for kind in shown), path.name
+    exports(folder)
 
 
-def test_the_exports_of_notebook_4_run_as_printed(folder: Path) -> None:
+def exports(folder: Path) -> None:
+    """Run what notebook 4 prints at its end."""
     (block,) = re.findall(r"```bash\n(.*?)```", nbformat.read(NOTEBOOKS[3], as_version=4).cells[-1].source, re.DOTALL)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert len(lines) == 6

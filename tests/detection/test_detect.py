@@ -20,7 +20,7 @@ from hela_store.detection.rows import read_detections
 from hela_store.detection.train import train_detector
 from hela_store.errors import PromptError, RecipeError, RunError, SplitError
 from hela_store.evaluation.rows import DETECTION_SCHEMA
-from hela_store.runs.folder import latest, list_runs, load_run
+from hela_store.runs.folder import latest, list_runs
 from hela_store.segmentation.config import DetectedConfig
 from hela_store.segmentation.evaluate import calibrate
 from hela_store.store.store import Store

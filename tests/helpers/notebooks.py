@@ -21,11 +21,22 @@ UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RUN = re.compile(r"\b20\d{6}-\d{6}-([a-z-]+)-[0-9a-f]{4}\b")
 
 
-def execute(path: Path, folder: Path) -> Any:
-    """Return a notebook with the outputs that it has now; it runs in ``folder``."""
-    book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
-    return book
+def execute(folder: Path) -> list[Any]:
+    """Return the notebooks with the outputs that they have now; they run in ``folder``, in one process.
+
+    Each begins without the names of the one before. Starting the process takes longer than most notebooks.
+    """
+    books = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
+    cells = [cell for book in books for cell in book["cells"] if cell["cell_type"] == "code"]
+    firsts = {id(next(cell for cell in book["cells"] if cell["cell_type"] == "code")) for book in books}
+    whole = nbformat.v4.new_notebook()
+    for cell in cells:
+        source = f"%reset -f\n{cell['source']}" if id(cell) in firsts else cell["source"]
+        whole["cells"].append(nbformat.v4.new_code_cell(source))
+    NotebookClient(whole, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    for cell, run in zip(cells, whole["cells"], strict=True):
+        cell["outputs"], cell["execution_count"] = run["outputs"], run["execution_count"]
+    return books
 
 
 def kinds(book: Any) -> list[list[str]]:
@@ -75,8 +86,7 @@ def main() -> None:
     """Execute all notebooks, one after the other in one folder, and write them where they are."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for path in NOTEBOOKS:
-            book = execute(path, folder)
+        for path, book in zip(NOTEBOOKS, execute(folder), strict=True):
             strip(book, folder)
             nbformat.write(book, path)
 
