@@ -89,6 +89,10 @@ def guard_terminal() -> None:
                 setattr(sys, name, guarded)
 
 
+_underway: list[str] = []
+"""Bars that are on their way, the outermost first."""
+
+
 def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Show a progress bar on stderr; a :class:`hela_store.base.progress.Progress`."""
     from tqdm import tqdm
@@ -98,17 +102,23 @@ def bars(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
         return
     wipe_starting()
     terminal = sys.stderr.isatty()
+    every = 0.2 if terminal else 10
     # a log file gets a line now and then, not ten a second; a bar moves the cursor, which sys.stderr would make visible
     shown = tqdm(
         iterable,
         total=total,
         desc=visible(what),
         file=sys.stderr.beneath if isinstance(sys.stderr, _Terminal) else sys.stderr,
-        mininterval=0.2 if terminal else 10,
+        mininterval=every,
         dynamic_ncols=terminal,
         leave=None,  # a bar inside another one vanishes when it is full
+        delay=every if _underway else 0,  # and is not worth showing before it has taken a while
     )
-    yield from shown
+    _underway.append(what)
+    try:
+        yield from shown
+    finally:
+        _underway.remove(what)
 
 
 def with_store(text: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hela_store.base.aliases import LabelArray
+from hela_store.base.progress import Progress, silent
 from hela_store.embedding.reader import ViewReader
 from hela_store.images.geometry import holds_whole, scoring_tile
 from hela_store.images.rle import paste
@@ -150,6 +151,7 @@ def answer(
     window: int,
     embed: Embed = lambda x: x,
     swap: Swap | None = None,
+    progress: Progress = silent,
 ) -> list[Score]:
     """Decode and score questions, tile by tile; in their order.
 
@@ -157,13 +159,14 @@ def answer(
     ----------
     embed : makes an embedding, (256, 64, 64), of what the store holds of a view, where that is not one already
     swap : returns what is decoded in place of that, see :mod:`hela_store.evaluation.foreign`; None for itself
+    progress : shown view by view, where a caller shows nothing itself
     """
     scores: dict[int, Score] = {}
     device, read = str(next(decoder.parameters()).device), ViewReader(store)
     by_row: dict[int, list[int]] = {}
     for i, question in enumerate(questions):
         by_row.setdefault(question.tile.row, []).append(i)
-    for row, index in by_row.items():
+    for row, index in progress(by_row.items(), total=len(by_row), what="validate"):
         with torch.no_grad():
             embedding = embed(read(row).to(device))
         part = [questions[i] for i in index]

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from hela_store.base.extras import needs
+from hela_store.base.names import refuse_link
 from hela_store.base.rng import generator
 from hela_store.embedding.encoders import store_of
 from hela_store.errors import RunError
-from hela_store.base.names import refuse_link
 from hela_store.evaluation.checkpoint import checkpoint_of
 from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.prompts.logits import LOGIT

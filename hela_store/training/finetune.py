@@ -253,7 +253,7 @@ def _finetune(
         new = new_learner(job.source, config, device, init=init, cache_dir=cache_dir, progress=progress)
         return new.eval()
 
-    judge = _Judge(job=job, halves=_halves(job))
+    judge = _Judge(job=job, halves=_halves(job), progress=progress)
     begin = learner(job.init)
     # adapters have no effect before the first step, so these are the scores without any fine-tuning
     zero = judge.scores(begin if job.init is None else learner(None))
@@ -350,6 +350,7 @@ class _Judge:
     job: Job
     halves: Halves
     crossed: Crossed | None = None
+    progress: Progress = silent
 
     def scores(self, learner: Learner) -> list[Score]:
         """Return the scores that judge: of a cross-validation those of decoders that did not learn from the cell."""
@@ -366,7 +367,8 @@ class _Judge:
         return mean_score(self._answer(learner, self.halves.choosing))
 
     def _answer(self, learner: Learner, questions: list[Question]) -> list[Score]:
-        return answer(self.job.source, learner.decoder, questions, self.job.window, learner.embed)
+        how: dict[str, Any] = {"embed": learner.embed, "progress": self.progress}
+        return answer(self.job.source, learner.decoder, questions, self.job.window, **how)
 
 
 def _halves(job: Job) -> Halves:
