@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TUNING = ("steps", "lr", "loss", "cells", "patience", "validation_cells", "workers", "device")
 """Options that every fine-tuning of the table gets."""
-TABLE = ("classical", "unet", "blind", "truth", "encoders", "out", "validation_cells")
+TABLE = ("classical", "unet", "blind", "truth", "encoders", "validation_cells")
 """Options that a study of budgets does not take."""
 SHARED = ("seeds", "split", "prompt_seeds")
 """Options that both kinds of study take, beside those of fine-tuning."""
@@ -132,12 +132,12 @@ def study(
     import hela_store as hs
 
     of_budget, budget = {name: choices.pop(name) for name in (*OPTIONS, *WHERE)}, choices.pop("budget")
-    check_options(budget, of_budget, {name: (choices | {"encoders": encoders, "out": out})[name] for name in TABLE})
+    check_options(budget, of_budget, {name: (choices | {"encoders": encoders})[name] for name in TABLE})
     of_tuning = {name: choices.pop(name) for name in TUNING}
     tuning = hs.FinetuneConfig.of(**{name: value for name, value in of_tuning.items() if value is not None})
     if budget is not None:
         shared = {name: choices[name] for name in SHARED} | {"prompts": prompts, "steps": of_tuning["steps"]}
-        study_budget(store, budget, tuning, as_json, **of_budget, **shared)
+        study_budget(store, budget, tuning, out, as_json, **of_budget, **shared)
         return
     if not encoders:
         note_untrained(store)
@@ -150,10 +150,10 @@ def study(
 
 def _show(store: Store, result: StudyResult | EncoderStudy, out: Path | None, as_json: bool) -> None:
     from hela_store.studies.encoders import EncoderStudy
-    from hela_store.studies.text import write
+    from hela_store.studies.text import encoder_markdown, markdown, write
 
     if out is not None:
-        write(result, out)
+        write(encoder_markdown(result) if isinstance(result, EncoderStudy) else markdown(result), out)
     if as_json:
         echo_json(result.to_json())
     else:

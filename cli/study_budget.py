@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -124,7 +125,9 @@ def _typed(name: str) -> str:
     return "--" + own.get(name, name).replace("_", "-")
 
 
-def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: bool, **given: Any) -> None:
+def study_budget(
+    store: Store, budget: str, tuning: FinetuneConfig, out: Path | None, as_json: bool, **given: Any
+) -> None:
     """Run a study of budgets and print it.
 
     Parameters
@@ -132,12 +135,15 @@ def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: boo
     store : the store
     budget : of ``--budget``
     tuning : settings that all fine-tunings share
+    out : file for the table as Markdown
     as_json : print JSON
     given : other options by name; what is not set has the default
     """
     from hela_store.base.executors import dask, processes
     from hela_store.studies.budget import plan_budgets, study_budgets
+    from hela_store.studies.budget_text import budget_markdown
     from hela_store.studies.study import ALL
+    from hela_store.studies.text import write
 
     where = {name: given.pop(name) for name in WHERE}
     if where["jobs"] and where["scheduler"]:
@@ -160,6 +166,8 @@ def study_budget(store: Store, budget: str, tuning: FinetuneConfig, as_json: boo
     with dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext() as executor:
         how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "progress": bars}
         result = study_budgets(store, config, plan=plan, **how)
+    if out is not None:
+        write(budget_markdown(result), out)
     if as_json:
         echo_json(result.to_json())
     else:

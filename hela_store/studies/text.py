@@ -168,7 +168,7 @@ def encoder_markdown(result: EncoderStudy) -> str:
     """Return the comparison of encoders as Markdown, and the whole study of each below it."""
     parts = [
         "## Encoders",
-        _markdown_table(ENCODERS, encoder_table(result)),
+        markdown_table(ENCODERS, encoder_table(result)),
         "\n".join(f"- {text}" for text in encoder_footnotes(result)),
         *(markdown(own).replace("## Study\n", f"## Study: {label}\n", 1) for label, own in result.studies.items()),
     ]
@@ -188,34 +188,34 @@ def markdown(result: StudyResult) -> str:
     parts = [
         "## Study",
         "\n".join(facts),
-        _markdown_table(COLUMNS, table(result)),
+        markdown_table(COLUMNS, table(result)),
         "\n".join(f"- {text}" for text in footnotes(result)),
         "### Over zero-shot, per cell and per frame",
-        _markdown_table(GAINS, gains),
+        markdown_table(GAINS, gains),
         "### IoU over frames, and HD95",
-        _markdown_table(SPREAD, spread(result)),
+        markdown_table(SPREAD, spread(result)),
         *(
-            ("### Against the other labels, on the same nuclei", _markdown_table(AGAINST, against(result)))
+            ("### Against the other labels, on the same nuclei", markdown_table(AGAINST, against(result)))
             if result.against
             else ()
         ),
         "### How predictions failed, mean number a run",
-        _markdown_table(("prompt", "method", "predictions", *FAILURES), failures),
+        markdown_table(("prompt", "method", "predictions", *FAILURES), failures),
         "### Runs",
         "\n".join(f"- {row.prompt}, {row.method}: {', '.join(row.runs)}" for row in result.rows),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def write(result: StudyResult | EncoderStudy, path: Path) -> None:
-    """Write the Markdown to a file; StoreError without space or permission."""
-    text = encoder_markdown(result) if isinstance(result, EncoderStudy) else markdown(result)
+def write(text: str, path: Path) -> None:
+    """Write the Markdown of a study to a file; StoreError without space or permission."""
     with explain_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text.encode())
 
 
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(text.replace('|', '&#124;') for text in line)} |" for line in lines)
 

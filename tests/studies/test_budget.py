@@ -27,7 +27,7 @@ from hela_store.store.store import Store
 from hela_store.studies.budget import BudgetResult, plan_budgets, study_budgets
 from hela_store.studies.budget_config import BudgetStudyConfig, held_of, parse_budgets
 from hela_store.studies.budget_rows import BudgetCurve, budget_runs, budget_table, sentence, strategy_name
-from hela_store.studies.budget_text import budget_lines
+from hela_store.studies.budget_text import COLUMNS, budget_lines, budget_markdown
 from hela_store.studies.curves import Scores, fit
 from hela_store.studies.picks import Picker, farthest_first
 from hela_store.training.config import FinetuneConfig
@@ -124,12 +124,21 @@ def test_the_same_study_runs_nothing_again(studied: Study) -> None:
     assert kept == {run.id for run in list_runs(path, "budget")}
 
 
+def test_as_markdown_every_seed_stands_beside_its_mean(studied: Study) -> None:
+    _, result = studied
+    text = budget_markdown(result)
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert {len(line) for line in lines} == {len(COLUMNS) + 1}
+    assert all(f"{iou:.4f}" in text for row in result.table.rows for iou in row.iou_runs)
+    assert all(sentence in text for sentence in result.sentences)
+
+
 @pytest.mark.slow
 def test_the_command_says_what_it_will_run_and_prints_the_table(studied: Study) -> None:
     path, _ = studied
-    given = ["study", "-s", str(path), "--budget", "3,4,6,all", "--pick", "random", "frames", "--test-cells", "2"]
+    given = ["study", "-s", str(path), "--pick", "random", "frames", "--test-cells", "2"]
     given += ["--seeds", "1", "--steps", "2", "--cells", "4", "--workers", "0", "--lr", "1e-3"]
-    dry = CliRunner().invoke(main, [*given, "--dry-run"])
+    dry = CliRunner().invoke(main, [*given, "--budget", "3,4,6,all", "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert dry.output.startswith("Would run 7 fine-tunings (") and "each scored on 2 test cells" in dry.output
     before = run_ids(path)
@@ -138,8 +147,10 @@ def test_the_command_says_what_it_will_run_and_prints_the_table(studied: Study) 
     found = json.loads(plain.stdout)
     assert [row["budget"] for row in found["rows"]] == [3, 3] and found["sentences"] == []
     assert len(run_ids(path)) == len(before) + 4, "another window is another training"
-    shown = CliRunner().invoke(main, [*given, "--budget", "3"])
+    table = path.parent / "tables" / "budgets.md"
+    shown = CliRunner().invoke(main, [*given, "--budget", "3", "--out", str(table)])
     assert shown.exit_code == 0, shown.output
+    assert table.read_text().startswith("## How many cells to annotate")
     assert "zero-shot" in shown.stdout and max(map(len, shown.stdout.splitlines())) <= 80
 
 
