@@ -90,7 +90,7 @@ class TruthScore:
         return row | {"SEG" if self.prompt in LABEL_FREE else f"SEG{ORACLE}": row.pop("seg")}
 
 
-_Ious = dict[tuple[str, str, int], float]
+Ious = dict[tuple[str, str, int], float]
 """IoU with the other truth, by frame, cell and prompt seed."""
 
 
@@ -134,6 +134,18 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     RunError
         A run has no predictions, or none for a nucleus of these labels.
     """
+    found: list[TruthScore] = []
+    firsts: dict[str, Ious] = {}
+    for one, ious in truth_answers(store, runs, labels, progress=progress):
+        first = firsts.setdefault(one.prompt, ious)
+        found.append(one if first is ious else replace(one, over_first=truth_change(store, first, [ious])))
+    return found
+
+
+def truth_answers(
+    store: Store, runs: Sequence[str], labels: Labels, *, progress: Progress = silent
+) -> list[tuple[TruthScore, Ious]]:
+    """Score runs as :func:`score` does, unpaired; return the IoU of every answer as well. Raises as :func:`score`."""
     infos = [load_run(store.path, run) for run in runs]
     for info in infos:
         if not info.has("predictions.parquet"):
@@ -147,25 +159,34 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
     frames = {name: frame for name, frame in shown if frame is not None}
     if not frames:
         raise DatasetError(f"no frame of {store.path} has {labels} labels; expected some of the data set's")
-    found: list[TruthScore] = []
-    firsts: dict[str, _Ious] = {}
+    found = []
     for info in infos:
         rows = _answers(info)
         for prompt in dict.fromkeys(row["kind"] for row in rows):
-            one, ious = _score(store, info, prompt, [row for row in rows if row["kind"] == prompt], frames)
-            first = firsts.setdefault(prompt, ious)
-            found.append(one if first is ious else replace(one, over_first=_paired(store, first, ious)))
+            found.append(_score(store, info, prompt, [row for row in rows if row["kind"] == prompt], frames))
     return found
 
 
-def _paired(store: Store, first: _Ious, ious: _Ious) -> Interval | None:
-    """Return the interval of the difference on the cells and prompts that both runs answered."""
-    both = sorted(first.keys() & ious.keys())
-    if not both:
+def truth_change(store: Store, first: Ious, others: Sequence[Ious]) -> Interval | None:
+    """Return how far runs are from the first one, on the nuclei and prompts that both answered, with its interval.
+
+    Parameters
+    ----------
+    first : of the run to compare with
+    others : one for each training seed
+
+    Returns
+    -------
+    Interval or None
+        Over tracks, frames and training seeds; None where no nucleus and prompt is the same.
+    """
+    rows = [(seed, key) for seed, ious in enumerate(others) for key in sorted(first.keys() & ious.keys())]
+    if not rows:
         return None
-    tracks = cell_tracks(store, sorted({frame for frame, _, _ in both}))
-    change = np.array([ious[key] - first[key] for key in both], np.float64)
-    return crossed_interval(change, tracks.units([cell for _, cell, _ in both]))
+    tracks = cell_tracks(store, sorted({frame for _, (frame, _, _) in rows}))
+    change = np.array([others[seed][key] - first[key] for seed, key in rows], np.float64)
+    seeds = np.array([seed for seed, _ in rows], np.int64)
+    return crossed_interval(change, tracks.units([cell for _, (_, cell, _) in rows], seeds))
 
 
 def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
@@ -216,7 +237,7 @@ def _answers(info: RunInfo) -> list[dict[str, Any]]:
 
 def _score(
     store: Store, info: RunInfo, prompt: str, rows: list[dict[str, Any]], frames: dict[str, _Frame]
-) -> tuple[TruthScore, _Ious]:
+) -> tuple[TruthScore, Ious]:
     looked = {row["frame"] for row in rows} & frames.keys()
     scored, kept = [], []
     for row in rows:

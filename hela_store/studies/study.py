@@ -26,8 +26,9 @@ from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.evaluation.frames import labelled_frames, median_training_radius
 from hela_store.evaluation.leaks import block_ranges
-from hela_store.evaluation.other_labels import Labels, TruthScore, score
+from hela_store.evaluation.other_labels import Labels, TruthScore, truth_answers, truth_change
 from hela_store.evaluation.tracks import store_protocol, unseen_cells
+from hela_store.metrics.intervals import Interval
 from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS, MIXED_PROMPTS, NO_PROMPT
 from hela_store.recipe.recipe import TRUTH_NAMES
 from hela_store.runs.finished import find_finished
@@ -44,6 +45,8 @@ from .sweep import sweep
 
 ALL = ("box", "point", "mask")
 """What ``--prompt all`` stands for: a decoder for each."""
+Line = tuple[str, str, Sequence[str], str | None]
+"""Method, prompt, runs (one for each seed), and the zero-shot evaluation to compare with."""
 SCORED_ON = {"box": ("box", "box-exact")}
 """Kinds that a decoder tuned for another is scored on, too (rule "prompts")."""
 
@@ -106,6 +109,8 @@ class StudyResult:
     notes : what a reader has to know
     errors : why fine-tunings are missing
     against : every run against the other labels, where these were asked for
+    gains_against : by prompt and method, IoU with the other labels less that of zero-shot, on the same nuclei and
+        prompts, over all training seeds
     """
 
     facts: dict[str, str]
@@ -115,12 +120,17 @@ class StudyResult:
     notes: list[str]
     errors: list[str]
     against: list[TruthScore]
+    gains_against: dict[tuple[str, str], Interval]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store study --json`` prints."""
         reference = {kind: {"iou": iou, "dice": dice} for kind, (iou, dice) in REFERENCE.items()}
         more: dict[str, Any] = {"rows": [row.to_json() for row in self.rows]}
         more |= {"against": [row.to_json() for row in self.against], "reference (other data, other split)": reference}
+        gains = [(*which, gain) for which, gain in self.gains_against.items()]
+        more["gains_against"] = [
+            {"prompt": prompt, "method": method, **asdict(gain), "word": gain.word} for prompt, method, gain in gains
+        ]
         return asdict(self) | more
 
 
@@ -150,7 +160,7 @@ def study(
     if config.blind:
         blind, failed = _scored(store, config, config.tuning.with_choices(blind=True), cache_dir, progress)
     free = _image_free(store, config, progress)
-    lines: list[tuple[str, str, Sequence[str], str | None]] = []
+    lines: list[Line] = []
     for kind in config.prompts:
         for scored in SCORED_ON.get(kind, (kind,)):
             lines += [("image-free", scored, [free], zero)] if scored in IMAGE_FREE_PROMPTS and free else []
@@ -163,15 +173,34 @@ def study(
         lines.append(("U-Net (small baseline)", NO_PROMPT, networks, None))
     unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
-    everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
+    against, gains = _against(store, config, lines, progress)
     return StudyResult(
         facts=_facts(store, config, frames),
         rows=[study_row(store, method, prompt, of, base, unseen=unseen) for method, prompt, of, base in shown],
         **_test_scorings(store),
         notes=_notes(store, config, runs, {"classical": int(found is not None), "unet": len(networks)}),
         errors=errors + failed,
-        against=[] if config.truth is None else score(store, everyone, config.truth, progress=progress),
+        against=against,
+        gains_against=gains,
     )
+
+
+def _against(
+    store: Store, config: StudyConfig, lines: Sequence[Line], progress: Progress
+) -> tuple[list[TruthScore], dict[tuple[str, str], Interval]]:
+    """Score all runs against the other labels; of each method also the change to zero-shot, over its seeds."""
+    if config.truth is None:
+        return [], {}
+    everyone = list(dict.fromkeys(run for _, _, of, _ in lines for run in of))
+    found = truth_answers(store, everyone, config.truth, progress=progress)
+    ious = {(score.run, score.prompt): answers for score, answers in found}
+    gains = {}
+    for method, prompt, runs, zero in lines:
+        if zero is not None and (zero, prompt) in ious:
+            change = truth_change(store, ious[zero, prompt], [ious[run, prompt] for run in runs])
+            if change is not None:
+                gains[prompt, method] = change
+    return [score for score, _ in found], gains
 
 
 def _scored(

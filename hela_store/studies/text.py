@@ -24,7 +24,7 @@ COLUMNS = (
 """Heads of the columns of :func:`table`."""
 AGAINST = (
     "prompt", "method", "nuclei", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU",
-    "SEG, of true prompts oracle", "labels' own SEG",
+    "SEG, of true prompts oracle", "labels' own SEG", "over zero-shot",
 )  # fmt: skip
 """Heads of the columns of :func:`against`: scores against the other labels, then against the store's."""
 GAINS = (
@@ -58,7 +58,9 @@ def against(result: StudyResult) -> list[list[str]]:
                 fmean(getattr(score, name) for score in part)
                 for name in ("iou", "dice", "reference_iou", "reference_dice", "between_iou", "seg", "between_seg")
             ]
-            lines.append([row.prompt, row.method, str(part[0].nuclei), *(f"{value:.4f}" for value in means)])
+            gain = result.gains_against.get((row.prompt, row.method))
+            over = "" if gain is None else interval(gain) + (f", {gain.word}" if gain.word else "")
+            lines.append([row.prompt, row.method, str(part[0].nuclei), *(f"{value:.4f}" for value in means), over])
     return lines
 
 

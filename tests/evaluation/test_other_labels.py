@@ -16,7 +16,7 @@ from hela_store.baselines.found import pixels, segment_split
 from hela_store.baselines.rows import write_run
 from hela_store.embedding.ingest import ingest
 from hela_store.errors import DatasetError, RunError
-from hela_store.evaluation.other_labels import score
+from hela_store.evaluation.other_labels import score, truth_answers, truth_change
 from hela_store.evaluation.tolerance import tolerance, truths_apart
 from hela_store.runs.folder import new_run
 from hela_store.store.store import Store
@@ -106,6 +106,22 @@ def test_runs_are_compared_on_the_same_nuclei(gold_store: Store) -> None:
     assert better.over_first is not None and better.over_first.mean == pytest.approx((1 - 16**2 / 20**2) / 2)
     done = CliRunner().invoke(main, ["score", run, as_gold, "-s", str(gold_store.path)])
     assert f"IoU less that of {run}, paired on the same cells and prompts" in done.output, done.output
+
+
+def test_the_change_to_one_run_is_over_all_seeds_of_the_others(gold_store: Store) -> None:
+    runs = [imitate(gold_store)]
+    for side in (16, 18):
+        label = squares((5, 5, side), (40, 5, 20), (5, 35, 20)).astype(np.int32)
+        done = segment_split(gold_store, "test", lambda image, label=label: label, str(side), silent)
+        runs.append(write_run(gold_store, {"split": "test", "checkpoint": str(side)}, done, label="test").run)
+    first, *others = (ious for _, ious in truth_answers(gold_store, runs, "GT"))
+    found = truth_change(gold_store, first, others)
+    # of two nuclei the second is the same everywhere; the first is 16 px wide in gold
+    before = 16**2 / 20**2
+    after = [1.0, 16**2 / 18**2]
+    assert found is not None and found.seeds == 2 and found.tracks == 2
+    assert found.mean == pytest.approx(np.mean([(iou - before) / 2 for iou in after]))
+    assert truth_change(gold_store, first, [{}]) is None
 
 
 def test_the_command_and_what_it_refuses(gold_store: Store) -> None:

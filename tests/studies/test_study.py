@@ -1,8 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from click.testing import CliRunner
 from hela_store_cli.main import main
 
@@ -10,8 +13,8 @@ from hela_store.errors import PromptError, RecipeError
 from hela_store.runs.folder import list_runs, load_run, run_ids
 from hela_store.store.store import Store
 from hela_store.studies.reference import REFERENCE
-from hela_store.studies.study import StudyConfig, study
-from hela_store.studies.text import COLUMNS, markdown, table
+from hela_store.studies.study import StudyConfig, StudyResult, study
+from hela_store.studies.text import AGAINST, COLUMNS, against, markdown, table
 from hela_store.training.config import FinetuneConfig
 from stores import reseal
 
@@ -38,6 +41,7 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     again = study(store, CONFIG)
     assert (run_ids(store.path) == runs and again.rows == first.rows) or repr(again.rows) == repr(first.rows)
     assert again.test_scorings == first.test_scorings
+    check_against(store, first)
 
     assert first.facts["protocol"] == "the same nuclei, later"
     tuned = first.rows[2]
@@ -70,6 +74,37 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     assert all(len(line) == len(COLUMNS) for line in table(first))
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|") and "over image-free" in line]
     assert widths == [len(COLUMNS) + 1]
+
+
+def check_against(store: Store, first: StudyResult) -> None:
+    """Score the same runs against other labels, which lack a cell and have another one smaller."""
+    for path in sorted((store.path / "data/01_ST/SEG").glob("*.tif")):
+        label = tifffile.imread(path)
+        one, other = np.unique(label[label > 0])[:2]
+        label[label == one] = 0
+        label[(label == other) & (np.arange(label.shape[1]) % 5 == 0)] = 0
+        (store.path / "data/01_GT/SEG").mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(store.path / "data/01_GT/SEG" / path.name, label)
+    runs = run_ids(store.path)
+    found = study(store, replace(CONFIG, truth="GT"))
+    assert run_ids(store.path) == runs
+    assert list(found.gains_against) == [
+        ("box", "image-free"),
+        ("box", "tuned for box"),
+        ("box-exact", "image-free"),
+        ("box-exact", "tuned for box"),
+        ("mask", "image-free"),
+        ("mask", "tuned for mask"),
+    ]
+    of = {(score.run, score.prompt): score for score in found.against}
+    tuned, zero = found.rows[2], found.rows[1]
+    gain = found.gains_against["box", "tuned for box"]
+    means = [of[run, "box"].iou - of[zero.runs[0], "box"].iou for run in tuned.runs]
+    assert gain.mean == pytest.approx(np.mean(means)) and gain.seeds == 2
+    assert len(found.to_json()["gains_against"]) == 6
+    line = next(line for line in against(found) if line[:2] == ["box", "tuned for box"])
+    assert len(line) == len(AGAINST) and line[-1].startswith(f"{gain.mean:+.4f}")
+    assert against(first) == [] and first.gains_against == {}
 
 
 def test_what_does_not_cover_the_cells_is_not_taken_for_done(store: Store) -> None:
