@@ -294,8 +294,8 @@ def _difference(rows: Rows, units: Units, variant: str, prompt: str, subset: str
         median=float(np.median(change)),
         better=float(np.mean(change > 0)),
         worse=float(np.mean(change < 0)),
-        per_cell=crossed_interval(change, units),
-        per_frame=crossed_interval(change, units, weights),
+        per_cell=crossed_interval(change, units).within(-1, 1),
+        per_frame=crossed_interval(change, units, weights).within(-1, 1),
         by_seed=[float(change[rows["seed"] == seed].mean()) for seed in np.unique(rows["seed"])],
         frames=frame_spread(change, rows["frame"].tolist()),
     )

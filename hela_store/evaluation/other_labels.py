@@ -186,7 +186,7 @@ def truth_change(store: Store, first: Ious, others: Sequence[Ious]) -> Interval 
     tracks = cell_tracks(store, sorted({frame for _, (frame, _, _) in rows}))
     change = np.array([others[seed][key] - first[key] for seed, key in rows], np.float64)
     seeds = np.array([seed for seed, _ in rows], np.int64)
-    return crossed_interval(change, tracks.units([cell for _, (_, cell, _) in rows], seeds))
+    return crossed_interval(change, tracks.units([cell for _, (_, cell, _) in rows], seeds)).within(-1, 1)
 
 
 def _frames(store: Store, labels: Labels) -> Iterator[tuple[str, _Frame | None]]:
@@ -274,9 +274,9 @@ def _score(
         unmatched=sum(frames[name].unmatched for name in looked),
         seg=seg(match for match, _ in matches),
         between_seg=seg(between for _, between in matches),
-        interval=crossed_interval(ious[0], units),
-        between_interval=crossed_interval(ious[1], units),
-        over_labels=crossed_interval(ious[0] - ious[1], units),
+        interval=crossed_interval(ious[0], units).within(0, 1),
+        between_interval=crossed_interval(ious[1], units).within(0, 1),
+        over_labels=crossed_interval(ious[0] - ious[1], units).within(-1, 1),
         units=str(tracks),
         tolerance=tolerance([frames[frame].nuclei[cell].apart for frame, cell in same]),
     )

@@ -108,6 +108,19 @@ class Interval:
             return "worse"
         return "equivalent" if self.low > -MARGIN and self.high < MARGIN else "undecided"
 
+    def within(self, low: float, high: float) -> Interval:
+        """Return the interval without what lies beyond the values that a mean can have, such as 0 and 1 of IoU.
+
+        With few frames or seeds a t interval is wide, and reaches beyond them. What it leaves out holds no mean, so its
+        coverage is the same. :attr:`error` has to be read before.
+        """
+
+        def cut(end: float) -> float:
+            return min(max(end, low), high) if math.isfinite(end) else end
+
+        ends = {"low": cut(self.low), "high": cut(self.high)}
+        return replace(self, **ends, bootstrap_low=cut(self.bootstrap_low), bootstrap_high=cut(self.bootstrap_high))
+
     @property
     def error(self) -> float:
         """Standard error of the mean."""

@@ -30,7 +30,7 @@ def paired_change(before: npt.ArrayLike, after: npt.ArrayLike, units: Units) -> 
     units : Units
         Of the rows.
     """
-    return crossed_interval(np.asarray(after, float) - np.asarray(before, float), units)
+    return crossed_interval(np.asarray(after, float) - np.asarray(before, float), units).within(-1, 1)
 
 
 def helped(change: Mapping[str, Any]) -> bool:

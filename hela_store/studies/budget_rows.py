@@ -183,7 +183,7 @@ class _Part:
             return None
         cells, n = self.first["cell"], len(self.first["cell"])
         units = self.tracks.units(cells * len(ious), np.repeat(np.arange(len(ious)), n))
-        return crossed_interval(np.concatenate([row - self.first["iou"] for row in ious]), units)
+        return crossed_interval(np.concatenate([row - self.first["iou"] for row in ious]), units).within(-1, 1)
 
 
 def _way(run: RunInfo) -> Way:

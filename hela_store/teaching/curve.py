@@ -25,7 +25,7 @@ def curve_of(steps: Sequence[Step], units: Units) -> list[list[float | None]]:
     steps : all on the same prompts
     units : of these prompts
     """
-    found = [(cells, crossed_interval(ious, units)) for cells, ious in steps]
+    found = [(cells, crossed_interval(ious, units).within(0, 1)) for cells, ious in steps]
     return [[cells, one.mean, finite(one.low), finite(one.high)] for cells, one in found]
 
 

@@ -101,3 +101,14 @@ def test_intervals_are_repeatable_and_hold_the_mean_of_any_rows(
     if first.tracks > 1 and len(set(codes[1])) > 1:
         assert first.low <= first.mean <= first.high
         assert values.min() <= first.bootstrap_low <= first.bootstrap_high <= values.max()
+
+
+def test_an_interval_ends_where_the_values_do() -> None:
+    wide = crossed_interval(np.array([0.5, 0.9, 1.0]), units([0, 1, 2], [0, 5, 10]))
+    assert wide.low < 0 and wide.high > 1, "two degrees of freedom"
+    cut = wide.within(0, 1)
+    assert (cut.low, cut.high, cut.mean, cut.df) == (0, 1, wide.mean, wide.df)
+    narrow = crossed_interval(np.array([0.5, 0.51, 0.52]), units([0, 1, 2], [0, 5, 10]))
+    assert narrow.within(0, 1) == narrow
+    none = crossed_interval(np.array([0.1]), units([0], [0])).within(0, 1)
+    assert math.isnan(none.low) and math.isnan(none.high)

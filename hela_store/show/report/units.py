@@ -59,4 +59,5 @@ class Units:
             return None, None
         sums, counts = (np.array([row[key] for row in rows], np.float64) for key in (name, "n"))
         found = crossed_interval(sums / counts, self.tracks.units([row["cell"] for row in rows]), counts, draws=0)
+        found = found.within(0, 1)
         return (None, None) if math.isnan(found.low) else (found.low, found.high)
