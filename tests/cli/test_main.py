@@ -122,6 +122,8 @@ def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store)
     assert f"{done} done before, 1 now" in again.stdout
 
 
+# in short: training/test_finetune.py, which stops inside a step and a validation
+@pytest.mark.slow
 def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: Run, store: Store) -> None:
     asked = "finetune --steps 12 --evaluate-every 4 --cells 2 --workers 0 --window 16 --validation-cells 4".split()
     with subprocess.Popen(
@@ -141,6 +143,8 @@ def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: 
     assert not list(store.path.glob("runs/.*.partial"))
 
 
+# in short: training/test_loading.py
+@pytest.mark.slow
 def test_ctrl_c_reaches_loader_processes_as_well_and_nobody_complains_or_stays(store: Store) -> None:
     asked = ["finetune", "--steps", "500", "--cells", "2", "--workers", "2", "--window", "16"]
     # as a terminal does: to every process of the group

@@ -126,6 +126,8 @@ def test_another_key_is_another_array_and_the_old_one_stays(store: Store):
     assert not np.array_equal(store.embedding(frame), other.embedding(frame))
 
 
+# in short: test_a_block_with_the_pixels_of_another
+@pytest.mark.slow
 def test_some_blocks_first(store: Store, tmp_path: Path):
     part = anew(store, tmp_path / "part")
     some = EmbedConfig(splits=("val", "test"), batch=4)

@@ -73,6 +73,8 @@ def test_the_model_that_is_exported_is_the_decoder(scored: Path, kind: str, wind
     torch.testing.assert_close(iou, expected_iou, atol=1e-4, rtol=0)
 
 
+# in short: the export of notebook 4, which compares with onnxruntime itself, and the test above
+@pytest.mark.slow
 def test_onnxruntime_decodes_what_torch_decodes(scored: Path, tmp_path: Path) -> None:
     store, run = Store.open(scored), latest(scored, "finetune")
     with pytest.raises(RunError, match=r"ends in .onnx"):

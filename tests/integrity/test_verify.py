@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,30 +52,10 @@ def test_swapped_missing_and_stale_are_told_apart(store: Store) -> None:
         verify(store, VerifyConfig(repair=True))
 
 
-def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
-    tuned = finetune(store, TINY)
-    scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
-    low_rank = finetune(store, TINY.with_choices(adapt="decoder"))
-    whole_encoder = finetune(store, TINY.with_choices(adapt="encoder-full", cut=0))
+def check_changes(store: Store, changes: list[tuple[Path, Callable[[bytes], bytes] | None]]) -> None:
+    """Change or take away one file after the other; each is found by its name, and stays as it is."""
     assert verify(store).whole
-    runs = store.path / "runs"
-    weights = runs / tuned.run / "weights.safetensors"
-    for path, change in (
-        (weights, lambda data: data[:-5]),
-        (weights, lambda data: b""),
-        (weights, None),
-        (runs / tuned.run / "config.json", lambda data: b"{" + data),
-        (runs / low_rank.run / "adapter.safetensors", None),
-        (runs / whole_encoder.run / "adapter.safetensors", None),
-        (runs / whole_encoder.run / "weights.safetensors", None),
-        (runs / tuned.run / "log.jsonl", lambda data: b""),
-        (runs / scored.run / "config.json", None),
-        (runs / scored.run / "prompts.parquet", None),
-        (
-            runs / scored.run / "predictions.parquet",
-            lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
-        ),
-    ):
+    for path, change in changes:
         whole = path.read_bytes()
         path.unlink()
         if change is not None:
@@ -83,12 +64,43 @@ def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None
         assert [fault.path for fault in report.faults] == [str(path.relative_to(store.path))]
         assert report.encoded == 0 and not report.repaired and "runs/" in report.faults[0].note
         path.write_bytes(whole)
+
+
+def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
+    tuned = finetune(store, TINY)
+    scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
+    runs = store.path / "runs"
+    weights = runs / tuned.run / "weights.safetensors"
+    changes: list[tuple[Path, Callable[[bytes], bytes] | None]] = [
+        (weights, lambda data: data[:-5]),
+        (weights, lambda data: b""),
+        (weights, None),
+        (runs / tuned.run / "config.json", lambda data: b"{" + data),
+        (runs / tuned.run / "log.jsonl", lambda data: b""),
+        (runs / scored.run / "config.json", None),
+        (runs / scored.run / "prompts.parquet", None),
+        (runs / scored.run / "predictions.parquet", lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:]),
+    ]
+    check_changes(store, changes)
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(RunError, match=r"weights.safetensors changed since it was published; restore it"):
         evaluate(store, tuned.run, EvaluateConfig(split="val"))
 
 
+# in short: the test above
+@pytest.mark.slow
+def test_weights_of_an_adapted_encoder_that_are_lost_are_found(store: Store) -> None:
+    low_rank = finetune(store, TINY.with_choices(adapt="decoder"))
+    whole_encoder = finetune(store, TINY.with_choices(adapt="encoder-full", cut=0))
+    runs = store.path / "runs"
+    names = ("adapter.safetensors", "weights.safetensors")
+    check_changes(
+        store, [(runs / low_rank.run / names[0], None), *((runs / whole_encoder.run / n, None) for n in names)]
+    )
+
+
 def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:
+    forget(store, 6)  # each view that is left is encoded again
     view, row = next(iter(store.committed().items()))
     before = store.arrays.embedding(store.key, row)
     wrong = store.arrays.write_embedding(store.key, row, np.float32(1.02) * before.astype(np.float32))

@@ -30,7 +30,7 @@ else:
     [
         OURS + "; assert not {'torchvision', 'torch._dynamo', 'sympy'} & sys.modules.keys()",
         OURS + WHOLE,
-        "import sys, segment_anything;" + OURS + WHOLE,
+        pytest.param("import sys, segment_anything;" + OURS + WHOLE, marks=pytest.mark.slow),
     ],
     ids=["ours alone", "ours first", "theirs first"],
 )

@@ -88,6 +88,8 @@ def test_a_store_made_in_a_bucket_is_the_one_made_on_disk(embedded: Path, tmp_pa
         embed(Store.open(other))
 
 
+# in short: kills of integrity/test_crashes.py, and embed after a refused connection below
+@pytest.mark.slow
 def test_killed_and_started_again(remote: Store, line: SlowLine):
     before, entries = objects(remote), remote.ledger().entries()
     forget(remote, 5)
