@@ -112,13 +112,10 @@ def chromium(tmp_path: Path) -> Iterator[Any]:
     options.binary_location = str(paths[0])
     switches = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
     switches += " disable-component-update disable-sync window-size=1200,900"
-    # what a page does in a tab that is not shown takes no longer than in one that is
-    switches += (
-        " disable-background-timer-throttling disable-renderer-backgrounding disable-backgrounding-occluded-windows"
-    )
     for switch in switches.split():
         options.add_argument(f"--{switch}")
     options.add_argument(f"--user-data-dir={tmp_path / 'chromium'}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=Service(str(paths[1]))) as driver:
         yield driver
+        driver.get("about:blank")  # the page is told that it is closed, as it is not where the browser ends

@@ -88,7 +88,8 @@ def cached(store: Store) -> Store:
     return opened
 
 
-@pytest.mark.parametrize("part", ["embedding", "label"])
+# in short: test_damage_is_found_and_repaired of test_bucket.py
+@pytest.mark.parametrize("part", [pytest.param("embedding", marks=pytest.mark.slow), "label"])
 def test_repair_mends_the_copies_as_well(remote: Store, client, part: str):
     store = cached(remote)
     right = scores(store)

@@ -137,15 +137,20 @@ def test_the_command_with_classical(store: Store, tmp_path: Path) -> None:
     assert found["rows"][-1]["empty"] == found["rows"][-1]["failures"]["empty"] / found["rows"][-1]["n"]
     assert found["rows"][-1]["free_iou"] is None and found["test_scorings"]["classical"] == 1
     assert any("--unet trains the others" in note for note in found["notes"]) and found["against"] == []
-    # a U-Net of seed 0 that is there is taken, whatever its steps
+    assert CliRunner().invoke(main, ["study", "--prompt", "scribble", "-s", str(store.path)]).exit_code == 2
+
+
+# in short: the rates of baselines/test_unet.py, and the row of a classical method above
+@pytest.mark.slow
+def test_a_network_that_is_there_is_taken_whatever_its_steps(store: Store) -> None:
+    given = "study --prompt box --seeds 1 --prompt-seeds 1 --steps 1 --cells 2 --validation-cells 2 --workers 0".split()
     trained = CliRunner().invoke(main, "baseline unet --steps 1 --workers 0 --json -s".split() + [str(store.path)])
     assert trained.exit_code == 0, trained.output
-    runs = run_ids(store.path)
+    (network,) = list_runs(store.path, "unet")
     told = CliRunner().invoke(main, [*given, "-s", str(store.path), "--json"])
     row = json.loads(told.stdout)["rows"][-1]
     assert (row["method"], row["prompt"], len(row["runs"])) == ("U-Net (small baseline)", "none", 1) and "SEG" in row
-    assert run_ids(store.path) == runs
-    assert CliRunner().invoke(main, ["study", "--prompt", "scribble", "-s", str(store.path)]).exit_code == 2
+    assert [run.id for run in list_runs(store.path, "unet")] == [network.id]
 
 
 def test_impossible_studies_are_refused() -> None:
