@@ -58,6 +58,8 @@ print(evaluate(store, run, EvaluateConfig(prompts=("box-exact",), split="val")).
     assert "evaluate" in done.stdout
 
 
+# in short: the test below, and a killed training of detection/test_train.py, which has the same trainer
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "other")
     code = """

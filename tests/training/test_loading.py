@@ -34,8 +34,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", ["start", "items"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("method", "moment"),
+    [
+        ("fork", "items"),
+        ("spawn", "start"),
+        pytest.param("fork", "start", marks=pytest.mark.slow),
+        pytest.param("spawn", "items", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_ends_loader_processes_without_a_word(tmp_path, method: str, moment: str) -> None:
     script = tmp_path / "job.py"
     script.write_text(JOB)
