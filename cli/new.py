@@ -182,6 +182,7 @@ GROUPS = {
 def new(name: str, as_json: bool, **choices: Any) -> None:
     """Look at a data set and write a commented store.toml. Existing files are never overwritten."""
     import hela_store as hs
+    from hela_store.sam.rate import proposed_here
 
     report = hs.new(new_folder(name, Path.cwd()), NewConfig.of(**choices), bars, cache_dir=cache_dir())
     if as_json:
@@ -190,7 +191,7 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     echo_facts(report.facts())
     if not report.trained:
         note(UNTRAINED)
-    for line in verdicts.advice(report):
+    for line in (*verdicts.advice(report), *verdicts.faster(proposed_here(), choices["precision"])):
         click.echo(line)
     shown = name if report.store.path.parent.name == STORES and "/" not in name else str(report.store.path)
     click.echo(f"Next: hela-store embed -s {shlex.quote(shown)}")

@@ -209,14 +209,29 @@ def mending(report: MendReport, out: str) -> None:
     next_step(f"report {report.run}")
 
 
-def machine(problems: int) -> None:
+def machine(problems: int, proposed: str = "float32") -> None:
     """Print whether this machine will do, and what to do next."""
     if problems:
         click.echo(f"{problems} {'problem has' if problems == 1 else 'problems have'} to be solved first; see above.")
         click.echo("Next: hela-store doctor")
     else:
         click.echo("Everything that was checked works.")
+        for line in faster(proposed):
+            click.echo(line)
         click.echo("Next: hela-store demo")
+
+
+def faster(proposed: str, chosen: str = "float32") -> Iterator[str]:
+    """Yield which precision to choose for a new store, where this machine computes faster in another than float32.
+
+    Parameters
+    ----------
+    proposed : for this machine
+    chosen : of a store that nothing is embedded in yet
+    """
+    if proposed != "float32" == chosen:
+        yield f"Advice: the GPU of this machine computes several times as fast in {proposed} as in float32."
+        yield f'Make stores with --precision {proposed}, or set precision = "{proposed}" in store.toml before `embed`.'
 
 
 def other_labels(scores: Sequence[TruthScore], truth: str) -> None:

@@ -13,6 +13,27 @@ WORTH = 0.5
 PROBE = 64
 """Rows of the product that tells; the whole would take minutes where the instructions are emulated."""
 
+BFLOAT16_FROM = 8
+"""Major compute capability from which a CUDA device multiplies bfloat16 in hardware."""
+
+
+def proposed_precision(kind: str, major: int = 0) -> str:
+    """Return the precision to propose for a device; nothing but a user's word sets it.
+
+    Parameters
+    ----------
+    kind : ``"cpu"``, ``"cuda"`` or ``"mps"``
+    major : compute capability of a CUDA device
+    """
+    return "bfloat16" if kind == "cuda" and major >= BFLOAT16_FROM else "float32"
+
+
+def proposed_here() -> str:
+    """Return what :func:`proposed_precision` says of the device that ``"auto"`` is on this machine."""
+    if not torch.cuda.is_available():
+        return proposed_precision("cpu")
+    return proposed_precision("cuda", torch.cuda.get_device_capability(0)[0])
+
 
 def bfloat16_pays(device: torch.device) -> bool:
     """Whether bfloat16 products run at half the float32 rate or more; emulated ones are a hundred times slower."""

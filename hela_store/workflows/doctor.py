@@ -22,8 +22,6 @@ from hela_store.sam.registry import ENCODERS
 PACKAGE = "hela-store"
 PROBE_BYTES = 64 << 20
 LEAST_FREE = 1 << 30
-BFLOAT16_FROM = 8
-"""Major compute capability from which a CUDA device multiplies bfloat16 in hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +156,10 @@ def _devices(problems: list[str]) -> tuple[dict[str, str], int]:
 
 def _advice(major: int) -> str:
     """Name the precision that a card of this compute capability multiplies several times as fast as float32."""
-    return "; bfloat16 is several times as fast (`new --precision bfloat16`)" if major >= BFLOAT16_FROM else ""
+    from hela_store.sam.rate import proposed_precision
+
+    proposed = proposed_precision("cuda", major)
+    return "" if proposed == "float32" else f"; {proposed} is several times as fast (`new --precision {proposed}`)"
 
 
 def _rates() -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from console import Run
+from hela_store_cli.verdicts import faster
 
 from hela_store.runs.default import default_run
+from hela_store.sam.rate import proposed_precision
 from hela_store.store.store import Store
 
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
@@ -84,3 +86,9 @@ def test_the_report_names_what_was_scored_on_another_block(run: Run, scored: Pat
     run("evaluate", "-s", tmp_path / "s", "--zero-shot", "--prompt", "point-centre", "--split", "val")
     done = run("report", "-s", tmp_path / "s", "--out", "r.html")
     assert "left out, because this report is of test: zero-shot on val (" in done.stderr
+
+
+def test_a_faster_precision_is_proposed_only_where_there_is_one_and_it_was_not_chosen() -> None:
+    first, second = faster(proposed_precision("cuda", 9))
+    assert first.startswith("Advice: ") and "bfloat16" in first and "--precision bfloat16" in second
+    assert list(faster("bfloat16", "bfloat16")) == list(faster(proposed_precision("cpu"))) == []
