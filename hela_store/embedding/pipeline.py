@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hela_store.base.aliases import BoolArray, LabelArray
+from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
 from hela_store.base.cores import usable_cores
 from hela_store.errors import StoreError
 from hela_store.sam.devices import Room
@@ -78,7 +78,7 @@ class Pipeline:
         """
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
 
-            def write(todo: list[ViewRecord], found: dict[str, npt.NDArray[np.float32]], warped: Warped) -> list[str]:
+            def write(todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> list[str]:
                 truths = [self._store.truths.write(view.view, view.row, *truth) for view, truth in warped]
                 entries = list(pool.map(lambda view: write_view(self._store, view, found[view.view]), todo))
                 (commit or self._store.commit)(entries, truths)
@@ -98,10 +98,10 @@ class Pipeline:
             if writing is not None:
                 yield from writing.result()
 
-    def _encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        how = self._store.recipe.encoder
-        found = encode(self._encoder, pixels, how.precision, how.cut, compiled=self._compiled, room=self._room)
-        return found.numpy()
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> FloatArray:
+        how, arrays = self._store.recipe.encoder, self._store.recipe.arrays
+        given = {"compiled": self._compiled, "room": self._room, "stored": arrays.dtype}
+        return encode(self._encoder, pixels, how.precision, how.cut, **given).numpy()
 
     def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Warped]:
         group, todo = part
@@ -110,8 +110,8 @@ class Pipeline:
         return pixels, [(view, self._frames.truth(view)) for view in varied]
 
 
-def write_view(store: Store, view: ViewRecord, embedding: npt.NDArray[np.float32]) -> Entry:
-    """Write one embedding, float32, of the key's shape, durably; return what the ledger is to say of it."""
+def write_view(store: Store, view: ViewRecord, embedding: FloatArray) -> Entry:
+    """Write one embedding of the key's shape durably, float32 or as stored; return what the ledger is to say."""
     stored = store.arrays.write_embedding(store.key, view.row, embedding)
     back = store.arrays.embedding(store.key, view.row)
     bits = f"u{stored.itemsize}"  # a NaN is not equal to itself

@@ -50,6 +50,7 @@ def encode(
     *,
     compiled: bool = False,
     room: Room | None = None,
+    stored: str = "float32",
 ) -> Tensor:
     """Encode views of one size; where they do not fit into a GPU's memory together, in smaller parts.
 
@@ -66,10 +67,13 @@ def encode(
         Through ``torch.compile``, which takes minutes once a process and changes the last bits.
     room : Room
         What is known of the memory from earlier calls.
+    stored : str
+        Round to this dtype on the device, so that half as many bytes are copied from a GPU; values that it cannot hold
+        leave all as they are, in float32.
 
     Returns
     -------
-    float32, (B, 256, 64, 64), on the CPU; tokens, (B, 64, 64, C), where it is cut
+    float32, or as stored, (B, 256, 64, 64), on the CPU; tokens, (B, 64, 64, C), where it is cut
 
     Raises
     ------
@@ -79,10 +83,11 @@ def encode(
     device = next(encoder.parameters()).device
 
     def some(part: slice) -> Tensor:
-        return _encode(encoder, views[part], precision, cut, compiled=compiled)
+        return _encode(encoder, views[part], precision, cut, compiled=compiled, stored=stored)
 
     try:
-        return torch.cat(list((room or Room()).each(len(views), device, some)))
+        parts = list((room or Room()).each(len(views), device, some))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     except RuntimeError as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RecipeError(
@@ -114,6 +119,7 @@ def _encode(
     cut: int | None,
     *,
     compiled: bool,
+    stored: str,
 ) -> Tensor:
     forward = _compiled_forward() if compiled else _forward
     device = next(encoder.parameters()).device
@@ -121,4 +127,22 @@ def _encode(
     half = getattr(torch, precision)
     with ieee(device), torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
         embedding = forward(encoder, x_BCHW, cut)
-    return embedding.float().cpu()
+    return _on_cpu(_rounded(embedding.float(), getattr(torch, stored)))
+
+
+def _rounded(embedding: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == embedding.dtype:
+        return embedding
+    rounded = embedding.to(dtype)
+    # an error is to name the value that cannot be stored, which the rounded ones no longer say
+    return rounded if bool(rounded.isfinite().all()) else embedding
+
+
+def _on_cpu(embedding: Tensor) -> Tensor:
+    if embedding.device.type != "cuda":
+        return embedding.cpu()
+    # the driver would copy to pageable memory through a small buffer of its own
+    found = torch.empty(embedding.shape, dtype=embedding.dtype, pin_memory=True)
+    found.copy_(embedding, non_blocking=True)
+    torch.cuda.current_stream(embedding.device).synchronize()
+    return found

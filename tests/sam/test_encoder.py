@@ -61,6 +61,30 @@ def test_encode(tiny):
     assert torch.allclose(out[:1], encode(tiny, grey[:1]), atol=1e-5)
 
 
+def test_what_is_stored_is_rounded_before_it_is_copied(tiny):
+    grey = views(3, 48, 64)
+    whole, found = encode(tiny, grey), encode(tiny, grey, stored="float16")
+    assert found.dtype == torch.float16 and found.numpy().tobytes() == whole.numpy().astype(np.float16).tobytes()
+
+
+def test_values_that_cannot_be_stored_are_returned_as_they_are(tiny):
+    grey = views(2, 48, 64)
+
+    class Large(torch.nn.Module):
+        def forward(self, x_BCHW):
+            out = torch.zeros(len(x_BCHW), 256, 64, 64)
+            out[0, 0, 0, 0] = 70_000.0
+            return out
+
+    large = tiny.neck
+    tiny.neck = torch.nn.Sequential(Large())
+    try:
+        found = encode(tiny, grey, stored="float16")
+    finally:
+        tiny.neck = large
+    assert found.dtype == torch.float32 and found.max() == 70_000
+
+
 class Small(torch.nn.Module):
     """A patch embedding on a device with memory for so many images."""
 
