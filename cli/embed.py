@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "What is embedded": ("store", "splits", "limit", "cut", "adapter", "precision"),
-    "Where it runs": ("device", "batch", "compile", "workers", "scheduler"),
+    "Where it runs": ("device", "batch", "compile", "workers", "readers", "scheduler"),
 }
 """Options by the heading of the help."""
 
@@ -55,6 +55,12 @@ GROUPS = {
     "`embed` decides.",
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
+@click.option(
+    "--readers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Read and augment views in N processes beside the encoder. [default: chosen for the device]",
+)
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--yes", is_flag=True, help="Allow more than 100 variants of every view, which take much time and space.")

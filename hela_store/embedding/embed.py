@@ -94,6 +94,10 @@ class EmbedConfig:
         Where official checkpoints are fetched to.
     workers : int or None
         Processes on this machine to encode in; None is this one.
+    readers : int or None
+        Processes that read and augment views for this one; None is as many as there are free cores with CUDA and
+        variants, else a thread. The embeddings are the same. A script that starts processes needs
+        ``if __name__ == "__main__":``.
     scheduler : str or None
         Address of a Dask scheduler whose workers encode, e.g. ``"tcp://node1:8786"``; they see the store's folder under
         the same path.
@@ -111,15 +115,18 @@ class EmbedConfig:
     yes: bool = False
     cache_dir: Path | None = None
     workers: int | None = None
+    readers: int | None = None
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch", "workers"):
+        for name in ("limit", "batch", "workers", "readers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}, expected at least 1")
         if self.workers is not None and self.scheduler is not None:
             raise RecipeError("workers are to be started here and a scheduler has its own; give one of the two")
+        if self.readers is not None and (self.workers is not None or self.scheduler is not None):
+            raise RecipeError("readers serve the encoder of this process, and workers read for themselves; give one")
         for split in self.splits:
             if split not in BLOCKS:
                 raise RecipeError(f"splits holds {split!r}, expected some of {', '.join(BLOCKS)}")
@@ -266,13 +273,15 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     from hela_store.sam.devices import pick_device
 
     from .pipeline import Pipeline
+    from .readers import readers_for
     from .record import conditions_on, prepare, threads
 
     device = pick_device(config.device)
     sam = _load(store, device, config, progress)
     record, notes = prepare(store, sam, conditions_on(device), config.batch, config.compile)
     work = work_of(record.batch, config.limit)
-    pipeline = Pipeline(store, sam, compiled=record.compiled)
+    readers = config.readers or readers_for(device.type, store.recipe.augment.variants)
+    pipeline = Pipeline(store, sam, compiled=record.compiled, readers=readers)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
         done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work)
     return done, seconds, (*_notes_of(sam), *notes)

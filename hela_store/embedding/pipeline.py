@@ -6,9 +6,11 @@ leaves at most chunks that nobody believes in. At most one batch is being writte
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
+from hela_store.base.aliases import FloatArray
 from hela_store.base.cores import usable_cores
+from hela_store.base.executors import outcome
 from hela_store.errors import StoreError
 from hela_store.sam.devices import Room
 from hela_store.sam.encoder import encode
@@ -25,13 +28,12 @@ from hela_store.store.ledger import Entry
 from hela_store.store.records import ViewRecord
 
 from .batches import Frames, Group
+from .readers import Read, Warped, readers
 
 if TYPE_CHECKING:
     from hela_store.sam.checkpoints import LoadedSam
     from hela_store.store.store import Store
 
-Warped = list[tuple[ViewRecord, tuple[LabelArray, BoolArray]]]
-"""Variants with their labels and valid pixels."""
 Commit = Callable[[Iterable[Entry], Iterable[Entry]], object]
 """Given the entries of embeddings and those of the labels of variants."""
 WRITERS = max(4, usable_cores())
@@ -48,11 +50,14 @@ class Pipeline:
         Its encoder is on the device to use.
     compiled : bool
         Run it through ``torch.compile``.
+    readers : int
+        Processes that read and augment, on the CPU whatever the device, so that their number changes no bit; 0 is a
+        thread.
     """
 
-    def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False) -> None:
-        self._store, self._encoder, self._compiled = store, sam.encoder, compiled
-        self._frames = Frames(store, next(sam.encoder.parameters()).device)
+    def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False, readers: int = 0) -> None:
+        self._store, self._encoder, self._compiled, self._readers = store, sam.encoder, compiled, readers
+        self._frames = Frames(store)
         self._room = Room()
 
     @cached_property
@@ -75,8 +80,14 @@ class Pipeline:
         StoreError
             No space, no permission, a frame that changed in the store, or a disk that does not read back what was
             written.
+        ClusterError
+            A process that reads is gone.
         """
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(WRITERS) as pool:
+        with (
+            readers(self._store, self._frames, self._readers) as reader,
+            ThreadPoolExecutor(1) as committer,
+            ThreadPoolExecutor(WRITERS) as pool,
+        ):
 
             def write(todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> list[str]:
                 truths = [self._store.truths.write(view.view, view.row, *truth) for view, truth in warped]
@@ -84,12 +95,18 @@ class Pipeline:
                 (commit or self._store.commit)(entries, truths)
                 return [view.view for view in todo]
 
-            ahead = reader.submit(self._read, work[0]) if work else None
+            ahead = deque[Future[Read]]()
+            coming = iter(work)
+
+            def read_on(count: int) -> None:
+                for group, todo in islice(coming, count):
+                    ahead.append(reader(group, self._varied(todo)))
+
+            read_on(self._readers or 1)
             writing: Future[list[str]] | None = None
-            for index, (group, todo) in enumerate(work):
-                assert ahead is not None
-                pixels, warped = ahead.result()
-                ahead = reader.submit(self._read, work[index + 1]) if index + 1 < len(work) else None
+            for group, todo in work:
+                pixels, warped = outcome(ahead.popleft())
+                read_on(1)
                 embeddings = self._encode(pixels)
                 if writing is not None:
                     yield from writing.result()
@@ -103,11 +120,9 @@ class Pipeline:
         given = {"compiled": self._compiled, "room": self._room, "stored": arrays.dtype}
         return encode(self._encoder, pixels, how.precision, how.cut, **given).numpy()
 
-    def _read(self, part: Group) -> tuple[npt.NDArray[np.float32], Warped]:
-        group, todo = part
-        pixels = self._frames.stack(group)
-        varied = [view for view in todo if view.variant and view.view not in self._labelled]
-        return pixels, [(view, self._frames.truth(view)) for view in varied]
+    def _varied(self, todo: list[ViewRecord]) -> list[ViewRecord]:
+        """Return the variants whose labels are not stored yet."""
+        return [view for view in todo if view.variant and view.view not in self._labelled]
 
 
 def write_view(store: Store, view: ViewRecord, embedding: FloatArray) -> Entry:

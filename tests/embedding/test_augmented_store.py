@@ -19,6 +19,7 @@ from hela_store.detection.train import train_detector
 from hela_store.embedding.batches import Frames, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.plan import damped_share, make_plan
+from hela_store.embedding.readers import readers_for
 from hela_store.errors import RecipeError, StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -29,6 +30,7 @@ from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps, stored_variants, training_views
 from hela_store.training.finetune import finetune
+from stores import chunks
 
 
 def with_augment(path: Path, **values: object) -> Store:
@@ -265,3 +267,36 @@ def test_labels_of_variants_are_listed_once_more_where_the_list_is_lost(varied: 
     report = verify(Store.open(store.path), VerifyConfig(repair=True, device="cpu"))
     assert report.whole and report.encoded == 0
     assert Store.open(store.path).truths.ledger.entries() == before
+
+
+def test_processes_that_read_change_neither_bytes_nor_order(varied: Path, tmp_path: Path) -> None:
+    stores = []
+    for name, readers in (("one", None), ("several", 2)):
+        path = tmp_path / name
+        shutil.copytree(varied, path, ignore=shutil.ignore_patterns("ledger", "embeddings", "truths"))
+        assert embed(Store.open(path), EmbedConfig(readers=readers)).done_now == 12
+        stores.append(Store.open(path))
+    one, several = stores
+    assert chunks(several) == chunks(one)
+    assert list(several.ledger().entries().values()) == list(one.ledger().entries().values())
+    assert several.truths.ledger.entries() == one.truths.ledger.entries() != {}
+
+
+def test_an_error_of_a_process_that_reads_is_its_own(varied: Path, tmp_path: Path) -> None:
+    shutil.copytree(varied, tmp_path / "store", ignore=shutil.ignore_patterns("ledger", "embeddings", "truths"))
+    store = Store.open(tmp_path / "store")
+    embed(store, EmbedConfig(limit=1))
+    damaged = [path for path in (store.path / "arrays.zarr").rglob("c*") if path.is_file() and "image" in str(path)]
+    assert damaged
+    for chunk in damaged:
+        chunk.write_bytes(b"no image")
+    with pytest.raises(StoreError, match="views were committed before") as before:
+        embed(store)
+    with pytest.raises(StoreError) as found:
+        embed(store, EmbedConfig(readers=1))
+    assert str(found.value) == str(before.value)
+
+
+def test_readers_are_chosen_for_the_device() -> None:
+    assert [readers_for("cuda", 8, lambda: free) for free in (16, 1)] == [15, 1]
+    assert readers_for("cpu", 8, lambda: 16) == readers_for("cuda", 0, lambda: 16) == 0
