@@ -18,6 +18,7 @@ from hela_store.detection.targets import HEAD_POSITIONS, Targets, position_px, v
 from hela_store.images.boxes import box_iou
 from hela_store.images.geometry import tile_rectangles
 from hela_store.images.rle import decode
+from hela_store.sam.devices import ieee
 from hela_store.store.records import CellBox
 
 SHAPE = (300, 420)
@@ -111,6 +112,23 @@ def test_an_untrained_head_is_bounded_in_number_and_time() -> None:
     assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2:] <= [1100, 700]).all()
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
     assert np.isfinite(found.boxes).all() and (np.diff(found.scores) <= 0).all()
+
+
+def test_a_frame_on_a_device_has_the_cells_that_it_has_on_a_cpu(device: torch.device) -> None:
+    torch.manual_seed(0)
+    head = GridHead().eval()
+    with torch.no_grad():
+        head.out.weight.normal_(0, 5)
+    tiles = tile_rectangles(SHAPE, 256, 64)
+    embeddings = [torch.randn(256, 64, 64) for _ in tiles]
+    expected = detect_frame(head, embeddings, tiles, SHAPE, 0.0)
+    with ieee(device):
+        found = detect_frame(head.to(device), embeddings, tiles, SHAPE, 0.0)
+    # the last bits of a score may let another of two neighbours win
+    assert len(expected) > 20 and abs(len(found) - len(expected)) <= len(expected) / 50
+    overlaps = box_iou(expected.boxes, found.boxes)
+    assert (overlaps.max(1) > 0.95).mean() > 0.95
+    assert np.abs(expected.scores - found.scores[overlaps.argmax(1)])[overlaps.max(1) > 0.95].max() < 1e-2
 
 
 def test_a_head_that_sees_nothing_is_no_error() -> None:
