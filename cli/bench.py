@@ -444,16 +444,18 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
 @click.option(
     "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Encode N views together."
 )
+@device_option
 @json_option
-def pipeline(variants: int, codec: str, batch: int, as_json: bool) -> None:
+def pipeline(variants: int, codec: str, batch: int, device: str, as_json: bool) -> None:
     """Time everything around the encoder.
 
     The encoder is replaced by one that takes no time. So the views per second are an upper limit: a faster GPU would
-    wait for reading, augmenting and writing.
+    wait for reading, augmenting and writing. "busy" is the share of the time in which nano's encoder computes on this
+    device, where it does not wait for them.
     """
     from hela_store.bench.pipeline import bench_pipeline
 
-    found = bench_pipeline(variants=variants, codec=codec, batch=batch, progress=bars).to_json()
+    found = bench_pipeline(variants=variants, codec=codec, batch=batch, device=device, progress=bars).to_json()
     if as_json:
         echo_json(found)
         return

@@ -18,13 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hela_store.base.aliases import FloatArray
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.embedding.batches import Frames, Work, unique_views, work_of
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.pipeline import Pipeline, write_view
+from hela_store.embedding.readers import readers_for
 from hela_store.recipe.recipe import EncoderRecipe
 from hela_store.sam.checkpoints import load_sam_encoder
+from hela_store.sam.devices import pick_device
 from hela_store.store.arrays import EMBEDDING_SHAPE
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
@@ -36,6 +39,8 @@ FRAMES = 4
 TILE = 512
 BATCH = 4
 """Views that a GPU encodes together by default."""
+SOME = 3
+"""Batches that a CPU encodes to see how busy its encoder is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class PipelineRow:
     read : frames read, normalised and cut, or augmented
     write : embeddings compressed, written durably and read back, one after another
     together : the whole of ``embed``, with an encoder that answers at once
+    busy : share of the time in which nano's encoder computes while ``embed`` runs, else it waits for reader or writer
     """
 
     what: str
@@ -56,12 +62,14 @@ class PipelineRow:
     read: float
     write: float
     together: float
+    busy: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineBench:
-    """The measured rates, and how many threads of torch there were."""
+    """The measured rates, the device of the encoder, and how many threads of torch there were."""
 
+    device: str
     threads: int
     tile: int
     batch: int
@@ -76,18 +84,30 @@ class PipelineBench:
 class _Immediate(Pipeline):
     """As ``embed`` runs it, but every view has its embedding at once."""
 
-    def _encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> FloatArray:
         return np.broadcast_to(an_embedding(), (len(pixels), *EMBEDDING_SHAPE))
 
 
+class _Timed(Pipeline):
+    """As ``embed`` runs it; notes how long the encoder computes."""
+
+    seconds = 0.0
+
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> FloatArray:
+        start = time.perf_counter()
+        found = super()._encode(pixels)  # on the CPU, so a GPU has done its work
+        self.seconds += time.perf_counter() - start
+        return found
+
+
 @functools.cache
-def an_embedding() -> npt.NDArray[np.float32]:
+def an_embedding() -> npt.NDArray[np.float16]:
     """Return numbers that are distributed as those of an embedding, and so compress like one."""
-    return generator("bench pipeline").standard_normal(EMBEDDING_SHAPE).astype(np.float32)
+    return generator("bench pipeline").standard_normal(EMBEDDING_SHAPE).astype(np.float16)
 
 
 def bench_pipeline(
-    *, variants: int = 4, codec: str = "zstd", batch: int = BATCH, progress: Progress = silent
+    *, variants: int = 4, codec: str = "zstd", batch: int = BATCH, device: str = "auto", progress: Progress = silent
 ) -> PipelineBench:
     """Time what surrounds the encoder on drawn frames in a temporary store.
 
@@ -96,7 +116,9 @@ def bench_pipeline(
     variants : augmented views of each view as acquired
     codec : of the embeddings
     batch : views that are encoded together
+    device : on which the encoder's share of the time is taken
     """
+    chosen = pick_device(device)
     ways: list[tuple[str, Callable[[int], bool]]] = [
         ("plain", lambda variant: variant == 0),
         ("augmented", lambda variant: variant > 0),
@@ -109,12 +131,15 @@ def bench_pipeline(
         ).store
         embed(store, EmbedConfig(limit=1, batch=batch))  # ingest, plan, and room in the arrays
         rows = [
-            _row(store, what, wanted, batch) for what, wanted in progress(ways, total=len(ways), what="bench pipeline")
+            _row(store, what, wanted, batch, chosen)
+            for what, wanted in progress(ways, total=len(ways), what="bench pipeline")
         ]
-    return PipelineBench(threads=torch.get_num_threads(), tile=TILE, batch=batch, codec=codec, rows=tuple(rows))
+    return PipelineBench(
+        device=str(chosen), threads=torch.get_num_threads(), tile=TILE, batch=batch, codec=codec, rows=tuple(rows)
+    )
 
 
-def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int) -> PipelineRow:
+def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int, device: torch.device) -> PipelineRow:
     planned = unique_views(store.views_table())
     chosen = np.array([wanted(variant) for variant in planned["variant"].to_pylist()])
     work = work_of(planned.filter(chosen), np.zeros(int(chosen.sum()), bool), batch, None)
@@ -122,9 +147,13 @@ def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int) -> 
     read = count / _seconds(lambda: _read(store, work))
     made = an_embedding()
     write = count / _seconds(lambda: [write_view(store, view, made) for _, todo in work for view in todo])
-    sam = load_sam_encoder(EncoderRecipe(), torch.device("cpu"))
-    together = count / _seconds(lambda: list(_Immediate(store, sam).run(work)))
-    return PipelineRow(what=what, views=count, read=read, write=write, together=together)
+    sam = load_sam_encoder(EncoderRecipe(), device)
+    readers = readers_for(device.type, int(what == "augmented"))
+    together = count / _seconds(lambda: list(_Immediate(store, sam, readers=readers).run(work)))
+    timed = _Timed(store, sam, readers=readers)
+    some = work[:SOME] if device.type == "cpu" else work
+    whole = _seconds(lambda: list(timed.run(some)))
+    return PipelineRow(what=what, views=count, read=read, write=write, together=together, busy=timed.seconds / whole)
 
 
 def _read(store: Store, work: Work) -> None:

@@ -5,10 +5,13 @@ from hela_store_cli.main import main
 
 
 def test_what_surrounds_the_encoder_is_timed():
-    done = CliRunner().invoke(main, ["bench", "pipeline", "--variants", "1", "--codec", "lz4", "--json"])
+    done = CliRunner().invoke(
+        main, ["bench", "pipeline", "--variants", "1", "--codec", "lz4", "--device", "cpu", "--json"]
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["codec"], found["batch"], found["tile"]) == ("lz4", 4, 512)
     plain, augmented = found["rows"]
     assert plain["what"] == "plain" and augmented["what"] == "augmented" and plain["views"] == augmented["views"] == 24
     assert all(row[name] > 0 for row in found["rows"] for name in ("read", "write", "together"))
+    assert found["device"] == "cpu" and all(0 < row["busy"] <= 1 for row in found["rows"])

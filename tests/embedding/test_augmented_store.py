@@ -298,5 +298,5 @@ def test_an_error_of_a_process_that_reads_is_its_own(varied: Path, tmp_path: Pat
 
 
 def test_readers_are_chosen_for_the_device() -> None:
-    assert [readers_for("cuda", 8, lambda: free) for free in (16, 1)] == [15, 1]
+    assert (readers_for("cuda", 8, lambda: 16), readers_for("cuda", 8, lambda: 1)) == (15, 1)
     assert readers_for("cpu", 8, lambda: 16) == readers_for("cuda", 0, lambda: 16) == 0
