@@ -75,6 +75,26 @@ def free_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+MPS_BYTES = 1 << 32
+"""MPS ends the process, which no handler sees, where a single array takes so much."""
+POSITIONS = 64 * 64
+"""Of the grid over which SAM's global attention goes."""
+
+
+def most_at_once(kind: str, heads: int) -> int | None:
+    """Return how many images may be encoded at once, None where only memory says.
+
+    On MPS the float32 scores of global attention are one array: five images with the 12 heads of ViT-B stay below its
+    limit, three with the 16 of ViT-L and ViT-H.
+
+    Parameters
+    ----------
+    kind : ``"cpu"``, ``"cuda"`` or ``"mps"``
+    heads : of the encoder's attention
+    """
+    return max(1, (MPS_BYTES - 1) // (heads * POSITIONS**2 * 4)) if kind == "mps" else None
+
+
 class Room:
     """Describe how many images a device has memory for at once; found by trying, and kept for the next time.
 
@@ -86,6 +106,11 @@ class Room:
 
     def __init__(self) -> None:
         self.most: int | None = None
+
+    def bound(self, most: int | None) -> None:
+        """Have no more than so many at once, even untried; None is no bound."""
+        if most is not None:
+            self.most = min(self.most or most, most)
 
     def each(self, count: int, device: torch.device, work: Callable[[slice], Any]) -> Iterator[Any]:
         """Yield what ``work`` returns for one slice of ``count`` images after another, as large as there is room for.

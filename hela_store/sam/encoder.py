@@ -14,9 +14,9 @@ from torch.nn.functional import interpolate, pad
 from hela_store.errors import RecipeError
 from hela_store.images.geometry import SAM_INPUT, resized_shape
 
-from .devices import Room, ieee
+from .devices import Room, ieee, most_at_once
 from .fast_encoder import image_embedding, normalise_input, trunk_tokens
-from .modeling import ImageEncoderViT
+from .modeling import ImageAttention, ImageEncoderViT
 from .tiny_vit import TinyViT
 
 
@@ -85,8 +85,11 @@ def encode(
     def some(part: slice) -> Tensor:
         return _encode(encoder, views[part], precision, cut, compiled=compiled, stored=stored)
 
+    room = room or Room()
+    heads = max((part.num_heads for part in encoder.modules() if isinstance(part, ImageAttention)), default=1)
+    room.bound(most_at_once(device.type, heads))
     try:
-        parts = list((room or Room()).each(len(views), device, some))
+        parts = list(room.each(len(views), device, some))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
     except RuntimeError as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

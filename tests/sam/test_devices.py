@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from hela_store.errors import RecipeError
 from hela_store.sam.decoder import build_decoder
-from hela_store.sam.devices import Room, ieee, in_turn, pick_device
+from hela_store.sam.devices import Room, ieee, in_turn, most_at_once, pick_device
 from hela_store.sam.encoder import preprocess
 from hela_store.sam.fast_decoder import prompt_tokens
 from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD, image_embedding, normalise_input, relative_positions
@@ -185,3 +185,16 @@ def test_no_prompt_makes_a_gpu_wait() -> None:
         prompts = torch.empty(3, 2, 2), torch.empty(3, 2), torch.empty(3, 4)
         out = torch.func.functional_call(Tokens(), weights, prompts)
     assert tuple(out.shape) == (3, 4, 256) and elsewhere.found == set()
+
+
+@pytest.mark.parametrize(("heads", "most"), [(12, 5), (16, 3), (6, 10)])
+def test_attention_on_mps_stays_below_the_size_at_which_it_aborts(heads: int, most: int) -> None:
+    scores = heads * 4096**2 * 4
+    assert most_at_once("mps", heads) == most and most * scores < 1 << 32 <= (most + 1) * scores
+    assert most_at_once("cuda", heads) is most_at_once("cpu", heads) is None
+    room = Room()
+    room.bound(None)
+    assert [part.stop for part in room.each(12, torch.device("cpu"), lambda part: part)] == [12]
+    room.bound(most)
+    parts = list(room.each(12, torch.device("cpu"), lambda part: part))
+    assert max(part.stop - part.start for part in parts) == most and parts[-1].stop == 12
