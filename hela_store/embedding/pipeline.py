@@ -117,8 +117,16 @@ class Pipeline:
 
     def _encode(self, pixels: npt.NDArray[np.float32]) -> FloatArray:
         how, arrays = self._store.recipe.encoder, self._store.recipe.arrays
-        given = {"compiled": self._compiled, "room": self._room, "stored": arrays.dtype}
-        return encode(self._encoder, pixels, how.precision, how.cut, **given).numpy()
+        found = encode(
+            self._encoder,
+            pixels,
+            how.precision,
+            how.cut,
+            compiled=self._compiled,
+            room=self._room,
+            stored=arrays.dtype,
+        )
+        return found.numpy()
 
     def _varied(self, todo: list[ViewRecord]) -> list[ViewRecord]:
         """Return the variants whose labels are not stored yet."""
