@@ -444,9 +444,17 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
 @click.option(
     "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Encode N views together."
 )
+@click.option(
+    "--readers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Read and augment in N processes; 0: in a thread.",
+)
 @device_option
 @json_option
-def pipeline(variants: int, codec: str, batch: int, device: str, as_json: bool) -> None:
+def pipeline(as_json: bool, **choices: Any) -> None:
     """Time everything around the encoder.
 
     The encoder is replaced by one that takes no time. So the views per second are an upper limit: a faster GPU would
@@ -455,7 +463,7 @@ def pipeline(variants: int, codec: str, batch: int, device: str, as_json: bool) 
     """
     from hela_store.bench.pipeline import bench_pipeline
 
-    found = bench_pipeline(variants=variants, codec=codec, batch=batch, device=device, progress=bars).to_json()
+    found = bench_pipeline(**choices, progress=bars).to_json()
     if as_json:
         echo_json(found)
         return

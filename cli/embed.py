@@ -59,7 +59,7 @@ GROUPS = {
     "--readers",
     type=click.IntRange(1),
     metavar="N",
-    help="Read and augment views in N processes beside the encoder. [default: chosen for the device]",
+    help="Read and augment views in N processes, for a GPU that waits for them. [default: a thread]",
 )
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Encode on the workers of this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")

@@ -24,7 +24,6 @@ from hela_store.base.rng import generator
 from hela_store.embedding.batches import Frames, Work, unique_views, work_of
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.pipeline import Pipeline, write_view
-from hela_store.embedding.readers import readers_for
 from hela_store.recipe.recipe import EncoderRecipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.devices import pick_device
@@ -67,10 +66,11 @@ class PipelineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineBench:
-    """The measured rates, the device of the encoder, and how many threads of torch there were."""
+    """The measured rates, the device of the encoder, and how many threads of torch and readers there were."""
 
     device: str
     threads: int
+    readers: int
     tile: int
     batch: int
     codec: str
@@ -107,7 +107,13 @@ def an_embedding() -> npt.NDArray[np.float16]:
 
 
 def bench_pipeline(
-    *, variants: int = 4, codec: str = "zstd", batch: int = BATCH, device: str = "auto", progress: Progress = silent
+    *,
+    variants: int = 4,
+    codec: str = "zstd",
+    batch: int = BATCH,
+    device: str = "auto",
+    readers: int = 0,
+    progress: Progress = silent,
 ) -> PipelineBench:
     """Time what surrounds the encoder on drawn frames in a temporary store.
 
@@ -117,6 +123,7 @@ def bench_pipeline(
     codec : of the embeddings
     batch : views that are encoded together
     device : on which the encoder's share of the time is taken
+    readers : processes that read and augment while the whole is timed; 0 is a thread
     """
     chosen = pick_device(device)
     ways: list[tuple[str, Callable[[int], bool]]] = [
@@ -131,15 +138,23 @@ def bench_pipeline(
         ).store
         embed(store, EmbedConfig(limit=1, batch=batch))  # ingest, plan, and room in the arrays
         rows = [
-            _row(store, what, wanted, batch, chosen)
+            _row(store, what, wanted, batch, chosen, readers)
             for what, wanted in progress(ways, total=len(ways), what="bench pipeline")
         ]
     return PipelineBench(
-        device=str(chosen), threads=torch.get_num_threads(), tile=TILE, batch=batch, codec=codec, rows=tuple(rows)
+        device=str(chosen),
+        threads=torch.get_num_threads(),
+        readers=readers,
+        tile=TILE,
+        batch=batch,
+        codec=codec,
+        rows=tuple(rows),
     )
 
 
-def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int, device: torch.device) -> PipelineRow:
+def _row(
+    store: Store, what: str, wanted: Callable[[int], bool], batch: int, device: torch.device, readers: int
+) -> PipelineRow:
     planned = unique_views(store.views_table())
     chosen = np.array([wanted(variant) for variant in planned["variant"].to_pylist()])
     work = work_of(planned.filter(chosen), np.zeros(int(chosen.sum()), bool), batch, None)
@@ -148,7 +163,6 @@ def _row(store: Store, what: str, wanted: Callable[[int], bool], batch: int, dev
     made = an_embedding()
     write = count / _seconds(lambda: [write_view(store, view, made) for _, todo in work for view in todo])
     sam = load_sam_encoder(EncoderRecipe(), device)
-    readers = readers_for(device.type, int(what == "augmented"))
     together = count / _seconds(lambda: list(_Immediate(store, sam, readers=readers).run(work)))
     timed = _Timed(store, sam, readers=readers)
     some = work[:SOME] if device.type == "cpu" else work

@@ -95,9 +95,8 @@ class EmbedConfig:
     workers : int or None
         Processes on this machine to encode in; None is this one.
     readers : int or None
-        Processes that read and augment views for this one; None is as many as there are free cores with CUDA and
-        variants, else a thread. The embeddings are the same. A script that starts processes needs
-        ``if __name__ == "__main__":``.
+        Processes that read and augment views for this one, for a GPU that a thread (None) would keep waiting. The
+        embeddings are the same. A script that starts processes needs ``if __name__ == "__main__":``.
     scheduler : str or None
         Address of a Dask scheduler whose workers encode, e.g. ``"tcp://node1:8786"``; they see the store's folder under
         the same path.
@@ -273,15 +272,13 @@ def _encode_here(store: Store, work_of: WorkOf, config: EmbedConfig, progress: P
     from hela_store.sam.devices import pick_device
 
     from .pipeline import Pipeline
-    from .readers import readers_for
     from .record import conditions_on, prepare, threads
 
     device = pick_device(config.device)
     sam = _load(store, device, config, progress)
     record, notes = prepare(store, sam, conditions_on(device), config.batch, config.compile)
     work = work_of(record.batch, config.limit)
-    readers = config.readers or readers_for(device.type, store.recipe.augment.variants)
-    pipeline = Pipeline(store, sam, compiled=record.compiled, readers=readers)
+    pipeline = Pipeline(store, sam, compiled=record.compiled, readers=config.readers or 0)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
         done, seconds = _count(store, record, progress(commits, total=work.size, what="embed"), work)
     return done, seconds, (*_notes_of(sam), *notes)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from hela_store.base.aliases import BoolArray, LabelArray
-from hela_store.base.cores import busy_cores, usable_cores
 from hela_store.base.executors import processes
 from hela_store.recipe.recipe import Recipe
 from hela_store.store.records import ViewRecord
@@ -28,18 +27,6 @@ Read = tuple[npt.NDArray[np.float32], Warped]
 """Views of a group, and the labels of those that were asked for."""
 Reader = Callable[[list[ViewRecord], list[ViewRecord]], Future[Read]]
 """Given the views of a group, and those whose labels are wanted."""
-
-
-def readers_for(kind: str, variants: int, free: Callable[[], int] = lambda: usable_cores() - busy_cores()) -> int:
-    """Return how many processes augment views where nobody says it; 0 is a thread of this process.
-
-    Parameters
-    ----------
-    kind : of the device that encodes; a CPU has no cores to spare
-    variants : of every view; without any, a thread keeps up
-    free : counts the cores that nobody keeps busy, which takes a moment
-    """
-    return max(1, free() - 1) if kind == "cuda" and variants else 0
 
 
 @contextmanager

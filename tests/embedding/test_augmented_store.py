@@ -19,7 +19,6 @@ from hela_store.detection.train import train_detector
 from hela_store.embedding.batches import Frames, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.plan import damped_share, make_plan
-from hela_store.embedding.readers import readers_for
 from hela_store.errors import RecipeError, StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -295,8 +294,3 @@ def test_an_error_of_a_process_that_reads_is_its_own(varied: Path, tmp_path: Pat
     with pytest.raises(StoreError) as found:
         embed(store, EmbedConfig(readers=1))
     assert str(found.value) == str(before.value)
-
-
-def test_readers_are_chosen_for_the_device() -> None:
-    assert (readers_for("cuda", 8, lambda: 16), readers_for("cuda", 8, lambda: 1)) == (15, 1)
-    assert readers_for("cpu", 8, lambda: 16) == readers_for("cuda", 0, lambda: 16) == 0
