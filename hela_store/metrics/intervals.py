@@ -118,8 +118,13 @@ class Interval:
         def cut(end: float) -> float:
             return min(max(end, low), high) if math.isfinite(end) else end
 
-        ends = {"low": cut(self.low), "high": cut(self.high)}
-        return replace(self, **ends, bootstrap_low=cut(self.bootstrap_low), bootstrap_high=cut(self.bootstrap_high))
+        return replace(
+            self,
+            low=cut(self.low),
+            high=cut(self.high),
+            bootstrap_low=cut(self.bootstrap_low),
+            bootstrap_high=cut(self.bootstrap_high),
+        )
 
     @property
     def error(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,16 @@ def test_runs_are_compared_on_the_same_nuclei(gold_store: Store) -> None:
     assert f"IoU less that of {run}, paired on the same cells and prompts" in done.output, done.output
 
 
+def drawn(label: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Find these cells, whatever the image shows."""
+    return label
+
+
 def test_the_change_to_one_run_is_over_all_seeds_of_the_others(gold_store: Store) -> None:
     runs = [imitate(gold_store)]
     for side in (16, 18):
         label = squares((5, 5, side), (40, 5, 20), (5, 35, 20)).astype(np.int32)
-        done = segment_split(gold_store, "test", lambda image, label=label: label, str(side), silent)
+        done = segment_split(gold_store, "test", partial(drawn, label), str(side), silent)
         runs.append(write_run(gold_store, {"split": "test", "checkpoint": str(side)}, done, label="test").run)
     first, *others = (ious for _, ious in truth_answers(gold_store, runs, "GT"))
     found = truth_change(gold_store, first, others)
