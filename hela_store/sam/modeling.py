@@ -25,8 +25,8 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         spec = self.__spec__
-        # the import system asks for these of every package
-        if spec is None or spec.loader is None or (name.startswith("__") and name.endswith("__")):
+        # the import system asks for names with underscores of every package; `import *` begins with __all__
+        if spec is None or spec.loader is None or (name.startswith("__") and name != "__all__"):
             raise AttributeError(name)
         with self._lock:
             if type(self) is _Package and not self._running:

@@ -10,6 +10,9 @@ from console import environment
 
 OURS = "import sys; import hela_store.training.finetune, hela_store.predictor.load"
 WHOLE = """
+everything = {}
+exec("from segment_anything import *", everything)
+assert {"SamPredictor", "SamAutomaticMaskGenerator", "sam_model_registry"} <= everything.keys()
 import segment_anything, segment_anything.modeling
 import hela_store.sam.modeling as ours
 assert segment_anything.SamPredictor.__module__ == "segment_anything.predictor"
