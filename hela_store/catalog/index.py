@@ -57,7 +57,7 @@ class _Old(_Stale):
 
 
 _believed: dict[Path, tuple[int, ...]] = {}
-"""Which catalog files this process has checked, by inode, size and time of change."""
+"""Which catalog files this process has checked or written, by inode, size and time of change."""
 
 
 def index(store_path: Path | str) -> None:
@@ -238,9 +238,9 @@ def _attach(con: Connection, path: Path) -> tuple[int, ...]:
     wait = 0.02
     while True:
         try:
-            about = path.stat()
+            version = _version(path)
             con.execute(f"ATTACH '{_quoted(path)}' AS catalog (READ_ONLY)")
-            return about.st_ino, about.st_size, about.st_mtime_ns
+            return version
         except duckdb.Error as error:
             line = first_line(error)
         if "set lock" not in line:
@@ -249,6 +249,11 @@ def _attach(con: Connection, path: Path) -> tuple[int, ...]:
             raise StoreError(f"{path} is open for writing in another program ({line}); close it there")
         time.sleep(wait)
         wait = min(2 * wait, 0.5)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _indexed(con: Connection) -> dict[str, Source]:
@@ -341,10 +346,12 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
                 shutil.copyfile(live, new)
             refused = _write_file(new, store, sources, empty=not copy)
             fsync_path(new)
+            version = _version(new)
             # Left by some other program that was killed; DuckDB would apply it to the new file.
             live.with_name(f"{FILE}.wal").unlink(missing_ok=True)
             new.replace(live)
             fsync_path(store)
+        _believed[live] = version  # its rows are those that were just counted here
         return refused
     except duckdb.Error as error:
         full = "No space left" in str(error)
