@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 def publish(store: Store, where: str, as_json: bool, **choices: Any) -> None:
     """Publish a store for other labs. The same command resumes.
 
-    It copies the recipe, the list of views, the embeddings with their checksums, and the decoder's weights.
+    It copies the recipe, the list of views, the embeddings with their checksums, the decoder's weights, and your frames
+    and labels; --no-frames leaves these out.
     """
     from hela_store.exchange.publish import PublishConfig
     from hela_store.exchange.publish import publish as write

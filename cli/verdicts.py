@@ -282,4 +282,8 @@ def advice(report: NewReport) -> Iterator[str]:
         yield "Add --variants 8, or use a checkpoint: --encoder vit_b --checkpoint FILE."
     if summary.labelled and report.blocks.get("val", 0) == 1:
         yield "Advice: one validation frame is too few to say whether fine-tuning helps."
-        yield "Label more frames, or give more of them to validation with --val-frames."
+        yield "Label more frames, or change train, val and test in store.toml before `hela-store embed`."
+    lacking = [name for name in ("train", "val", "test") if not report.blocks.get(name, 0)]
+    if summary.labelled and lacking:
+        yield f"Advice: no frame is in {' or '.join(lacking)}, so not every command can work."
+        yield "Change train, val and test in store.toml before `hela-store embed`."

@@ -92,3 +92,9 @@ def test_a_faster_precision_is_proposed_only_where_there_is_one_and_it_was_not_c
     first, second = faster(proposed_precision("cuda", 9))
     assert first.startswith("Advice: ") and "bfloat16" in first and "--precision bfloat16" in second
     assert list(faster("bfloat16", "bfloat16")) == list(faster(proposed_precision("cpu"))) == []
+
+
+def test_new_says_which_parts_of_the_split_are_empty(run: Run) -> None:
+    done = run("new", "cells", "--dataset", "synthetic", "--val-frames", "3-5").stdout
+    assert "split        train 0, val 3, test 0" in done
+    assert "Advice: no frame is in train or test, so not every command can work." in done
