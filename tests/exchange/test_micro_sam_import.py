@@ -316,9 +316,7 @@ def test_what_is_damaged_comes_from_the_file_again(made: Path, store: Store) -> 
     assert verify(there).whole
 
 
-# in short: what is damaged comes from the file again, and kills of integrity/test_crashes.py
-@pytest.mark.slow
-@pytest.mark.parametrize("points", [2, 6])
+@pytest.mark.parametrize("points", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store, points: int) -> None:
     expected = brought(made, store)
     base = shutil.copytree(made / "store", tmp_path / "base")

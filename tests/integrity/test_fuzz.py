@@ -16,7 +16,7 @@ from hela_store_cli.main import main
 from hela_store.store.store import Store
 
 CASES = 300
-SHORT = 5
+SHORT = 8
 HOW = ("bit", "cut", "swap", "delete", "duplicate", "edit")
 RUN = "finetune --prompt box --steps 2 --cells 2 --validation-cells 2 --workers 0 --window 8 --seed 7"
 COMMANDS = (

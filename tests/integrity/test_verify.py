@@ -100,7 +100,6 @@ def test_weights_of_an_adapted_encoder_that_are_lost_are_found(store: Store) -> 
 
 
 def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:
-    forget(store, 6)  # each view that is left is encoded again
     view, row = next(iter(store.committed().items()))
     before = store.arrays.embedding(store.key, row)
     wrong = store.arrays.write_embedding(store.key, row, np.float32(1.02) * before.astype(np.float32))

@@ -60,7 +60,7 @@ def test_a_kill_at_any_write_loses_nothing(server: subprocess.Popen[str], ingest
     points = int((tmp_path / "whole.points").read_text())
     whole = [event.cells for event in LabelLog(Store.open(tmp_path / "whole")).events()]
     assert points > 10 and len(whole) > 1
-    for at in range(1, points + 1, 7):
+    for at in range(1, points + 1, 4):
         check(server, ingested, tmp_path, "kill", at, whole)
 
 

@@ -66,8 +66,6 @@ def results(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-# in short: test_kept_tiles.py
-@pytest.mark.slow
 @threads(1)  # of the killed process, too
 def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     detector_store: Store, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

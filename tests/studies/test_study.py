@@ -146,11 +146,12 @@ def test_a_network_that_is_there_is_taken_whatever_its_steps(store: Store) -> No
     given = "study --prompt box --seeds 1 --prompt-seeds 1 --steps 1 --cells 2 --validation-cells 2 --workers 0".split()
     trained = CliRunner().invoke(main, "baseline unet --steps 1 --workers 0 --json -s".split() + [str(store.path)])
     assert trained.exit_code == 0, trained.output
-    before = [run.id for run in list_runs(store.path, "unet")]
+    CliRunner().invoke(main, [*given, "-s", str(store.path)])
+    runs = run_ids(store.path)
     told = CliRunner().invoke(main, [*given, "-s", str(store.path), "--json"])
     row = json.loads(told.stdout)["rows"][-1]
     assert (row["method"], row["prompt"], len(row["runs"])) == ("U-Net (small baseline)", "none", 1) and "SEG" in row
-    assert [run.id for run in list_runs(store.path, "unet")] == before
+    assert run_ids(store.path) == runs
 
 
 def test_impossible_studies_are_refused() -> None:

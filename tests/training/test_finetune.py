@@ -76,7 +76,7 @@ print(finetune(Store.open(sys.argv[1]), config).run)
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
     straight, _ = start(store.path).communicate(timeout=300)
-    with start(tmp_path / "other", workers=2) as victim:
+    with start(tmp_path / "other", workers=4) as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
             names = partial_runs(tmp_path / "other")
