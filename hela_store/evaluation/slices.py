@@ -248,4 +248,5 @@ def _at_step(row: Slice, parts: int) -> Slice:
     half = row.change.error * float(stdtrit(row.change.df, 1 - 0.025 / parts))
     ends = replace(row.change, low=row.change.mean - half, high=row.change.mean + half)
     word = "" if row.change.blocks < LEAST_BLOCKS else ends.standing
-    return replace(row, low=ends.low, high=ends.high, word=word)
+    shown = ends.within(-1, 1)
+    return replace(row, low=shown.low, high=shown.high, word=word)

@@ -112,7 +112,7 @@ class Interval:
         """Return the interval without what lies beyond the values that a mean can have, such as 0 and 1 of IoU.
 
         With few frames or seeds a t interval is wide, and reaches beyond them. What it leaves out holds no mean, so its
-        coverage is the same. :attr:`error` has to be read before.
+        coverage is the same, and :attr:`error` too unless both ends are cut.
         """
 
         def cut(end: float) -> float:
@@ -129,7 +129,7 @@ class Interval:
     @property
     def error(self) -> float:
         """Standard error of the mean."""
-        return (self.high - self.mean) / float(stdtrit(self.df, 0.975))
+        return max(self.high - self.mean, self.mean - self.low) / float(stdtrit(self.df, 0.975))
 
     @property
     def word(self) -> Word:

@@ -108,6 +108,7 @@ def test_an_interval_ends_where_the_values_do() -> None:
     assert wide.low < 0 and wide.high > 1, "two degrees of freedom"
     cut = wide.within(0, 1)
     assert (cut.low, cut.high, cut.mean, cut.df) == (0, 1, wide.mean, wide.df)
+    assert wide.within(-9, 1).error == pytest.approx(wide.error), "the other side has it still"
     narrow = crossed_interval(np.array([0.5, 0.51, 0.52]), units([0, 1, 2], [0, 5, 10]))
     assert narrow.within(0, 1) == narrow
     none = crossed_interval(np.array([0.1]), units([0], [0])).within(0, 1)
