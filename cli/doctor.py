@@ -24,13 +24,5 @@ def doctor(as_json: bool) -> None:
         echo_json(report.to_json())
     else:
         echo_facts(report.facts())
-        verdicts.machine(len(report.problems), _proposed(report.problems))
+        verdicts.machine(len(report.problems))
     sys.exit(1 if report.problems else 0)
-
-
-def _proposed(problems: tuple[str, ...]) -> str:
-    if problems:  # perhaps that torch cannot be loaded
-        return "float32"
-    from hela_store.sam.rate import proposed_here
-
-    return proposed_here()

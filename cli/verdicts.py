@@ -209,19 +209,17 @@ def mending(report: MendReport, out: str) -> None:
     next_step(f"report {report.run}")
 
 
-def machine(problems: int, proposed: str = "float32") -> None:
+def machine(problems: int) -> None:
     """Print whether this machine will do, and what to do next."""
     if problems:
         click.echo(f"{problems} {'problem has' if problems == 1 else 'problems have'} to be solved first; see above.")
         click.echo("Next: hela-store doctor")
     else:
         click.echo("Everything that was checked works.")
-        for line in faster(proposed):
-            click.echo(line)
         click.echo("Next: hela-store demo")
 
 
-def faster(proposed: str, chosen: str = "float32") -> Iterator[str]:
+def faster(proposed: str, chosen: str) -> Iterator[str]:
     """Yield which precision to choose for a new store, where this machine computes faster in another than float32.
 
     Parameters

@@ -89,9 +89,9 @@ def test_the_report_names_what_was_scored_on_another_block(run: Run, scored: Pat
 
 
 def test_a_faster_precision_is_proposed_only_where_there_is_one_and_it_was_not_chosen() -> None:
-    first, second = faster(proposed_precision("cuda", 9))
+    first, second = faster(proposed_precision("cuda", 9), "float32")
     assert first.startswith("Advice: ") and "bfloat16" in first and "--precision bfloat16" in second
-    assert list(faster("bfloat16", "bfloat16")) == list(faster(proposed_precision("cpu"))) == []
+    assert list(faster("bfloat16", "bfloat16")) == list(faster(proposed_precision("cpu"), "float32")) == []
 
 
 def test_new_says_which_parts_of_the_split_are_empty(run: Run) -> None:
