@@ -43,8 +43,7 @@ class _Package(ModuleType):
 
 
 def _stand_in() -> None:
-    spec = importlib.util.find_spec(NAME)
-    if NAME in sys.modules or spec is None:
+    if NAME in sys.modules or (spec := importlib.util.find_spec(NAME)) is None:
         return
     package = _Package(NAME)
     package._lock, package._running = threading.RLock(), False
