@@ -16,7 +16,7 @@ from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
 from hela_store.evaluation.frames import FrameCells, frame_cells
 from hela_store.images.boxes import box_iou
-from hela_store.images.geometry import scoring_tile
+from hela_store.images.geometry import scoring_tile, scoring_tiles
 from hela_store.images.rle import bbox, encode, trim
 from hela_store.metrics.matching import countable
 from hela_store.prompts.context import CellContext
@@ -197,7 +197,7 @@ def _decoded(frame: _Frame, cases: Sequence[Case], decoder: SamDecoder, window: 
     lost = [case.fault == "missing" and case.box is None for case in cases]
     prompts = [[] if gone else _asked(case) for case, gone in zip(cases, lost, strict=True)]
     flat = [(number, prompt) for number, asked in enumerate(prompts) for prompt in asked]
-    homes = [scoring_tile(prompt_rectangle(prompt), rects, frame.cells.shape) for _, prompt in flat]
+    homes = scoring_tiles([prompt_rectangle(prompt) for _, prompt in flat], rects, frame.cells.shape).tolist()
     answers: dict[int, Prediction] = {}
     for tile in sorted(set(homes)):
         members = [i for i, home in enumerate(homes) if home == tile]

@@ -17,7 +17,9 @@ from .text import first_line
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table as one durable Parquet file (zstd, with checksums)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    # numbers of vectors hardly repeat: a dictionary of them takes time and makes the file larger
+    repeating = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, use_dictionary=repeating)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.images.boxes import box_iou
-from hela_store.images.geometry import Rect, scoring_tile
+from hela_store.images.geometry import Rect, scoring_tiles
 from hela_store.images.rle import Rle
 
 SAME_TILE = 0.6
@@ -95,9 +95,7 @@ def merge_tiles(found: Detections, tiles: Sequence[Rect], shape: tuple[int, int]
     tiles : (x0, y0, width, height) px, frame, each
     shape : (rows, cols) of the frame, px
     """
-    several = len(tiles) > 1
-    home = np.array([scoring_tile(box, tiles, shape) if several else 0 for box in found.boxes], np.int64)
-    at_home = found.tiles == home
+    at_home = found.tiles == scoring_tiles(found.boxes, tiles, shape)
     order = np.lexsort((-found.scores, ~at_home))
     boxes, owner = found.boxes[order], found.tiles[order]
     area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)

@@ -87,6 +87,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
     views, about = store.views_table(), store.frame_records()
     tiles = by_frame(ViewRecord, views.filter(pc.equal(views["variant"], 0)), frames)
     inside = by_frame(CellRecord, store.cells_table(), frames)
+    pixels = store.pixels
     for frame in frames:
         missing = [view for view in tiles[frame] if view.view not in committed]
         if missing or not tiles[frame]:
@@ -95,7 +96,7 @@ def frame_cells(store: Store, frames: Sequence[str]) -> Iterator[FrameCells]:
             frame=frame,
             split=blocks[frame],
             shape=about[frame].shape,
-            label=store.pixels.label(frame),
+            label=pixels.label(frame),
             cells=inside[frame],
             tiles=[Tile(view=view.view, rect=view.rect, row=committed[view.view]) for view in tiles[frame]],
         )

@@ -30,6 +30,8 @@ AUTO_POSITIONS = 3.0
 DEFAULT_OVERLAP = 64
 """Overlap of neighbouring tiles in px where there are no labels to measure cells on."""
 OVERLAP_PERCENTILE = 99.9
+_PROMPTS_AT_ONCE = 4096
+"""Prompts whose distances to all tiles are held in memory together."""
 
 
 def tile_rectangles(shape_rc: tuple[int, int], tile: int, overlap: int) -> list[Rect]:
@@ -62,31 +64,38 @@ def _cover(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def scoring_tile(rect_xyxy: Sequence[float] | FloatArray, tiles: Sequence[Rect], frame_shape: tuple[int, int]) -> int:
-    """Return the index of the tile in which a prompt is most interior.
+    """Return the index of the tile in which one prompt is most interior, as :func:`scoring_tiles`."""
+    return int(scoring_tiles(np.asarray(rect_xyxy), tiles, frame_shape)[0])
+
+
+def scoring_tiles(
+    rects_xyxy: npt.ArrayLike, tiles: Sequence[Rect], frame_shape: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """Return the index of the tile in which each prompt is most interior, int64, (N,).
 
     The largest minimal distance from the prompt's rectangle to those tile edges that are not frame edges; ties go to
     the smaller index.
 
     Parameters
     ----------
-    rect_xyxy : (4,), ``(x0, y0, x1, y1)`` px, frame
-        What the *prompt* spans; a point is a rectangle of no extent.
+    rects_xyxy : (N, 4), ``(x0, y0, x1, y1)`` px, frame
+        What each *prompt* spans; a point is a rectangle of no extent.
     tiles : as :func:`tile_rectangles` returns them
     frame_shape : (int, int), rows and columns, px
     """
-    x0, y0, x1, y1 = (float(v) for v in rect_xyxy)
+    prompts = np.asarray(rects_xyxy, dtype=float).reshape(-1, 4)
     height, width = frame_shape
     left, top, wide, high = np.asarray(tiles, dtype=float).T
     right, bottom = left + wide, top + high
-    distances = np.stack(
-        [
-            np.where(left > 0, x0 - left, np.inf),
-            np.where(top > 0, y0 - top, np.inf),
-            np.where(right < width, right - x1, np.inf),
-            np.where(bottom < height, bottom - y1, np.inf),
-        ]
-    )
-    return int(np.argmax(distances.min(axis=0)))
+    found = np.empty(len(prompts), np.int64)
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        x0, y0, x1, y1 = prompts[start : start + _PROMPTS_AT_ONCE].T[..., None]
+        inside = np.where(left > 0, x0 - left, np.inf)
+        inside = np.minimum(inside, np.where(top > 0, y0 - top, np.inf))
+        inside = np.minimum(inside, np.where(right < width, right - x1, np.inf))
+        inside = np.minimum(inside, np.where(bottom < height, bottom - y1, np.inf))
+        found[start : start + _PROMPTS_AT_ONCE] = inside.argmax(1)
+    return found
 
 
 def holds_whole(rect_xyxy: Sequence[float] | FloatArray, tile: Rect) -> bool:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hela_store.base.aliases import BoolArray
-from hela_store.images.geometry import Rect, scoring_tile
+from hela_store.images.geometry import Rect, scoring_tiles
 from hela_store.images.rle import bbox, largest_piece, paste, trim
 from hela_store.metrics.boundaries import edge, signed_distance
 from hela_store.metrics.overlap import equivalent_diameter, overlap
@@ -179,7 +179,7 @@ def _refined(frame: Frame, first: Answer, second: Answer) -> Answer:
 
 def _ask_once(decoder: SamDecoder, frame: Frame, masks: Sequence[Piece], *, form: str, window: int) -> list[Answer]:
     families = [[prompt_of(mask, form), *(prompt_of(m, form) for m in moved(mask, frame.shape))] for mask in masks]
-    home = np.array([scoring_tile(prompt_rectangle(family[0]), frame.tiles, frame.shape) for family in families], int)
+    home = scoring_tiles([prompt_rectangle(family[0]) for family in families], frame.tiles, frame.shape)
     answers: dict[int, Answer] = {}
     for tile in np.unique(home):
         members: list[int] = np.flatnonzero(home == tile).tolist()

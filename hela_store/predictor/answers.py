@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from hela_store.base.aliases import FloatArray
 from hela_store.errors import PromptError
-from hela_store.images.geometry import EMBEDDING_POSITIONS, MASK_GRID, SAM_INPUT, Rect, resized_shape, scoring_tile
+from hela_store.images.geometry import EMBEDDING_POSITIONS, MASK_GRID, SAM_INPUT, Rect, resized_shape, scoring_tiles
 from hela_store.prompts.logits import LOGIT
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.predict import Answer, decode_growing, frame_mask, whole_plane, window_sizes
@@ -85,7 +85,7 @@ class ImagePrompts:
             spans = list(_pixels(self.boxes, self.shape).reshape(-1, 4))
         else:
             spans = [self._clicked(i) for i in range(len(self))]
-        return np.array([scoring_tile(span, tiles, self.shape) for span in spans], np.int64)
+        return scoring_tiles(spans, tiles, self.shape)
 
     def _clicked(self, i: int) -> FloatArray:
         if self.points is not None and self.labels is not None and (self.labels[i] == 1).any():

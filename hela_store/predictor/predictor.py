@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hela_store.errors import DatasetError, NoImageError, PromptError
-from hela_store.images.geometry import MASK_GRID, SAM_INPUT, resized_shape, scoring_tile
+from hela_store.images.geometry import MASK_GRID, SAM_INPUT, resized_shape, scoring_tiles
 from hela_store.prompts.prompt import Prompt
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.decoder import SamDecoder, view_tokens
@@ -441,7 +441,7 @@ class Predictor:
         else:
             frame = self._stored(image) if isinstance(image, str) else self._encoded(image)
         checked = checked_boxes(boxes, frame.shape)
-        homes = np.array([scoring_tile(box, frame.tiles, frame.shape) for box in checked], np.int64)
+        homes = scoring_tiles(checked, frame.tiles, frame.shape)
         found: dict[int, Prediction] = {}
         for tile in np.unique(homes):
             members = np.flatnonzero(homes == tile)

@@ -13,7 +13,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.detection.detections import Detections
 from hela_store.errors import PromptError
 from hela_store.images.boxes import box_iou
-from hela_store.images.geometry import scoring_tile
+from hela_store.images.geometry import scoring_tiles
 from hela_store.images.rle import bbox, decode, largest_piece, trim
 from hela_store.metrics.overlap import overlap
 from hela_store.predictor.frame import Tiled
@@ -107,7 +107,7 @@ def decode_detections(
     progress : shown tile by tile
     """
     tiles, shape = frame.tiles, frame.shape
-    home = np.array([scoring_tile(box, tiles, shape) for box in found.boxes], np.int64)
+    home = scoring_tiles(found.boxes, tiles, shape)
     device = next(decoder.parameters()).device
     cells: list[FoundCell] = []
     places = np.unique(home)

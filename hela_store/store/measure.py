@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy import ndimage
 
 from hela_store.datasets.frame import Frame
-from hela_store.images.geometry import Rect, grid_round_trip, scoring_tile
+from hela_store.images.geometry import Rect, grid_round_trip, scoring_tiles
 from hela_store.images.labels import compact
 
 from .tables import CELLS_SCHEMA
@@ -137,8 +137,8 @@ def round_trips(index: np.ndarray, present: Ints, boxes: Ints, tiles: list[Rect]
     """
     shape = (index.shape[0], index.shape[1])
     scores = np.empty(present.size)
-    for i, (value, box) in enumerate(zip(present, boxes.tolist(), strict=True)):
+    homes = scoring_tiles(boxes, tiles, shape)
+    for i, (value, box, home) in enumerate(zip(present, boxes.tolist(), homes, strict=True)):
         x0, y0, x1, y1 = box
-        tile = tiles[scoring_tile(box, tiles, shape)] if len(tiles) > 1 else tiles[0]
-        scores[i] = grid_round_trip(index[y0:y1, x0:x1] == value, tile, (x0, y0))
+        scores[i] = grid_round_trip(index[y0:y1, x0:x1] == value, tiles[home], (x0, y0))
     return scores

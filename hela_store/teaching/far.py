@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from hela_store.images.geometry import scoring_tile
+from hela_store.images.geometry import scoring_tiles
 from hela_store.images.labels import compact
 from hela_store.store.records import CellBox
 from hela_store.vectors.pool import Vectors, pooled
@@ -48,7 +48,7 @@ def _vectors(decoding: Decoding, frame: str, label: Label, cells: Iterable[int])
     """Return the vectors of cells of a label image, (n, 256); each is read from the tile that holds it best."""
     stored, boxes = decoding.frame(frame), _boxes(frame, label)
     wanted = [boxes[cell] for cell in cells if cell in boxes]
-    homes = np.array([scoring_tile(box.box, stored.tiles, stored.shape) for box in wanted], np.int64)
+    homes = scoring_tiles([box.box for box in wanted], stored.tiles, stored.shape)
     found = np.zeros((len(wanted), 256), np.float32)
     for tile in np.unique(homes).tolist():
         members = np.flatnonzero(homes == tile)

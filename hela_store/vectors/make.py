@@ -27,7 +27,7 @@ from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 from hela_store.store.stored_tables import READERS
 
-from .pool import Vectors, pooled, tile_of
+from .pool import Vectors, by_tile, pooled
 from .tokens import mask_tokens
 
 KIND = "vectors"
@@ -209,12 +209,8 @@ def _made(
     sources = _sources(store)
 
     def rows_of(frame: FrameCells) -> pa.Table:
-        tiles: dict[Tile, list[CellRecord]] = {}
-        for cell in frame.cells:
-            if cell.cell in lacking[frame.frame]:
-                tiles.setdefault(tile_of(frame, cell), []).append(cell)
         parts = []
-        for tile, cells in tiles.items():
+        for tile, cells in by_tile(frame, [cell for cell in frame.cells if cell.cell in lacking[frame.frame]]).items():
             embedding = store.embedding_at(tile.row)
             tokens = None if decoder is None else mask_tokens(decoder, embedding, tile.rect, cells, window)
             vectors = pooled(embedding, tile.rect, frame.label, cells)

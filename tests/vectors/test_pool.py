@@ -10,7 +10,7 @@ import pytest
 
 from hela_store.evaluation.frames import FrameCells, Tile
 from hela_store.store.records import CellRecord
-from hela_store.vectors.pool import pooled, position_counts, tile_of
+from hela_store.vectors.pool import by_tile, pooled, position_counts
 
 TILES = [Tile(view=name, rect=(x0, 0, 64, 48), row=row) for row, (name, x0) in enumerate([("left", 0), ("right", 36)])]
 
@@ -32,13 +32,14 @@ def frame() -> FrameCells:
 
 
 def test_the_tile_is_the_one_in_which_the_cell_is_most_interior(frame: FrameCells) -> None:
-    assert [tile_of(frame, cell).view for cell in frame.cells] == ["left", "right", "left"]
+    homes = {tile.view: [cell.label for cell in cells] for tile, cells in by_tile(frame, frame.cells).items()}
+    assert homes == {"left": [1, 3], "right": [2]}
 
 
 def test_a_cell_without_a_pixel_in_the_middle_of_its_box_is_read_where_most_of_it_is(frame: FrameCells) -> None:
     middle = [Tile(view="middle", rect=(20, 0, 60, 48), row=2), *TILES]
     third = FrameCells(**{field.name: getattr(frame, field.name) for field in fields(FrameCells)} | {"tiles": middle})
-    assert tile_of(third, frame.cells[2]).view == "right"
+    assert [tile.view for tile in by_tile(third, frame.cells[2:])] == ["right"]
 
 
 def test_the_mean_is_that_of_the_positions_of_its_pixels(frame: FrameCells) -> None:
@@ -48,7 +49,7 @@ def test_the_mean_is_that_of_the_positions_of_its_pixels(frame: FrameCells) -> N
     for cell, vector in zip(frame.cells, vectors, strict=False):
         rows, columns = np.nonzero(frame.label == cell.label)
         shown = columns >= rect[0]
-        assert position_counts(frame.label, cell, rect).sum() == shown.sum()
+        assert position_counts(frame.label, [cell], rect).sum() == shown.sum()
         # a view of 64 px has one position a pixel
         by_hand = embedding[:, rows[shown], columns[shown] - rect[0]].astype(np.float64).mean(1)
         assert np.allclose(vector, by_hand, atol=1e-5)
