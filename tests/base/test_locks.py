@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import forked
 import pytest
 
 from hela_store.base.locks import embed_lock
@@ -16,7 +17,7 @@ HOLD = (
 
 
 def test_the_second_is_told_who_holds_it_and_a_killed_one_holds_nothing(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+    with forked.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         try:
             assert first.stdout is not None and first.stdout.readline() == "held\n"
             with pytest.raises(StoreError, match=f"by process {first.pid} on {socket.gethostname()} since"):

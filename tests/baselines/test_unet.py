@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_steps_end_in_the_same_bits_twice_and_resumed(store: Store, device: torc
 @pytest.mark.slow  # test_train.py of detection and test_finetune.py have short forms of the same trainer
 @threads(1)  # of the killed process, too: the last bits follow from their number
 def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(store: Store, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, store.path], capture_output=True, check=False)
+    done = forked.run([sys.executable, "-c", KILLED, store.path], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (left,) = partial_runs(store.path)
     first = unet(store, QUICK)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -634,9 +635,10 @@ def script() -> Iterator[Script]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: object) -> subprocess.Popen[str]:
-        env = dict(os.environ, PYTHONPATH=str(Path(hela_store.__file__).parents[1]))
+        paths = [Path(module.__file__).parent for module in (hela_store, forked)]
+        env = dict(os.environ, PYTHONPATH=f"{paths[0].parent}{os.pathsep}{paths[1]}")
         command = [sys.executable, __file__, *map(str, words)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         started.append(process)
         return process
 

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 from console import Run, environment
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_that_changed_since_the_plan(run: Run, store: Store) -> Non
 
 def test_a_lock_left_by_a_dead_process_does_not_hold(run: Run, store: Store) -> None:
     forget_last(store)
-    dead = subprocess.run([sys.executable, "-c", HOLD_AND_DIE, store.path], env=environment(), check=False)
+    dead = forked.run([sys.executable, "-c", HOLD_AND_DIE, store.path], env=environment(), check=False)
     assert dead.returncode == -9 and (store.path / ".embed.holder.json").exists()
     assert "7 done before, 1 now" in run("embed", folder=store.path).stdout
     assert not (store.path / ".embed.holder.json").exists()

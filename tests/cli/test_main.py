@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
+import forked
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -90,7 +91,7 @@ def test_no_store_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_no_error(embedded: Path) -> None:
     query = "SELECT * FROM range(200000)"
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, "sql", "-s", embedded, query, "--csv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -105,7 +106,7 @@ def test_a_closed_pipe_is_no_error(embedded: Path) -> None:
 def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store) -> None:
     ledger = store.path / "ledger"
     shutil.rmtree(ledger)
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, "embed"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=store.path, env=environment()
     ) as process:
         assert process.stderr is not None
@@ -126,7 +127,7 @@ def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store)
 @pytest.mark.slow
 def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: Run, store: Store) -> None:
     asked = "finetune --steps 12 --evaluate-every 4 --cells 2 --workers 0 --window 16 --validation-cells 4".split()
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=store.path, env=environment()
     ) as process:
         assert process.stderr is not None
@@ -148,7 +149,7 @@ def test_ctrl_c_in_finetune_keeps_the_run_and_the_next_one_goes_on_with_it(run: 
 def test_ctrl_c_reaches_loader_processes_as_well_and_nobody_complains_or_stays(store: Store) -> None:
     asked = ["finetune", "--steps", "500", "--cells", "2", "--workers", "2", "--window", "16"]
     # as a terminal does: to every process of the group
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, *asked],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

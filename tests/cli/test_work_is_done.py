@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import forked
 import pytest
 from console import COMMAND, Run, environment
 
@@ -31,7 +32,7 @@ def held(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     store.sql("SELECT 1")
     code = "import duckdb, sys\ncon = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\nsys.stdin.read()"
     command = [sys.executable, "-c", code, str(store.path / "catalog.duckdb")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "open\n"
         with pytest.raises(duckdb.IOException, match="lock"):
             duckdb.connect(str(store.path / "catalog.duckdb"), read_only=True)
@@ -92,12 +93,12 @@ def test_two_equal_finetunes_share_one_run_and_a_killed_one_is_gone_on_with(stor
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
     }
-    with subprocess.Popen(command, **how) as first:
+    with forked.Popen(command, **how) as first:
         deadline = time.monotonic() + 120
         while not partial_runs(store.path) and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(first.pid, signal.SIGSTOP)
-        with subprocess.Popen(command, **how) as second:
+        with forked.Popen(command, **how) as second:
             assert second.stderr is not None
             said = ""
             while f"by process {first.pid} on" not in said and time.monotonic() < deadline:
@@ -112,7 +113,7 @@ def test_two_equal_finetunes_share_one_run_and_a_killed_one_is_gone_on_with(stor
 def test_one_waits_for_the_other_and_takes_its_run(store: Store) -> None:
     command = [str(part) for part in (COMMAND, "finetune", *QUICK, "--json")]
     how: dict[str, Any] = {"cwd": store.path, "env": environment(), "text": True, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **how) as first, subprocess.Popen(command, **how) as second:
+    with forked.Popen(command, **how) as first, forked.Popen(command, **how) as second:
         results = [json.loads(each.communicate(timeout=200)[0]) for each in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0] and len(run_ids(store.path)) == 1
     assert {result["run"] for result in results} == set(run_ids(store.path))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from on_device import UNREPEATABLE, Operators, straight_and_resumed
@@ -67,7 +67,7 @@ def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInf
 )
 def test_a_killed_training_ends_in_the_same_weights(store: Store, straight: RunInfo, killed_at: int) -> None:
     command = [sys.executable, "-c", KILLED, str(store.path), str(killed_at)]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = forked.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (left,) = partial_runs(store.path)
     with threads(1):

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import psutil
 import pytest
 from distributed import LocalCluster
@@ -190,7 +191,7 @@ def test_the_parent_is_killed_and_the_bytes_stay_the_same(store: Store, workers:
         "--workers",
         str(workers),
     ]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE)
+    job = forked.Popen(command, stderr=subprocess.PIPE)
     children = []
     while len(store.committed()) < 4 and job.poll() is None:
         children = psutil.Process(job.pid).children(recursive=True)

@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numcodecs
 import numpy as np
 import numpy.typing as npt
@@ -322,7 +322,7 @@ def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store, po
     base = shutil.copytree(made / "store", tmp_path / "base")
     script = Path(__file__).parents[1] / "helpers/narrow_vit_b.py"
     command = [sys.executable, str(script), str(base), str(made / "embeddings.zarr"), str(points)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     committed = []
     for line in done.stdout.splitlines():

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 from console import environment
 
@@ -157,7 +157,7 @@ def test_killed_at_any_time_it_goes_on(name: str, embedded: Path, published: Pat
         "pull": f"pull({str(published)!r}, Path({str(out)!r}), progress=slow)",
     }
     code = KILLED.format(module=name, name=name, call=calls[name])
-    with subprocess.Popen([sys.executable, "-c", code], env=environment()) as process:
+    with forked.Popen([sys.executable, "-c", code], env=environment()) as process:
         deadline = time.monotonic() + 120
         while len(written(tmp_path)) < 12 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)

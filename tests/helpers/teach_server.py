@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +26,7 @@ COMMAND = Path(sys.executable).with_name("hela-store")
 @contextmanager
 def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Serve the page; yields its address and the process, which is killed at the end."""
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, "teach", *arguments, "--port", "0", "--who", "ann"],
         stdout=subprocess.PIPE,
         text=True,

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -271,7 +272,7 @@ def test_other_things_in_runs_are_no_runs(tmp_path: Path) -> None:
 def python(code: str, *words: object) -> subprocess.Popen[str]:
     env = dict(os.environ, PYTHONPATH=str(Path(hela_store.__file__).parents[1]))
     command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    return forked.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
 @pytest.mark.filterwarnings(

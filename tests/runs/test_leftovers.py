@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from hela_store.base.files import clear_temporary, write_atomic
@@ -33,7 +34,7 @@ with claim_run(sys.argv[1], "evaluate", {"a": 1}), scratch_folder() as spill:
 
 def test_what_a_living_process_uses_stays_and_goes_when_it_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    with forked.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         spill = Path(other.stdout.readline().strip())
         (name,) = partial_runs(tmp_path)
@@ -94,7 +95,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_that_is_begun_while_leftovers_are_cleared_is_not_lost(tmp_path: Path) -> None:
     code = "import sys\nfrom hela_store.runs.leftovers import clear_run_leftovers\nwhile True: clear_run_leftovers(sys.argv[1])"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as other:
+    with forked.Popen([sys.executable, "-c", code, str(tmp_path)]) as other:
         deadline, made = time.monotonic() + 3, []
         while time.monotonic() < deadline:
             run = new_run(tmp_path, "evaluate", {})

@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import tifffile
@@ -53,7 +54,7 @@ def test_a_killed_segmentation_of_one_large_frame_keeps_its_tiles(tmp_path: Path
     )
     command = [str(COMMAND), "segment", "--generic", str(tmp_path / "big.tif"), "--out", str(tmp_path / "a")]
     command += ["--no-overlay"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+    with forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         deadline = time.monotonic() + 300
         while len(kept(tmp_path)) < 3 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

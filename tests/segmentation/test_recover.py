@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,7 +81,7 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     straight = segment(detector_store, [frames], SegmentConfig(out=tmp_path / "straight", prompts=RECOVER))
     assert len(looks) == straight.frames == COUNT  # each is encoded once
     command = [sys.executable, "-c", KILLED, str(detector_store.path), str(frames), str(tmp_path / "killed")]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = forked.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     again = segment(detector_store, [frames], SegmentConfig(out=tmp_path / "killed", prompts=RECOVER))
     assert (again.done_before, again.recovered) == (2, straight.recovered)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import forked
 import numpy as np
 import pytest
 from buckets import SECRETS, URL
@@ -95,7 +96,7 @@ def test_killed_and_started_again(remote: Store, line: SlowLine):
     forget(remote, 5)
     line.delay = 0.02
     command = [str(Path(sys.executable).with_name("hela-store")), "embed", "-s", str(remote.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+    with forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         while len(remote.committed()) < 5 and job.poll() is None:
             time.sleep(0.02)
         job.send_signal(signal.SIGKILL)
@@ -211,7 +212,7 @@ def test_refused_credentials_are_not_shown(
         with pytest.raises(StoreError, match=rf"refused \({code}: .* while reading .*; {way_out}, and run") as caught:
             store.arrays.storage.read("zarr.json")
         command = [str(Path(sys.executable).with_name("hela-store")), "--traceback", "embed", "-s", str(remote.path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forked.run(command, capture_output=True, text=True, check=False)
         server.shutdown()
     assert done.returncode == 1
     assert re.search("refused|renew", done.stderr)

@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 
@@ -61,7 +61,7 @@ def test_a_run_that_did_not_keep_its_schedule_is_not_taken_for_done(store: Store
 
 def test_a_killed_sweep_goes_on_and_loses_no_row(store: Store) -> None:
     command = [sys.executable, "-c", CODE, str(store.path)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as victim:
+    with forked.Popen(command, cwd=Path(__file__).parents[2]) as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
             if len(run_ids(store.path)) == 1 and partial_runs(store.path):
@@ -98,7 +98,7 @@ def test_side_by_side_killed_and_gone_on_with_every_point_runs_once(store: Store
     (tmp_path / "jobs.py").write_text(JOBS)
     command = [sys.executable, str(tmp_path / "jobs.py"), str(store.path)]
     helpers: list[psutil.Process] = []
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as victim:
+    with forked.Popen(command, cwd=Path(__file__).parents[2]) as victim:
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
             if run_ids(store.path) and len(partial_runs(store.path)) >= 1:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -429,7 +430,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_adapters(cached: Store, tmp_p
 
     def start(path: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CODE, str(path), config]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        return forked.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
     straight, _ = start(cached.path).communicate(timeout=500)
     with start(tmp_path / "other") as victim:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -53,7 +54,7 @@ store = Store.open({str(store.path)!r})
 run = finetune(store, FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8))
 print(evaluate(store, run, EvaluateConfig(prompts=("box-exact",), split="val")).run)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = forked.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
 
@@ -73,7 +74,7 @@ print(finetune(Store.open(sys.argv[1]), config).run)
 
     def start(path: Path, workers: int = 0) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", code, str(path), str(workers)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        return forked.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
     straight, _ = start(store.path).communicate(timeout=300)
     with start(tmp_path / "other", workers=4) as victim:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import psutil
 import pytest
@@ -34,7 +35,7 @@ ENDLESS = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.r
 
 @pytest.fixture(scope="module")
 def address(scored: Path) -> Iterator[str]:
-    process = subprocess.Popen(
+    process = forked.Popen(
         [COMMAND, "explore", "-s", scored, "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

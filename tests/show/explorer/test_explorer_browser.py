@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
+
 COMMAND = Path(sys.executable).with_name("hela-store")
 
 
@@ -17,7 +19,7 @@ def test_the_explorer_in_a_browser(scored: Path, chromium: Any) -> None:
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, "explore", "-s", scored, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
+
 import hela_store as hs
 from hela_store.store.store import Store
 
@@ -21,7 +23,7 @@ def test_a_card_asks_for_cells_like_its_own(store: Store, chromium: Any) -> None
 
     opened = hs.Store.open(store.path)
     cell = opened.cells_table()["cell"][0].as_py()
-    with subprocess.Popen(
+    with forked.Popen(
         [COMMAND, "explore", "-s", store.path, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
