@@ -635,7 +635,7 @@ def script() -> Iterator[Script]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: object) -> subprocess.Popen[str]:
-        paths = [Path(module.__file__).parent for module in (hela_store, forked)]
+        paths = [Path(str(module.__file__)).parent for module in (hela_store, forked)]
         env = dict(os.environ, PYTHONPATH=f"{paths[0].parent}{os.pathsep}{paths[1]}")
         command = [sys.executable, __file__, *map(str, words)]
         process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)

@@ -13,8 +13,11 @@ import struct
 import subprocess
 import termios
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import forked
 import pytest
 from console import COMMAND, environment
 
@@ -22,11 +25,11 @@ EVIL = "SELECT chr(27) || ']0;title' || chr(7) || chr(27) || '[2J' || chr(155) |
 OBEYED = ("\x1b", "\x07", "\x9b", "\u202e", "\x7f")
 
 
-def on_terminal(*words: object, cwd: Path | None = None) -> tuple[int, str]:
+def on_terminal(*words: object, start: Callable[..., Any] = forked.Popen) -> tuple[int, str]:
     """Run the command with a terminal as output and errors; return its exit code and what came out."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    process = subprocess.Popen([COMMAND, *map(str, words)], stdout=theirs, stderr=theirs, env=environment(), cwd=cwd)
+    process = start([COMMAND, *map(str, words)], stdout=theirs, stderr=theirs, env=environment())
     os.close(theirs)
     parts: list[bytes] = []
 
@@ -56,7 +59,7 @@ def test_no_value_or_column_is_obeyed(scored: Path, form: tuple[str, ...]) -> No
 
 def test_results_in_a_pipe_are_data(scored: Path) -> None:
     command = [str(COMMAND), "sql", "-s", str(scored), EVIL.replace(" || chr(13)", ""), "--csv"]
-    done = subprocess.run(command, capture_output=True, env=environment(), check=True)
+    done = forked.run(command, capture_output=True, env=environment(), check=True)
     rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline="")))
     assert rows == [["a\x1b[31m"], ["\x1b]0;title\x07\x1b[2J\x9b31m\u202e"]]
 
@@ -72,7 +75,7 @@ def test_errors_show_what_they_quote(scored: Path, tmp_path: Path, terminal: boo
         if terminal:
             code, text = on_terminal(*words)
         else:
-            done = subprocess.run([COMMAND, *map(str, words)], capture_output=True, env=environment(), check=False)
+            done = forked.run([COMMAND, *map(str, words)], capture_output=True, env=environment(), check=False)
             code, text = done.returncode, (done.stdout + done.stderr).decode()
         assert code in (1, 2) and "\\x1b[2J" in text and not any(each in text for each in OBEYED)
 
@@ -95,16 +98,16 @@ def test_a_progress_bar_still_moves(scored: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_says_that_a_slow_command_has_started_until_it_prints(scored: Path) -> None:
-    code, text = on_terminal("evaluate", "-s", scored, "--run", "x")
+    code, text = on_terminal("evaluate", "-s", scored, "--run", "x", start=subprocess.Popen)
     assert code == 1 and text.startswith("starting ...\r            \rerror: no run 'x'")
-    code, text = on_terminal("embed", "-s", scored, "--dry-run", "--json")
+    code, text = on_terminal("embed", "-s", scored, "--dry-run", "--json", start=subprocess.Popen)
     assert code == 0 and json.loads(text.rpartition("\r")[2])["planned"] == 8
 
 
 @pytest.mark.parametrize("form", [(), ("--csv",), ("--json",)])
 def test_every_type_of_duckdb_is_printed_as_duckdb_prints_it(scored: Path, form: tuple[str, ...]) -> None:
     command = [str(COMMAND), "sql", "-s", str(scored), "FROM test_all_types()", *form]
-    done = subprocess.run(command, capture_output=True, env=environment(), text=True, check=False)
+    done = forked.run(command, capture_output=True, env=environment(), text=True, check=False)
     assert done.returncode == 0 and done.stderr == ""
     assert "5877642-06-25 (BC)" in done.stdout and "294247-01-10 04:00:54.775806" in done.stdout
     assert "83 years 3 months 999 days 00:16:39.999999" in done.stdout

@@ -217,7 +217,17 @@ def test_views_that_are_not_there(store: Store, nano: hs.Predictor) -> None:
         nano.set_view(frame)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float16, np.float32, np.float64, bool])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        np.uint8,
+        np.int64,
+        np.float16,
+        np.float32,
+        bool,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (np.uint16, np.int32, np.float64)),
+    ],
+)
 def test_images_of_any_type(nano: hs.Predictor, dtype: Any) -> None:
     grey = (SMALL[0] / SMALL[0].max() * 250).astype(np.uint8)
     image = (grey > 100) if dtype is bool else grey.astype(dtype)

@@ -55,7 +55,9 @@ def damage(client: Any, store: Store, kind: str, part: str = "embedding") -> Non
             client.put_object(Bucket="cells", Key=name, Body=data[row][:place] + flipped + data[row][place + 1 :])
 
 
-@pytest.mark.parametrize("kind", ["deleted", "swapped", "flipped"])
+@pytest.mark.parametrize(
+    "kind", ["swapped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("deleted", "flipped"))]
+)
 def test_a_damaged_object_is_one_line_for_whoever_reads_it(remote: Store, client, kind: str):
     damage(client, remote, kind)
     for name, read in READERS.items():
@@ -70,7 +72,9 @@ def test_a_damaged_object_is_one_line_for_whoever_reads_it(remote: Store, client
     assert not list((remote.path / "runs").glob("2*"))
 
 
-@pytest.mark.parametrize("kind", ["deleted", "swapped", "flipped"])
+@pytest.mark.parametrize(
+    "kind", ["swapped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("deleted", "flipped"))]
+)
 def test_damaged_labels_are_one_line_too(remote: Store, client, kind: str):
     damage(client, remote, kind, "label")
     for read in (READERS["evaluate"], READERS["finetune with a loader process"]):

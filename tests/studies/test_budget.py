@@ -55,6 +55,7 @@ def test_one_budget_is_trained_and_scored(store: Store) -> None:
     zero, scored = sorted(list_runs(store.path, "budget"), key=lambda run: run.config["budget"])
     assert (zero.config["method"], scored.config["pick"], scored.id) == ("zero-shot", "random", row.runs[0])
     assert scored.parent == list_runs(store.path, "finetune")[0].id
+    assert all(f"{iou:.4f}" in budget_markdown(result) for iou in row.iou_runs)
     study_budgets(store, replace(CONFIG, budgets=(4,), picks=("random",), steps=2))
     rows = budget_table(store, budget_runs(store)).rows
     assert [(strategy_name(row), row.budget) for row in rows] == [
@@ -124,6 +125,8 @@ def test_the_same_study_runs_nothing_again(studied: Study) -> None:
     assert kept == {run.id for run in list_runs(path, "budget")}
 
 
+# in short: test_one_budget_is_trained_and_scored
+@pytest.mark.slow
 def test_as_markdown_every_seed_stands_beside_its_mean(studied: Study) -> None:
     _, result = studied
     text = budget_markdown(result)

@@ -18,7 +18,7 @@ from hela_store.studies.text import AGAINST, COLUMNS, against, markdown, table
 from hela_store.training.config import FinetuneConfig
 from stores import reseal
 
-TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0, window=8)
+TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0)
 CONFIG = StudyConfig(prompts=("box", "mask"), seeds=2, prompt_seeds=2, tuning=TUNING)
 
 
@@ -72,6 +72,12 @@ def test_the_whole_table_once_and_again_without_another_scoring(store: Store) ->
     assert all(name in first.facts for name in ("encoder", "data", "blocks", "truth", "tile", "seeds", "date"))
     assert "the same nuclei, later" in first.facts["scored"] and "give --seeds 3" in text
     assert all(len(line) == len(COLUMNS) for line in table(first))
+    given = "study --prompt box mask --seeds 2 --prompt-seeds 2 --steps 2 --cells 2 --validation-cells 2".split()
+    out = store.path.parent / "tables" / "study.md"
+    done = CliRunner().invoke(main, [*given, "--workers", "0", "-s", str(store.path), "--out", str(out)])
+    assert done.exit_code == 0 and "over zero-shot" in done.output, done.output
+    assert "cells in no training frame" in done.output and out.read_text().startswith("## Study")
+    assert run_ids(store.path) == runs, "what is there was made again"
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|") and "over image-free" in line]
     assert widths == [len(COLUMNS) + 1]
 
@@ -107,6 +113,8 @@ def check_against(store: Store, first: StudyResult) -> None:
     assert against(first) == [] and first.gains_against == {}
 
 
+# in short: evaluation/test_covered.py
+@pytest.mark.slow
 def test_what_does_not_cover_the_cells_is_not_taken_for_done(store: Store) -> None:
     config = StudyConfig(prompts=("box",), seeds=1, prompt_seeds=1, tuning=TUNING)
     study(store, config)
@@ -120,6 +128,8 @@ def test_what_does_not_cover_the_cells_is_not_taken_for_done(store: Store) -> No
     assert len(run_ids(store.path)) == before + 2
 
 
+# in short: the command in the test of the whole table, and the search of baselines/test_baselines.py
+@pytest.mark.slow
 def test_the_command_with_classical(store: Store, tmp_path: Path) -> None:
     given = "study --prompt box --seeds 1 --prompt-seeds 1 --steps 1 --cells 2 --validation-cells 2 --workers 0".split()
     out = tmp_path / "tables" / "study.md"

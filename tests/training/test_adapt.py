@@ -211,8 +211,8 @@ SLOW = pytest.mark.slow
     "how",
     [
         {},
-        {"conv": True},
-        {"adapt": "encoder-full"},
+        pytest.param({"conv": True}, marks=SLOW),
+        pytest.param({"adapt": "encoder-full"}, marks=SLOW),
         pytest.param({"linear": True}, marks=SLOW),
         pytest.param({"cut": 0}, marks=SLOW),
     ],

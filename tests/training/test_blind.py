@@ -64,6 +64,8 @@ def test_settings_that_a_blind_decoder_has_not_are_refused_and_old_configuration
     assert FinetuneConfig.of(**BLIND.flat()) == BLIND
 
 
+# in short: the tests above, and the rows of studies/test_study.py
+@pytest.mark.slow
 def test_a_study_has_the_floor_as_a_row(store: Store) -> None:
     done = study(store, StudyConfig(prompts=("box",), seeds=1, prompt_seeds=1, blind=True, tuning=QUICK))
     assert [row.method for row in done.rows if row.prompt == "box"] == [

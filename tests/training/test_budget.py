@@ -51,7 +51,7 @@ def corrupt(path: Path, budget: tuple[str, ...]) -> None:
     reseal_labels(path)
 
 
-@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("crossed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_label_outside_the_budget_is_read(store: Store, tmp_path: Path, crossed: bool) -> None:
     cells = training_cells(store)
     budget, held = cells[::4], () if crossed else cells[1::12]

@@ -249,6 +249,8 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     assert [default(prompt) for prompt in (None, "point", "box", "mask")] == [point, point, first, first]
 
 
+# in short: test_only_a_run_that_is_not_worse_becomes_the_default
+@pytest.mark.slow
 def test_a_run_knows_which_is_higher_on_the_same_validation_cells(store: Store) -> None:
     long = finetune(store, QUICK.with_choices(validation_cells=100, steps=QUICK.optimiser.steps + 4, lr=1e-3))
     short = finetune(store, QUICK.with_choices(validation_cells=100, steps=1, lr=1e-6))

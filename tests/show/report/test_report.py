@@ -229,6 +229,8 @@ def test_a_run_whose_predictions_are_gone_is_named(scored: Path, tmp_path: Path)
     assert "no intervals, the label of frame" in (tmp_path / "r.html").read_text()
 
 
+# in short: test_every_figure_whose_data_is_there
+@pytest.mark.slow
 def test_a_hundred_thousand_predictions_are_aggregated(scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored, tmp_path / "s")
     store = Store.open(tmp_path / "s")
