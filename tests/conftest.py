@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,32 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return there(request.param)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a store that one of the processes of this run makes, and all of them read."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path, partial = folder / name, folder / f"{name}.partial"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            partial.rename(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of 8 synthetic frames of 192x256 px, embedded with nano. Not to be changed."""
-    path = tmp_path_factory.mktemp("stores") / "small"
-    drawn = SyntheticConfig(frames=8, shape=(192, 256), cells=10)
-    blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "7-7"}
-    new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
-    embed(Store.open(path), EmbedConfig())
-    return path
+
+    def make(path: Path) -> None:
+        drawn = SyntheticConfig(frames=8, shape=(192, 256), cells=10)
+        blocks = {"train_frames": "0-3", "val_frames": "5-5", "test_frames": "7-7"}
+        new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
+        embed(Store.open(path), EmbedConfig())
+
+    return made_once(tmp_path_factory, "embedded", make)
 
 
 @pytest.fixture
@@ -71,25 +89,27 @@ def store(embedded: Path, tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the small store with a zero-shot evaluation, a fine-tuning of two steps and its evaluation. Not to be changed."""
-    path = tmp_path_factory.mktemp("scored") / "store"
-    shutil.copytree(embedded, path)
-    store = Store.open(path)
-    prompts = ("box", "point", "mask")
-    evaluate(store, None, EvaluateConfig(prompts=prompts, prompt_seeds=2))
-    tuned = finetune(store, FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
-    evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
-    return path
+
+    def make(path: Path) -> None:
+        store = Store.open(shutil.copytree(embedded, path))
+        prompts = ("box", "point", "mask")
+        evaluate(store, None, EvaluateConfig(prompts=prompts, prompt_seeds=2))
+        tuned = finetune(store, FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=0, evaluate_every=1))
+        evaluate(store, tuned.run, EvaluateConfig(prompts=prompts, prompt_seeds=2))
+
+    return made_once(tmp_path_factory, "scored", make)
 
 
 @pytest.fixture(scope="session")
 def detected(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with a run of kind ``detector`` and one of kind ``detect`` over all frames. Not to be changed."""
-    path = tmp_path_factory.mktemp("stores") / "detected"
-    shutil.copytree(embedded, path)
-    store = Store.open(path)
-    train_detector(store, QUICK)
-    detect(store, split="all", device="cpu")
-    return path
+
+    def make(path: Path) -> None:
+        store = Store.open(shutil.copytree(embedded, path))
+        train_detector(store, QUICK)
+        detect(store, split="all", device="cpu")
+
+    return made_once(tmp_path_factory, "detected", make)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def bench_predict(
     rounds: int = 3,
     large: int = 8000,
     large_boxes: int = 32,
-    views: int = 32,
+    frames: int = 40,
     device: str = "auto",
     progress: Progress = silent,
 ) -> PredictBench:
@@ -102,7 +102,7 @@ def bench_predict(
     rounds : how often each is timed
     large : edge of the large image, px
     large_boxes : boxes in it
-    views : drawn frames of 512 x 512 px that are embedded for vectors of their cells
+    frames : drawn frames of 700 x 1100 px whose six views are embedded for vectors of their cells
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     progress : shown part by part
     """
@@ -112,7 +112,7 @@ def bench_predict(
         lambda: {"rows": _box_rows(model, boxes, rounds)},
         lambda: _frame_parts(model, rounds),
         lambda: {"large_mib": _in_a_process(large, large_boxes, device)},
-        lambda: {"vectors": time_vectors(views, rounds, device)},
+        lambda: {"vectors": time_vectors(frames, rounds, device)},
     ]
     for job in progress(jobs, total=len(jobs), what="bench predict"):
         found |= job()

@@ -1,4 +1,7 @@
-"""Time the vectors of cells against reading the same embeddings and nothing else, on drawn frames in a folder."""
+"""Time the vectors of cells against reading the same embeddings and nothing else, on drawn frames in a folder.
+
+The frames are as large as those of Fluo-N2DL-HeLa, with as many cells, and are cut into as many tiles.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ from hela_store.vectors.make import cell_vectors
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import SYNTHETIC, NewConfig, SyntheticConfig
 
-SHAPE = (512, 512)
-CELLS = 100
+SHAPE = (700, 1100)
+CELLS = 94
+TILE = "512"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +48,12 @@ class VectorRow:
     of_read_rate: float
 
 
-def time_vectors(views: int, rounds: int, device: str) -> VectorRow:
+def time_vectors(frames: int, rounds: int, device: str) -> VectorRow:
     """Draw and embed frames in a temporary folder, then make vectors and read embeddings in turns."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "drawn"
-        drawn = SyntheticConfig(frames=views, shape=SHAPE, cells=CELLS)
-        new(path, NewConfig.of(dataset=SYNTHETIC, tile="none", synthetic=drawn))
+        drawn = SyntheticConfig(frames=frames, shape=SHAPE, cells=CELLS)
+        new(path, NewConfig.of(dataset=SYNTHETIC, tile=TILE, synthetic=drawn))
         embed(Store.open(path), EmbedConfig(device=device))
         store = Store.open(path)
         rows = [*store.committed().values()]

@@ -7,9 +7,11 @@ objects, ``nan`` and ``inf``. Nothing is refused: years beyond 9999 and infinite
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -42,6 +44,19 @@ def to_arrow(result: duckdb.DuckDBPyRelation) -> pa.Table:
         places = [f"#{number}{'::VARCHAR' if INEXACT.search(kind) else ''}" for number, kind in enumerate(kinds, 1)]
         result = result.project(", ".join(f"{place} AS {name}" for place, name in zip(places, names, strict=True)))
     return result.to_arrow_table()
+
+
+def relation(table: pa.Table) -> duckdb.DuckDBPyRelation:
+    """Return a result as a relation of a connection of its own."""
+    return _database(os.getpid()).cursor().from_arrow(table)
+
+
+@functools.cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """Return a database in memory, which takes longer to make than a small query; a forked process needs another."""
+    import duckdb
+
+    return duckdb.connect()
 
 
 def named_once(table: pa.Table) -> pa.Table:

@@ -318,8 +318,7 @@ class Store(StoredTables):
         QueryError
             The SQL is wrong, writes, or reaches outside the catalog; a frame is no table, or its name is taken.
         """
-        import duckdb
-
         from hela_store.catalog import index as catalog
+        from hela_store.catalog.values import relation
 
-        return duckdb.connect().from_arrow(catalog.query(self.path, query, frames=frames))
+        return relation(catalog.query(self.path, query, frames=frames))
