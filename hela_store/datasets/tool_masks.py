@@ -23,6 +23,8 @@ from .pixels import PNG, TIFF, read_label
 JOIN = "join them into one label image a frame (0 background, one number a cell)"
 PIECE = 0.25
 """Share of the largest piece's pixels from which another piece is a cell of its own, not a splinter."""
+SURELY = 3
+"""Pieces of like size from which on a value is surely no cell, whatever other images of the folder look like."""
 
 Shapes = Mapping[str, tuple[int, int]]
 """``(rows, cols)`` px of frames by their ids."""
@@ -80,16 +82,16 @@ def find_tool_masks(folder: Path, shapes: Shapes) -> ToolMasks:
 
 
 def check_tool_masks(masks: ToolMasks, shapes: Shapes) -> int:
-    """Read every label image once and refuse what is no label image of its frame; return how many cells there are.
+    """Read every label image once and refuse what is no label image of its frame; return the largest number of a cell.
 
     Raises
     ------
     DatasetError
         As :meth:`ToolMasks.read`.
     PromptError
-        An image has another size than its frame, the images are binary, or none holds a cell.
+        An image has another size than its frame, images are binary or hold classes, or none holds a cell.
     """
-    cells, binary, several = 0, None, False
+    highest, doubtful, several = 0, None, False
     for frame, path in masks.files.items():
         plane, shape = probe_label(path)[0], shapes[frame]
         if plane.shape != shape:
@@ -98,27 +100,53 @@ def check_tool_masks(masks: ToolMasks, shapes: Shapes) -> int:
                 f"{shape[1]}; export the masks at the frames' own size"
             )
         label = read_label(plane)
-        count = len(np.unique(label[label != 0]))
-        cells += count
-        several = several or count > 1
-        if count == 1 and (plane.dtype.kind == "b" or _in_pieces(label)):
-            binary = binary or path
-    if binary is not None and not several:
-        raise PromptError(
-            f"{binary} is a binary mask: all of its cells have one value, so nothing says where one ends; give every "
-            "cell a number of its own (skimage.measure.label numbers the pieces that do not touch)"
-        )
-    if not cells:
+        highest = max(highest, int(label.max(initial=0)))
+        pieces = _pieces(label)
+        if plane.dtype.kind == "b" or _surely_none(label, pieces):
+            raise _no_cells(path, pieces)
+        if pieces and min(pieces.values()) > 1:
+            doubtful = doubtful or (path, pieces)
+        elif len(pieces) > 1:
+            several = True
+    if doubtful is not None and not several:
+        raise _no_cells(*doubtful)
+    if not highest:
         raise PromptError(
             f"the {len(masks.files)} label images in {masks.folder} hold no cell: all of their pixels are 0"
         )
-    return cells
+    return highest
 
 
-def _in_pieces(label: LabelArray) -> bool:
-    pieces, _ = ndimage.label(label)
-    sizes = np.sort(np.bincount(pieces.ravel())[1:])
-    return len(sizes) > 1 and bool(sizes[-2] >= PIECE * sizes[-1])
+def _surely_none(label: LabelArray, pieces: dict[int, int]) -> bool:
+    """Return whether the values are surely classes: each has many pieces, or there is no background, and half have."""
+    several = sum(count > 1 for count in pieces.values())
+    return min(pieces.values(), default=0) >= SURELY or (bool(label.all()) and 2 * several >= len(pieces))
+
+
+def _pieces(label: LabelArray) -> dict[int, int]:
+    """Return, by number, in how many pieces of like size each cell lies."""
+    values = np.unique(label[label > 0])
+    index = np.zeros(label.shape, np.int32)
+    index[label > 0] = np.searchsorted(values, label[label > 0]) + 1
+    found = {}
+    for number, place in enumerate(ndimage.find_objects(index), 1):
+        pieces, _ = ndimage.label(index[place] == number)
+        sizes = np.bincount(pieces.ravel())[1:]
+        found[int(values[number - 1])] = int((sizes >= PIECE * sizes.max()).sum())
+    return found
+
+
+def _no_cells(path: Path, pieces: dict[int, int]) -> PromptError:
+    way = "give every cell a number of its own (skimage.measure.label numbers the pieces that do not touch"
+    if len(pieces) == 1:
+        return PromptError(
+            f"{path} is a binary mask: all of its cells have one value, so nothing says where one ends; {way})"
+        )
+    few = ", ".join(map(str, list(pieces)[:5]))
+    return PromptError(
+        f"{path} has classes, not cells: each of its {len(pieces)} values ({few}) stands for all that is alike; {way}; "
+        "ilastik: export Object Identities)"
+    )
 
 
 def _refuse_cell_files(folder: Path, shapes: Shapes, unused: tuple[Path, ...]) -> None:

@@ -74,6 +74,7 @@ def decide(
     sure_from: float,
     split_merge: bool,
     shape: tuple[int, int],
+    free: int,
 ) -> tuple[Labels, list[Change]]:
     """Choose what becomes of the masks of a frame.
 
@@ -87,6 +88,9 @@ def decide(
         Whether proposals are applied.
     shape : (int, int)
         ``(rows, cols)`` px.
+    free : int
+        The first number for pieces that splits add: no mask of any frame has it or a higher one, because the masks of
+        a tool may be tracks.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def decide(
     """
     changes = {label: _first(label, answer, probabilities[label], threshold) for label, answer in answers.items()}
     _propose_merges(changes, sure_from, split_merge)
-    added = _propose_splits(changes, sure_from, split_merge)
+    added = _propose_splits(changes, sure_from, split_merge, free)
     every = [*(changes[label] for label in sorted(changes)), *added]
     return _resolved(every, shape)
 
@@ -172,10 +176,9 @@ def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> b
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _propose_splits(changes: dict[int, Change], sure_from: float, apply: bool) -> list[Change]:
+def _propose_splits(changes: dict[int, Change], sure_from: float, apply: bool, free: int) -> list[Change]:
     """See to masks that are answered with two cells; return the pieces that are added."""
     added: list[Change] = []
-    number = max(changes, default=0)
     for label in sorted(changes):
         change = changes[label]
         rest = change.answer.rest
@@ -188,7 +191,7 @@ def _propose_splits(changes: dict[int, Change], sure_from: float, apply: bool) -
             reason = "it is answered with two cells: a split is proposed"
             changes[label] = _kept(change, reason, proposal="split")
             continue
-        number += 1
+        number = free + len(added)
         reason = f"it was two cells: the other one is mask {number}"
         how = {"action": SPLIT, "proposal": "split"}
         changes[label] = replace(change, **how, reason=reason, partner=number, mask=change.answer.new)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
     if min(int(better.sum()), int((~better).sum())) < LEAST:
         raise RunError(
             f"the gate cannot be calibrated: of {len(rows)} validation masks {int(better.sum())} have a better answer, "
-            f"expected at least {LEAST} with and {LEAST} without one; label more validation frames"
+            f"expected at least {LEAST} with and {LEAST} without one; {_way_out(int(better.sum()))}"
         )
     own = np.array([one.own for one in rows])
     choosing = own if int(own.sum()) >= OWN else np.ones(len(rows), bool)
@@ -140,6 +140,13 @@ def fit_gate(judged: Sequence[Judged]) -> Gate:
         after=float((before + np.where(passed, change, 0.0))[choosing].mean()),
         worse=float((passed & (change < -NOTICEABLE)).sum() / choosing.sum()),
     )
+
+
+def _way_out(better: int) -> str:
+    more = "label more validation frames"
+    if better >= LEAST:
+        return more
+    return f"the decoder hardly improves masks like these: fine-tune it (hela-store finetune --prompt mask), or {more}"
 
 
 def _crossed(signs: Floats, better: npt.NDArray[np.bool_], units: npt.NDArray[np.int64]) -> Floats:

@@ -21,7 +21,7 @@ from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets.tool_masks import ToolMasks, check_tool_masks, find_tool_masks
 from hela_store.embedding.reader import embed_command
-from hela_store.errors import RunError, StoreError
+from hela_store.errors import PromptError, RunError, StoreError
 from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import Tile, frame_tiles
 from hela_store.evaluation.leaks import check_untouched, used_frames
@@ -46,6 +46,8 @@ from .validate import Mender, judge
 
 KIND = "mend"
 TABLE = "changes"
+HIGHEST = 2_000_000_000
+"""Largest number of a mask where splits add numbers above it: label images are computed as int32."""
 
 
 def mend(store: Store, masks: Path, config: MendConfig, *, progress: Progress = silent) -> MendReport:
@@ -80,14 +82,19 @@ def mend(store: Store, masks: Path, config: MendConfig, *, progress: Progress = 
     store = checkpoint.store
     shapes = {name: record.shape for name, record in store.frame_records().items()}
     tool = find_tool_masks(masks, shapes)
-    check_tool_masks(tool, shapes)
+    highest = check_tool_masks(tool, shapes)
+    if config.split_merge and highest > HIGHEST:
+        raise PromptError(
+            f"the masks have numbers up to {highest}, so splits may run out of new ones; renumber them below {HIGHEST}"
+        )
     tiles = _tiles(store, tool)
     about = _about(checkpoint, config, tool)
     with claim_scoring(store, KIND, about, progress=progress) as done:
         if done is None:
             if config.out.exists():
                 raise RunError(f"{config.out} is there already; nothing is overwritten, choose another --out")
-            done = _make(_Job(checkpoint=checkpoint, config=config, tool=tool, tiles=tiles), about, progress)
+            job = _Job(checkpoint=checkpoint, config=config, tool=tool, tiles=tiles, highest=highest)
+            done = _make(job, about, progress)
             reused = False
         else:
             reused = True
@@ -137,6 +144,7 @@ class _Job:
     config: MendConfig
     tool: ToolMasks
     tiles: Mapping[str, Sequence[Tile]]
+    highest: int
 
 
 def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
@@ -151,9 +159,11 @@ def _make(job: _Job, about: Mapping[str, Any], progress: Progress) -> RunInfo:
     folder = new_run(store.path, KIND, about, parent=job.checkpoint.id, label=config.prompt)
     with folder.tidied():
         rows: list[dict[str, Any]] = []
+        free = job.highest + 1
         cells = by_frame(CellRecord, store.cells_table(), job.tool.files)
         for frame in progress(list(job.tool.files), total=len(job.tool.files), what="mend"):
-            found = _mend_frame(job, mender, gate, frame, cells[frame])
+            found = _mend_frame(job, mender, gate, frame, cells[frame], free)
+            free = max([free, *(row["new_label"] + 1 for row in found if row["label"] is None)])
             rows += [row | {"fitted": fitted[frame]} for row in found]
         folder.write_table(TABLE, pa.Table.from_pylist(rows, CHANGES_SCHEMA))
         gate.save(folder.path)
@@ -179,7 +189,7 @@ def _fitted(job: _Job, model: ErrorModel) -> dict[str, str]:
 
 
 def _mend_frame(
-    job: _Job, mender: Mender, gate: Gate, name: str, labelled: Sequence[CellRecord]
+    job: _Job, mender: Mender, gate: Gate, name: str, labelled: Sequence[CellRecord], free: int
 ) -> list[dict[str, Any]]:
     store = mender.store
     record, tiles = store.frame_records()[name], job.tiles[name]
@@ -195,6 +205,7 @@ def _mend_frame(
         sure_from=gate.sure_from,
         split_merge=job.config.split_merge,
         shape=record.shape,
+        free=free,
     )
     about = {"frame": name, "split": store.blocks()[name], "file": file_of(job.tool.folder, job.tool.files[name])}
     rows = change_rows(about, changes, tiles, record.shape)

@@ -30,7 +30,7 @@ def decided(
     answers: dict[int, Answer], apply: bool = False, sure: dict[int, float] | None = None
 ) -> tuple[np.ndarray, dict[int, Change]]:
     probabilities = dict.fromkeys(answers, 0.9) | (sure or {})
-    how: dict[str, Any] = {"threshold": 0.5, "sure_from": 0.8, "split_merge": apply, "shape": SHAPE}
+    how: dict[str, Any] = {"threshold": 0.5, "sure_from": 0.8, "split_merge": apply, "shape": SHAPE, "free": 90}
     label, changes = decide(answers, probabilities, **how)
     for change in changes:
         assert ((label == change.new_label) & (label > 0)).sum() == change.mask.area
@@ -71,8 +71,8 @@ def test_a_mask_that_is_answered_with_two_cells_is_split_when_asked_for() -> Non
     label, changes = decided(answers)
     assert (changes[5].action, changes[5].proposal) == ("kept", "split") and (label == 5).sum() == both.area
     label, changes = decided(answers, apply=True)
-    assert set(np.unique(label)) == {0, 5, 6} and (label == 6).sum() == right.area
-    assert changes[5].action == changes[6].action == "split" and changes[6].label == 0
+    assert set(np.unique(label)) == {0, 5, 90} and (label == 90).sum() == right.area
+    assert changes[5].action == changes[90].action == "split" and changes[90].label == 0
     # what another mask stands for is no piece of this one
     answers[8] = answer(square(22, 6, 12, 10), right)
     assert {change.action for change in decided(answers, apply=True)[1].values()} == {"mended"}

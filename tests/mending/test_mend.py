@@ -143,6 +143,32 @@ def test_the_same_command_makes_no_second_run(
     assert refused.exit_code == 1 and "is there already, and is another" in refused.stderr
 
 
+def test_pieces_that_splits_add_have_numbers_of_their_own_in_all_frames(split: Path, tmp_path: Path) -> None:
+    """Masks of a tracker keep their numbers over time, so a new number must be free in every frame."""
+    masks, store = tmp_path / "masks", Store.open(split)
+    masks.mkdir()
+    for number, frame in enumerate(FRAMES):
+        part = next(iter(frame_cells(store, [frame])))
+        label = degraded(store, frame)
+        for cell in part.cells[::2]:
+            gaps, own = context_of(part, cell).gaps, part.label == cell.label
+            if gaps:
+                nearest = min(gaps, key=gaps.__getitem__)
+                label[own | (part.label == nearest)] = 60_000 + cell.label
+                label[label == 60_000 + nearest] = 0
+        label[label > 0] -= 100 * number
+        tifffile.imwrite(masks / f"{frame[3:]}.tif", label)
+    done = mend(split, masks, tmp_path / "out", "--split-merge", "--json")
+    assert done.exit_code == 0, done.output
+    rows = load_run(split, json.loads(done.stdout)["run"]).rows("changes")
+    highest = max(row["label"] for row in rows if row["label"] is not None)
+    added = [(row["frame"], row["new_label"]) for row in rows if row["label"] is None]
+    numbers = [number for _, number in added]
+    assert len({frame for frame, _ in added}) > 1 and len(set(numbers)) == len(numbers) and min(numbers) > highest
+    for frame, number in added:
+        assert (tifffile.imread(tmp_path / "out" / f"{frame[3:]}.tif") == number).any()
+
+
 def test_the_report_shows_them(split: Path, mended: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     pytest.importorskip("altair")
     store = tmp_path / "store"
@@ -167,6 +193,22 @@ def black(folder: Path, store: Path) -> None:
 
 def binary(folder: Path, store: Path) -> None:
     tifffile.imwrite(folder / "t005.tif", (labels(store) > 0).astype(np.uint8) * 255)
+
+
+def classes(folder: Path, store: Path) -> None:
+    """Write what ilastik exports as Simple Segmentation: 1 for cells, 2 for background."""
+    tifffile.imwrite(folder / "t005.tif", np.where(labels(store) > 0, 1, 2).astype(np.uint8))
+
+
+def one_binary(folder: Path, store: Path) -> None:
+    tifffile.imwrite(folder / "t005.tif", labels(store))
+    tifffile.imwrite(folder / "t001.tif", (labels(store) > 0).astype(np.uint8) * 255)
+
+
+def interiors(folder: Path, store: Path) -> None:
+    """Write every second cell as one class, the others as another."""
+    label = labels(store)
+    tifffile.imwrite(folder / "t005.tif", np.where(label > 0, 1 + label % 2, 0).astype(np.uint8))
 
 
 def floats(folder: Path, store: Path) -> None:
@@ -207,6 +249,9 @@ def twice(folder: Path, store: Path) -> None:
         (empty, r"no label image in .* has the name of a frame \(it has none\)"),
         (black, r"the 1 label images in .* hold no cell"),
         (binary, r"t005\.tif is a binary mask: all of its cells have one value"),
+        (classes, r"t005\.tif has classes, not cells: each of its 2 values \(1, 2\) stands for .*ilastik: export Object"),
+        (interiors, r"t005\.tif has classes, not cells: each of its 2 values"),
+        (one_binary, r"t001\.tif is a binary mask: all of its cells have one value"),
         (floats, r"a label image of float32, expected whole numbers"),
         (size, r"t005\.tif has 287 x 320 px \(rows x cols\), its frame 01/t005 has 288 x 320"),
         (others, r"has the name of a frame \(1 images there, such as plate5\.tif\); expected TIFF or PNG files such as t000\.tif"),
