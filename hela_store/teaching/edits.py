@@ -43,7 +43,7 @@ def event_of(asked: Mapping[str, Any], frame: str, label: Label, who: str, free:
         It does not fit: an unknown kind or cell, a mask beyond the frame, empty, or on other cells.
     """
     kind, shape = asked.get("kind"), (label.shape[0], label.shape[1])
-    about: dict[str, Any] = {"frame": frame, "who": who, "when": now(), "seconds": _seconds(asked.get("seconds"))}
+    about: dict[str, Any] = {"frame": frame, "who": who, "when": now(), "seconds": seconds_of(asked.get("seconds"))}
     prompt = asked.get("prompt")
     if isinstance(prompt, Mapping):
         about |= _prompts(prompt)
@@ -120,7 +120,8 @@ def _cells(given: Any) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _seconds(given: Any) -> float:
+def seconds_of(given: Any) -> float:
+    """Return how long the person took, as far as the page can be believed."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         return 0.0
     return float(min(max(given, 0.0), LONGEST))

@@ -16,6 +16,8 @@ const SHEET = [
   ["Del", "delete the chosen cells"],
   ["Enter", "accept what is shown or offered"],
   ["N", "next: offer the next cell"],
+  ["J", "next suspicious label of the latest audit; Enter accepts what is proposed"],
+  ["K", "keep the suspicious label as it is"],
   ["A", "accept all proposals up to the doubt set"],
   ["P", "show proposals or hide them"],
   ["Ctrl-Z, Ctrl-Y", "undo, redo, also after a restart"],
@@ -53,6 +55,7 @@ export function keys(page) {
   const plain = {
     b: () => tools.choose("brush"), e: () => tools.choose("erase"), v: () => tools.choose("pick"),
     s: () => tools.choose("split"), m: () => tools.act("merge"), n: () => tools.act("next"), a: () => tools.act("all"),
+    j: () => tools.act("suspect"), k: () => tools.act("keep"),
     r: toggle("retune"), p: toggle("proposals"), h: toggle("outlines"), i: toggle("invert"),
     c: () => page.panel.nextColours(), "?": showSheet, Enter: () => tools.act("accept"),
     Delete: () => tools.act("erase"), Backspace: () => tools.act("erase"), Escape: () => tools.escape(),

@@ -7,6 +7,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from hela_store.audit.proposal import label_of
 from hela_store.errors import HelaError, LabelError, PromptError, QueryError
 from hela_store.images.rle import encode
 from hela_store.labels.events import LabelEvent
@@ -17,7 +18,7 @@ from hela_store.store.store import Store
 from .background import Background
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
-from .edits import LEAST_FREE
+from .edits import LEAST_FREE, seconds_of
 from .far import distances
 from .learning import Learning, first_checkpoint
 from .offers import Offers
@@ -25,6 +26,7 @@ from .overview import Overview
 from .proposals import Proposals, doubt_of
 from .retune import check_held
 from .session import Saved, Session
+from .suspects import Suspects
 
 
 class Lesson:
@@ -49,6 +51,7 @@ class Lesson:
         self.offers = Offers(
             self.session, self.proposals, self.overview, config.next, partial(distances, self.decoding, self.session)
         )
+        self.suspects = Suspects(self.session)
         self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}
         self._failed = ""
@@ -217,3 +220,27 @@ class Lesson:
             "rule": offer.rule,
             "random": offer.random,
         }
+
+    def suspect(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the next suspicious label of the latest audit, after the rank ``after``."""
+        after = asked.get("after")
+        if type(after) is not int:
+            raise QueryError("the next suspect needs the rank after which it is looked for, a whole number")
+        row = self.suspects.next(after)
+        if row is None:
+            return {"frame": "", "told": "No more suspects to decide on; J begins again with the first one."}
+        x0, y0, x1, y1 = (row[name] for name in ("x0", "y0", "x1", "y1"))
+        told = {name: row[name] for name in ("run", "suspect", "rank", "frame", "score", "kind", "reason")}
+        return told | {
+            "cell": label_of(row),
+            "counts": row["rle"],
+            "place": [(x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)],
+        }
+
+    def decide(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Accept what is proposed for a suspect, or keep its label, and return the cells of it as they are now."""
+        run, suspect, accept = (asked.get(name) for name in ("run", "suspect", "accept"))
+        if not isinstance(run, str) or not isinstance(suspect, str) or not isinstance(accept, bool):
+            raise QueryError("a decision needs run and suspect, text, and accept, true or false")
+        seconds = seconds_of(asked.get("seconds"))
+        return self._saved(self.suspects.decide(run, suspect, accept, asked.get("version"), seconds))

@@ -82,6 +82,7 @@ export class Panel {
   }
 
   cell(over = null, doubt = null, rule = "") {
+    if (this.page.tools.suspect) return void this.suspect(this.page.tools.suspect);
     const cell = over || this.page.tools.current;
     const { length } = [...this.page.viewer.selected];
     if (doubt !== null) {
@@ -96,6 +97,13 @@ export class Panel {
     } else {
       byId("cell").textContent = "Point at a cell and click.";
     }
+  }
+
+  suspect({ rank, score, reason, cell, kind, counts }) {
+    const what = cell === null ? "A place without a label" : `Cell ${cell}`;
+    const does = kind === "debris" && cell !== null ? "Enter deletes it" : counts ? "Enter takes the yellow mask" : "Correct it by hand";
+    const keeps = cell === null ? "K passes it over" : "K keeps the label";
+    byId("cell").textContent = `Suspect ${rank}, chance of a fault ${score.toFixed(2)}. ${what}: ${reason}. ${does}, ${keeps}, J goes on.`;
   }
 
   show(state) {

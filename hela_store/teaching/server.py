@@ -141,6 +141,7 @@ def _reading(lesson: Lesson) -> list[BaseRoute]:
         Route("/proposals", proposals),
         Route("/hover", _posted(lesson.hover), methods=["POST"]),
         Route("/next", _posted(lesson.next), methods=["POST"]),
+        Route("/suspect", _posted(lesson.suspect), methods=["POST"]),
     ]
 
 
@@ -149,6 +150,7 @@ def _writing(lesson: Lesson) -> list[BaseRoute]:
     return [
         Route("/edit", _posted(lesson.edit), methods=["POST"]),
         Route("/accept", _posted(lesson.accept), methods=["POST"]),
+        Route("/decide", _posted(lesson.decide), methods=["POST"]),
         Route("/undo", _posted(lambda asked: lesson.again("undo")), methods=["POST"]),
         Route("/redo", _posted(lambda asked: lesson.again("redo")), methods=["POST"]),
         Route("/retune", _posted(lesson.retune), methods=["POST"]),

@@ -121,7 +121,7 @@ class Session:
         with self.lock:
             event = event_of(asked, record.frame, self.log.label(record.frame), self.who, lambda: self._label(frame))
             known = event.cells[:1] if event.kind == "split" else event.cells if event.kind != "add" else ()
-            self._check_current(frame, known, asked.get("version"))
+            self.check_current(frame, known, asked.get("version"))
             return self.append([event])
 
     def append(self, events: Sequence[LabelEvent]) -> Saved:
@@ -165,7 +165,8 @@ class Session:
         self._free[sequence] = label + 1
         return label
 
-    def _check_current(self, frame: str, cells: Sequence[int], seen: Any) -> None:
+    def check_current(self, frame: str, cells: Sequence[int], seen: Any) -> None:
+        """Raise ConflictError where one of the cells was changed since the version that a page saw."""
         if type(seen) is not int or not 0 <= seen <= self.log.version:
             raise QueryError("an edit needs the version of the labels that the page shows; reload the page")
         changed = self._changed.get(frame, {})
@@ -185,17 +186,29 @@ class Session:
     def _count_taught(self) -> None:
         """Find the taught cells from the versions that stand."""
         self.taught = {}
-        versions = self.log.files.versions()
-        for version in versions[len(self._events) :]:
+        self._read_events()
+        for number in self._standing():
+            for event in self._events[number - 1]:
+                self._remember(number, event)
+
+    def _read_events(self) -> None:
+        for version in self.log.files.versions()[len(self._events) :]:
             self._events.append([LabelEvent.from_json(line.event) for line in version])
-        standing = set(range(1, len(versions) + 1))
+
+    def _standing(self) -> list[int]:
+        """Return the versions that are not taken back."""
+        standing = set(range(1, len(self._events) + 1))
         for events in self._events:
             if events[0].target is not None:
                 (standing.discard if events[0].kind == "undo" else standing.add)(events[0].target)
-        for number, events in enumerate(self._events, 1):
-            if number in standing:
-                for event in events:
-                    self._remember(number, event)
+        return sorted(standing)
+
+    def named_since(self, version: int) -> set[tuple[str, int]]:
+        """Return the cells, (frame, label), that events after a version name, unless they were taken back."""
+        with self.lock:
+            self._read_events()
+            later = [self._events[number - 1] for number in self._standing() if number > version]
+            return {(event.frame, cell) for events in later for event in events for cell in event.cells}
 
     # who is here
 

@@ -171,6 +171,21 @@ export class Page {
     this.tell("");
   }
 
+  // Show the next suspicious label of the latest audit, with what is proposed for it.
+  async suspect() {
+    this.tell("Looking for the next suspicious label.");
+    const found = await post("suspect", { after: this.rank || 0 }).catch((error) => this.fail(error));
+    if (!found) return;
+    this.rank = found.frame ? found.rank : 0;
+    if (!found.frame) return this.tell(found.told);
+    if (found.frame !== this.frame.frame) await this.open(found.frame);
+    const [x, y, size] = found.place;
+    this.viewer.centre(x, y, size);
+    this.tools.doubt(found.counts ? decode(found.counts, this.frame.height) : null, found);
+    this.since = performance.now();
+    this.tell("");
+  }
+
   step(by) {
     const at = this.state.frames.findIndex((frame) => frame.frame === this.frame.frame) + by;
     if (this.state.frames[at]) this.open(this.state.frames[at].frame).catch((error) => this.fail(error));

@@ -29,6 +29,7 @@ export class Tools {
 
   forget() {
     this.abort();
+    this.suspect = null;
     this.shown = this.line = this.painting = null;
     this.prompts = new Map(); // what made the cells of this visit
     this.page.viewer?.selected.clear();
@@ -45,7 +46,7 @@ export class Tools {
     this.abort();
     this.viewer.end();
     this.tool = tool;
-    this.shown = this.line = this.painting = null;
+    this.suspect = this.shown = this.line = this.painting = null;
     this.draw();
     this.page.tell("");
     this.page.panel.tool();
@@ -53,7 +54,7 @@ export class Tools {
 
   hover(x, y) {
     this.pointer = [x, y];
-    if (this.tool !== "pick") return this.draw();
+    if (this.tool !== "pick" || this.suspect) return this.draw();
     if (this.shown?.offered && holds(this.shown.mask, x, y)) return;
     this.abort();
     const over = this.viewer.cellAt(x, y);
@@ -109,8 +110,40 @@ export class Tools {
     this.page.panel.cell(null, about.doubt, about.rule);
   }
 
+  // Show a suspicious label with the mask that is proposed for it; Enter accepts that, K keeps the label.
+  doubt(mask, about) {
+    this.abort();
+    this.tool = "pick";
+    this.viewer.selected.clear();
+    if (this.page.cells.has(about.cell)) this.viewer.selected.add(about.cell);
+    this.shown = mask && { mask, path: outline(mask), prompt: {}, offered: true };
+    this.suspect = about;
+    this.viewer.draw();
+    this.page.panel.tool();
+    this.page.panel.suspect(about);
+  }
+
+  // Whatever else is done about a suspect ends its turn: the label is then corrected by hand.
+  letGo() {
+    if (!this.suspect) return;
+    this.suspect = this.shown = null;
+    this.draw();
+    this.page.panel.cell();
+  }
+
+  async decide(accept) {
+    const about = this.suspect;
+    if (!about) return void this.page.tell("Press J for a suspicious label first.");
+    this.letGo();
+    const { run, suspect } = about;
+    // there is no label to keep where one is said to be missing
+    const done = !accept && about.cell === null ? true : await this.page.save("decide", { run, suspect, accept });
+    if (done) await this.page.suspect();
+  }
+
   async click(x, y, event, right) {
     if (!this.inFrame(x, y)) return undefined;
+    this.letGo();
     if (this.tool === "brush" || this.tool === "erase") return this.drag([x, y], [x, y], event, true);
     if (this.tool === "split") return undefined;
     if (right || event.altKey || this.tool === "minus") return this.correct(x, y, 0);
@@ -177,6 +210,7 @@ export class Tools {
   }
 
   async drag(from, to, event, done) {
+    this.letGo();
     this.pointer = to;
     if (this.tool === "pick" || this.tool === "minus") return this.box(from, to, done);
     if (this.tool === "split") return this.split(from, to, done);
@@ -241,7 +275,10 @@ export class Tools {
 
   async act(what) {
     const chosen = [...this.viewer.selected];
-    if (what === "accept") return this.accept();
+    if (what === "suspect") return this.page.suspect();
+    if (what === "keep") return this.decide(false);
+    if (what === "accept") return this.suspect ? this.decide(true) : this.accept();
+    this.letGo();
     if (what === "next") return this.page.next();
     if (what === "all") return this.page.panel.acceptAll();
     if (what === "erase" && !chosen.length) return void this.page.tell("Choose the cells to delete: click them.");
@@ -271,7 +308,7 @@ export class Tools {
 
   escape() {
     this.abort();
-    this.shown = this.line = this.painting = null;
+    this.suspect = this.shown = this.line = this.painting = null;
     this.viewer.selected.clear();
     this.choose("pick");
     this.viewer.draw();
