@@ -2,12 +2,18 @@
 
     python tests/benchmarks/audit_study.py --data ../shared/data/Fluo-N2DL-HeLa --out /tmp/audit
     python tests/benchmarks/audit_study.py --store stores/fluo --out /tmp/audit --at t050,180,447
+    python tests/benchmarks/audit_study.py --store stores/fluo --out /tmp/audit --accept 1-12,15,20-31
 
 The store under ``--out`` is made and embedded where none is given; the same command resumes. Recall is that of copies of
 labels with one fault each, at the thresholds that flag 1 % and 5 % of all labels if 2 % of these were faulty. ``--at``
 names known faults by frame, x and y, and prints their ranks. ``suspects-*.png`` beside it show the first ``--first``
 labels in their order, 25 a sheet, each with the frames before and after: count by eye how many are real faults.
-``--tiny`` tries everything on a drawn sequence.
+
+``--accept`` says what the mends are worth: the proposals of these ranks, which a person chose on the sheets, become new
+versions of the store's labels. Decoders are then fine-tuned on the labels before and after, one a seed, and each is scored
+on ``--split`` under both. Labels of test frames change with the others, so the change under each version stands alone.
+Accepted decisions of ``hela-store teach`` are of the versions after, too. Without ``--split test`` validation is scored,
+which chose the training steps. ``--tiny`` tries everything on a drawn sequence.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hela_store_cli.output import bars
@@ -22,10 +29,20 @@ from PIL import Image, ImageDraw
 
 from hela_store.audit.audit import audit
 from hela_store.audit.config import AuditConfig
+from hela_store.audit.proposal import accepted
 from hela_store.audit.result import AuditResult
 from hela_store.embedding.embed import EmbedConfig, embed
+from hela_store.errors import LabelError
+from hela_store.evaluation.compare import compare
+from hela_store.evaluation.config import EvaluateConfig
+from hela_store.evaluation.evaluate import evaluate
+from hela_store.labels.log import LabelLog
+from hela_store.labels.versions import free_label
+from hela_store.recipe.splits import parse_ranges
 from hela_store.show.suspects import suspect_pictures
 from hela_store.store.store import Store
+from hela_store.training.config import FinetuneConfig
+from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
@@ -45,6 +62,12 @@ AT = """
     SELECT min(rank) AS rank, arg_min(kind, rank) AS kind, arg_min(score, rank) AS score FROM suspects
     WHERE run = '{run}' AND frame LIKE '%/{frame}' AND {x} BETWEEN x0 - 2 AND x1 + 2 AND {y} BETWEEN y0 - 2 AND y1 + 2
 """
+
+PROPOSED = """
+    SELECT run, suspect, rank, frame, cell, x0, y0, x1, y1, kind, reason, rle FROM suspects
+    WHERE run = '{run}' AND rank BETWEEN {first} AND {last} ORDER BY rank
+"""
+DONE = "SELECT DISTINCT regexp_extract(reason, '^suspect ([0-9]+) of {run} accepted', 1) AS rank FROM label_events"
 
 
 def make_store(out: Path, arguments: argparse.Namespace) -> Store:
@@ -107,6 +130,55 @@ def told(store: Store, found: AuditResult, places: list[str]) -> None:
         print(f"known fault {place}: " + ("no suspect there" if rank is None else f"rank {rank}, {kind}, {score:.2f}"))
 
 
+def accept(store: Store, run: str, ranks: str) -> None:
+    """Make the proposals of some ranks versions of the labels; those that are, are not made again."""
+    done = {rank for (rank,) in store.sql(DONE.format(run=run)).fetchall()}
+    made = 0
+    with LabelLog(store) as log:
+        for first, last in parse_ranges(ranks, "--accept"):
+            for row in store.sql(PROPOSED.format(run=run, first=first, last=last)).to_arrow_table().to_pylist():
+                if str(row["rank"]) in done:
+                    continue
+                frame = row["frame"]
+                try:
+                    log.append(
+                        [accepted(row, log.label(frame), "audit_study", lambda name=frame: free_label(store, name))]
+                    )
+                    made += 1
+                except LabelError as error:
+                    print(f"not accepted: {error}")
+    print(f"\n{made} proposals accepted now, {len(done - {''})} before")
+
+
+def worth(store: Store, before: int, arguments: argparse.Namespace) -> None:
+    """Fine-tune and score under the labels before and after, and print the changes with their intervals."""
+    after, tiny = Store.open(store.path).labels_version, arguments.tiny
+    scored: dict[tuple[int, int], list[str]] = {}
+    means: dict[tuple[int, int], list[float]] = {}
+    for trained in (before, after):
+        for seed in range(1 if tiny else arguments.seeds):
+            config = FinetuneConfig.of(prompt=arguments.prompt, steps=2 if tiny else arguments.tune, seed=seed)
+            run = finetune(store.at_labels(trained), config, progress=bars).run
+            for on in (before, after):
+                asked = EvaluateConfig(split=arguments.split, prompts=(arguments.prompt,))
+                found = evaluate(store.at_labels(on), run, asked, progress=bars)
+                scored.setdefault((trained, on), []).append(found.run)
+                means.setdefault((trained, on), []).append(found.prompts[arguments.prompt].mean_iou)
+    print(f"\nlabels before: version {before}; after: {after}; IoU with {arguments.prompt} on {arguments.split}\n")
+    print(
+        "| scored on | trained before | trained after | change | 95 % from | to | verdict |\n|---|---|---|---|---|---|---|"
+    )
+    for on, name in ((before, "before"), (after, "after")):
+        found = compare(store, (scored[before, on], scored[after, on]))
+        ious = (f"{fmean(means[trained, on]):.4f}" for trained in (before, after))
+        for row in (row for row in found.rows if not row.is_exploratory):
+            ends = (
+                "–" if value != value else f"{value:+.4f}" for value in (row.mean, row.per_cell.low, row.per_cell.high)
+            )
+            print(f"| labels {name}, {row.cells} cells | {' | '.join([*ious, *ends])} | {row.word or 'none'} |")
+    print(f"\n{found.units}; " + "; ".join(found.notes))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Folder of the Cell Tracking Challenge with sequence 01.")
@@ -118,6 +190,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=AuditConfig.seed)
     parser.add_argument("--first", type=int, default=100, help="How many suspects the sheets show.")
     parser.add_argument("--at", nargs="*", default=[], metavar="FRAME,X,Y", help="Known faults.")
+    parser.add_argument("--labels", type=int, default=0, help="Version of the labels that is audited.")
+    parser.add_argument(
+        "--accept", metavar="RANKS", help="Accept these proposals, such as 1-12,15, and score their worth."
+    )
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="What --accept scores.")
+    parser.add_argument("--prompt", default="box", help="Prompt that --accept fine-tunes for and scores with.")
+    parser.add_argument("--tune", type=int, default=500, help="Steps of the fine-tunings of --accept.")
+    parser.add_argument("--seeds", type=int, default=3, help="Fine-tunings of --accept for each version.")
     parser.add_argument("--tiny", action="store_true", help="Try everything on a drawn sequence.")
     arguments = parser.parse_args()
     if not (arguments.tiny or arguments.data or arguments.store):
@@ -125,10 +205,16 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     store = Store.open(arguments.store) if arguments.store else make_store(arguments.out, arguments)
     steps, folds = (2, 2) if arguments.tiny else (arguments.steps, arguments.folds)
-    found = audit(store, AuditConfig(folds=folds, steps=steps, seed=arguments.seed), progress=bars)
+    found = audit(
+        store.at_labels(arguments.labels), AuditConfig(folds=folds, steps=steps, seed=arguments.seed), progress=bars
+    )
     told(store, found, arguments.at)
     for path in sheets(store, found.run, arguments.first, arguments.out):
         print(path)
+    ranks = "1-8" if arguments.tiny else arguments.accept
+    if ranks:
+        accept(store, found.run, ranks)
+        worth(store, arguments.labels, arguments)
     return 0
 
 
