@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
-    positional={"masks": "Folder of label images with the names of the store's frames."},
+    positional={"masks": "Folder of label images with the names of the store's frames, or a run of the store."},
     examples=(
         "hela-store mend cellpose_masks -s fluo --out mended",
         "hela-store mend cellpose_masks -s fluo --out mended --split-merge",
+        "hela-store mend RUN -s fluo --out mended",
     ),
 )
 @click.argument("masks", type=click.Path(path_type=Path), metavar="MASKS")
@@ -51,7 +52,7 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
     """Improve the masks of another tool. Masks stay unchanged where a gain is doubtful.
 
     MASKS holds TIFF or PNG files with 0 for background and one number per cell. Every mask keeps its number; only
-    --split-merge may take numbers away and add new ones.
+    --split-merge may take numbers away and add new ones. The masks of a run, such as a baseline, are numbered first.
     """
     import hela_store as hs
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import tifffile
 
 from hela_store.base.files import digest, sha256_file, write_atomic
 from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
+from hela_store.base.scratch import scratch_folder
 from hela_store.datasets.tool_masks import ToolMasks, check_tool_masks, find_tool_masks
 from hela_store.embedding.reader import embed_command
 from hela_store.errors import PromptError, RunError, StoreError
@@ -27,10 +30,11 @@ from hela_store.evaluation.frames import Tile, frame_tiles
 from hela_store.evaluation.leaks import check_untouched, used_frames
 from hela_store.evaluation.reads import data_read
 from hela_store.evaluation.reuse import claim_scoring
+from hela_store.evaluation.sequences import labels_of
 from hela_store.exchange.target import Targets
 from hela_store.prompts.error_model import ErrorModel
 from hela_store.prompts.table import match_masks
-from hela_store.runs.folder import RunInfo, new_run
+from hela_store.runs.folder import RunInfo, load_run, new_run
 from hela_store.sam.devices import pick_device
 from hela_store.store.records import CellRecord, by_frame
 from hela_store.store.store import Store
@@ -50,15 +54,16 @@ HIGHEST = 2_000_000_000
 """Largest number of a mask where splits add numbers above it: label images are computed as int32."""
 
 
-def mend(store: Store, masks: Path, config: MendConfig, *, progress: Progress = silent) -> MendReport:
+def mend(store: Store, masks: Path | str, config: MendConfig, *, progress: Progress = silent) -> MendReport:
     """Mend label images of a tool and write them, with the same names and numbers, into a new folder.
 
     Parameters
     ----------
     store : Store
         With the frames of the masks, embedded.
-    masks : Path
-        Folder of label images, see :func:`hela_store.datasets.tool_masks.find_tool_masks`.
+    masks : Path or str
+        Folder of label images, see :func:`hela_store.datasets.tool_masks.find_tool_masks`; or the id of a run of the
+        store, such as a baseline, whose masks are numbered from 1 in every frame.
     config : MendConfig
     progress : Progress
         Shown frame by frame.
@@ -72,7 +77,7 @@ def mend(store: Store, masks: Path, config: MendConfig, *, progress: Progress = 
     AlreadyComplete
         The very same label images are there already.
     DatasetError, PromptError
-        The folder holds no label images of the store's frames, or wrong ones.
+        There is neither such a folder nor such a run; it holds no label images of the store's frames, or wrong ones.
     SplitError, RunError
         Nothing to calibrate the gate on; a decoder that does not fit; another folder is in the place of the output.
     StoreError
@@ -81,29 +86,44 @@ def mend(store: Store, masks: Path, config: MendConfig, *, progress: Progress = 
     checkpoint = resolve_checkpoint(store, config.checkpoint)
     store = checkpoint.store
     shapes = {name: record.shape for name, record in store.frame_records().items()}
-    tool = find_tool_masks(masks, shapes)
-    highest = check_tool_masks(tool, shapes)
-    if config.split_merge and highest > HIGHEST:
-        raise PromptError(
-            f"the masks have numbers up to {highest}, so splits may run out of new ones; renumber them below {HIGHEST}"
-        )
-    tiles = _tiles(store, tool)
-    about = _about(checkpoint, config, tool)
-    with claim_scoring(store, KIND, about, progress=progress) as done:
-        if done is None:
-            if config.out.exists():
-                raise RunError(f"{config.out} is there already; nothing is overwritten, choose another --out")
-            job = _Job(checkpoint=checkpoint, config=config, tool=tool, tiles=tiles, highest=highest)
-            done = _make(job, about, progress)
-            reused = False
-        else:
-            reused = True
+    with ExitStack() as stack:
+        tool = find_tool_masks(_folder(store, masks, stack), shapes)
+        highest = check_tool_masks(tool, shapes)
+        if config.split_merge and highest > HIGHEST:
+            raise PromptError(
+                f"the masks have numbers up to {highest}, so splits may run out of new ones; renumber them below "
+                f"{HIGHEST}"
+            )
+        tiles = _tiles(store, tool)
+        about = _about(checkpoint, config, tool)
+        with claim_scoring(store, KIND, about, progress=progress) as done:
+            reused = done is not None
+            if done is None:
+                if config.out.exists():
+                    raise RunError(f"{config.out} is there already; nothing is overwritten, choose another --out")
+                job = _Job(checkpoint=checkpoint, config=config, tool=tool, tiles=tiles, highest=highest)
+                done = _make(job, about, progress)
     rows = done.rows(TABLE)
     targets = Targets()
     with targets.folder(config.out) as folder:
         _write(folder, done, rows, shapes)
     targets.finish()
     return mend_report(store, done, config.out, rows, reused=reused)
+
+
+def _folder(store: Store, masks: Path | str, stack: ExitStack) -> Path:
+    """Return the folder of masks; those of a run are written into one that is removed at the end."""
+    path = Path(masks)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    try:
+        run = load_run(store.path, str(masks))
+    except RunError as error:
+        raise PromptError(f"there is no folder of masks at {masks}, nor a run of this name: {error}") from None
+    folder = stack.enter_context(scratch_folder()) / run.id
+    for record, label in labels_of(store, run):
+        _write_label(inside(folder, *f"{record.frame}.tif".split("/"), what="the label image"), label)
+    return folder
 
 
 def _tiles(store: Store, tool: ToolMasks) -> dict[str, list[Tile]]:
@@ -230,7 +250,11 @@ def _write(
             raise RunError(f"run {run.id} is damaged: it has masks of frame {frame}, which is not in the store")
         path = inside(folder, *name.split("/"), what="the label image")
         label = render(of_frame.get(frame, []), shapes[frame])
-        data = io.BytesIO()
-        kind = np.uint16 if label.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
-        tifffile.imwrite(data, label.astype(kind), compression="zlib")
-        write_atomic(path, data.getvalue())
+        _write_label(path, label)
+
+
+def _write_label(path: Path, label: npt.NDArray[np.integer]) -> None:
+    data = io.BytesIO()
+    kind = np.uint16 if label.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    tifffile.imwrite(data, label.astype(kind), compression="zlib")
+    write_atomic(path, data.getvalue())

@@ -16,9 +16,12 @@ from hela_store_cli.main import main
 from PIL import Image
 
 from hela_store.base.rng import generator
+from hela_store.baselines.classical import classical
+from hela_store.baselines.config import ClassicalConfig
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.evaluation.frames import context_of, frame_cells
 from hela_store.evaluation.scorings import store_scorings
+from hela_store.evaluation.sequences import run_labels
 from hela_store.mending import validate
 from hela_store.prompts.degraded import draw_degraded_mask
 from hela_store.recipe.recipe import RECIPE_FILE
@@ -177,6 +180,26 @@ def test_the_report_shows_them(split: Path, mended: tuple[Path, dict[str, Any], 
     assert "mended" in made.sections and made.notes == ()
     page = (tmp_path / "report.html").read_text()
     assert "Mended masks" in page and page.count("data:image/webp") >= 4
+
+
+def test_masks_of_a_run_are_mended(split: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(split, path)
+    run = classical(Store.open(path), ClassicalConfig(split="test", budget=3)).run
+    done = mend(path, Path(run), tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["frames"] == 1 and told["masks"] > 5 and told["scores"]["test"]["n"] > 5
+    before = dict(run_labels(Store.open(path), run).answers)["01/t005"]
+    after = tifffile.imread(tmp_path / "out" / "01" / "t005.tif")
+    assert np.unique(after[after > 0]).tolist() == list(range(1, len(before) + 1))
+    assert load_run(path, told["run"]).config["origin"] == run
+    for name, why in (
+        ("no-such", "there is no folder of masks at no-such, nor a run"),
+        ("no/such", "no folder of prompt"),
+    ):
+        refused = mend(path, Path(name), tmp_path / "other")
+        assert refused.exit_code == 1 and why in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def labels(store: Path) -> np.ndarray:
