@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -141,9 +142,7 @@ def accept(store: Store, run: str, ranks: str) -> None:
                     continue
                 frame = row["frame"]
                 try:
-                    log.append(
-                        [accepted(row, log.label(frame), "audit_study", lambda name=frame: free_label(store, name))]
-                    )
+                    log.append([accepted(row, log.label(frame), "audit_study", partial(free_label, store, frame))])
                     made += 1
                 except LabelError as error:
                     print(f"not accepted: {error}")
@@ -168,15 +167,16 @@ def worth(store: Store, before: int, arguments: argparse.Namespace) -> None:
     print(
         "| scored on | trained before | trained after | change | 95 % from | to | verdict |\n|---|---|---|---|---|---|---|"
     )
+    notes: list[str] = []
     for on, name in ((before, "before"), (after, "after")):
-        found = compare(store, (scored[before, on], scored[after, on]))
+        change = compare(store, (scored[before, on], scored[after, on]))
         ious = (f"{fmean(means[trained, on]):.4f}" for trained in (before, after))
-        for row in (row for row in found.rows if not row.is_exploratory):
-            ends = (
-                "–" if value != value else f"{value:+.4f}" for value in (row.mean, row.per_cell.low, row.per_cell.high)
-            )
+        for row in (row for row in change.rows if not row.is_exploratory):
+            low, high = row.per_cell.low, row.per_cell.high
+            ends = ("–" if value != value else f"{value:+.4f}" for value in (row.mean, low, high))
             print(f"| labels {name}, {row.cells} cells | {' | '.join([*ious, *ends])} | {row.word or 'none'} |")
-    print(f"\n{found.units}; " + "; ".join(found.notes))
+        notes += [change.units, *change.notes]
+    print("\n" + "; ".join(dict.fromkeys(notes)))
 
 
 def main() -> int:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +167,18 @@ def run_tool(folder: Path, store: Store, frames: list[str], made: Callable[[str]
     return write_tool(folder, store, frames, lambda frame: found[frame])
 
 
+def searched(store: Store, tiny: bool) -> Callable[[str], str]:
+    budget = {"budget": 4} if tiny else {}
+    return lambda block: classical(store, ClassicalConfig(split=block, **budget), progress=bars).run
+
+
+def segmented(store: Store, tiny: bool) -> Callable[[str], str]:
+    from hela_store.baselines.unet import score_unet
+
+    info = trained_unet(store, tiny)
+    return lambda block: score_unet(store, info, split=block, progress=bars).run
+
+
 def trained_unet(store: Store, tiny: bool) -> RunInfo:
     """Return the best U-Net of the first seed on these blocks, as the study chooses it; a new one where there is none."""
     from hela_store.baselines.unet import train_unet
@@ -191,24 +202,9 @@ def tools(store: Store, arguments: argparse.Namespace) -> Iterator[tuple[str, Pa
     for name in arguments.tools:
         if name in drawn:
             yield name, write_tool(place / name, store, frames, drawn[name])
-        elif name == "classical":
-            budget = {"budget": 4} if arguments.tiny else {}
-            found = partial(classical, store, progress=bars)
-            yield (
-                name,
-                run_tool(
-                    place / name,
-                    store,
-                    frames,
-                    lambda block, f=found, b=budget: f(ClassicalConfig(split=block, **b)).run,
-                ),
-            )
         else:
-            from hela_store.baselines.unet import score_unet
-
-            info = trained_unet(store, arguments.tiny)
-            score = partial(score_unet, store, info, progress=bars)
-            yield name, run_tool(place / name, store, frames, lambda block, f=score: f(split=block).run)
+            made = searched(store, arguments.tiny) if name == "classical" else segmented(store, arguments.tiny)
+            yield name, run_tool(place / name, store, frames, made)
     for given in arguments.masks:
         name, _, folder = given.partition("=")
         yield name, Path(folder)
