@@ -102,7 +102,8 @@ def check_tool_masks(masks: ToolMasks, shapes: Shapes) -> int:
         label = read_label(plane)
         highest = max(highest, int(label.max(initial=0)))
         pieces = _pieces(label)
-        if plane.dtype.kind == "b" or _surely_none(label, pieces):
+        _check_background(path, label)
+        if pieces and (plane.dtype.kind == "b" or _surely_none(label, pieces)):
             raise _no_cells(path, pieces)
         if pieces and min(pieces.values()) > 1:
             doubtful = doubtful or (path, pieces)
@@ -115,6 +116,17 @@ def check_tool_masks(masks: ToolMasks, shapes: Shapes) -> int:
             f"the {len(masks.files)} label images in {masks.folder} hold no cell: all of their pixels are 0"
         )
     return highest
+
+
+def _check_background(path: Path, label: LabelArray) -> None:
+    if not label.all():
+        return
+    values, counts = np.unique(label, return_counts=True)
+    if counts.max() > label.size / 2:
+        raise PromptError(
+            f"{path} has no background: no pixel is 0, and value {values[counts.argmax()]} fills more than half of the "
+            "frame; save background as 0 and one number a cell (ilastik: export Object Identities)"
+        )
 
 
 def _surely_none(label: LabelArray, pieces: dict[int, int]) -> bool:
@@ -130,7 +142,7 @@ def _pieces(label: LabelArray) -> dict[int, int]:
     index[label > 0] = np.searchsorted(values, label[label > 0]) + 1
     found = {}
     for number, place in enumerate(ndimage.find_objects(index), 1):
-        pieces, _ = ndimage.label(index[place] == number)
+        pieces, _ = ndimage.label(index[place] == number, np.ones((3, 3), int))
         sizes = np.bincount(pieces.ravel())[1:]
         found[int(values[number - 1])] = int((sizes >= PIECE * sizes.max()).sum())
     return found

@@ -223,6 +223,12 @@ def classes(folder: Path, store: Path) -> None:
     tifffile.imwrite(folder / "t005.tif", np.where(labels(store) > 0, 1, 2).astype(np.uint8))
 
 
+def crowded(folder: Path, store: Path) -> None:
+    """Write classes that fill a frame in equal shares."""
+    columns = np.indices(labels(store).shape)[1]
+    tifffile.imwrite(folder / "t005.tif", (1 + columns // 20 % 2 + (columns % 20 == 0)).astype(np.uint8))
+
+
 def one_binary(folder: Path, store: Path) -> None:
     tifffile.imwrite(folder / "t005.tif", labels(store))
     tifffile.imwrite(folder / "t001.tif", (labels(store) > 0).astype(np.uint8) * 255)
@@ -272,7 +278,8 @@ def twice(folder: Path, store: Path) -> None:
         (empty, r"no label image in .* has the name of a frame \(it has none\)"),
         (black, r"the 1 label images in .* hold no cell"),
         (binary, r"t005\.tif is a binary mask: all of its cells have one value"),
-        (classes, r"t005\.tif has classes, not cells: each of its 2 values \(1, 2\) stands for .*ilastik: export Object"),
+        (classes, r"t005\.tif has no background: no pixel is 0, and value 2 fills more than half .*ilastik: export Object"),
+        (crowded, r"t005\.tif has classes, not cells: each of its 3 values \(1, 2, 3\) stands for all that is alike"),
         (interiors, r"t005\.tif has classes, not cells: each of its 2 values"),
         (one_binary, r"t001\.tif is a binary mask: all of its cells have one value"),
         (floats, r"a label image of float32, expected whole numbers"),
