@@ -85,7 +85,7 @@ def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
     table = store.cells_table()
     cells = list(CellRecord.of(table.filter(pc.is_in(table["frame"], value_set=pa.array(asked, pa.string())))))
     times = {cell.cell: (records[cell.frame].sequence, records[cell.frame].time) for cell in cells}
-    if _separate(store.recipe):
+    if shares_no_cell(store.recipe):
         groups = store.groups() or {}
         images = numbered([groups.get(cell.frame, cell.frame) for cell in cells]).tolist()
         grouped = store.recipe.split.group if groups else ""
@@ -108,8 +108,8 @@ def store_protocol(store: Store, split: str = "test") -> str:
     return protocol(store.blocks(), sequences, "val" if split == "val" else "test")
 
 
-def _separate(recipe: Recipe) -> bool:
-    """Whether images share no cell: stills, unless blocks of their numbers say that they may be a time-lapse."""
+def shares_no_cell(recipe: Recipe) -> bool:
+    """Return whether images share no cell: stills, unless blocks of their numbers say that they may be a time-lapse."""
     return recipe.dataset.stills and (bool(recipe.split.group) or not _by_numbers(recipe))
 
 
@@ -129,7 +129,7 @@ def unseen_cells(store: Store, frames: Sequence[str]) -> list[str] | None:
         None where no training frame is of a sequence of these frames, or where images share no cell: there all are new.
     """
     records, blocks = store.frame_records(), store.blocks()
-    if _separate(store.recipe):
+    if shares_no_cell(store.recipe):
         return None
     asked, cells = set(frames), list(CellRecord.of(store.cells_table()))
     trained = {frame for frame in records if blocks[frame] == "train"}

@@ -14,7 +14,7 @@ from .background import Background
 from .config import TeachConfig
 from .curve import forecast
 from .decode import Decoding
-from .retune import Round, answering, last_round, shares, work
+from .retune import DealtCells, Round, answering, last_round, shares, work
 
 
 def first_checkpoint(store: Store) -> Checkpoint:
@@ -44,20 +44,20 @@ class Learning:
         """End a fine-tuning that still runs."""
         self._background.stop()
 
-    def turn(self, taught: list[tuple[str, int]], *, asked: bool = False) -> None:
+    def turn(self, dealt: DealtCells, *, asked: bool = False) -> None:
         """Take in a fine-tuning that ended, and begin one where enough cells were taught or somebody asked for it."""
         with self._lock:
             self._take_in()
-            due = len(taught) - self._begun >= self._config.every
+            due = len(dealt) - self._begun >= self._config.every
             if self._background.running or not (due or asked):
                 return
-            self._begun = len(taught)
-            parts = shares(self._store.at_labels(), taught, self._config.held)
+            self._begun = len(dealt)
+            parts = shares(self._store.at_labels(), dealt)
             if parts.lack:
                 self._told = f"Not fine-tuned: {parts.lack}."
                 return
             self._told = f"Fine-tuning on {len(parts.train)} cells; the page stays usable."
-            self._background.start(work, self._store.path, self._store.recipe, taught, self._config, time.time())
+            self._background.start(work, self._store.path, self._store.recipe, dealt, self._config, time.time())
 
     def _take_in(self) -> None:
         found = self._background.result()
@@ -68,17 +68,17 @@ class Learning:
             if found.kept:
                 self._decoding.use(resolve_checkpoint(self._store, found.decoder))
 
-    def state(self, taught: list[tuple[str, int]], held: int) -> dict[str, Any]:
-        """Return what the page says of learning, as plain values; ``held`` cells of the taught ones judge."""
+    def state(self, dealt: DealtCells) -> dict[str, Any]:
+        """Return what the page says of learning, as plain values."""
         curve = [] if self._last is None else self._last.curve
         ahead = [] if self._last is None else self._last.ahead
         base = max((point[0] or 0 for point in curve), default=0)
         names = ("cells", "iou", "low", "high")
         return {
-            "taught": len(taught),
-            "held": held,
+            "taught": len(dealt),
+            "held": sum(one.part == "judge" for one in dealt.values()),
             "every": self._config.every,
-            "since": max(0, len(taught) - self._begun),
+            "since": max(0, len(dealt) - self._begun),
             "running": self._background.running,
             "told": self._told,
             "forecast": forecast(ahead),

@@ -24,7 +24,6 @@ from .learning import Learning, first_checkpoint
 from .offers import Offers
 from .overview import Overview
 from .proposals import Proposals, doubt_of
-from .retune import check_held
 from .session import Saved, Session
 from .suspects import Suspects
 
@@ -43,7 +42,6 @@ class Lesson:
     def __init__(self, store: Store, config: TeachConfig, encoding: Background | None = None) -> None:
         self._encoding = encoding or Background()
         self.store, self.config = store, config
-        check_held(store, config.held)
         self.session = Session(store, config.who, config.held)
         self.decoding = Decoding(first_checkpoint(store), config.device)
         self.proposals = Proposals(store, self.decoding)
@@ -89,10 +87,9 @@ class Lesson:
 
     def learning(self, *, asked: bool = False) -> dict[str, Any]:
         """Return what the page says of learning; begin a fine-tuning where it is time, or where it is ``asked`` for."""
-        taught = self.session.taught_cells()
-        self._learning.turn(taught, asked=asked)
-        held = sum(self.session.is_held(*cell) for cell in taught)
-        return self._learning.state(taught, held) | {"rule": str(self.offers)}
+        dealt = self.session.dealt()
+        self._learning.turn(dealt, asked=asked)
+        return self._learning.state(dealt) | {"rule": str(self.offers)}
 
     def retune(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a fine-tuning now."""

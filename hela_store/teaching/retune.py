@@ -1,21 +1,22 @@
 """Fine-tune the decoder on what was taught; the new one replaces the one before only where it is better.
 
-Cells that judge are set aside by their names alone, before anything is learned. A second part of the cells chooses the
-step, so that what chooses does not judge.
+Which cells judge was dealt before anything is learned (:mod:`hela_store.teaching.deal`). A second part of the cells
+chooses the step, so that what chooses does not judge.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hela_store.base.files import digest
-from hela_store.errors import RecipeError, RunError
+from hela_store.errors import RunError
 from hela_store.evaluation.checkpoint import ZERO_SHOT, Checkpoint, resolve_checkpoint
 from hela_store.evaluation.frames import frame_cells, frame_tiles, labelled_frames, median_training_radius
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
@@ -27,12 +28,12 @@ from hela_store.prompts.training import validation_kinds
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.default import default_run
 from hela_store.runs.finished import find_finished, readable_runs
-from hela_store.runs.folder import RunInfo, new_run
+from hela_store.runs.folder import RunInfo, load_run, new_run
 from hela_store.sam.devices import pick_device
 from hela_store.store.labelled import Labelled
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
-from hela_store.training.budget import VALIDATIONS
+from hela_store.training.budget import CELLS_FILE, VALIDATIONS
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.training.guard import change as paired
@@ -40,19 +41,19 @@ from hela_store.training.pace import seconds_per_step
 
 from .config import TeachConfig
 from .curve import ahead_of, curve_of, finite
+from .deal import Dealt
 
 KIND = "teach"
 """Kind of the runs that say how a fine-tuning of a session went."""
 KINDS = ("box", "point")
 """Prompts that judge: those that the page has."""
-CHOOSING = 0.2
-"""Share of the cells that are not set aside which chooses the step."""
 LEAST = 4
 """Cells that train, at least."""
 WARMUP = 3
 """One step of so many warms up."""
 MARGIN = 0.8
 """Share of the time left that is planned for: what was measured may take longer a moment later."""
+DealtCells = Mapping[tuple[str, int], Dealt]
 MOST_DRAWN = 8
 """Rounds of the learning curve, whose decoders every round scores again."""
 
@@ -64,7 +65,7 @@ class Shares:
     Attributes
     ----------
     train, choose, judge : ids of cells
-    left : how many others there are, in frames of other blocks or held whole by no view
+    left : how many others there are, which no view holds whole
     """
 
     train: tuple[str, ...]
@@ -169,51 +170,25 @@ def last_round(store: Store) -> Round | None:
     return None if run is None else Round.of(run)
 
 
-def shares(store: Store, taught: Sequence[tuple[str, int]], held: float) -> Shares:
-    """Say what each cell is for.
+def shares(store: Store, dealt: DealtCells) -> Shares:
+    """Return the cells by what they are for.
 
     Parameters
     ----------
     store : at the version of the labels that is meant
-    taught : (frame, label) of the cells that people made or changed
-    held : share that judges
+    dealt : what the taught cells of the training block are for, by (frame, label)
     """
-    wanted, blocks = set(taught), store.blocks()
     parts: dict[str, list[str]] = {"train": [], "choose": [], "judge": []}
     left = 0
-    tiles = frame_tiles(store, [frame for frame in store.frame_records() if any(frame == f for f, _ in wanted)])
+    tiles = frame_tiles(store, [frame for frame in store.frame_records() if any(frame == f for f, _ in dealt)])
     for cell in CellRecord.of(store.cells_table()):
-        if (cell.frame, cell.label) not in wanted:
+        if (cell.frame, cell.label) not in dealt:
             continue
-        whole = any(holds_whole(cell.box, tile.rect) for tile in tiles.get(cell.frame, []))
-        if blocks[cell.frame] != "train" or not whole:
-            left += 1
+        if any(holds_whole(cell.box, tile.rect) for tile in tiles.get(cell.frame, [])):
+            parts[dealt[cell.frame, cell.label].part].append(cell.cell)
         else:
-            parts[part_of(store, cell.frame, cell.label, held)].append(cell.cell)
+            left += 1
     return Shares(left=left, **{name: tuple(cells) for name, cells in parts.items()})
-
-
-def part_of(store: Store, frame: str, label: int, held: float) -> str:
-    """Say what a cell is for, by its name alone: ``"judge"``, ``"choose"`` or ``"train"``.
-
-    In a time-lapse equal labels of a sequence are one cell over time, so all of them are for the same.
-    """
-    if judges(store, frame, label, held):
-        return "judge"
-    return "choose" if _share(_name(store, frame), label, "choose") < CHOOSING else "train"
-
-
-def judges(store: Store, frame: str, label: int, held: float) -> bool:
-    """Return whether a cell judges, as :func:`part_of` says."""
-    return _share(_name(store, frame), label, "judge") < held
-
-
-def _name(store: Store, frame: str) -> str:
-    return frame if store.recipe.dataset.stills else store.frame_records()[frame].sequence
-
-
-def _share(name: str, label: int, what: str) -> float:
-    return int(digest("teach", what, name, label)[:8], 16) / 2**32
 
 
 def answering(store: Store) -> str | None:
@@ -225,28 +200,24 @@ def answering(store: Store) -> str | None:
     return None if run is None else run.id
 
 
-def check_held(store: Store, held: float) -> None:
-    """Refuse a share that would let cells judge that earlier rounds trained on.
-
-    Raises
-    ------
-    RecipeError
-        An earlier round set a smaller share aside.
-    """
-    used = [run.config["held"] for run in readable_runs(store.path, KIND) if run.encoder == store.key]
-    if used and held > min(used):
-        raise RecipeError(
-            f"held is {held:g}, but cells beyond a share of {min(used):g} trained in earlier rounds, so they cannot "
-            f"judge; give --held {min(used):g} or less"
-        )
+def learned_cells(store: Store) -> set[str]:
+    """Return the ids of cells that trained, or chose the step, in an earlier round: they cannot judge any more."""
+    found: set[str] = set()
+    for run in readable_runs(store.path, KIND):
+        if run.encoder != store.key or not run.result():
+            continue
+        with contextlib.suppress(OSError, ValueError):  # the run of a decoder that was dropped may be deleted
+            lists = json.loads((load_run(store.path, Round.of(run).after).path / CELLS_FILE).read_text())
+            found.update(*lists.values())
+    return found
 
 
-def work(path: Path, recipe: Recipe, taught: Sequence[tuple[str, int]], config: TeachConfig, asked: float) -> Round:
+def work(path: Path, recipe: Recipe, dealt: DealtCells, config: TeachConfig, asked: float) -> Round:
     """Do one round, as :func:`retune`, on a store that another process has open and ``asked`` for it at that time."""
-    return retune(Store(path, recipe), taught, config, max(0.0, time.time() - asked))
+    return retune(Store(path, recipe), dealt, config, max(0.0, time.time() - asked))
 
 
-def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig, spent: float = 0.0) -> Round:
+def retune(store: Store, dealt: DealtCells, config: TeachConfig, spent: float = 0.0) -> Round:
     """Fine-tune from the decoder that answers now, judge both, and publish a run that says how it went.
 
     The number of steps follows from how long a step and a score take here and now, so that the round ends within
@@ -256,7 +227,7 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig,
     Parameters
     ----------
     store : Store
-    taught : (frame, label) of the cells that people made or changed
+    dealt : what the cells that people made or changed are for, by (frame, label)
     config : TeachConfig
     spent : seconds that passed since the round was asked for
 
@@ -266,11 +237,11 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig,
         As :func:`hela_store.training.finetune.finetune`.
     """
     began, before = time.monotonic() - spent, last_round(store)
-    parts = shares(store, taught, config.held)
+    parts = shares(store, dealt)
     init = answering(store)
     known = Labelled.of(store, parts.judge)
     questions = judging_questions(known)
-    units = _units(known, questions)
+    units = _units(known, questions, dealt)
     ask = _Asker(store=known, questions=questions, device=config.device)
     old = ask(resolve_checkpoint(store, init))
     wanted = _fitting(store, _wanted(parts, init, config), ask, config.seconds - (time.monotonic() - began))
@@ -281,7 +252,7 @@ def retune(store: Store, taught: Sequence[tuple[str, int]], config: TeachConfig,
     steps = _steps(store, ask, (len(parts.train), new) if kept else None)
     done = Round(
         number=1 if before is None else before.number + 1,
-        taught=len(taught),
+        taught=len(dealt),
         trained=len(parts.train),
         judged=len(parts.judge),
         before=init or ZERO_SHOT,
@@ -422,10 +393,14 @@ def _publish(store: Store, done: Round, config: TeachConfig) -> Round:
     return replace(done, run=folder.id)
 
 
-def _units(store: Store, questions: Sequence[Question]) -> Units:
-    """Return what intervals resample: cells over time and frames; in a single frame the cells alone."""
+def _units(store: Store, questions: Sequence[Question], dealt: DealtCells) -> Units:
+    """Return what intervals resample: the tracks that were dealt, and frames; in a single frame the tracks alone."""
     frames = {question.cell.frame for question in questions}
-    units = cell_tracks(store, sorted(frames)).units([question.cell.cell for question in questions])
+    tracks = cell_tracks(store, sorted(frames))
+    if not tracks.is_stills:
+        cells = (question.cell for question in questions)
+        tracks = replace(tracks, of={cell.cell: dealt[cell.frame, cell.label].track for cell in cells})
+    units = tracks.units([question.cell.cell for question in questions])
     return units if len(frames) > 1 else replace(units, frame=None)
 
 

@@ -18,8 +18,9 @@ from hela_store.labels.versions import free_label, redo, undo
 from hela_store.show.viewer.frames import drawn_cells, known_frame
 from hela_store.store.store import Store
 
+from .deal import Deal, Dealt
 from .edits import event_of
-from .retune import judges
+from .retune import learned_cells
 
 GONE = 65.0
 """Seconds without a sign of life after which a page counts as closed; browsers slow down pages that nobody looks at."""
@@ -61,7 +62,7 @@ class Session:
         self.log = LabelLog(store)
         self.log.hold()
         self._free: dict[str, int] = {}
-        self._held: dict[tuple[str, int], bool] = {}
+        self._deal = Deal(store, held, learned_cells(store))
         self._events: list[list[LabelEvent]] = []
         self._pages: dict[str, tuple[float, str]] = {}
         self._changed: dict[str, dict[int, int]] = {}
@@ -92,16 +93,20 @@ class Session:
         return cell in taught and self.is_held(frame, cell)
 
     def is_held(self, frame: str, cell: int) -> bool:
-        """Return whether a cell judges and never trains: decided by its name alone, before anything is learned."""
-        found = self._held.get((frame, cell))
-        if found is None:
-            found = self._held[frame, cell] = judges(self.store, frame, cell, self.held)
-        return found
+        """Return whether a cell judges and never trains, as dealt before anything is learned."""
+        dealt = self._deal.of(frame, cell)
+        return dealt is not None and dealt.part == "judge"
 
     def taught_cells(self) -> list[tuple[str, int]]:
         """Return all cells that people made or changed, (frame, label), in a fixed order."""
         with self.lock:
             return sorted((frame, cell) for frame, cells in self.taught.items() for cell in cells)
+
+    def dealt(self) -> dict[tuple[str, int], Dealt]:
+        """Return what the taught cells of the training block are for, by (frame, label)."""
+        with self.lock:
+            found = {cell: self._deal.of(*cell) for cell in self.taught_cells()}
+        return {cell: dealt for cell, dealt in found.items() if dealt is not None}
 
     # what changes
 
@@ -129,6 +134,7 @@ class Session:
         with self.lock:
             base = self.log.version
             version = self.log.append(events)
+            self._read_events()
             for event in events:
                 self._remember(version, event)
             named = tuple(cell for event in events for cell in event.cells)
@@ -185,15 +191,17 @@ class Session:
 
     def _count_taught(self) -> None:
         """Find the taught cells from the versions that stand."""
-        self.taught = {}
         self._read_events()
+        self.taught = {}
         for number in self._standing():
             for event in self._events[number - 1]:
                 self._remember(number, event)
 
     def _read_events(self) -> None:
+        """Read the versions that are new, and deal their cells; also those that are taken back later stay dealt."""
         for version in self.log.files.versions()[len(self._events) :]:
             self._events.append([LabelEvent.from_json(line.event) for line in version])
+            self._deal.note(self._events[-1])
 
     def _standing(self) -> list[int]:
         """Return the versions that are not taken back."""

@@ -7,21 +7,19 @@ import time
 import numpy as np
 import pytest
 
-from hela_store.errors import RecipeError
 from hela_store.metrics.intervals import Units
-from hela_store.runs.folder import load_run, new_run
+from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
 from hela_store.teaching.curve import ahead_of, curve_of, forecast
+from hela_store.teaching.deal import Deal, Dealt
 from hela_store.teaching.lesson import Lesson
 from hela_store.teaching.retune import (
-    KIND,
     Round,
     _Pace,
-    check_held,
     kept_rounds,
     last_round,
-    part_of,
+    learned_cells,
     retune,
     shares,
 )
@@ -31,29 +29,13 @@ from hela_store.training.finetune import finetune
 from hela_store.training.schedule import learning_rate
 
 
-def test_shares_are_as_stated_and_follow_from_names_alone(store: Store) -> None:
-    parts = [part_of(store, "01/t000", cell, 0.25) for cell in range(4000)]
-    assert abs(parts.count("judge") / 4000 - 0.25) < 0.03
-    assert abs(parts.count("choose") / 4000 - 0.75 * 0.2) < 0.03
-    # one cell over time is for one thing in all frames of its sequence
-    assert parts[:50] == [part_of(store, "01/t001", cell, 0.25) for cell in range(50)]
-    table = store.cells_table().to_pylist()
-    taught = [(row["frame"], row["label"]) for row in table]
-    found = shares(store, taught, 0.25)
-    assert not set(found.train) & set(found.judge) and not set(found.choose) & set(found.judge)
-    train = [row["cell"] for row in table if store.blocks()[row["frame"]] == "train"]
-    assert sorted((*found.train, *found.choose, *found.judge)) == sorted(train)
-    assert found.left == len(table) - len(train)
-
-
-def test_cells_that_trained_never_judge_under_a_larger_share(store: Store) -> None:
-    check_held(store, 0.4)
-    folder = new_run(store.path, KIND, {"held": 0.2, "encoder": store.key, "checkpoint": None, "split": "train"})
-    with folder.tidied():
-        folder.publish()
-    check_held(store, 0.2)
-    with pytest.raises(RecipeError, match=r"held is 0\.4, but cells beyond a share of 0\.2 trained"):
-        Lesson(store, TeachConfig(device="cpu", held=0.4))
+def dealt_cells(store: Store, held: float) -> dict[tuple[str, int], Dealt]:
+    """Return what all cells are for, as if they had been taught one after the other."""
+    deal = Deal(store, held, learned_cells(store))
+    cells = [(row["frame"], row["label"]) for row in store.cells_table().to_pylist()]
+    for cell in cells:
+        deal.add(*cell)
+    return {cell: dealt for cell in cells if (dealt := deal.of(*cell))}
 
 
 def test_what_more_cells_add_is_fitted() -> None:
@@ -76,8 +58,8 @@ def test_steps_fit_into_the_time_that_is_left(left: float, steps: int) -> None:
 
 
 def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> None:
-    taught = [(row["frame"], row["label"]) for row in store.cells_table().to_pylist()]
-    done = retune(store, taught, TeachConfig(device="cpu", held=0.3, steps=12, seconds=1e-3))
+    dealt = dealt_cells(store, held=0.3)
+    done = retune(store, dealt, TeachConfig(device="cpu", held=0.3, steps=12, seconds=1e-3))
     assert done.steps == VALIDATIONS and "6 of 12 steps in" in str(done) and "as many as 0 s allow" in str(done)
     # its schedule is a whole one: it warms up, and ends at the rate at which one of 6 steps ends
     run = load_run(store.path, done.after)
@@ -93,11 +75,16 @@ def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> N
         warmup=2,
         workers=0,
         device="cpu",
-        train_cells=shares(store, taught, 0.3).train,
-        held_cells=shares(store, taught, 0.3).choose,
+        train_cells=shares(store, dealt).train,
+        held_cells=shares(store, dealt).choose,
         pick="taught",
     )
     assert finetune(store, again).run == done.after
+    # what learned never judges, also where a larger share is set aside later
+    parts = shares(store, dealt)
+    assert learned_cells(store) == {*parts.train, *parts.choose}
+    later = shares(store, dealt_cells(store, held=0.9))
+    assert {*parts.judge} == {*later.judge} and {*later.train} >= {*parts.train}
 
 
 @pytest.mark.slow
