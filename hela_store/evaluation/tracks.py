@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from hela_store.base.aliases import LabelArray
 from hela_store.metrics.intervals import BLOCK_FRAMES, Units, frame_blocks, numbered
@@ -93,6 +95,31 @@ def cell_tracks(store: Store, frames: Sequence[str]) -> CellTracks:
     found = link(_label_images(store, asked))
     tracks = numbered([found.of[cell.frame, cell.label] for cell in cells]).tolist()
     return CellTracks(method=found.method, of=dict(zip(times, tracks, strict=True)), times=times)
+
+
+def nuclei(store: Store, split: str = "train", *, sparse: bool = False) -> dict[str, str]:
+    """Return the cells of a block by id, each with the first cell of its track; where images share no cell, itself.
+
+    Cells that learn must be of other tracks than cells that choose or judge.
+
+    Parameters
+    ----------
+    store : Store
+    split : block
+    sparse : whether so few cells are labelled that overlap may find no link; equal labels are one nucleus, too, then
+    """
+    blocks, records = store.blocks(), store.frame_records()
+    cells = [cell for cell in CellRecord.of(store.cells_table()) if blocks[cell.frame] == split]
+    tracks = cell_tracks(store, [cell.frame for cell in cells])
+    if tracks.is_stills:
+        return {cell: cell for cell in tracks.of}
+    of = numbered([tracks.of[cell.cell] for cell in cells])
+    if sparse and cells:
+        labels = numbered([(records[cell.frame].sequence, cell.label) for cell in cells])
+        pairs = (np.ones(len(cells)), (of, len(cells) + labels))
+        of = connected_components(coo_array(pairs, shape=(2 * len(cells), 2 * len(cells))))[1][of]
+    first: dict[int, str] = {}
+    return {cell.cell: first.setdefault(at, cell.cell) for cell, at in zip(cells, of.tolist(), strict=True)}
 
 
 def store_protocol(store: Store, split: str = "test") -> str:

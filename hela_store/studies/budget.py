@@ -23,7 +23,7 @@ from hela_store.evaluation.sampled import SampleConfig, score_sample
 from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
-from hela_store.training.budget import FOLDS
+from hela_store.training.budget import FOLDS, by_nucleus
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import training_variants
 
@@ -249,10 +249,10 @@ def _chosen(picker: Picker, config: BudgetStudyConfig) -> Iterator[tuple[str, in
 
 def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, list[str]]) -> Iterator[Point]:
     pick, seed, cells = chosen
-    order = sorted(cells, key=lambda cell: (generator("held", seed, cell).random(), cell))
+    groups = sorted((generator("held", seed, group[0]).random(), group) for group in by_nucleus(cells, picker.nucleus))
     about: dict[str, Any] = {"budget": len(cells), "pick": pick, "seed": seed, "frames_opened": picker.frames(cells)}
     for method in config.methods:
-        held = order[: held_of(len(cells), method)]
+        held = _held([group for _, group in groups], held_of(len(cells), method))
         train = sorted(set(cells) - set(held))
         views = math.ceil(CELLS_A_STEP / (len(train) / max(picker.views(train), 1)))
         shared = {"train_cells": train, "held_cells": held, "pick": pick, "seed": seed}
@@ -267,12 +267,23 @@ def _points(picker: Picker, config: BudgetStudyConfig, chosen: tuple[str, int, l
                 yield point | {"settings": _settings(tuning, config, method)}, tuning
 
 
+def _held(groups: list[list[str]], most: int) -> list[str]:
+    """Return the cells that choose the step: of whole nuclei in their order, those that still fit into so many cells.
+
+    Where none fits it is the smallest, so that some choose. The last one always trains.
+    """
+    held: list[str] = []
+    for group in groups[:-1]:
+        held += group if len(held) + len(group) <= most else []
+    return held or (min(groups[:-1], key=len) if most else [])
+
+
 def _settings(tuning: FinetuneConfig, config: BudgetStudyConfig, method: str) -> dict[str, Any]:
     """Return the settings of a point that every point of its curve shares; the number of steps is the study's."""
     if method == "classical":
         return {}
     shared = {} if method == "unet" else {name: value for name, value in tuning.flat().items() if name not in OWN}
-    return shared | {"steps": config.steps}
+    return shared | {"steps": config.steps, "choosing": "other nuclei"}  # of earlier versions: other cells
 
 
 def _method(method: str, config: BudgetStudyConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
 from hela_store.detection.frames import scorable_frames
 from hela_store.errors import RunError
+from hela_store.evaluation.tracks import nuclei
 from hela_store.images.rle import encode
 from hela_store.metrics.matching import mask_ious, match
 from hela_store.segmentation.calibration import shipped_calibration
@@ -44,6 +45,11 @@ class Picker:
         self.frame_of = {cell.cell: view.frame for view in views for cell in view.cells}
         self._views = [frozenset(cell.cell for cell in view.cells) for view in views]
         self.cells = sorted(self.frame_of)
+
+    @cached_property
+    def nucleus(self) -> dict[str, str]:
+        """Which cells are the same nucleus, as :func:`hela_store.evaluation.tracks.nuclei`."""
+        return nuclei(self.store)
 
     @cached_property
     def vectors(self) -> npt.NDArray[np.float32]:

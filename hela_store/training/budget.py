@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from hela_store.evaluation.leaks import block_ranges
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.scores import PromptScore, mean_score
+from hela_store.evaluation.tracks import nuclei
 from hela_store.prompts.error_model import GENERIC, ErrorModel
 from hela_store.prompts.training import validation_kinds
 from hela_store.store.labelled import Labelled
@@ -80,6 +81,7 @@ def budget_settings(store: Store, config: FinetuneConfig) -> dict[str, Any]:
         "pick": budget.pick,
         "budget_cells": digest("budget", *budget.train, "held", *budget.held)[:16],
         "held": len(budget.held),
+        **({"folds": "of nuclei"} if budget.is_crossed else {}),  # those of earlier versions were of cells
         "frames": block_ranges(store, ("train",)),
         "data": data_digest(store, ("train",)),
     }
@@ -141,10 +143,25 @@ def training_steps(
     return steps.only(set(config.budget.train) - set(without)) if config.budget.train else steps
 
 
-def folds(cells: Sequence[str]) -> list[tuple[str, ...]]:
-    """Split cells into at most :data:`FOLDS` parts of about equal size, drawn by their ids."""
-    order = sorted(cells, key=lambda cell: (generator("fold", cell).random(), cell))
-    return [tuple(order[start::FOLDS]) for start in range(min(FOLDS, len(order)))]
+def folds(cells: Sequence[str], nucleus: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Split cells into at most :data:`FOLDS` parts of about equal size, drawn by their ids.
+
+    All cells of a nucleus are in one part, see :func:`hela_store.evaluation.tracks.nuclei`. Where all are of one
+    nucleus, its cells are parted.
+    """
+    groups = by_nucleus(cells, nucleus)
+    parts: list[list[str]] = [[] for _ in range(min(FOLDS, len(groups)))]
+    for _, group in sorted((generator("fold", group[0]).random(), group) for group in groups):
+        min(parts, key=len).extend(group)
+    return [tuple(part) for part in parts]
+
+
+def by_nucleus(cells: Sequence[str], nucleus: Mapping[str, str]) -> list[list[str]]:
+    """Return cells in groups of one nucleus each; one by one where all are of the same."""
+    groups: dict[str, list[str]] = {}
+    for cell in sorted(cells):
+        groups.setdefault(nucleus[cell], []).append(cell)
+    return list(groups.values()) if len(groups) > 1 else [[cell] for cell in sorted(cells)]
 
 
 @dataclass(kw_only=True)
@@ -203,7 +220,7 @@ def cross_validate(
     window : positions along each side that a prompt reads
     progress : shown fold by fold
     """
-    crossed, parts = Crossed(questions=questions), folds(config.budget.train)
+    crossed, parts = Crossed(questions=questions), folds(config.budget.train, nuclei(store, sparse=True))
     for number, fold in enumerate(parts, start=1):
         mine = [place for place, question in enumerate(questions) if question.cell.cell in fold]
         asked = [questions[place] for place in mine]

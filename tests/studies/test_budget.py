@@ -16,6 +16,7 @@ from hela_store_cli.main import main
 
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import RecipeError, RunError
+from hela_store.evaluation.tracks import nuclei
 from hela_store.runs.folder import list_runs, load_run, run_ids
 from hela_store.segmentation.calibration import Calibration
 from hela_store.segmentation.config import DetectedConfig
@@ -62,6 +63,17 @@ def test_one_budget_is_trained_and_scored(store: Store) -> None:
         ("decoder, steps 1, random", 3),
         ("decoder, steps 2, random", 4),
     ], "points with other numbers of steps are on no common curve"
+
+
+def test_cells_that_choose_the_step_are_of_other_nuclei(store: Store) -> None:
+    of, config = nuclei(store), replace(CONFIG, budgets=("all",), methods=("unet",), seeds=5)
+    cells = len(of)
+    assert cells > 1.5 * len(set(of.values()))
+    for _, tuning in plan_budgets(store, config).points:
+        held, train = tuning.budget.held, tuning.budget.train
+        assert held and sorted((*held, *train)) == sorted(of)
+        assert not {of[cell] for cell in held} & {of[cell] for cell in train}
+        assert len(held) <= max(held_of(cells, "unet"), max(list(of.values()).count(one) for one in of.values()))
 
 
 def test_points_with_other_steps_are_other_points(store: Store) -> None:
