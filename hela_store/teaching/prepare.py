@@ -6,12 +6,14 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hela_store.base.progress import Progress, silent
 from hela_store.datasets.ctc import find_sequences
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import DatasetError, HelaError, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, Recipe
+from hela_store.recipe.splits import format_ranges
 from hela_store.store.store import Store
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig
@@ -34,6 +36,8 @@ def store_of_frames(
 ) -> Store:
     """Return the store of a folder of frames; it is made with the defaults of ``hela-store new`` where it is not there.
 
+    All frames train where these defaults leave none to train on.
+
     Parameters
     ----------
     frames : Path
@@ -55,8 +59,14 @@ def store_of_frames(
     """
     if not (path / RECIPE_FILE).exists():
         _check_sequence(frames, sequence)
-        config = NewConfig.of(dataset=str(frames), sequences=(sequence,) if sequence else ())
-        return new(path, config, progress, cache_dir=cache_dir).store
+        about: dict[str, Any] = {"dataset": str(frames), "sequences": (sequence,) if sequence else ()}
+        made = new(path, NewConfig.of(**about), progress, cache_dir=cache_dir)
+        if made.blocks["train"]:
+            return made.store
+        # a single frame, or frames so alike that a split keeps them together: what is labelled there has to train
+        (path / RECIPE_FILE).unlink()
+        every = format_ranges(time for times in made.summary.times.values() for time in times)
+        return new(path, NewConfig.of(**about, train_frames=every), progress, cache_dir=cache_dir).store
     store = Store.open(path)
     data = store.recipe.dataset
     if (path / data.path).resolve() != frames.resolve() or (sequence and data.sequences != (sequence,)):

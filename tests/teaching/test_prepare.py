@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from frames import draw, save
 from hela_store_cli.main import main
 
+from hela_store.base.progress import silent
+from hela_store.embedding.ingest import ingest
 from hela_store.errors import DatasetError, StoreError
 from hela_store.teaching.prepare import store_name, store_of_frames
 
@@ -37,6 +40,18 @@ def test_one_of_several_sequences_is_chosen(frames: Path, tmp_path: Path) -> Non
     assert store_of_frames(frames, path, sequence="02").path == path == store_of_frames(frames, path).path
     with pytest.raises(StoreError, match=r"is a store of other frames, .*two cells 02"):
         store_of_frames(frames, path, sequence="01")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_single_frame_and_frames_much_alike_can_be_taught(tmp_path: Path, count: int) -> None:
+    image, _ = draw(shape=(128, 128), cells=12)
+    for name in ("a", "cell", "of", "mine", "z")[:count]:  # of no time-lapse
+        save(tmp_path / "frames" / f"{name}.tif", image)
+        image = image.copy()
+        image[3, 3] += 1
+    store = store_of_frames(tmp_path / "frames", tmp_path / "store")
+    ingest(store, silent)
+    assert set(store.blocks().values()) == {"train"} and len(store.blocks()) == count
 
 
 def test_the_command_names_the_sequences(
