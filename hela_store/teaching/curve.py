@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hela_store.metrics.intervals import Units, crossed_interval, numbered
-from hela_store.studies.curves import Scores, fit, summed
+from hela_store.studies.curves import LEAST_BUDGETS, Scores, fit, summed
 
 MORE = (20, 40)
 """Cells that are looked ahead."""
@@ -57,10 +57,10 @@ def ahead_of(steps: Sequence[Step], units: Units) -> list[list[float]]:
     return rows
 
 
-def forecast(ahead: Sequence[Sequence[float]]) -> str:
-    """Say what the most cells that are looked ahead are expected to add."""
+def forecast(ahead: Sequence[Sequence[float]], rounds: int) -> str:
+    """Say what the most cells that are looked ahead are expected to add; after few ``rounds``, that it is too early."""
     if not ahead:
-        return ""
+        return f"After {LEAST_BUDGETS} rounds the page says what more cells are expected to add." if rounds else ""
     cells, *_, gain, low, high = ahead[-1]
     return f"{cells:.0f} more cells: {gain:+.3f} expected (95 % band {low:+.3f} to {high:+.3f})."
 

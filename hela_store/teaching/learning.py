@@ -81,7 +81,7 @@ class Learning:
             "since": max(0, len(dealt) - self._begun),
             "running": self._background.running,
             "told": self._told,
-            "forecast": forecast(ahead),
+            "forecast": forecast(ahead, 0 if self._last is None else self._last.number),
             "curve": {
                 "points": [dict(zip(names, point, strict=True)) for point in curve],
                 "ahead": [dict(zip(names, (base + row[0], *row[1:4]), strict=True)) for row in ahead],

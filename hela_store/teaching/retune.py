@@ -99,7 +99,7 @@ class Round:
     before_iou, after_iou : mean IoU of both on the cells that judge, bounding boxes and clicks together
     mean_change, low, high : paired, with its 95 % interval; None where it cannot be told
     verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``
-    curve : (cells, IoU, low, high) of every decoder that was kept so far, all on the same cells
+    curve : (cells, IoU, low, high) of zero-shot and of the decoder that answered after each round, on the same cells
     ahead : (cells more, IoU, low, high, gain, low, high) that are expected; empty while too few rounds can be fitted
     seconds : how long it took
     steps, most_steps : training steps that were made, and that would have been made without a limit of time
@@ -203,11 +203,9 @@ def answering(store: Store) -> str | None:
 def learned_cells(store: Store) -> set[str]:
     """Return the ids of cells that trained, or chose the step, in an earlier round: they cannot judge any more."""
     found: set[str] = set()
-    for run in readable_runs(store.path, KIND):
-        if run.encoder != store.key or not run.result():
-            continue
-        with contextlib.suppress(OSError, ValueError):  # the run of a decoder that was dropped may be deleted
-            lists = json.loads((load_run(store.path, Round.of(run).after).path / CELLS_FILE).read_text())
+    for one in rounds(store):
+        with contextlib.suppress(RunError, OSError, ValueError):  # the run of a decoder that was dropped may be deleted
+            lists = json.loads((load_run(store.path, one.after).path / CELLS_FILE).read_text())
             found.update(*lists.values())
     return found
 
@@ -249,7 +247,7 @@ def retune(store: Store, dealt: DealtCells, config: TeachConfig, spent: float = 
     new = ask(resolve_checkpoint(store, found.run))
     change = paired(_ious(old), _ious(new), units)
     kept = found.best_step > 0 and change.helped
-    steps = _steps(store, ask, (len(parts.train), new) if kept else None)
+    steps = _steps(store, ask, (len(parts.train), new if kept else old))
     done = Round(
         number=1 if before is None else before.number + 1,
         taught=len(dealt),
@@ -353,34 +351,27 @@ class _Asker:
 
     def missing(self, store: Store) -> int:
         """Return how many of the decoders of the curve were not asked yet."""
-        return len({None, *(run.after for run in _drawn(store))} - self.scores.keys())
+        return len({None, *(run.decoder for run in _drawn(store))} - self.scores.keys())
 
 
-def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]] | None) -> list[tuple[int, list[Score]]]:
-    """Score zero-shot and every decoder that was kept, each with the number of cells it learned from."""
+def _steps(store: Store, ask: _Asker, last: tuple[int, list[Score]]) -> list[tuple[int, list[Score]]]:
+    """Score zero-shot and the decoder that answered after every round, each with the cells that were learned from."""
     steps = [(0, ask(resolve_checkpoint(store, None)))]
-    steps += [(run.trained, ask(resolve_checkpoint(store, run.after))) for run in _drawn(store)]
-    return steps + ([] if last is None else [last])
+    steps += [(run.trained, ask(resolve_checkpoint(store, run.decoder))) for run in _drawn(store)]
+    return [*steps, last]
 
 
 def _drawn(store: Store) -> list[Round]:
-    """Return the kept rounds of the curve: all, or so many of them, evenly spread, that a round's time is bounded."""
-    kept = kept_rounds(store)
-    places = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_DRAWN)).round().astype(int))
-    return [kept[place] for place in places]
+    """Return the rounds of the curve: all, or so many of them, evenly spread, that a round's time is bounded."""
+    found = rounds(store)
+    places = np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST_DRAWN)).round().astype(int))
+    return [found[place] for place in places]
 
 
-def kept_rounds(store: Store) -> list[Round]:
-    """Return the rounds of a store whose decoder was kept, in their order."""
-    rounds: list[Round] = []
-
-    def note(info: RunInfo) -> bool:
-        if info.encoder == store.key and info.result():
-            rounds.append(Round.of(info))
-        return False
-
-    find_finished(store.path, KIND, note)
-    return sorted((one for one in rounds if one.kept), key=lambda one: one.number)
+def rounds(store: Store) -> list[Round]:
+    """Return the rounds of a store for its encoder in their order."""
+    found = [Round.of(run) for run in readable_runs(store.path, KIND) if run.encoder == store.key and run.result()]
+    return sorted(found, key=lambda one: one.number)
 
 
 def _publish(store: Store, done: Round, config: TeachConfig) -> Round:

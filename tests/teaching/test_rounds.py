@@ -17,10 +17,10 @@ from hela_store.teaching.lesson import Lesson
 from hela_store.teaching.retune import (
     Round,
     _Pace,
-    kept_rounds,
     last_round,
     learned_cells,
     retune,
+    rounds,
     shares,
 )
 from hela_store.training.budget import VALIDATIONS
@@ -45,9 +45,13 @@ def test_what_more_cells_add_is_fitted() -> None:
     base = rng.normal(0, 0.02, 60)
     steps = [(0, 0.6 + base), *((n, 0.7 + 0.05 * np.log(n / 20) + base) for n in (20, 40, 60, 80))]
     assert ahead_of(steps[:4], units) == []
+    assert (forecast([], 0), forecast([], 3)) == (
+        "",
+        "After 4 rounds the page says what more cells are expected to add.",
+    )
     cells, _, _, _, gain, low, high = ahead_of(steps, units)[-1]
     assert cells == 40 and low <= gain <= high and gain == pytest.approx(0.05 * np.log(120 / 80), abs=0.01)
-    assert forecast(ahead_of(steps, units)).startswith("40 more cells: +0.0")
+    assert forecast(ahead_of(steps, units), 4).startswith("40 more cells: +0.0")
     assert [point[0] for point in curve_of(steps, units)] == [0, 20, 40, 60, 80]
 
 
@@ -80,6 +84,9 @@ def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> N
         pick="taught",
     )
     assert finetune(store, again).run == done.after
+    # a decoder that was dropped leaves the curve where it was
+    assert [point[0] for point in done.curve] == [0, done.trained]
+    assert done.curve[-1][1] == pytest.approx(done.after_iou if done.kept else done.before_iou)
     # what learned never judges, also where a larger share is set aside later
     parts = shares(store, dealt)
     assert learned_cells(store) == {*parts.train, *parts.choose}
@@ -104,6 +111,6 @@ def test_the_decoder_is_fine_tuned_beside_the_page_and_judged_on_cells_set_aside
         time.sleep(0.5)
     done, said = last_round(store), lesson.learning()["told"]
     assert done is not None and done.number == 1 and said == str(done) and done.judged + done.trained < 26
-    assert done.kept == (len(kept_rounds(store)) == 1) and ("answers now" in said) == done.kept
+    assert [one.number for one in rounds(store)] == [1] and ("answers now" in said) == done.kept
     assert lesson.decoding.checkpoint.id == done.decoder
     lesson.close()
