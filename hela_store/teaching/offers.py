@@ -43,6 +43,7 @@ class Offers:
         self._count = 0
         self._open: dict[str, Offer] = {}
         self._taken: dict[tuple[str, int], tuple[bool, Rle]] = {}
+        self._errors: dict[tuple[str, int], tuple[int, float | None]] = {}
 
     def busy(self) -> None:
         """Note that somebody asks something, which goes before proposals made ahead."""
@@ -91,12 +92,21 @@ class Offers:
     def errors(self) -> tuple[list[float], list[float]]:
         """Return 1 less the IoU of offered masks with the cells as they are now: by the rule, and at random."""
         found: tuple[list[float], list[float]] = ([], [])
-        for (frame, cell), (random, rle) in self._taken.items():
-            label = self._session.label(frame)
-            if (label == cell).any():
-                mask, origin = decode(rle, label.shape)
-                found[random].append(1 - overlap(mask, label == cell, origin, (0, 0)).iou)
+        for cell, (random, rle) in list(self._taken.items()):  # another page may take one meanwhile
+            changed = self._session.changed(*cell)
+            if self._errors.get(cell, (-1, None))[0] != changed:
+                self._errors[cell] = (changed, self._error(*cell, rle))
+            error = self._errors[cell][1]
+            found[random].extend([] if error is None else [error])
         return found
+
+    def _error(self, frame: str, cell: int, rle: Rle) -> float | None:
+        """Return 1 less the IoU of a mask with a cell as it is now; None where it is no more."""
+        label = self._session.label(frame)
+        if not (label == cell).any():
+            return None
+        mask, origin = decode(rle, label.shape)
+        return 1 - overlap(mask, label == cell, origin, (0, 0)).iou
 
     def __str__(self) -> str:
         stated = f"Next: {self._rule}; every fifth at random as the control."

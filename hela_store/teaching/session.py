@@ -171,12 +171,16 @@ class Session:
         self._free[sequence] = label + 1
         return label
 
+    def changed(self, frame: str, cell: int) -> int:
+        """Return the version of the labels that changed a cell last; 0 where none of this visit did."""
+        changed = self._changed.get(frame, {})
+        return max(changed.get(cell, 0), changed.get(0, 0))
+
     def check_current(self, frame: str, cells: Sequence[int], seen: Any) -> None:
         """Raise ConflictError where one of the cells was changed since the version that a page saw."""
         if type(seen) is not int or not 0 <= seen <= self.log.version:
             raise QueryError("an edit needs the version of the labels that the page shows; reload the page")
-        changed = self._changed.get(frame, {})
-        late = [cell for cell in cells if max(changed.get(cell, 0), changed.get(0, 0)) > seen]
+        late = [cell for cell in cells if self.changed(frame, cell) > seen]
         if late:
             raise ConflictError(f"cell {late[0]} was changed in another page since; it is shown as it is now")
 

@@ -176,6 +176,7 @@ export class Tools {
     if (!area(shown.mask)) return void this.page.tell("The decoder found no cell there; draw a box, or use the brush.");
     this.shown = null;
     this.draw();
+    this.page.panel.cell();
     const found = await this.page.save("edit", { kind: "add", counts: this.page.encoded(shown.mask), prompt });
     if (found) this.made(found, prompt);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from functools import partial
 from typing import Any
 
@@ -279,3 +280,32 @@ def test_the_next_cell_is_in_a_training_frame_and_every_fifth_is_random(lesson: 
     edit(lesson, "add", counts=offers[4]["counts"], page="a", prompt={"box": offers[4]["box"]})
     edit(lesson, "replace", cell=lesson.session.taught_cells()[0][1], counts=square(lesson))
     assert lesson.offers.errors() == ([], [1.0]) or lesson.offers.errors()[1][0] > 0.5
+    # what the page is told of it follows each change of the cell
+    lesson.again("undo")
+    assert lesson.offers.errors()[1] == pytest.approx([0.0], abs=1e-9)
+    lesson.again("undo")
+    assert lesson.offers.errors() == ([], [])
+
+
+def test_a_cell_taken_on_one_page_does_not_disturb_what_another_is_told(lesson: Lesson) -> None:
+    edit(lesson, "erase", cells=some_cells(lesson))
+    broken: list[Exception] = []
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.is_set():
+            try:
+                lesson.offers._errors.clear()
+                str(lesson.offers)
+            except RuntimeError as error:
+                broken.append(error)
+
+    other = threading.Thread(target=tell)
+    other.start()
+    for _ in range(8):
+        offer = lesson.next({"page": "a", "frame": FRAME})
+        if offer["frame"] == FRAME:
+            edit(lesson, "add", counts=offer["counts"], page="a", prompt={"box": offer["box"]})
+    ended.set()
+    other.join()
+    assert not broken and sum(map(len, lesson.offers.errors())) > 4

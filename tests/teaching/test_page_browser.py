@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
+from label_events import make_event
 from teach_person import Label, Person, middle
 from teach_server import serving, splittable
 
 from hela_store.exchange.labels import export_labels
+from hela_store.labels.log import LabelLog
 from hela_store.labels.versions import label_at
 from hela_store.store.store import Store
 
@@ -80,3 +84,50 @@ def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> 
     export_labels(Store.open(store.path), tmp_path / "out")
     written = next((tmp_path / "out").rglob("*000.tif"))
     np.testing.assert_array_equal(tifffile.imread(written), taken)
+
+
+@pytest.mark.slow
+def test_25_cells_a_fine_tuning_and_all_of_it_taken_back(store: Store, chromium: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    frames = [frame for frame, block in store.blocks().items() if block == "train"]
+    with LabelLog(store) as log:
+        for frame in frames:
+            cells = tuple(np.unique(label_at(store, frame)[label_at(store, frame) > 0]).tolist())
+            log.append([make_event("erase", frame, cells)])
+    begun, wanted = len(frames), 25
+    with serving("-s", store.path, "--every", "20", "--seconds", "1") as (address, server):
+        person = Person(chromium, address)
+        person.until(lambda: chromium.find_elements("css selector", "#frames small"))
+        person.keys("n")
+        for version in range(begun + 1, begun + wanted + 1):
+            # the next cell is offered after each that is accepted
+            person.until(lambda: "Offered" in person.text("cell"))
+            person.keys(Keys.ENTER)
+            person.until(lambda version=version: Store.open(store.path).labels_version == version)
+        person.until(lambda: person.text("taught").startswith(f"{wanted} cells taught"))
+        # 13 nuclei in two frames: a fifth of them, in both
+        assert re.fullmatch(r"25 cells taught, [3-7] of them set aside to judge\.", person.text("taught"))
+        # the control is shown beside the rule, and what came of the fine-tuning with its interval
+        person.until(lambda: "at random by" in person.text("rule"))
+        person.until(lambda: person.text("tuning").startswith("Round 1: trained on "))
+        assert "95 % interval" in person.text("tuning") and "set aside" in person.text("tuning")
+        person.until(lambda: "After 4 rounds" in person.text("forecast"))
+        assert len(chromium.find_elements("css selector", "#curve circle")) == 2
+        chromium.save_screenshot(str(tmp_path / "taught.png"))
+        assert chromium.get_log("browser") == []
+        server.kill()
+    labels = {frame: label_at(Store.open(store.path), frame) for frame in frames}
+    export_labels(Store.open(store.path), tmp_path / "out")
+    for frame, label in labels.items():
+        written = next((tmp_path / "out").rglob(f"*{frame[-3:]}.tif"))
+        np.testing.assert_array_equal(tifffile.imread(written), label)
+    with serving("-s", store.path) as (address, _):
+        person = Person(chromium, address)
+        assert person.text("tuning").startswith("Round 1")
+        for version in range(begun + wanted + 1, begun + 2 * wanted + 1):
+            person.control("z")
+            person.until(lambda version=version: Store.open(store.path).labels_version == version)
+        person.until(lambda: person.text("taught").startswith("0 cells taught"))
+        for frame in frames:
+            assert not label_at(Store.open(store.path), frame).any()
