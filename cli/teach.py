@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=TeachConfig.held,
     show_default=True,
-    help="Set this share of the cells aside to judge the decoder; they are never trained on.",
+    help="Set this share of the cells aside to judge the decoder. A nucleus that judges is trained on in no frame.",
 )
 @click.option(
     "--seconds",

@@ -22,7 +22,7 @@ class TeachConfig:
     next : how the next cell is chosen: ``"random"``, ``"doubt"`` (the least sure proposal) or ``"far"`` (the proposal
         whose vector is farthest from those of the cells that were taught)
     every : accepted cells after which the decoder is fine-tuned
-    held : share of the cells that judges and is never trained on
+    held : share of the cells that judges and is never trained on; a nucleus in several frames counts once
     steps : training steps of one fine-tuning, at most
     seconds : how long one fine-tuning may take, its scores included; it makes as many steps as fit
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``

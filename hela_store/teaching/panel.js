@@ -91,7 +91,7 @@ export class Panel {
       byId("cell").textContent = `${length} cells chosen. M merges them, Del deletes them.`;
     } else if (cell) {
       const facts = [cell.taught ? `taught${cell.who ? ` by ${cell.who}` : ""}` : "from the data set"];
-      if (cell.held) facts.push("set aside: it judges and is never trained on");
+      if (cell.held) facts.push("set aside: this nucleus judges, and is trained on in no frame");
       for (const name of ["doubt", "iou"]) if (cell[name] !== undefined && cell[name] !== null) facts.push(`${name === "iou" ? "IoU with its proposal" : name} ${cell[name].toFixed(2)}`);
       byId("cell").textContent = `Cell ${cell.label}: ${facts.join("; ")}.`;
     } else {
