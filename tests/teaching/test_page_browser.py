@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> 
     np.testing.assert_array_equal(tifffile.imread(written), taken)
 
 
+def is_at(store: Store, version: int) -> bool:
+    return Store.open(store.path).labels_version == version
+
+
 @pytest.mark.slow
 def test_25_cells_a_fine_tuning_and_all_of_it_taken_back(store: Store, chromium: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -104,7 +109,7 @@ def test_25_cells_a_fine_tuning_and_all_of_it_taken_back(store: Store, chromium:
             # the next cell is offered after each that is accepted
             person.until(lambda: "Offered" in person.text("cell"))
             person.keys(Keys.ENTER)
-            person.until(lambda version=version: Store.open(store.path).labels_version == version)
+            person.until(partial(is_at, store, version))
         person.until(lambda: person.text("taught").startswith(f"{wanted} cells taught"))
         # 13 nuclei in two frames: a fifth of them, in both
         assert re.fullmatch(r"25 cells taught, [3-7] of them set aside to judge\.", person.text("taught"))
@@ -127,7 +132,7 @@ def test_25_cells_a_fine_tuning_and_all_of_it_taken_back(store: Store, chromium:
         assert person.text("tuning").startswith("Round 1")
         for version in range(begun + wanted + 1, begun + 2 * wanted + 1):
             person.control("z")
-            person.until(lambda version=version: Store.open(store.path).labels_version == version)
+            person.until(partial(is_at, store, version))
         person.until(lambda: person.text("taught").startswith("0 cells taught"))
         for frame in frames:
             assert not label_at(Store.open(store.path), frame).any()
