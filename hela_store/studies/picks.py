@@ -48,7 +48,7 @@ class Picker:
 
     @cached_property
     def nucleus(self) -> dict[str, str]:
-        """Which cells are the same nucleus, as :func:`hela_store.evaluation.tracks.nuclei`."""
+        """Cells by id, each with the first cell of its nucleus, as :func:`hela_store.evaluation.tracks.nuclei`."""
         return nuclei(self.store)
 
     @cached_property

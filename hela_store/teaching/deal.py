@@ -38,7 +38,7 @@ LABELS_KEPT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt:
-    """What a cell is for, and the number of its track."""
+    """Hold what a cell is for, and the number of its track."""
 
     part: Part
     track: int
@@ -61,7 +61,7 @@ Outlines = dict[int, dict[Cell, _Outline]]
 
 
 class Deal:
-    """What each taught cell of the training block is for. It follows from the order of what was taught alone.
+    """Say what each taught cell of the training block is for. It follows from the order of what was taught alone.
 
     Parameters
     ----------
