@@ -221,6 +221,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.seeds, arguments.budgets, arguments.steps, arguments.test_cells = 2, (10, 20), 6, 6
     arguments.out.mkdir(parents=True, exist_ok=True)
     store, results = make_store(arguments), arguments.out / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
