@@ -261,13 +261,13 @@ def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> No
     help="Time beside these numbers of busy processes, separated by spaces, 0 first.",
 )
 @click.option(
-    "--frames", type=click.IntRange(6), default=24, show_default=True, metavar="N", help="Embed N synthetic frames."
+    "--frames", type=click.IntRange(6), default=9, show_default=True, metavar="N", help="Embed N synthetic frames."
 )
 @click.option(
-    "--steps", type=click.IntRange(2), default=60, show_default=True, metavar="N", help="Fine-tune for N steps."
+    "--steps", type=click.IntRange(2), default=20, show_default=True, metavar="N", help="Fine-tune for N steps."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each command N times."
+    "--rounds", type=click.IntRange(1), default=2, show_default=True, metavar="N", help="Time each command N times."
 )
 @json_option
 def busy(as_json: bool, **choices: Any) -> None:

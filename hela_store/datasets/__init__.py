@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hela_store.base.progress import Progress, silent
 from hela_store.errors import DatasetError
 from hela_store.recipe.recipe import DatasetRecipe
 
@@ -14,7 +15,7 @@ from .look import DatasetSummary, estimate_offset, inspect
 __all__ = ["CtcReader", "DatasetSummary", "FolderReader", "estimate_offset", "inspect", "open_dataset"]
 
 
-def open_dataset(config: DatasetRecipe, base: Path) -> CtcReader | FolderReader:
+def open_dataset(config: DatasetRecipe, base: Path, progress: Progress = silent) -> CtcReader | FolderReader:
     """Return the reader a recipe asks for.
 
     Lists files and reads their headers, no pixels: sizes, types and missing partners are checked here, before anything
@@ -25,6 +26,8 @@ def open_dataset(config: DatasetRecipe, base: Path) -> CtcReader | FolderReader:
     config : DatasetRecipe
     base : Path
         The store's folder, to which a relative ``config.path`` belongs.
+    progress : Progress
+        Shown while the headers of many files are read.
 
     Returns
     -------
@@ -39,4 +42,4 @@ def open_dataset(config: DatasetRecipe, base: Path) -> CtcReader | FolderReader:
     root = Path(base, Path(config.path).expanduser())
     if not root.exists():
         raise DatasetError(f"{root}: no such folder; check --dataset, or dataset.path in store.toml")
-    return CtcReader(config, root) if config.reader == "ctc" else FolderReader(config, root)
+    return CtcReader(config, root) if config.reader == "ctc" else FolderReader(config, root, progress)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hela_store.base.progress import Progress, silent
 from hela_store.errors import DatasetError
 from hela_store.images.labels import apply_field_of_interest, valid_pixels
 from hela_store.recipe.recipe import DatasetRecipe
@@ -25,6 +26,8 @@ from .listing import list_images
 from .pixels import Plane, probe, read_image, read_label
 
 STILLS = "images"
+MANY = 500
+"""More files than these take so long to list that it is shown."""
 
 
 class FolderReader:
@@ -38,7 +41,7 @@ class FolderReader:
         What the files hold beyond these frames, or hold in an unusual way, in words.
     """
 
-    def __init__(self, config: DatasetRecipe, root: Path) -> None:
+    def __init__(self, config: DatasetRecipe, root: Path, progress: Progress = silent) -> None:
         if config.labels not in ("masks", "none"):
             raise DatasetError(f"labels are {config.labels!r}, which is the ctc reader's word; expected masks or none")
         self.config = config
@@ -51,7 +54,7 @@ class FolderReader:
                 f"{root}: no labels, expected label images in {root / 'masks'}, or beside the images under their names "
                 "and _masks; use --labels none without them"
             )
-        sequences = self._sequences(found.images, found.masks)
+        sequences = self._sequences(found.images, found.masks, progress)
         self.entries = tuple(self._chosen([entry for part in sequences for entry in part]))
         planes = [plane for entry in self.entries for plane in (entry.image, *entry.labels.values())]
         self.notes = (*found.notes, *plane_notes(planes))
@@ -89,21 +92,24 @@ class FolderReader:
             return None
         return apply_field_of_interest(read_label(entry.labels["masks"]), self.config.field_of_interest)
 
-    def _sequences(self, images: dict[str, Path], masks: dict[str, Path]) -> list[list[Entry]]:
+    def _sequences(self, images: dict[str, Path], masks: dict[str, Path], progress: Progress) -> list[list[Entry]]:
         """Return the entries of every file; of files that hold one image together, those of the first of them."""
         parts: dict[str, list[Entry]] = {}
         owner: dict[str, str] = {}
         stems = {path.name: stem for stem, path in images.items()}
-        for stem, path in images.items():
+        count = 0
+        shown = progress if len(images) > MANY else silent
+        for stem, path in shown(images.items(), total=len(images), what="list files"):
             if path.name in owner:
                 continue
             planes = probe(path, self.config.axis, self.config.channel)
             names = planes[0].files or (path.name,)
             for name in names:
                 owner[name] = stem
-                parts.pop(stems.get(name, ""), None)
+                count -= len(parts.pop(stems.get(name, ""), ()))
             labels = [masks[stems[name]] for name in names if stems.get(name) in masks]
-            parts[stem] = self._list_file(sum(map(len, parts.values())), stem, planes, labels)
+            parts[stem] = self._list_file(count, stem, planes, labels)
+            count += len(parts[stem])
         return list(parts.values())
 
     def _list_file(self, number: int, stem: str, planes: list[Plane], masks: list[Path]) -> list[Entry]:

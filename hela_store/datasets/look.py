@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from hela_store.base.progress import Progress, silent
 from hela_store.errors import DatasetError
 from hela_store.images.labels import compact
 from hela_store.recipe.recipe import DatasetRecipe, Labels, ReaderName
@@ -80,6 +81,8 @@ class DatasetSummary:
         Median equivalent diameter, px.
     extents : float64, (cells,)
         Longer side of each cell's box, px, for the overlap of tiles.
+    entries : tuple of Entry
+        All frames in order, as the reader lists them.
     extent_p999 : float or None
         99.9th percentile of ``extents``, px.
     blank : tuple of str
@@ -105,6 +108,7 @@ class DatasetSummary:
     cells_per_frame: tuple[int, float, int] | None
     diameter: float | None
     extents: npt.NDArray[np.float64] = field(repr=False, compare=False)
+    entries: tuple[Entry, ...] = field(repr=False, compare=False)
     extent_p999: float | None
     blank: tuple[str, ...] = ()
     lapses: tuple[tuple[int, ...], ...] = ()
@@ -119,6 +123,7 @@ def inspect(
     axis: str = "",
     channel: int | None = None,
     pixel_size_um: float | None = None,
+    progress: Progress = silent,
 ) -> DatasetSummary:
     """Look at a data set: headers of all files, pixels of a handful of frames (seconds, however long it is).
 
@@ -133,6 +138,8 @@ def inspect(
     axis, channel : as in the recipe
     pixel_size_um : float or None
         Given by the user; else from metadata, else from a known data set's name.
+    progress : Progress
+        Shown while the headers of many files are read.
 
     Raises
     ------
@@ -157,7 +164,7 @@ def inspect(
         axis=axis,
         channel=channel,
     )
-    reader = CtcReader(config, path) if kind == "ctc" else FolderReader(config, path)
+    reader = CtcReader(config, path) if kind == "ctc" else FolderReader(config, path, progress)
     size, size_from = _pixel_size(reader.entries, pixel_size_um, name)
     images = [(entry.id, read_image(entry.image)) for entry in spread(reader.entries, IMAGES_SAMPLED)]
     config = replace(config, offset=estimate_offset([image for _, image in images]), pixel_size_um=size)
@@ -270,6 +277,7 @@ def _summary(
         cells_per_frame=(min(counts), sum(counts) / len(counts), max(counts)) if counts else None,
         diameter=float(np.median(diameters)) if len(diameters) else None,
         extents=extents,
+        entries=entries,
         extent_p999=float(np.percentile(extents, 99.9)) if len(extents) else None,
         blank=tuple(frame for frame, image in images if image.min() == image.max()),
         lapses=time_lapses(entries) if config.stills else (),

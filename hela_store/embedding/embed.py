@@ -343,7 +343,7 @@ def _dry_run(store: Store, config: EmbedConfig, progress: Progress) -> EmbedRepo
     from .ingest import in_free_times
     from .record import read_record
 
-    reader = open_dataset(store.recipe.dataset, store.path)
+    reader = open_dataset(store.recipe.dataset, store.path, progress)
     known = store.known_frames()
     keys = {record.frame: (record.frame, record.sequence, record.time) for record in known.values()}
     later = in_free_times((e for e in reader.entries if e.id not in keys), known.values(), store.recipe.dataset.stills)

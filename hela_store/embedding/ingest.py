@@ -82,7 +82,7 @@ def ingest(store: Store, progress: Progress) -> IngestReport:
         A frame or its pixel size changed since it was ingested, a file was renamed, two frames of a sequence have one
         time, another process changes labels, no space left, or no permission.
     """
-    reader = open_dataset(store.recipe.dataset, store.path)
+    reader = open_dataset(store.recipe.dataset, store.path, progress)
     known, relabelled = store.at_labels(0).known_frames(), ChangedLabels(store)
     new, notes = _check(relabelled, reader, known, progress)
     places = _places(reader.entries, new, known)

@@ -5,6 +5,7 @@ The decoder's weights are the only ones loaded; embeddings come from the store.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -151,8 +152,10 @@ def evaluate(
             expected = _expected(store, config, frames, fitted)
             shown = partial(progress, total=expected, what=f"evaluate {config.split}, prompts")
             answered = partial(answer, store, decoder, window=window, swap=_swap(checkpoint, frames, config))
+            start = time.monotonic()
             scores = summarise(score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
-            folder.log(result={"prompts": {name: score.to_json() for name, score in scores.items()}})
+            result = {"prompts": {name: score.to_json() for name, score in scores.items()}}
+            folder.log(seconds=time.monotonic() - start, result=result)
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
 

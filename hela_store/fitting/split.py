@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hela_store.base.progress import Progress
-from hela_store.datasets import DatasetSummary, open_dataset
+from hela_store.datasets import DatasetSummary
 from hela_store.errors import DatasetError
 from hela_store.recipe.recipe import SplitRecipe
 from hela_store.recipe.splits import BLOCKS, default_split, format_ranges
@@ -48,7 +48,7 @@ def split_of_labelled(config: FitConfig, summary: DatasetSummary, progress: Prog
     if summary.labelled == summary.frames:
         return {}
     dataset = replace(summary.config, path=str(config.data))
-    entries = open_dataset(dataset, config.data).entries
+    entries = summary.entries
     labelled = [(entry.id, entry.sequence, entry.time) for entry in entries if entry.labels]
     stills = dataset.stills and not summary.lapses
     groups = group_stills(dataset, SplitRecipe(), entries, "auto", progress).of if stills else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from hela_store.augment.ranges import AugmentRecipe, paper_augment
 from hela_store.base.progress import Progress, silent
-from hela_store.datasets import DatasetSummary, inspect, open_dataset
+from hela_store.datasets import DatasetSummary, inspect
 from hela_store.embedding.plan import count_views, varied_frames
 from hela_store.errors import AlreadyComplete, HelaError, StoreError
 from hela_store.images.geometry import EMBEDDING_POSITIONS, auto_tile, overlap_for, tile_rectangles
@@ -241,6 +241,7 @@ def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, p
         axis=config.data.axis,
         channel=config.data.channel,
         pixel_size_um=config.data.pixel_size_um,
+        progress=progress,
     )
     dataset = replace(summary.config, path=_stored_path(data, path))
     if config.data.offset is not None:
@@ -249,7 +250,7 @@ def _planned(path: Path, data: Path, config: NewConfig, encoder_of: EncoderOf, p
         dataset = replace(dataset, field_of_interest=config.data.field_of_interest)
     stills = dataset.stills
     split = _split(config, summary, data.resolve().name, stills)
-    entries = open_dataset(dataset, path).entries
+    entries = summary.entries
     grouping = group_stills(dataset, split, entries, config.split.group, progress)
     split = replace(split, group=grouping.by)
     frames: list[FrameKey] = [(e.id, e.sequence, e.time) for e in entries]

@@ -23,4 +23,9 @@ def test_every_command_is_timed_alone_and_in_company() -> None:
     assert [(row.command, row.competing) for row in found.rows] == [
         (command, count) for command in ("embed", "finetune", "evaluate") for count in (0, 1)
     ]
-    assert all(row.of_fair == 1 and row.fair == 1 for row in found.rows if row.competing == 0)
+    for row in found.rows:
+        if row.competing:
+            assert row.spinning is not None and row.spinning_seconds is not None and row.spinning_seconds > 0
+        else:
+            assert row.of_fair == 1 and row.fair == 1 and row.spinning is None
+        assert row.seconds > 0

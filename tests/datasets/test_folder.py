@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from hela_store.datasets import open_dataset
+from hela_store.datasets.folder import MANY
 from hela_store.errors import DatasetError
 from hela_store.recipe.recipe import DatasetRecipe
 
@@ -201,6 +202,25 @@ def test_a_truncated_stack_never_passes_for_a_shorter_one(tmp_path: Path, name: 
         assert "truncated or damaged" in str(error)  # noqa: PT017 - a readable file may also come out
     else:
         assert keep > 0.9 and np.array_equal(np.stack([frame.image for frame in found]), STACK)
+
+
+def test_many_files_are_listed_with_a_bar(tmp_path: Path) -> None:
+    one = save(tmp_path / "images/i00000.tif", picture())
+    for number in range(1, MANY + 1):
+        os.link(one, tmp_path / f"images/i{number:05}.tif")
+    shown: list[tuple[str, int, int]] = []
+
+    def progress(iterable: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
+        items = list(iterable)
+        yield from items
+        shown.append((what, len(items), total))
+
+    reader = open_dataset(DatasetRecipe(reader="folder", path="", labels="none"), tmp_path, progress)
+    assert shown == [("list files", MANY + 1, MANY + 1)]
+    assert [entry.time for entry in reader.entries] == list(range(MANY + 1))
+    one.unlink()
+    open_dataset(DatasetRecipe(reader="folder", path="", labels="none"), tmp_path, progress)
+    assert len(shown) == 1
 
 
 REALDATA = Path(os.environ.get("HELA_REALDATA", Path(__file__).resolve().parents[2] / "../shared/data"))
