@@ -131,7 +131,7 @@ def bench_busy(
             store = _copy(ready) if job == "embed" else done
             with busy(competing):
                 said = _run([*command, *jobs[job], "--json", "-s", str(store)], {**environment, **ways[way]})
-            taken.setdefault((job, competing, way), []).append(_seconds(said, store))
+            taken.setdefault((job, competing, way), []).append(seconds_of_work(said, store))
         return BusyBench(cores=usable_cores(), config=config, rows=tuple(_rows(taken, list(jobs), config.competing)))
 
 
@@ -187,8 +187,14 @@ def _copy(ready: Path) -> Path:
     return Path(shutil.copytree(ready, path))
 
 
-def _seconds(said: Mapping[str, Any], store: Path) -> float:
-    """Return how long a command worked, by what it printed, or by the log of the run it made."""
+def seconds_of_work(said: Mapping[str, Any], store: Path) -> float:
+    """Return how long a command worked after it had started.
+
+    Parameters
+    ----------
+    said : what it printed with ``--json``: the seconds, or the run that it made, whose log has them
+    store : folder of its store
+    """
     if "run" not in said:
         return float(said["seconds"])
     return float(next(row["seconds"] for row in reversed(load_run(store, said["run"]).log()) if "seconds" in row))
