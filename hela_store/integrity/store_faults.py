@@ -215,8 +215,10 @@ def view_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progres
 
 def unclaimed_views(store: Store, views: Mapping[str, ViewRecord], committed: Container[str]) -> set[str]:
     """Return the planned views whose chunk is there though the ledger has no entry of it."""
-    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
     left = {name: view for name, view in views.items() if name not in committed}
+    if not left:  # a finished store may have a million chunks to list
+        return set()
+    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
     chunks = {name: store.arrays.chunk_name(store.key, view.row) for name, view in left.items()}
     return {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
 
