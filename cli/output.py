@@ -188,7 +188,7 @@ FACTS = {
     "f1 70": "F1 at IoU 0.7",
     "f1_70": "F1 at IoU 0.7",
     "ap50": "AP at IoU 0.5",
-    "done before": "segmented before",
+    "done before": "already segmented",
     "empty": "frames without cells",
     "mean iou": "mean IoU",
     "mean dice": "mean Dice",

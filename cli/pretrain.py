@@ -27,7 +27,8 @@ from .output import bars, note, relative
     cls=Several,
     multiple=True,
     metavar="FOLDER[:WEIGHT]...",
-    help="Learn from the labelled images in these folders, images/*.png and masks/*.tif, separated by spaces.",
+    help="Learn from the labelled images in these folders, images/*.png and masks/*.tif, separated by spaces. A folder "
+    "with weight 2 is drawn from twice as often.",
 )
 @click.option("--init", default="", metavar="FILE", help="Start from these weights: a nano.safetensors, or nano@1.")
 @click.option(

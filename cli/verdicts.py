@@ -67,6 +67,8 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
     if result.checkpoint != "zero-shot":
         for line in _changes(store, result):
             click.echo(line)
+        if result.split == "val":
+            click.echo("Half of the validation cells chose the training step, so these scores are slightly too high.")
     means = {
         (kind, name): score.mean_iou for kind, part in result.subsets.items() for name, score in part.items() if score.n
     }
@@ -162,6 +164,8 @@ def detection(report: DetectionReport) -> None:
     click.echo(
         f"Of {report.cells} cells {at['recall']:.1%} are found; {at['precision']:.1%} of the detections are cells."
     )
+    if report.split == "val":
+        click.echo("The threshold was chosen on these frames, so this is slightly too high.")
     found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
     if found:
         hard = min(found, key=lambda name: found[name] or 0.0)
@@ -171,7 +175,7 @@ def detection(report: DetectionReport) -> None:
 
 def embedding(report: EmbedReport, dry_run: bool) -> None:
     """Print whether every view is embedded, and what to do next."""
-    if dry_run:
+    if dry_run and report.left:
         next_step("embed")
     elif report.left:
         click.echo(f"{report.left} views are left; the same command resumes.")
@@ -247,7 +251,9 @@ def slices(found: Slices) -> None:
     for row in worse:
         ends = interval(row.change.mean, row.low, row.high)
         click.echo(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
-    if not worse:
+    if not worse and not any(row.word for row in found.rows):
+        click.echo("There are too few frames to say whether a group of cells is worse than the mean.")
+    elif not worse:
         click.echo("No group of cells is worse than the mean, beyond chance and 0.005 IoU.")
     next_step(f"report {found.run}")
 
@@ -280,7 +286,7 @@ def advice(report: NewReport) -> Iterator[str]:
         yield "Add --variants 8, or use a checkpoint: --encoder vit_b --checkpoint FILE."
     if summary.labelled and report.blocks.get("val", 0) == 1:
         yield "Advice: one validation frame is too few to say whether fine-tuning helps."
-        yield "Label more frames, or change train, val and test in store.toml before `hela-store embed`."
+        yield "Label more frames, or give validation more in store.toml before `hela-store embed`: five or more."
     lacking = [name for name in ("train", "val", "test") if not report.blocks.get(name, 0)]
     if summary.labelled and lacking:
         yield f"Advice: no frame is in {' or '.join(lacking)}, so not every command can work."

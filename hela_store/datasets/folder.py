@@ -43,7 +43,10 @@ class FolderReader:
 
     def __init__(self, config: DatasetRecipe, root: Path, progress: Progress = silent) -> None:
         if config.labels not in ("masks", "none"):
-            raise DatasetError(f"labels are {config.labels!r}, which is the ctc reader's word; expected masks or none")
+            raise DatasetError(
+                f"this folder has no labels of kind {config.labels!r}, which only a Cell Tracking Challenge data set "
+                "has; expected masks or none"
+            )
         self.config = config
         self.root = root
         found = list_images(root, labels=config.labels == "masks")

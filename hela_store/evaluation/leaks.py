@@ -69,7 +69,8 @@ class Copies:
     unknown: int
 
     def __str__(self) -> str:
-        text = f"{len(self.pairs)} stills are a copy of another, {len(self.across)} of one in another block"
+        across = f"{len(self.across)} of them one in another part of the split"
+        text = f"{len(self.pairs)} images resemble another one, {across}"
         return text + (f"; {self.unknown} not looked at: an earlier version ingested them" if self.unknown else "")
 
 

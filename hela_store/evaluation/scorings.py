@@ -58,7 +58,7 @@ class Scorings:
         if self.everywhere is None:
             return text + "."
         every = _times(self.everywhere) + (f" and at {self.points_everywhere} points" if self.points_everywhere else "")
-        return f"{text},\nand its frames {every} in all your stores, whatever the labels."
+        return f"{text},\nand its frames {every} in all your stores together."
 
     def notes(self) -> list[str]:
         """Return what keeps the numbers from being whole, a line each."""

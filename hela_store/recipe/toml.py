@@ -36,7 +36,7 @@ offset = {dataset.offset}
 [encoder]
 # nano, vit_t, vit_b, vit_l, vit_h
 architecture = {encoder.architecture}
-# which weights these are, as `hela-store encoders` lists them; empty: the plain ones, or a file of unknown weights
+# which weights these are, as `hela-store encoders` lists them; empty: the standard weights, or those in checkpoint
 name = {encoder.name}
 # a weights file; empty: the one that is shipped (nano) or fetched once (vit_*)
 checkpoint = {encoder.checkpoint}
@@ -76,7 +76,7 @@ flip = {augment.flip}
 shift = {augment.shift}
 scale = {augment.scale}
 # smooth noise of sigma px; alpha by amplitude, [] for its usual range: literal (25 to 35, the factor of the formula),
-# rms (1 to 2 px an axis), max (5 to 10 px, the longest displacement)
+# rms (1 to 2 px along each axis), max (5 to 10 px, the longest displacement)
 elastic = {augment.elastic}
 # light above the black level: factor, factor on the distance from the mean, exponent
 brightness = {augment.brightness}
@@ -94,7 +94,7 @@ dtype = {arrays.dtype}
 codec = {arrays.codec}
 # empty: in arrays.zarr beside this file; or "s3://bucket/prefix", with the credentials that AWS's own tools find
 data = {arrays.data}
-# MiB at most of copies of what is read from there, kept in cache/ beside this file; 0: none
+# largest size in MiB of the local copy of what is read from there, in cache/ beside this file; 0: no copy
 cache_mib = {arrays.cache_mib}
 
 [split]

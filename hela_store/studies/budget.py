@@ -128,11 +128,11 @@ def plan_budgets(store: Store, config: BudgetStudyConfig, progress: Progress = s
     cells, most = len(picker.cells), max(config.numbers, default=0)
     if most > cells:
         raise RecipeError(
-            f"budget {most} is above the {cells} cells of the training block that a view holds whole; the largest "
+            f"budget {most} is more than the {cells} training cells that lie whole in a tile; the largest "
             f"budget is {ALL}"
         )
     if cells < LEAST:
-        raise RecipeError(f"the training block has {cells} cells that a view holds whole, expected {LEAST} or more")
+        raise RecipeError(f"only {cells} training cells lie whole in a tile, expected {LEAST} or more")
     for variants in config.variants:
         training_variants(store, variants)
     chosen = list(_chosen(picker, config))

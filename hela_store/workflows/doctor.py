@@ -65,13 +65,15 @@ class DoctorReport:
         speed = "cannot be written"
         if disk["write_mb_s"] is not None:
             speed = f"writes {disk['write_mb_s']:.0f} MB/s (synced), reads {disk['read_mb_s']:.0f} MB/s (cached)"
+        weights = ", ".join(cache["checkpoints"]) or "no weights downloaded"
         rows = [
             ("system", machine["system"]),
             ("cores", f"{machine['usable_cores']} usable of {machine['cores']}, torch threads {machine['threads']}"),
             ("memory", f"{mebibytes(machine['memory_free'])} free of {mebibytes(machine['memory'])}"),
             *((f"device {name}", text) for name, text in self.devices.items()),
+            *([("GPU", "none that PyTorch sees; the CPU is used")] if self.devices.keys() == {"cpu"} else []),
             ("disk", f"{disk['folder']}: {mebibytes(disk['free'])} free, {speed}"),
-            ("cache", f"{cache['folder']}: {mebibytes(cache['bytes'])}, {', '.join(cache['checkpoints']) or 'empty'}"),
+            ("cache", f"{cache['folder']}: {mebibytes(cache['bytes'])}, {weights}"),
         ]
         rows += [
             (f"extra {name}", f"missing, optional: {', '.join(gone)}" if gone else "complete") for name, gone in extras

@@ -156,7 +156,7 @@ class StoreInfo:
             )
         if self.unfinished:
             rows.append(("unfinished", ", ".join(self.unfinished)))
-            hint = "a fine-tuning's command again goes on with it; delete runs/.ID.partial where nothing runs"
+            hint = "run the same command again to resume; if none is running, runs/.ID.partial may be deleted"
             rows.append(("", hint))
         return rows
 
@@ -225,7 +225,7 @@ def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
         trip += f", {scale.round_trip_tiled:.3f} in tiles"
     return [
         ("cell size", f"median diameter {scale.diameter:.1f} px; embedding positions: {whole}"),
-        ("grid round trip", f"{trip} (true masks through SAM's 256x256 grid, {scale.cells} cells)"),
+        ("best possible", f"{trip}: true masks on SAM's 256 x 256 mask grid, {scale.cells} cells"),
     ]
 
 

@@ -50,7 +50,7 @@ def test_points_of_a_study_of_budgets_are_counted_apart(embedded: Path, tmp_path
     assert evaluate(two, None, TEST).test_scorings == 1
     assert str(count_scorings(two, file)) == (
         "This store's test block has been scored once,\n"
-        "and its frames once and at 2 points in all your stores, whatever the labels."
+        "and its frames once and at 2 points in all your stores together."
     )
     assert evaluate(one, None, TEST).test_scorings == 1
     assert one.sql("SELECT scorings, points FROM test_scorings").fetchall() == [(1, 2)]

@@ -238,7 +238,7 @@ def test_no_budget_below_the_smallest_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("--budget 5,9999", "budget 9999 is above the"),
+        ("--budget 5,9999", "budget 9999 is more than the"),
         ("--budget 2", "budget 2 cannot be split"),
         ("--budget 5,5", "budget 5 is given twice"),
         ("--budget 5,many", "budget 'many' is neither a number of cells nor 'all'"),

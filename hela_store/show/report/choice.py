@@ -343,7 +343,7 @@ def _notes(picked: Sequence[RunInfo], counts: Sequence[Row], scored: bool) -> tu
     gone = [run.id for run in picked if run.kind in SCORING and run.id not in there]
     notes = [f"run {id} has no predictions; restore its folder, or score again: {EVALUATE_FIRST}" for id in gone]
     if not picked:
-        notes.append(f"no run yet: {EVALUATE_FIRST}, `hela-store finetune --prompt box` tunes it first")
+        notes.append(f"no run yet: {EVALUATE_FIRST}, `hela-store finetune --prompt box` fine-tunes it first")
     elif not scored:
         notes.append(f"nothing is scored yet: {EVALUATE_FIRST}")
     return tuple(notes)

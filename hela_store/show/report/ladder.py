@@ -20,16 +20,16 @@ from .units import Units
 STUDY = (
     "For reference only: the study behind this tool reports IoU (Dice) of "
     + ", ".join(f"{iou} ({dice}) with {kind} prompts" for kind, (iou, dice) in REFERENCE.items())
-    + " for a tuned ViT-B; its data fit DIC-C2DH-HeLa as much as Fluo-N2DL-HeLa and its split is unknown. An ellipse "
-    "drawn into the exact box, without looking at the image, has IoU 0.834 and Dice 0.907 on Fluo-N2DL-HeLa/01."
+    + " for a fine-tuned ViT-B; its data fit DIC-C2DH-HeLa as much as Fluo-N2DL-HeLa and its split is unknown. An "
+    "ellipse drawn into the exact box, without looking at the image, has IoU 0.834 and Dice 0.907 on Fluo-N2DL-HeLa/01."
 )
 HOW = (
     "Means over the cells that all runs of a prompt share. The range is a 95 % interval over tracks of cells and "
     "frames (of stills over images, or groups of them), because the frames of a block show the same cells. Every "
-    "training is a line of its own, so training seeds are not in its interval. Image-free is what the prompt alone is "
-    "worth, for masks also as an ellipse of their moments and of the usual size; skill is the share of what the better "
-    "of them leaves open that the run wins. Prompts come from the truth, but for detected ones and for the classical "
-    "baseline, which is given none; a cell they miss counts as 0."
+    "training is a line of its own, so training seeds are not in its interval. Image-free is the score of a guess that "
+    "does not look at the image: the prompt alone, for masks also an ellipse of the usual size. Skill is the share "
+    "of the remaining gap that the run closes. Prompts are made from the ground truth, except for detected cells and the "
+    "classical baseline. A missed cell counts as 0."
 )
 OPTIONAL = {
     "boundary_iou": "boundary IoU",

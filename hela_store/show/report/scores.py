@@ -244,7 +244,8 @@ def change(choice: Choice) -> Section | None:
         return None
     text = (
         "The same cells with identical prompts. Better and worse: share of cells by more than 0.01. The 95 % interval "
-        f"of the mean is over tracks of cells and frames; of one training, it says nothing of other seeds. {BRUSH}"
+        f"of the mean is over tracks of cells and frames; it is from one training, so it does not show how much other "
+        f"seeds differ. {BRUSH}"
     )
     columns = ("prompt", "before", "after", "pairs", "mean", "median", "better", "worse", "95 % of the mean")
     return Section(
