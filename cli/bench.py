@@ -179,12 +179,12 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
     "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Segment N boxes in that image."
 )
 @click.option(
-    "--views",
-    type=click.IntRange(4),
-    default=32,
+    "--frames",
+    type=click.IntRange(1),
+    default=40,
     show_default=True,
     metavar="N",
-    help="Make vectors of the cells in N synthetic frames.",
+    help="Make vectors of the cells in N synthetic frames of 700 x 1100 pixels.",
 )
 @device_option
 @json_option

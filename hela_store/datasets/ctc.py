@@ -100,6 +100,11 @@ class CtcReader:
         return apply_field_of_interest(label, band), "+".join(planes), agreed
 
 
+def is_sequence(folder: Path) -> bool:
+    """Whether a folder holds frames named ``tNNN.tif``."""
+    return any(_FRAME.fullmatch(path.name) for path in list_folder(folder))
+
+
 def find_sequences(root: Path) -> list[str]:
     """Return the names of folders in ``root`` that hold frames named ``tNNN.tif``, sorted.
 
@@ -109,8 +114,8 @@ def find_sequences(root: Path) -> list[str]:
         ``root`` is missing, cannot be read, or is itself a sequence.
     """
     files = list_folder(root)
-    found = [path.name for path in files if path.is_dir() and any(_FRAME.fullmatch(p.name) for p in list_folder(path))]
-    if not found and any(_FRAME.fullmatch(path.name) for path in files):
+    found = [path.name for path in files if path.is_dir() and is_sequence(path)]
+    if not found and is_sequence(root):
         raise DatasetError(
             f"{root} is itself a sequence; give the folder above it ({root.parent}) and --sequence {root.name}"
         )

@@ -28,7 +28,7 @@ from .config import EvaluateConfig
 from .foreign import Swap, filled, foreign_cells, load_vector, swap_of
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
-from .own_prompts import FittedPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
+from .own_prompts import FittedPrompts, OwnPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
 from .questions import REPEATABLE, Question, Score, answer, truth_questions, with_details
 from .reads import data_read
 from .reuse import claim_scoring
@@ -127,8 +127,7 @@ def evaluate(
     Raises
     ------
     SplitError, StoreError, RunError, PromptError
-        Nothing to score, not embedded yet, an unknown or unfitting run or one that trained on the frames to score, own
-        prompts that fit no cell.
+        Nothing to score, not embedded yet, an unknown, unfitting or leaking run, own prompts that fit no cell.
     """
     config = config or EvaluateConfig()
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
@@ -138,9 +137,7 @@ def evaluate(
     own = read_own_prompts(store, config.prompt_table, config.prompt_masks)
     frames = labelled_frames(store, config.split)
     check_untouched(store, checkpoint.run, frames, config.split)
-    fitted = None
-    if own is not None:
-        fitted = fit_prompts(store, own, progress(frame_cells(store, frames), total=len(frames), what="match prompts"))
+    fitted = None if own is None else _fitted(store, own, frames, progress)
     kind = "control" if config.foreign else "robustness" if config.robustness else "evaluate"
     about = _about(checkpoint, config, fitted)
     with claim_scoring(store, kind, about, fresh=fresh, progress=progress) as done:
@@ -149,15 +146,20 @@ def evaluate(
         folder = new_run(store.path, kind, about, parent=checkpoint.id, label=config.split)
         with folder.tidied():
             parts = foreign_cells(store, frames, config.foreign)
-            expected = _expected(store, config, frames, fitted)
-            shown = partial(progress, total=expected, what=f"evaluate {config.split}, prompts")
+            expected, what = _expected(store, config, frames, fitted), f"evaluate {config.split}, prompts"
+            shown = partial(progress, total=expected, what=what)
             answered = partial(answer, store, decoder, window=window, swap=_swap(checkpoint, frames, config))
             start = time.monotonic()
             scores = summarise(score_frames(parts, _asker(store, config, fitted), answered, folder, shown))
-            result = {"prompts": {name: score.to_json() for name, score in scores.items()}}
-            folder.log(seconds=time.monotonic() - start, result=result)
+            folder.log(
+                seconds=time.monotonic() - start, result={"prompts": {k: v.to_json() for k, v in scores.items()}}
+            )
             folder.publish()
         return _result(checkpoint, folder.info, config.split, fitted)
+
+
+def _fitted(store: Store, own: OwnPrompts, frames: Sequence[str], progress: Progress) -> FittedPrompts:
+    return fit_prompts(store, own, progress(frame_cells(store, frames), total=len(frames), what="match prompts"))
 
 
 def _swap(checkpoint: Checkpoint, frames: Sequence[str], config: EvaluateConfig) -> Swap | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hela_store.base.progress import Progress, silent
-from hela_store.datasets.ctc import find_sequences
+from hela_store.datasets.ctc import find_sequences, is_sequence
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import DatasetError, HelaError, StoreError
 from hela_store.recipe.recipe import RECIPE_FILE, Recipe
@@ -57,6 +57,8 @@ def store_of_frames(
     StoreError
         There is a store of other frames.
     """
+    if frames.is_dir() and not sequence and is_sequence(frames):
+        frames, sequence = frames.resolve().parent, frames.resolve().name
     if not (path / RECIPE_FILE).exists():
         _check_sequence(frames, sequence)
         about: dict[str, Any] = {"dataset": str(frames), "sequences": (sequence,) if sequence else ()}

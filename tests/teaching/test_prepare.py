@@ -42,6 +42,14 @@ def test_one_of_several_sequences_is_chosen(frames: Path, tmp_path: Path) -> Non
         store_of_frames(frames, path, sequence="01")
 
 
+def test_a_folder_that_is_a_sequence_itself_is_taught(frames: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stores" / "mine"
+    made = store_of_frames(frames / "02", path)
+    assert made.recipe.dataset.sequences == ("02",) and made.path == store_of_frames(frames / "02", path).path
+    with pytest.raises(StoreError, match=r"is a store of other frames"):
+        store_of_frames(frames / "01", path)
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_single_frame_and_frames_much_alike_can_be_taught(tmp_path: Path, count: int) -> None:
     image, _ = draw(shape=(128, 128), cells=12)

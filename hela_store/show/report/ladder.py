@@ -28,8 +28,8 @@ HOW = (
     "frames (of stills over images, or groups of them), because the frames of a block show the same cells. Every "
     "training is a line of its own, so training seeds are not in its interval. Image-free is the score of a guess that "
     "does not look at the image: the prompt alone, for masks also an ellipse of the usual size. Skill is the share "
-    "of the remaining gap that the run closes. Prompts are made from the ground truth, except for detected cells and the "
-    "classical baseline. A missed cell counts as 0."
+    "of the remaining gap that the run closes. Prompts are made from the ground truth, except for detected cells and "
+    "the classical baseline. A missed cell counts as 0."
 )
 OPTIONAL = {
     "boundary_iou": "boundary IoU",
