@@ -167,7 +167,12 @@ GROUPS = {
     metavar="NAME",
     help="Test on this sequence; repeat the option for several.",
 )
-@click.option("--train-frames", default="", metavar="0-54", help="Train on these frame numbers, both ends included.")
+@click.option(
+    "--train-frames",
+    default="",
+    metavar="0-54",
+    help="Train on these frame numbers, both ends included. In a folder of images, frames count from 0.",
+)
 @click.option("--val-frames", default="", metavar="58-66", help="Validate on these frame numbers.")
 @click.option("--test-frames", default="", metavar="70-91", help="Test on these frame numbers.")
 @click.option(
