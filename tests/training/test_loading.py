@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import forked
 import psutil
 import pytest
 from console import assert_gone, environment
@@ -47,7 +46,7 @@ if __name__ == "__main__":
 def test_ctrl_c_ends_loader_processes_without_a_word(tmp_path, method: str, moment: str) -> None:
     script = tmp_path / "job.py"
     script.write_text(JOB)
-    with forked.Popen(
+    with subprocess.Popen(
         [sys.executable, str(script), method],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
