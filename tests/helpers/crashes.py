@@ -1,10 +1,8 @@
-"""A fork server that runs ``embed`` and ``verify`` and fails them where it is told to, in the manner of SQLite's tests.
+"""``embed`` and ``verify`` in a process that fails where it is told to, in the manner of SQLite's tests.
 
-``python crashes.py`` imports everything once, then reads one JSON request a line: ``{"job": "new" | "embed" | "verify", "store":
-path, "mode": ..., "at": n, "at_once": n}``; it forks, runs the job in the child, or in several at once, and answers with its exit
-statuses. Nothing in the
-product knows of this: the child counts, through Python's audit events and ``os.fsync``, the calls that change files
-under the store, and at the n-th
+``python crashes.py REQUEST`` takes JSON: ``{"job": "new" | "embed" | "verify", "store": path, "mode": ..., "at": n}``. Its exit status
+says how the job ended. Nothing in the product knows of this: the process counts, through Python's audit events and
+``os.fsync``, the calls that change files under the store, and at the n-th
 
 - ``kill``: is killed by SIGKILL before it;
 - ``torn``: a file that is being synced loses its second half, as after a power cut, then SIGKILL;
@@ -26,15 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"OMP_NUM_THREADS": "1"}
-
 import torch
 from safetensors.torch import save_file
 
-# everything a job imports late, so that a forked child need not
-import hela_store.catalog.index
-import hela_store.embedding.ingest
-import hela_store.embedding.pipeline  # noqa: F401
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import HelaError
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -43,7 +35,8 @@ from hela_store.store.store import Store
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
 
-DONE, FAULTS, REFUSED, BUG = 0, 1, 3, 4
+DONE, FAULTS, REFUSED = 0, 2, 3
+"""Exit statuses; Python ends with 1 where the test has a bug."""
 
 
 def narrow() -> None:
@@ -113,7 +106,8 @@ def make(path: Path, frames: int) -> None:
     new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
 
 
-def child(request: dict[str, Any]) -> int:
+def work(request: dict[str, Any]) -> int:
+    """Do a job; return its exit status."""
     path = Path(request["store"])
     failing = Failing(path, request.get("mode", ""), request.get("at", 0))
     try:
@@ -135,33 +129,7 @@ def child(request: dict[str, Any]) -> int:
     return DONE
 
 
-def start(request: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        log = os.open(Path(request["store"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        try:
-            code = child(request)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            code = BUG
-        sys.stderr.flush()
-        os._exit(code)
-    return pid
-
-
-def serve() -> None:
+if __name__ == "__main__":
     narrow()
     torch.set_num_threads(1)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pids = [start(request) for _ in range(request.get("at_once", 1))]
-        print(*(os.waitpid(pid, 0)[1] for pid in pids), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+    sys.exit(work(json.loads(sys.argv[1])))

@@ -1,8 +1,7 @@
-"""A fork server that appends to the label log of a store and is killed where it is told to, as :mod:`crashes` does.
+"""A process that appends to the label log of a store and is killed where it is told to, as :mod:`crashes` does.
 
-``python label_crashes.py`` reads one JSON request a line, ``{"store": path, "mode": "kill" | "torn" | "", "at": n}``, and forks.
-The child erases each cell of the first frame in a version of its own, takes the last one back, and writes down every version
-that it was given.
+``python label_crashes.py REQUEST`` takes JSON, ``{"store": path, "mode": "kill" | "torn" | "", "at": n}``. It erases each cell of
+the first frame in a version of its own, takes the last one back, and writes down every version that it was given.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
 
 
-def child(request: dict[str, Any]) -> None:
+def work(request: dict[str, Any]) -> None:
     path = Path(request["store"])
     told = os.open(path.with_suffix(".told"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     store = Store.open(path)
@@ -39,21 +38,5 @@ def child(request: dict[str, Any]) -> None:
     path.with_suffix(".points").write_text(str(failing.count))
 
 
-def serve() -> None:
-    print("ready", flush=True)
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                child(json.loads(line))
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                os._exit(4)
-            os._exit(0)
-        print(os.waitpid(pid, 0)[1], flush=True)
-
-
 if __name__ == "__main__":
-    serve()
+    work(json.loads(sys.argv[1]))

@@ -9,33 +9,29 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+from crashes import DONE, FAULTS, REFUSED
 
 from hela_store.errors import StoreError
 from hela_store.store.ledger import view_digest
 from hela_store.store.store import Store
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files through /proc")
-SERVER = Path(__file__).parents[1] / "helpers/crashes.py"
-KILLED = signal.SIGKILL
-DONE, FAULTS, REFUSED = (code << 8 for code in (0, 1, 3))  # as waitpid gives them
+SCRIPT = Path(__file__).parents[1] / "helpers/crashes.py"
+KILLED = -signal.SIGKILL
 FRAMES = 3
 
 
 class Jobs:
-    """The fork server, and what an uninterrupted job makes."""
+    """Jobs in processes of their own, and what an uninterrupted one makes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.server.stdout is not None and self.server.stdout.readline() == "ready\n"
         assert self.ask(job="new", store=str(folder / "base"), frames=FRAMES) == DONE, self.log(folder / "base")
         self.whole = self.copy("whole")
         assert self.ask(job="embed", store=str(self.whole)) == DONE, self.log(self.whole)
@@ -44,14 +40,14 @@ class Jobs:
         self.entries = {name: asdict(entry) for name, entry in Store.open(self.whole).ledger().entries().items()}
 
     def ask(self, **request: Any) -> int:
-        (status,) = self.ask_several(**request)
+        (status,) = self.ask_several(1, **request)
         return status
 
-    def ask_several(self, **request: Any) -> list[int]:
-        assert self.server.stdin is not None and self.server.stdout is not None
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return [int(status) for status in self.server.stdout.readline().split()]
+    def ask_several(self, at_once: int, **request: Any) -> list[int]:
+        command = [sys.executable, str(SCRIPT), json.dumps(request)]
+        with Path(request["store"]).with_suffix(".log").open("w") as log:
+            running = [forked.Popen(command, stdout=log, stderr=subprocess.STDOUT) for _ in range(at_once)]
+        return [process.wait() for process in running]
 
     def copy(self, name: str, of: str = "base") -> Path:
         for old in self.folder.glob(f"{name}*"):
@@ -63,13 +59,8 @@ class Jobs:
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    jobs = Jobs(tmp_path_factory.mktemp("crashes"))
-    yield jobs
-    assert jobs.server.stdin is not None and jobs.server.stdout is not None
-    jobs.server.stdin.close()
-    jobs.server.wait(30)
-    jobs.server.stdout.close()
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    return Jobs(tmp_path_factory.mktemp("crashes"))
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -133,7 +124,7 @@ def test_killed_and_starved_in_short(jobs: Jobs) -> None:
 def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
     path = jobs.copy("case")
     killed = {"mode": "kill", "at": jobs.points // 2} if mode else {}
-    statuses = jobs.ask_several(job="embed", store=str(path), at_once=3, **killed)
+    statuses = jobs.ask_several(3, job="embed", store=str(path), **killed)
     assert set(statuses) <= {DONE, REFUSED, KILLED if mode else DONE}, jobs.log(path)
     if REFUSED in statuses:
         assert "is being embedded by" in path.with_suffix(".error").read_text()
