@@ -225,7 +225,7 @@ def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
         trip += f", {scale.round_trip_tiled:.3f} in tiles"
     return [
         ("cell size", f"median diameter {scale.diameter:.1f} px; embedding positions: {whole}"),
-        ("mask grid", f"{trip}: {scale.cells} true masks drawn on SAM's 256 x 256 grid and back; soft masks come closer"),
+        ("mask grid", f"{trip}: {scale.cells} true masks on SAM's 256 x 256 grid and back; soft masks are closer"),
     ]
 
 
