@@ -53,6 +53,10 @@ class _Outline:
     is_tracked: bool
 
     def iou(self, other: _Outline) -> float:
+        (x, y), (height, width) = self.origin, self.mask.shape
+        (left, top), (high, wide) = other.origin, other.mask.shape
+        if x >= left + wide or left >= x + width or y >= top + high or top >= y + height:
+            return 0.0  # of thousands of cells in a frame most are elsewhere
         return overlap(self.mask, other.mask, self.origin, other.origin).iou
 
 
