@@ -163,7 +163,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
         echo_json(report.to_json())
     else:
         _echo_report(report)
-        verdicts.detection(report)
+        verdicts.detection(store, report)
 
 
 @detect.command(

@@ -67,8 +67,8 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
     if result.checkpoint != "zero-shot":
         for line in _changes(store, result):
             click.echo(line)
-        if result.split == "val":
-            click.echo("Half of the validation cells chose the training step, so these scores are slightly too high.")
+        if result.split == "val" and _chose_on_validation(store, result.checkpoint):
+            click.echo("Validation cells also chose the training step, so these scores may be slightly too high.")
     means = {
         (kind, name): score.mean_iou for kind, part in result.subsets.items() for name, score in part.items() if score.n
     }
@@ -81,6 +81,14 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
         if score.mean_iou < (score.image_free_iou or 0.0):
             click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
     next_step(_after(store, result) if result.checkpoint == "zero-shot" else "report")
+
+
+def _chose_on_validation(store: Store, checkpoint: str) -> bool:
+    """Whether validation chose the step of a fine-tuning; not for a decoder from elsewhere or a budget of cells."""
+    from hela_store.runs.folder import load_run
+
+    config = load_run(store.path, checkpoint).config
+    return not config.get("own") and "val" in config.get("frames", {})
 
 
 def _after(store: Store, result: EvaluateResult) -> str:
@@ -158,14 +166,18 @@ def scored(prompt: str) -> str:
     return "box" if prompt == "all" else prompt
 
 
-def detection(report: DetectionReport) -> None:
+def detection(store: Store, report: DetectionReport) -> None:
     """Print what a detector finds, and what to do next."""
+    from hela_store.detection.detect import threshold_of
+    from hela_store.runs.folder import load_run
+
     at = next(iter(report.boxes.values()))
     click.echo(
         f"Of {report.cells} cells {at['recall']:.1%} are found; {at['precision']:.1%} of the detections are cells."
     )
-    if report.split == "val":
-        click.echo("The threshold was chosen on these frames, so this is slightly too high.")
+    detector = load_run(store.path, report.run).config["checkpoint"]
+    if report.split == "val" and detector and threshold_of(load_run(store.path, detector)) == report.threshold:
+        click.echo("The threshold was chosen on these frames, so this may be slightly too high.")
     found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
     if found:
         hard = min(found, key=lambda name: found[name] or 0.0)
@@ -286,7 +298,7 @@ def advice(report: NewReport) -> Iterator[str]:
         yield "Add --variants 8, or use a checkpoint: --encoder vit_b --checkpoint FILE."
     if summary.labelled and report.blocks.get("val", 0) == 1:
         yield "Advice: one validation frame is too few to say whether fine-tuning helps."
-        yield "Label more frames, or give validation more in store.toml before `hela-store embed`: five or more."
+        yield "Label more frames, or change train, val and test in store.toml before `hela-store embed`."
     lacking = [name for name in ("train", "val", "test") if not report.blocks.get(name, 0)]
     if summary.labelled and lacking:
         yield f"Advice: no frame is in {' or '.join(lacking)}, so not every command can work."

@@ -9,6 +9,8 @@ import pytest
 from console import Run
 from hela_store_cli.verdicts import faster
 
+import hela_store as hs
+from hela_store.evaluation.checkpoint import resolve_checkpoint
 from hela_store.runs.default import default_run
 from hela_store.sam.rate import proposed_precision
 from hela_store.store.store import Store
@@ -42,6 +44,18 @@ def test_after_a_zero_shot_score_the_fine_tuned_decoder_is_next(run: Run, mine: 
     assert run(*asked).stdout.splitlines()[-1] == f"Next: hela-store evaluate --prompt box --split test -s {mine}"
     shutil.rmtree(mine / "runs" / tuned.id)
     assert run(*asked).stdout.splitlines()[-1] == f"Next: hela-store finetune -s {mine}"
+
+
+def test_it_is_said_where_the_scored_frames_chose_as_well(run: Run, mine: Path, detected: Path, tmp_path: Path) -> None:
+    step, threshold = "chose the training step", "threshold was chosen on these frames"
+    score = ("evaluate", "-s", mine, "--prompt", "box-exact", "--prompt-seeds", 1, "--split")
+    assert step in run(*score, "val").stdout and step not in run(*score, "test").stdout
+    store = hs.Store.open(mine)
+    own = store.add_run(resolve_checkpoint(store, None).load_decoder(), name="from elsewhere")
+    assert step not in run(*score, "val", "--run", own).stdout
+    find = ("detect", "evaluate", "-s", shutil.copytree(detected, tmp_path / "found"), "--split")
+    assert threshold in run(*find, "val").stdout and threshold not in run(*find, "test").stdout
+    assert threshold not in run(*find, "val", "--threshold", 0.123).stdout
 
 
 def test_one_validation_frame_is_said_to_be_too_few(run: Run, embedded: Path, tmp_path: Path) -> None:
