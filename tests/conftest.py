@@ -63,6 +63,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             shutil.rmtree(partial, ignore_errors=True)
             make(partial)
             partial.rename(path)
+            Store.open(path).sql("SELECT 1")  # indexed now, so that nothing is written while others copy it
     return path
 
 
