@@ -94,12 +94,12 @@ def test_verify_names_what_a_catalog_has_of_its_own(path: Path) -> None:
     some(
         [
             "UPDATE predictions SET iou = 1 WHERE cell = (SELECT min(cell) FROM predictions)",
-            "DELETE FROM predictions WHERE cell = (SELECT min(cell) FROM predictions)",
-            "INSERT INTO frames BY NAME SELECT '../x' AS frame, '..' AS sequence",
             "UPDATE runs SET split = 'test'",
             "DELETE FROM committed",
+            "DELETE FROM predictions WHERE cell = (SELECT min(cell) FROM predictions)",
             "DELETE FROM indexed WHERE kind = 'cells'",
             "UPDATE frames SET height = height + 1",
+            "INSERT INTO frames BY NAME SELECT '../x' AS frame, '..' AS sequence",
         ]
     ),
 )
