@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     cls=Command,
     positional={"masks": "Folder of label images with the names of the store's frames, or a run of the store."},
     examples=(
-        "hela-store mend cellpose_masks -s fluo --out mended_2 --split-merge",
-        "hela-store mend RUN -s fluo --out mended",
+        "hela-store mend cellpose_masks -s fluo --out mended --split-merge",
+        "hela-store mend RUN -s fluo --out mended_baseline",
     ),
 )
 @click.argument("masks", type=click.Path(path_type=Path), metavar="MASKS")
