@@ -127,7 +127,7 @@ def evaluate(
     Raises
     ------
     SplitError, StoreError, RunError, PromptError
-        Nothing to score, not embedded yet, an unknown, unfitting or leaking run, own prompts that fit no cell.
+        Nothing to score, not embedded; a run that is unknown, unfit or saw these frames; prompts that fit no cell.
     """
     config = config or EvaluateConfig()
     checkpoint = resolve_checkpoint(store, run if run is None or isinstance(run, str) else run.run)
