@@ -56,6 +56,13 @@ def detect() -> None:
 @setting_option(GRID, "lr", "Set the learning rate at its peak (grid only).", type=float)
 @setting_option(
     GRID,
+    "width",
+    "Give the network N channels: wider learns more from many cells, and is slower (grid only).",
+    type=click.IntRange(8),
+    metavar="N",
+)
+@setting_option(
+    GRID,
     "variants",
     "Train on N augmented variants per view (grid only). [default: all stored]",
     type=click.IntRange(0),
@@ -79,7 +86,7 @@ def detect() -> None:
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
     """Train a detector on the training frames. Its threshold is chosen on the validation frames."""
     given = {name: value for name, value in choices.items() if value is not None}
-    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "variants", "workers")}[backend]:
+    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "width", "variants", "workers")}[backend]:
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hela_store.errors import RecipeError
 from hela_store.training.schedule import check_rate
@@ -23,6 +24,7 @@ class DetectorConfig:
     batch : views a step
     lr : of AdamW at its peak; then a cosine to a tenth
     weight_decay : of AdamW
+    width : channels of the network, a multiple of 8; a wider one is slower and can learn more from many cells
     seed : of weights and order
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
@@ -35,6 +37,7 @@ class DetectorConfig:
     batch: int = 4
     lr: float = 2e-3
     weight_decay: float = 0.01
+    width: int = 64
     seed: int = 0
     variants: int | None = None
     evaluate_every: int = 0
@@ -48,6 +51,12 @@ class DetectorConfig:
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
             if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if self.width < 8 or self.width % 8:
+            raise RecipeError(f"width is {self.width}, expected a multiple of 8, such as 64")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a run's configuration says; a width that is not named is the default."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("width", type(self).width)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,11 @@ from hela_store.errors import RunError
 from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.decoder import CHANNELS
 
+from .config import DetectorConfig
 from .targets import HEAD_POSITIONS
 
 PITCH = SAM_INPUT // HEAD_POSITIONS
 """SAM input px a position covers along each side."""
-WIDTH = 64
-FINE_WIDTH = 32
 DILATIONS = (1, 2, 4)
 RARE = 0.01
 """Share of centres among positions that an untrained head assumes (Lin et al., "Focal loss", 2017, section 4.1)."""
@@ -80,15 +79,18 @@ class GridHead(nn.Module):
     ----------
     side : float
         Side of a typical cell's box, positions: what an untrained head answers.
+    width : int
+        Channels on the embedding's grid, a multiple of 8; the finer grid has half as many.
     """
 
-    def __init__(self, side: float = 6.0) -> None:
+    def __init__(self, side: float = 6.0, width: int = DetectorConfig.width) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(nn.Conv2d(CHANNELS, WIDTH, 1), nn.GroupNorm(8, WIDTH), nn.GELU())
-        self.body = nn.Sequential(*(_Residual(WIDTH, dilation) for dilation in DILATIONS))
-        self.up = nn.ConvTranspose2d(WIDTH, FINE_WIDTH, 2, stride=2)
-        self.fine = nn.Sequential(nn.GELU(), nn.Conv2d(FINE_WIDTH, FINE_WIDTH, 3, padding=1), nn.GELU())
-        self.out = nn.Conv2d(FINE_WIDTH, 9, 1)
+        fine = width // 2
+        self.reduce = nn.Sequential(nn.Conv2d(CHANNELS, width, 1), nn.GroupNorm(8, width), nn.GELU())
+        self.body = nn.Sequential(*(_Residual(width, dilation) for dilation in DILATIONS))
+        self.up = nn.ConvTranspose2d(width, fine, 2, stride=2)
+        self.fine = nn.Sequential(nn.GELU(), nn.Conv2d(fine, fine, 3, padding=1), nn.GELU())
+        self.out = nn.Conv2d(fine, 9, 1)
         assert self.out.bias is not None
         with torch.no_grad():
             self.out.weight.mul_(0.1)
@@ -123,7 +125,6 @@ def load_head(path: Path, encoder: str, device: str | torch.device = "cpu") -> G
     RunError
         No such file, a damaged one, or a head trained on another encoder's embeddings.
     """
-    head = GridHead()
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             about = file.metadata() or {}
@@ -133,10 +134,11 @@ def load_head(path: Path, encoder: str, device: str | torch.device = "cpu") -> G
                 f"{path} was trained on embeddings of {about.get('encoder')}, these are of {encoder}; "
                 "train one for them with `hela-store detect train`"
             )
+        head = GridHead(width=len(state["reduce.0.weight"]))
         head.load_state_dict(state)
     except FileNotFoundError:
         raise RunError(f"no detector at {path}; train one with `hela-store detect train`") from None
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, RunError):
             raise
         first = str(error).partition("\n")[0]

@@ -116,7 +116,7 @@ def train_detector(
     """
     check_twins(store)
     config = replace(config, variants=training_variants(store, config.variants))
-    about = training_config(store, asdict(config) | {"encoder": store.key})
+    about = training_config(store, config.settings() | {"encoder": store.key})
     if fresh:
         return _train(store, config, about, resume=False, progress=progress)
     with claim_run(store.path, KIND, deciding(about), progress=progress):
@@ -141,7 +141,7 @@ def _train(
 def new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
     """Return the state of a detector before its first step."""
     torch.manual_seed(config.seed)
-    head = GridHead(views.typical_side()).to(pick_device(config.device))
+    head = GridHead(views.typical_side(), config.width).to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return Training(network=head, optimizer=optimizer)
 
