@@ -10,6 +10,7 @@ another schema, is made anew without asking. So is one that holds more than tabl
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import shutil
 import time
@@ -366,21 +367,38 @@ def _write(store: Path, sources: list[Source], *, copy: bool) -> list[RunError]:
 
 def _write_file(new: Path, store: Path, sources: list[Source], *, empty: bool) -> list[RunError]:
     clear_scratch()
+    if empty:
+        new.write_bytes(_empty())
+    with _writing(new) as con:
+        refused = fill(con, store, sources)
+        trust.record_sums(con)
+    return refused
+
+
+@functools.cache
+def _empty() -> bytes:
+    """Return a catalog without rows: its comments take longer than the rows of a small store."""
+    with scratch_folder() as folder:
+        path = folder / FILE
+        with _writing(path) as con:
+            con.execute(schema_text())
+            con.execute("INSERT INTO catalog_schema VALUES (?)", [trust.schema_digest()])
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _writing(new: Path) -> Iterator[Connection]:
+    """Open a catalog that nobody reads yet, closed to all other files, for one transaction."""
     with scratch_folder() as spill:
         with contextlib.closing(duckdb.connect(config={**trust.CLOSED, "temp_directory": str(spill)})) as con:
             con.execute(f"ATTACH '{_quoted(new)}' AS catalog")
             trust.close_access(con)
             con.execute("USE catalog")
             con.execute("BEGIN")
-            if empty:
-                con.execute(schema_text())
-                con.execute("INSERT INTO catalog_schema VALUES (?)", [trust.schema_digest()])
-            refused = fill(con, store, sources)
-            trust.record_sums(con)
+            yield con
             con.execute("COMMIT")
             con.execute("USE memory")
             con.execute("DETACH catalog")
-    return refused
 
 
 def _refuse(refused: list[RunError]) -> None:
