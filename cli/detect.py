@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.detection.config import IMPORTED, DetectorConfig, YoloConfig
+from hela_store.detection.config import IMPORTED, STARTS, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import DetectedConfig
 
@@ -56,8 +56,15 @@ def detect() -> None:
 @setting_option(GRID, "lr", "Set the learning rate at its peak (grid only).", type=float)
 @setting_option(
     GRID,
+    "start",
+    "Start from random weights, or from those of the generic detector that ships with nano (grid only).",
+    type=click.Choice(STARTS),
+)
+@setting_option(
+    GRID,
     "width",
-    "Give the network N channels: wider learns more from many cells, and is slower (grid only).",
+    "Give the network N channels: wider learns more from many cells, and is slower (grid only). [default: 64, or as in "
+    "the weights it starts with]",
     type=click.IntRange(8),
     metavar="N",
 )
@@ -86,7 +93,9 @@ def detect() -> None:
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
     """Train a detector on the training frames. Its threshold is chosen on the validation frames."""
     given = {name: value for name, value in choices.items() if value is not None}
-    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "width", "variants", "workers")}[backend]:
+    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "start", "width", "variants", "workers")}[
+        backend
+    ]:
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)

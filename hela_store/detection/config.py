@@ -9,6 +9,7 @@ from typing import Any
 from hela_store.errors import RecipeError
 from hela_store.training.schedule import check_rate
 
+STARTS = ("random", "generic")
 IMPORTED = 0.5
 """Score from which a box of another tool counts, where nothing is said."""
 
@@ -24,7 +25,9 @@ class DetectorConfig:
     batch : views a step
     lr : of AdamW at its peak; then a cosine to a tenth
     weight_decay : of AdamW
-    width : channels of the network, a multiple of 8; a wider one is slower and can learn more from many cells
+    start : ``"random"`` weights, or ``"generic"``: those of the detector that ships with nano
+    width : channels of the network, a multiple of 8; a wider one is slower and can learn more from many cells. None
+        for those of the weights it starts with, or 64
     seed : of weights and order
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
@@ -37,7 +40,8 @@ class DetectorConfig:
     batch: int = 4
     lr: float = 2e-3
     weight_decay: float = 0.01
-    width: int = 64
+    start: str = "random"
+    width: int | None = None
     seed: int = 0
     variants: int | None = None
     evaluate_every: int = 0
@@ -51,12 +55,15 @@ class DetectorConfig:
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
             if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
-        if self.width < 8 or self.width % 8:
+        if self.start not in STARTS:
+            raise RecipeError(f"start is {self.start!r}, expected {' or '.join(STARTS)}")
+        if self.width is not None and (self.width < 8 or self.width % 8):
             raise RecipeError(f"width is {self.width}, expected a multiple of 8, such as 64")
 
     def settings(self) -> dict[str, Any]:
-        """Return what a run's configuration says; a width that is not named is the default."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("width", type(self).width)}
+        """Return what a run's configuration says; start and width are named where they are not the defaults."""
+        default = {"start": type(self).start, "width": type(self).width}
+        return {name: value for name, value in asdict(self).items() if value != default.get(name, self)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class DetectionViews(Dataset[tuple[Tensor, Targets]]):
 
     def __init__(self, store: Store, *, seed: int, variants: int = 0) -> None:
         self.open, self.key, self.seed = opener(store), store.key, seed
+        self.encoder = store.recipe.encoder.sha256
         self.views = training_views(store, variants=variants)
         self.start_method = store.arrays.start_method
         self.cells = by_frame(CellBox, store.cells_table(), store.frame_records())

@@ -23,11 +23,11 @@ from hela_store.errors import RunError
 from hela_store.images.geometry import SAM_INPUT
 from hela_store.sam.decoder import CHANNELS
 
-from .config import DetectorConfig
 from .targets import HEAD_POSITIONS
 
 PITCH = SAM_INPUT // HEAD_POSITIONS
 """SAM input px a position covers along each side."""
+WIDTH = 64
 DILATIONS = (1, 2, 4)
 RARE = 0.01
 """Share of centres among positions that an untrained head assumes (Lin et al., "Focal loss", 2017, section 4.1)."""
@@ -83,9 +83,9 @@ class GridHead(nn.Module):
         Channels on the embedding's grid, a multiple of 8; the finer grid has half as many.
     """
 
-    def __init__(self, side: float = 6.0, width: int = DetectorConfig.width) -> None:
+    def __init__(self, side: float = 6.0, width: int = WIDTH) -> None:
         super().__init__()
-        fine = width // 2
+        self.width, fine = width, width // 2
         self.reduce = nn.Sequential(nn.Conv2d(CHANNELS, width, 1), nn.GroupNorm(8, width), nn.GELU())
         self.body = nn.Sequential(*(_Residual(width, dilation) for dilation in DILATIONS))
         self.up = nn.ConvTranspose2d(width, fine, 2, stride=2)
@@ -109,6 +109,38 @@ class GridHead(nn.Module):
             size=out[:, 5:7].clamp(max=math.log(LARGEST)),
             click=out[:, 7:9],
         )
+
+
+def widened(head: GridHead, width: int) -> GridHead:
+    """Return a head of this width that says the same: each channel becomes several, which share its work.
+
+    Chen et al., "Net2Net" (2016). Copies of a channel lie in one group, so its norm stays what it is. Noise of a
+    thousandth of the weights lets the copies learn different things.
+
+    Raises
+    ------
+    RunError
+        The width is no multiple of the head's own.
+    """
+    own = head.width
+    if width % own:
+        raise RunError(f"width is {width}, expected a multiple of the {own} of the weights it starts with")
+    times, wide = width // own, GridHead(width=width)
+    if times == 1:
+        return head
+    state = {}
+    for name, value in wide.state_dict().items():
+        old = head.state_dict()[name]
+        for axis, (now, before) in enumerate(zip(value.shape, old.shape, strict=True)):
+            if now == before:
+                continue
+            old = old.repeat_interleave(times, axis)
+            # a transposed convolution has its inputs first, all others have their outputs first
+            if old.ndim > 1 and axis == (0 if name.startswith("up.") else 1):
+                old = old / times
+        state[name] = old + 1e-3 * old.std() * torch.randn_like(old) if old.ndim > 1 else old
+    wide.load_state_dict(state)
+    return wide
 
 
 def save_head(path: Path, head: GridHead, encoder: str) -> None:

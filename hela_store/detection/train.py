@@ -29,7 +29,8 @@ from .box_scores import FramePairs, best_confidence, count
 from .config import DetectorConfig
 from .data import Batch, DetectionViews
 from .frames import box_pairs, scorable_frames, tile_embeddings, truths
-from .head import GridHead, save_head
+from .generic import load_generic_head
+from .head import WIDTH, GridHead, save_head, widened
 from .losses import head_loss
 from .propose import detect_frame
 
@@ -139,9 +140,20 @@ def _train(
 
 
 def new_training(views: DetectionViews, config: DetectorConfig) -> Training[GridHead]:
-    """Return the state of a detector before its first step."""
+    """Return the state of a detector before its first step.
+
+    Raises
+    ------
+    RunError
+        It is to start from the shipped detector, and that is for embeddings of other weights.
+    """
     torch.manual_seed(config.seed)
-    head = GridHead(views.typical_side(), config.width).to(pick_device(config.device))
+    if config.start == "generic":
+        head = load_generic_head(views.encoder)
+        head = widened(head, config.width or head.width).train()
+    else:
+        head = GridHead(views.typical_side(), config.width or WIDTH)
+    head = head.to(pick_device(config.device))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return Training(network=head, optimizer=optimizer)
 

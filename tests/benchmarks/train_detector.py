@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--lr", type=float, default=DetectorConfig.lr)
+    parser.add_argument("--start", default="random", help="or generic: go on with the weights that ship now")
     parser.add_argument("--width", type=int, default=128, help="channels of the head")
     parser.add_argument("--variants", type=int, default=1, help="augmented views of each view")
     parser.add_argument("--weights", type=Path, help="weights of nano's second edition, instead of the first's")
@@ -81,7 +83,13 @@ def main() -> None:
     embed(store, EmbedConfig(splits=PARTS), progress=bars)
     result = train_detector(
         store,
-        DetectorConfig(steps=given.steps, width=given.width, evaluate_every=max(1, given.steps // 10)),
+        DetectorConfig(
+            steps=given.steps,
+            lr=given.lr,
+            start=given.start,
+            width=given.width,
+            evaluate_every=max(1, given.steps // 10),
+        ),
         progress=bars,
     )
     print(result.to_json())

@@ -9,8 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from hela_store.detection.config import DetectorConfig
+from hela_store.detection.data import DetectionViews
+from hela_store.detection.generic import load_generic_head
 from hela_store.detection.head import GridHead, load_head, save_head
+from hela_store.detection.train import new_training
 from hela_store.errors import RecipeError, RunError
+from hela_store.store.store import Store
 
 KEY = "nano-0000"
 
@@ -34,9 +38,27 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, name: str) -> None
         load_head(path, KEY)
 
 
-def test_a_run_names_a_width_only_where_it_is_not_the_default() -> None:
-    """Trainings of before there was a width are still found as what they are."""
-    assert "width" not in DetectorConfig().settings()
-    assert DetectorConfig(width=128).settings()["width"] == 128
+def test_a_run_names_start_and_width_only_where_they_are_not_the_defaults() -> None:
+    """Trainings of before there was a choice are still found as what they are."""
+    assert not {"start", "width"} & set(DetectorConfig().settings())
+    assert DetectorConfig(width=128, start="generic").settings().items() >= {"width": 128, "start": "generic"}.items()
     with pytest.raises(RecipeError, match="width is 60, expected a multiple of 8"):
         DetectorConfig(width=60)
+    with pytest.raises(RecipeError, match="start is 'best', expected random or generic"):
+        DetectorConfig(start="best")
+
+
+def test_a_training_starts_with_the_shipped_weights_in_any_multiple_of_their_width(store: Store) -> None:
+    """A wider head says what the shipped one says, before it learns more."""
+    shipped = load_generic_head(store.recipe.encoder.sha256)
+    views = DetectionViews(store, seed=0)
+    assert new_training(views, DetectorConfig(start="generic")).network.width == shipped.width
+    double = new_training(views, DetectorConfig(start="generic", width=2 * shipped.width)).network
+    embedding = views[0][0][None]
+    with torch.no_grad():
+        for name, value in vars(shipped(embedding)).items():
+            found = vars(double(embedding))[name]
+            assert (found - value).abs().max() < 0.02 * value.abs().max(), name
+            assert not torch.equal(found, value), "copies of a channel would learn the same"
+    with pytest.raises(RunError, match="expected a multiple of the"):
+        new_training(views, DetectorConfig(start="generic", width=shipped.width + 8))
