@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
+from scipy.stats import ttest_ind
 
 from hela_store.images.rle import Rle, decode
 from hela_store.metrics.overlap import overlap
@@ -17,6 +19,8 @@ from .session import Saved, Session
 
 POOL = 6
 """Frames beside the one that is shown in which the next cell is looked for."""
+LEAST = 5
+"""Cells of each kind from which the rule is compared with chance."""
 IDLE = 1.0
 """Seconds without a question after which proposals are made ahead."""
 
@@ -115,5 +119,24 @@ class Offers:
             return stated
         return (
             f"{stated} Masks offered by the rule were off by {np.mean(by_rule):.2f} (n = {len(by_rule)}), at random by "
-            f"{np.mean(control):.2f} (n = {len(control)})."
+            f"{np.mean(control):.2f} (n = {len(control)}): {rule_or_chance(by_rule, control)}."
         )
+
+
+def rule_or_chance(by_rule: Sequence[float], control: Sequence[float]) -> str:
+    """Say whether the rule offers harder cells than chance does, with Welch's interval of the difference of means.
+
+    Cells count as independent of each other, so the interval is a little narrow where one nucleus was taught in
+    several frames.
+    """
+    if min(len(by_rule), len(control)) < LEAST:
+        return f"too early to compare, {LEAST} of each are needed"
+    if np.ptp(by_rule) == np.ptp(control) == 0:
+        return "too much alike to compare"
+    low, high = ttest_ind(by_rule, control, equal_var=False).confidence_interval()
+    verdict = "undecided"
+    if low > 0:
+        verdict = "the rule finds harder cells"
+    elif high < 0:
+        verdict = "chance finds harder cells"
+    return f"{verdict}, difference {np.mean(by_rule) - np.mean(control):+.2f} (95 % {low:+.2f} to {high:+.2f})"
