@@ -48,8 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("notebooks")
 
 
-# .ci/run asks for it; the test above is what the usual run has of it
-@pytest.mark.slow
+@pytest.mark.ci
 # the kernel's own event loop and sockets
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_they_run_and_show_what_is_committed(folder: Path) -> None:

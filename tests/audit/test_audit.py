@@ -53,6 +53,7 @@ def audited(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return path, result
 
 
+@pytest.mark.ci
 def test_every_label_has_a_score_and_its_reasons(audited: tuple[Path, AuditResult]) -> None:
     path, result = audited
     store = Store.open(path)
@@ -81,6 +82,7 @@ def test_no_frame_judges_itself(audited: tuple[Path, AuditResult]) -> None:
     assert sorted(frame for block in judged_blocks(store, frames, 3) for frame in block.frames) == sorted(frames)
 
 
+@pytest.mark.ci
 def test_suspects_are_shown(audited: tuple[Path, AuditResult], tmp_path: Path) -> None:
     path, result = audited
     store = Store.open(path)

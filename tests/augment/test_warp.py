@@ -207,6 +207,7 @@ def test_turns_and_flips_go_the_way_they_say() -> None:
     assert where(Variant(scale=1.5))[0] == pytest.approx(46.5, abs=1)
 
 
+@pytest.mark.ci
 def test_same_seed_same_bytes_in_another_process() -> None:
     code = """
 import hashlib, numpy as np, torch

@@ -80,6 +80,7 @@ def test_pixels_that_say_nothing_have_no_class_and_no_part_in_the_loss(store: St
     assert image.shape == (2, 1, CROP, CROP) and (classes_BHW == IGNORED).float().mean() >= 0.25  # frames of 192 rows
 
 
+@pytest.mark.ci
 def test_large_cells_are_seen_smaller_and_answered_at_full_size(store: Store) -> None:
     whole = seen(store.pixels.image("01/t000"), store)
     small = shrunk(whole, 0.4)
@@ -156,6 +157,7 @@ def test_a_killed_training_ends_in_the_same_weights_and_its_scores_are_a_run(sto
         unet(store, QUICK)
 
 
+@pytest.mark.ci
 def test_the_rate_is_chosen_on_validation_and_the_same_call_makes_no_second_run(store: Store) -> None:
     config, tried = choose_rate(store, replace(QUICK, steps=1))
     assert tuple(tried) == RATES and tried[config.lr] == max(tried.values())

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 from hela_store_cli.main import main
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("frames", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_surrounds_the_encoder_is_timed(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
     monkeypatch.setattr("hela_store.bench.pipeline.FRAMES", frames)

@@ -15,6 +15,7 @@ def test_the_curve_of_a_small_store():
     assert set(found.metrics.insert) == {"catalog", "sqlite", "pandas"}
 
 
+@pytest.mark.ci
 def test_the_steps_run_on_a_simulated_store(tmp_path):
     store = simulate(tmp_path / "store", 40)
     assert len(store.views_table()) == 40 == len(store.committed())

@@ -654,6 +654,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
+@pytest.mark.ci
 def test_runs_that_finish_at_once_while_others_read_lose_no_row(store: Path, script: Script) -> None:
     reader = script("read", store)
     writers = [script("write", store, 2) for _ in range(4)]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from console import Run
 
 from hela_store.store.store import Store
@@ -45,6 +46,7 @@ def test_an_untrained_encoder_is_said_plainly(run: Run, store: Store) -> None:
     assert "untrained" in run("info", folder=store.path).stdout
 
 
+@pytest.mark.ci
 def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
     here = {"folder": store.path}
     tuned = json.loads(run("finetune", "--prompt", "box", "--prompt", "point", *QUICK, "--json", **here).stdout)

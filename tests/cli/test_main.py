@@ -103,6 +103,7 @@ def test_a_closed_pipe_is_no_error(embedded: Path) -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.ci
 def test_ctrl_c_in_embed_stops_cleanly_and_embed_goes_on(run: Run, store: Store) -> None:
     ledger = store.path / "ledger"
     shutil.rmtree(ledger)

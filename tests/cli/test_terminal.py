@@ -97,6 +97,7 @@ def test_a_progress_bar_still_moves(scored: Path, tmp_path: Path) -> None:
     assert code == 0 and "\r" in text and "\\r" not in text
 
 
+@pytest.mark.ci
 def test_a_terminal_says_that_a_slow_command_has_started_until_it_prints(scored: Path) -> None:
     code, text = on_terminal("evaluate", "-s", scored, "--run", "x", start=subprocess.Popen)
     assert code == 1 and text.startswith("starting ...\r            \rerror: no run 'x'")

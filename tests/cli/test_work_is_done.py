@@ -68,6 +68,7 @@ def test_a_full_disk_for_the_catalog_costs_no_result(store: Store) -> None:
     assert store.sql("SELECT run FROM cell_metrics").fetchall()[0] == (mine,)
 
 
+@pytest.mark.ci
 def test_what_is_finished_is_named_and_not_done_again(run: Run, store: Store) -> None:
     tuned = json.loads(run("finetune", *QUICK, "--json", folder=store.path).stdout)
     again = run("finetune", *QUICK, "--workers", "1", "--json", folder=store.path)

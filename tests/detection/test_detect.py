@@ -26,6 +26,7 @@ from hela_store.segmentation.evaluate import calibrate
 from hela_store.store.store import Store
 
 
+@pytest.mark.ci
 def test_the_same_call_names_the_finished_run_and_fresh_makes_another(detector_store: Store) -> None:
     first = detect(detector_store, split="test", device="cpu")
     again = detect(detector_store, split="test", device="cpu")

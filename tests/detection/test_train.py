@@ -58,6 +58,7 @@ def straight(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInf
         return load_run(path, train_detector(Store.open(path), QUICK).run)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "killed_at",
     [

@@ -268,6 +268,7 @@ def test_labels_of_variants_are_listed_once_more_where_the_list_is_lost(varied: 
     assert Store.open(store.path).truths.ledger.entries() == before
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("views", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_processes_that_read_change_neither_bytes_nor_order(varied: Path, tmp_path: Path, views: int) -> None:
     stores = []
@@ -283,6 +284,7 @@ def test_processes_that_read_change_neither_bytes_nor_order(varied: Path, tmp_pa
     assert several.truths.ledger.entries() == one.truths.ledger.entries() != {}
 
 
+@pytest.mark.ci
 def test_an_error_of_a_process_that_reads_is_its_own(varied: Path, tmp_path: Path) -> None:
     shutil.copytree(varied, tmp_path / "store", ignore=shutil.ignore_patterns("ledger", "embeddings", "truths"))
     store = Store.open(tmp_path / "store")

@@ -60,6 +60,7 @@ def standing() -> Iterator[str]:
         yield it.scheduler_address
 
 
+@pytest.mark.ci
 def test_two_workers_of_which_one_is_killed_give_the_bytes_of_one_process(store: Store):
     before, entries = chunks(store), store.ledger().entries()
     forget(store, 4)
@@ -105,6 +106,7 @@ def test_a_worker_without_the_checkpoint_says_so(store: Store, standing: str, tm
     assert other.committed() == {}
 
 
+@pytest.mark.ci
 def test_a_worker_of_another_version_is_refused(store: Store, tmp_path: Path):
     forget(store, 1)
     other = tmp_path / "other" / "hela_store-9.9.9.dist-info"

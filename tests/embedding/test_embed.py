@@ -149,6 +149,7 @@ def test_some_blocks_first(store: Store, tmp_path: Path):
     assert chunks(part) == chunks(whole)
 
 
+@pytest.mark.ci
 def test_a_block_with_the_pixels_of_another(store: Store, tmp_path: Path):
     part = anew(store, tmp_path / "part")
     for folder in ("01", "01_ST/SEG"):

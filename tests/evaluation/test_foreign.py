@@ -75,6 +75,7 @@ def test_controls_of_earlier_versions_are_named_as_what_they_were(store: Store) 
     assert choose(Store.open(store.path), ()).lines[0].name.endswith("another frame's embedding")
 
 
+@pytest.mark.ci
 def test_stills_of_many_sizes_have_every_control_but_another_sequence(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -28,6 +28,7 @@ def with_test_block(store: Store, text: str, train: str = "0-3") -> Store:
     return Store.open(store.path)
 
 
+@pytest.mark.ci
 def test_a_run_is_not_tested_on_what_it_or_its_parent_trained_on(store: Store) -> None:
     first = finetune(store, TINY)
     assert load_run(store.path, first.run).config["frames"] == {"train": {"01": "0-3"}, "val": {"01": "5"}}

@@ -135,6 +135,7 @@ def test_a_run_with_a_hostile_name_in_its_configuration_is_not_loaded(scored: Pa
         load_run(path, run.id)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dangling", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_exporter_writes_through_a_link(scored: Path, tmp_path: Path, dangling: bool) -> None:
     store, run, elsewhere = Store.open(scored), latest(scored, "evaluate").id, tmp_path / "elsewhere"

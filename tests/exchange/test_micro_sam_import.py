@@ -122,6 +122,7 @@ def brought(made: Path, store: Store) -> Store:
     return Store.open(store.path)
 
 
+@pytest.mark.ci
 def test_the_values_are_micro_sams_under_a_key_of_their_own(made: Path, store: Store, features: Pixels) -> None:
     found = import_micro_sam(store, made / "embeddings.zarr", "01", device="cpu")
     assert found.key.startswith("vit_b-micro-sam-") and found.key != store.key
@@ -138,6 +139,7 @@ def test_the_values_are_micro_sams_under_a_key_of_their_own(made: Path, store: S
     assert (again.done_before, again.done_now) == (3, 0)
 
 
+@pytest.mark.ci
 def test_tuning_and_scoring_need_no_encoder(made: Path, store: Store, tmp_path: Path) -> None:
     there = brought(made, store)
     weights = made / "vit_b.pth"
@@ -270,6 +272,7 @@ def test_a_store_that_is_of_something_else_is_refused(made: Path, store: Store) 
     assert holds(store) == (False, False, False)
 
 
+@pytest.mark.ci
 def test_embeddings_of_another_checkpoint_are_refused(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(1)
     pixels = images(store.path)
@@ -297,6 +300,7 @@ def test_nothing_here_encodes_as_micro_sam_does(made: Path, store: Store) -> Non
         there.with_encoder(source="microsam")
 
 
+@pytest.mark.ci
 def test_what_is_damaged_comes_from_the_file_again(made: Path, store: Store) -> None:
     there = brought(made, store)
     row = there.committed()[str(there.view("01/t001").view)]
@@ -316,6 +320,7 @@ def test_what_is_damaged_comes_from_the_file_again(made: Path, store: Store) -> 
     assert verify(there).whole
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("points", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store, points: int) -> None:
     expected = brought(made, store)

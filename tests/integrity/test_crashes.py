@@ -114,12 +114,14 @@ def report(cases: int, failures: list[str]) -> None:
     assert not failures
 
 
+@pytest.mark.ci
 def test_killed_and_starved_in_short(jobs: Jobs) -> None:
     n = jobs.points
     cases = [("kill", n // 3), ("kill", n * 3 // 4), ("torn", n // 2), ("full", n * 2 // 3), ("time", 0.7)]
     report(len(cases), [text for case in cases if (text := interrupt(jobs, *case))])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["", "kill"])
 def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
     path = jobs.copy("case")
@@ -194,6 +196,7 @@ def damage(jobs: Jobs, kind: str, how: str, seed: int) -> str | None:
 SHORT = [("chunk", "flip"), ("ledger", "flip"), ("image", "flip"), ("label", "lose"), ("plan", "lose")]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("kind", "how"), SHORT)
 def test_damaged_in_short(jobs: Jobs, kind: str, how: str) -> None:
     report(1, [text for text in [damage(jobs, kind, how, 0)] if text])

@@ -130,6 +130,7 @@ def report(whole: tuple[Path, str, dict[str, Any]], folder: Path, cases: range) 
     return counts, failures
 
 
+@pytest.mark.ci
 def test_no_change_of_a_file_changes_a_number_in_silence(whole: Any, tmp_path: Path) -> None:
     _, failures = report(whole, tmp_path, range(SHORT))
     assert not failures, "\n".join(failures)

@@ -88,6 +88,7 @@ READERS: dict[str, list[Callable[[Store], object]]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_embedding_is_named_by_whoever_reads_it(store: Store, damage: Damage) -> None:
     for block, readers in READERS.items():
@@ -159,6 +160,7 @@ def test_tables_that_changed_are_refused(store: Store) -> None:
     assert sums.read_text() == text
 
 
+@pytest.mark.ci
 def test_a_run_whose_files_changed_is_refused_by_whoever_reads_them(store: Store) -> None:
     run = finetune(store, TINY).run
     scored = evaluate(store, run, QUICK).run
@@ -194,6 +196,7 @@ def test_a_run_whose_files_changed_is_refused_by_whoever_reads_them(store: Store
         evaluate(store, run, QUICK)
 
 
+@pytest.mark.ci
 def test_equal_tensors_are_equal_files_in_every_process(tmp_path: Path) -> None:
     import subprocess
     import sys

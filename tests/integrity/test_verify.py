@@ -66,6 +66,7 @@ def check_changes(store: Store, changes: list[tuple[Path, Callable[[bytes], byte
         path.write_bytes(whole)
 
 
+@pytest.mark.ci
 def test_a_run_that_is_cut_or_lost_is_found_and_left_alone(store: Store) -> None:
     tuned = finetune(store, TINY)
     scored = evaluate(store, None, EvaluateConfig(split="val", prompts=("box",), prompt_seeds=1, window=8))
@@ -99,6 +100,7 @@ def test_weights_of_an_adapted_encoder_that_are_lost_are_found(store: Store) -> 
     )
 
 
+@pytest.mark.ci
 def test_deep_finds_what_the_ledger_believes_and_repair_puts_it_right(store: Store) -> None:
     view, row = next(iter(store.committed().items()))
     before = store.arrays.embedding(store.key, row)

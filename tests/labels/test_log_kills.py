@@ -40,6 +40,7 @@ def check(ingested: Path, place: Path, mode: str, at: int, whole: list[tuple[int
     shutil.rmtree(store)
 
 
+@pytest.mark.ci
 def test_a_kill_at_any_write_loses_nothing(ingested: Path, tmp_path: Path) -> None:
     shutil.copytree(ingested, tmp_path / "whole")
     assert ask(tmp_path / "whole") == 0

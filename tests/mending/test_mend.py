@@ -84,6 +84,7 @@ def mended(split: Path, tool: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out, json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.ci
 def test_the_same_numbers_come_out_better_under_the_same_names(
     split: Path, tool: Path, mended: tuple[Path, dict[str, Any], str]
 ) -> None:
@@ -316,6 +317,7 @@ def test_with_few_validation_cells_nothing_is_changed(
     assert not (tmp_path / "out").exists() and not list((store / "runs").glob("*mend-box*"))
 
 
+@pytest.mark.ci
 def test_prompts_get_the_errors_of_the_tool(split: Path, tool: Path, tmp_path: Path) -> None:
     shutil.copytree(split, tmp_path / "store")
     store = Store.open(tmp_path / "store")

@@ -131,6 +131,7 @@ def test_grids_of_tiles_and_images_are_brought_to_each_other() -> None:
     assert np.abs(back - in_tile)[10:-10, 10:-10].max() < 0.5
 
 
+@pytest.mark.ci
 def test_segment_anythings_mask_generator_runs_on_it(nano: hs.Predictor) -> None:
     image, label = SMALL
     generator = SamAutomaticMaskGenerator(nano.model, points_per_side=10, stability_score_thresh=0.8)

@@ -28,6 +28,7 @@ else:
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "code",
     [

@@ -80,6 +80,7 @@ def test_a_fixed_view_gives_the_same_embedding_and_masks_everywhere() -> None:
     assert float((mask & disc).sum() / (mask | disc).sum()) == pytest.approx(0.916, abs=0.03)
 
 
+@pytest.mark.ci
 def test_nano_segments_the_drawn_sequence(embedded: Path, tmp_path: Path) -> None:
     store = Store.open(copytree(embedded, tmp_path / "store"))
     scores = evaluate(store, None, EvaluateConfig(split="all", prompts=tuple(FLOORS), prompt_seeds=1)).prompts

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 KINDS = ["box", "point", "mask"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("frames", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_masks_from_bfloat16_are_those_of_the_stock_encoder(embedded: Path, frames: int) -> None:
     store, sam = Store.open(embedded), load_nano()

@@ -60,6 +60,7 @@ def test_a_missing_tensor_is_named(tmp_path):
         load(tmp_path / "few.pt")
 
 
+@pytest.mark.ci
 def test_several_views_at_once_give_each_its_own_embedding(file):
     encoder, views = load(file).encoder, torch.rand(2, 96, 80) * 255
     views[0] /= 8

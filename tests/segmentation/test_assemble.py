@@ -89,12 +89,14 @@ def calibrated(store: Store) -> tuple[str, Calibration]:
     return keep(store, resolve_prompts(store, replace(LOW, split="val")), found), found
 
 
+@pytest.mark.ci
 def test_a_calibration_needs_failures_to_learn_from(detector_store: Store) -> None:
     with pytest.raises(RunError, match=r"too few to calibrate: 0 failures and \d+ right cells, expected at least 10"):
         calibrate(detector_store, LOW)
     assert not list(detector_store.path.glob("runs/*calibration*"))
 
 
+@pytest.mark.ci
 def test_a_calibration_of_too_few_failures_is_not_used_and_segment_says_so(
     detector_store: Store, tmp_path: Path
 ) -> None:
@@ -210,6 +212,7 @@ def test_without_a_detector_segment_says_what_to_do(store: Store, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.ci
 def test_no_cell_is_left_out_however_many_there_are() -> None:
     # one more than 16 bits number, each of one pixel
     side = 256

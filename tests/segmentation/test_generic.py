@@ -52,6 +52,7 @@ def frames(detected: Path, tmp_path: Path) -> Path:
     return tmp_path / "frames"
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("shipped")
 def test_the_ways_are_those_of_a_store(detected: Path, frames: Path, tmp_path: Path) -> None:
     store = Store.open(detected)

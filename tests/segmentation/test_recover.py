@@ -66,6 +66,7 @@ def results(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.ci
 @threads(1)  # of the killed process, too
 def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     detector_store: Store, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +101,7 @@ def test_a_killed_job_goes_on_and_ends_in_the_same_files(
     assert marked == sum(row["recovered"] for row in table if row["frame"] != f"t{COUNT - 1:03d}")
 
 
+@pytest.mark.ci
 def test_a_frame_is_segmented_anew_when_it_gets_another_neighbour(
     detector_store: Store, frames: Path, tmp_path: Path
 ) -> None:

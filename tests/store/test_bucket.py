@@ -67,6 +67,7 @@ def after(count: int, act):
     return progress
 
 
+@pytest.mark.ci
 def test_a_store_made_in_a_bucket_is_the_one_made_on_disk(embedded: Path, tmp_path: Path):
     local = Store.open(embedded)
     path = tmp_path / "made"
@@ -112,6 +113,7 @@ def test_killed_and_started_again(remote: Store, line: SlowLine):
     assert_no_secrets(remote.path, output)
 
 
+@pytest.mark.ci
 def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, monkeypatch: pytest.MonkeyPatch):
     before = objects(remote)
     forget(remote, 4)
@@ -141,6 +143,7 @@ def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, mon
     assert objects(remote) == before
 
 
+@pytest.mark.ci
 def test_damage_is_found_and_repaired(remote: Store, client):
     before = objects(remote)
     names = [f"fluo/{remote.arrays.chunk_name(remote.key, row)}" for row in range(5)]
@@ -158,6 +161,7 @@ def test_damage_is_found_and_repaired(remote: Store, client):
     assert objects(remote) == before
 
 
+@pytest.mark.ci
 def test_finetune_reads_from_the_bucket(remote: Store, embedded: Path, tmp_path: Path):
     shutil.copytree(embedded, tmp_path / "local")
     config = FinetuneConfig.of(prompt="box", steps=2, cells=2, workers=1, evaluate_every=1)
@@ -193,6 +197,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("status", "code", "way_out"),
     [

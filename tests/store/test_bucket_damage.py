@@ -55,6 +55,7 @@ def damage(client: Any, store: Store, kind: str, part: str = "embedding") -> Non
             client.put_object(Bucket="cells", Key=name, Body=data[row][:place] + flipped + data[row][place + 1 :])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "kind", ["swapped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("deleted", "flipped"))]
 )
@@ -93,6 +94,7 @@ def cached(store: Store) -> Store:
 
 
 # in short: test_damage_is_found_and_repaired of test_bucket.py
+@pytest.mark.ci
 @pytest.mark.parametrize("part", [pytest.param("embedding", marks=pytest.mark.slow), "label"])
 def test_repair_mends_the_copies_as_well(remote: Store, client, part: str):
     store = cached(remote)
@@ -107,6 +109,7 @@ def test_repair_mends_the_copies_as_well(remote: Store, client, part: str):
     assert scores(Store.open(store.path)) == right
 
 
+@pytest.mark.ci
 def test_a_wrong_copy_is_dropped_and_the_object_read_once_more(remote: Store, client):
     store = cached(remote)
     right, whole = scores(store), store.embedding_at(0)

@@ -133,6 +133,7 @@ def counted(store: Path, line: FaultyLine, commands: list[str], places: tuple[in
     return counts
 
 
+@pytest.mark.ci
 def test_faults_while_scores_are_made(remote: Store, faulty: FaultyLine):
     counts = counted(remote.path, faulty, ["evaluate"], (6,))
     assert not any(count["wrong"] or count["not reached"] for count in counts.values()), counts

@@ -12,6 +12,7 @@ from hela_store.exchange.pull import pull
 from hela_store.store.store import Store
 
 
+@pytest.mark.ci
 def test_published_from_a_bucket_into_a_bucket_and_pulled(remote: Store, embedded: Path, tmp_path: Path, line) -> None:
     with pytest.raises(BucketError, match="no such bucket"):
         publish(remote, "s3://nowhere/cells")

@@ -49,6 +49,7 @@ def studied(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return path, study_budgets(Store.open(path), CONFIG)
 
 
+@pytest.mark.ci
 def test_one_budget_is_trained_and_scored(store: Store) -> None:
     result = study_budgets(store, replace(CONFIG, budgets=(3,), picks=("random",), steps=1))
     (row,) = result.table.rows
@@ -268,6 +269,7 @@ def test_options_of_the_other_study_are_refused(embedded: Path) -> None:
         BudgetStudyConfig(picks=("best",))
 
 
+@pytest.mark.ci
 def test_methods_without_prompts_learn_from_the_same_cells(store: Store) -> None:
     config = replace(CONFIG, budgets=(4,), picks=("frames",), methods=("unet",), steps=1)
     result = study_budgets(store, config)

@@ -22,6 +22,7 @@ TUNING = FinetuneConfig.of(steps=2, cells=2, validation_cells=2, workers=0)
 CONFIG = StudyConfig(prompts=("box", "mask"), seeds=2, prompt_seeds=2, tuning=TUNING)
 
 
+@pytest.mark.ci
 def test_the_whole_table_once_and_again_without_another_scoring(store: Store) -> None:
     first = study(store, CONFIG)
     assert [(row.prompt, row.method, len(row.runs)) for row in first.rows] == [

@@ -59,6 +59,7 @@ def test_a_run_that_did_not_keep_its_schedule_is_not_taken_for_done(store: Store
     assert finished(store, config) is None
 
 
+@pytest.mark.ci
 def test_a_killed_sweep_goes_on_and_loses_no_row(store: Store) -> None:
     command = [sys.executable, "-c", CODE, str(store.path)]
     with forked.Popen(command, cwd=Path(__file__).parents[2]) as victim:

@@ -78,6 +78,7 @@ def test_pictures(page: tuple[str, Path]) -> None:
     assert ask(page[0] + "image?frame=x")[0] == 400
 
 
+@pytest.mark.ci
 def test_what_was_answered_as_saved_outlives_a_killed_server(store: Store) -> None:
     with serving("-s", store.path) as (address, process):
         cells = ask(f"{address}cells?frame={FRAME}")[1]["cells"]
@@ -92,6 +93,7 @@ def test_what_was_answered_as_saved_outlives_a_killed_server(store: Store) -> No
     assert (label_at(Store.open(store.path), FRAME) == cells[0]["cell"]).any()
 
 
+@pytest.mark.ci
 def test_a_server_that_is_terminated_cleans_up(store: Store) -> None:
     with serving("-s", store.path) as (_, process):
         process.terminate()

@@ -22,6 +22,7 @@ from hela_store.store.store import Store
 FRAME = "01/t000"
 
 
+@pytest.mark.ci
 def test_a_session_in_a_browser(store: Store, chromium: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -61,6 +61,7 @@ def test_steps_fit_into_the_time_that_is_left(left: float, steps: int) -> None:
     assert _Pace(step=1.0, answer=0.1, answers=300).steps(left, 60) == steps
 
 
+@pytest.mark.ci
 def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> None:
     dealt = dealt_cells(store, held=0.3)
     done = retune(store, dealt, TeachConfig(device="cpu", held=0.3, steps=12, seconds=1e-3))

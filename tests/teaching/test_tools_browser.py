@@ -59,6 +59,7 @@ def stroke(shape: tuple[Any, ...], places: list[tuple[float, float]], radius: fl
     return found
 
 
+@pytest.mark.ci
 def test_brush_eraser_and_box(served: tuple[str, Path], chromium: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -183,6 +184,7 @@ HELD = """
 """Hold back what a page asks of others until it has changed something itself."""
 
 
+@pytest.mark.ci
 def test_two_tabs_see_each_other_and_lose_nothing(served: tuple[str, Path], chromium: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -228,6 +230,7 @@ def test_two_tabs_see_each_other_and_lose_nothing(served: tuple[str, Path], chro
     first.until(lambda: first.text("others") == "")
 
 
+@pytest.mark.ci
 def test_fingers_on_a_phone(served: tuple[str, Path], chromium: Any, tmp_path: Path) -> None:
     address, path = served
     phone(chromium)

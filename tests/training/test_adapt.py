@@ -141,6 +141,7 @@ def test_decoder_adapters_are_exported_merged(store: Store, tmp_path: Path) -> N
 # tokens after a cut
 
 
+@pytest.mark.ci
 def test_tokens_are_stored_with_every_promise_of_the_store(cached: Store) -> None:
     source = cached.with_encoder(cut=3)
     assert source.key.startswith("nano-cut3-") and source.key != cached.key
@@ -161,6 +162,7 @@ def test_tokens_are_stored_with_every_promise_of_the_store(cached: Store) -> Non
     assert before == {row: cached.arrays.chunk_path(source.key, row).read_bytes() for row in range(8)}
 
 
+@pytest.mark.ci
 def test_every_cut_and_its_tail_give_the_embedding_of_the_whole_encoder(store: Store) -> None:
     sam = load_sam_encoder(store.recipe.encoder)
     pixels = Frames(store).pixels(next(ViewRecord.of(store.views_table().slice(2, 1))))[None]
@@ -207,6 +209,7 @@ def test_tokens_that_are_not_there(store: Store) -> None:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "how",
     [
@@ -246,6 +249,7 @@ def test_only_adapters_and_decoder_change(cached: Store, how: dict[str, Any]) ->
     assert all(name.startswith("mask_decoder") for name in moved) and bool(moved) == (result.best_step > 0)
 
 
+@pytest.mark.ci
 def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[Path, str]) -> None:
     path, name = adapted
     store, run = Store.open(path), load_run(path, name)

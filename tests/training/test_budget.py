@@ -52,6 +52,7 @@ def corrupt(path: Path, budget: tuple[str, ...]) -> None:
     reseal_labels(path)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("crossed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_label_outside_the_budget_is_read(store: Store, tmp_path: Path, crossed: bool) -> None:
     cells = training_cells(store)

@@ -40,6 +40,7 @@ def test_only_the_mask_decoder_learns_and_the_run_says_what_it_did(store: Store)
     assert store.sql("select count(*) from runs where kind = 'finetune'").fetchall()[0] == (1,)
 
 
+@pytest.mark.ci
 def test_tuning_works_without_checkpoint_and_without_encoder(store: Store) -> None:
     """No process that tunes or evaluates ever builds an image encoder."""
     code = f"""
@@ -100,6 +101,7 @@ print(finetune(Store.open(sys.argv[1]), config).run)
     assert logs[0] == logs[1]
 
 
+@pytest.mark.ci
 def test_a_run_stopped_by_ctrl_c_inside_a_step_or_a_validation_ends_in_the_same_weights(
     store: Store, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,7 @@ def judged(store: Store, run: str, **result: object) -> None:
     reseal(path.parent)
 
 
+@pytest.mark.ci
 def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
     assert default_run(store.path, store.key) is None
     first, second = (finetune(store, QUICK.with_choices(seed=seed)).run for seed in (0, 1))

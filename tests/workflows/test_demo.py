@@ -13,6 +13,7 @@ from hela_store.workflows.demo import PROMPTS, demo
 module = importlib.import_module("hela_store.workflows.demo")
 
 
+@pytest.mark.ci
 def test_a_second_demo_keeps_what_the_first_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEPS", 2)
     first = demo(store.path)

@@ -19,6 +19,7 @@ print("torch" in sys.modules)
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("what", ["info", "report"])
 def test_a_look_at_a_store_without_runs_loads_no_torch(what: str, embedded: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", ASK, str(embedded), what, str(tmp_path / "report.html")]

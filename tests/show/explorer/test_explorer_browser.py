@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import forked
+import pytest
 
 COMMAND = Path(sys.executable).with_name("hela-store")
 
 
+@pytest.mark.ci
 def test_the_explorer_in_a_browser(scored: Path, chromium: Any) -> None:
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import forked
+import pytest
 
 import hela_store as hs
 from hela_store.store.store import Store
@@ -16,6 +17,7 @@ from hela_store.store.store import Store
 COMMAND = Path(sys.executable).with_name("hela-store")
 
 
+@pytest.mark.ci
 def test_a_card_asks_for_cells_like_its_own(store: Store, chromium: Any) -> None:
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By

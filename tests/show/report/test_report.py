@@ -75,6 +75,7 @@ def full(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.ci
 def test_every_figure_whose_data_is_there(made: ReportResult) -> None:
     assert set(made.sections) >= SCORED and "augmented" not in made.sections
     assert made.split == "test" and made.notes == () and len(made.runs) == 3
@@ -98,6 +99,7 @@ def test_the_ladder_has_the_means_of_the_catalog(scored: Path, made: ReportResul
         assert f"<td>{row['iou']:.3f}</td>" in page
 
 
+@pytest.mark.ci
 def test_a_rung_for_baselines_zero_shot_and_each_tuning(full: Store) -> None:
     choice = choose(full, [])
     section = ladder(choice)
@@ -214,6 +216,7 @@ def test_a_store_without_frames_is_an_error(tmp_path: Path) -> None:
         report(fresh, out=tmp_path / "r.html")
 
 
+@pytest.mark.ci
 def test_a_run_whose_predictions_are_gone_is_named(scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored, tmp_path / "s")
     store = Store.open(tmp_path / "s")

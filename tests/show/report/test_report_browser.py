@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hela_store.show.report import report
 from hela_store.store.store import Store
 
 
+@pytest.mark.ci
 def test_the_report_in_a_browser(scored: Path, tmp_path: Path, chromium: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
