@@ -209,13 +209,14 @@ def _made(
     sources = _sources(store)
 
     def rows_of(frame: FrameCells) -> pa.Table:
-        parts = []
-        for tile, cells in by_tile(frame, [cell for cell in frame.cells if cell.cell in lacking[frame.frame]]).items():
+        homes = by_tile(frame, [cell for cell in frame.cells if cell.cell in lacking[frame.frame]])
+        vectors, tokens = [], []
+        for tile, cells in homes.items():
             embedding = store.embedding_at(tile.row)
-            tokens = None if decoder is None else mask_tokens(decoder, embedding, tile.rect, cells, window)
-            vectors = pooled(embedding, tile.rect, frame.label, cells)
-            parts.append(_table(tile, cells, sources[tile.view], vectors, tokens))
-        return pa.concat_tables(parts)
+            vectors.append(pooled(embedding, tile.rect, frame.label, cells))
+            if decoder is not None:
+                tokens.append(mask_tokens(decoder, embedding, tile.rect, cells, window))
+        return _table(homes, sources, np.concatenate(vectors), np.concatenate(tokens) if tokens else None)
 
     shown = progress(frame_cells(store, frames), total=len(frames), what="cell vectors, frames")
     return pa.concat_tables(_ahead(shown, rows_of))
@@ -234,17 +235,22 @@ def _ahead(frames: Iterable[FrameCells], rows_of: Callable[[FrameCells], pa.Tabl
 
 
 def _table(
-    tile: Tile, cells: Sequence[CellRecord], sums: Sequence[str | None], vectors: Vectors, tokens: Vectors | None
+    homes: Mapping[Tile, Sequence[CellRecord]],
+    sources: Mapping[str, Sequence[str | None]],
+    vectors: Vectors,
+    tokens: Vectors | None,
 ) -> pa.Table:
-    n = len(cells)
+    """Return the rows of the cells of a frame, in the order of the tiles that they are read from."""
+    cells = [(cell.cell, cell.frame, tile.view) for tile, inside in homes.items() for cell in inside]
+    sums = [sources[view] for _, _, view in cells]
     columns = {
-        "cell": pa.array([cell.cell for cell in cells], pa.string()),
-        "frame": pa.array([cell.frame for cell in cells], pa.string()),
-        "view": pa.repeat(tile.view, n),
-        "embedding_sha256": pa.array([sums[0]] * n, pa.string()),
-        "label_xxh3": pa.array([sums[1]] * n, pa.string()),
+        "cell": [cell for cell, _, _ in cells],
+        "frame": [frame for _, frame, _ in cells],
+        "view": [view for _, _, view in cells],
+        "embedding_sha256": [sha256 for sha256, _ in sums],
+        "label_xxh3": [xxh3 for _, xxh3 in sums],
         "vector": _column(vectors),
-        "token": pa.nulls(n, _VECTOR) if tokens is None else _column(tokens),
+        "token": pa.nulls(len(cells), _VECTOR) if tokens is None else _column(tokens),
     }
     return pa.table(columns, SCHEMA)
 
