@@ -201,6 +201,13 @@ def predict(as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench teach --events 200",))
 @click.option(
+    "--encoder",
+    type=click.Choice(("nano", "vit_b")),
+    default="nano",
+    show_default=True,
+    help="Use embeddings and the decoder of this encoder; vit_b has random weights.",
+)
+@click.option(
     "--hovers", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Ask for N masks each time."
 )
 @click.option(
@@ -224,8 +231,8 @@ def predict(as_json: bool, **choices: Any) -> None:
 def teach(as_json: bool, **choices: Any) -> None:
     """Time how long the page of `hela-store teach` makes you wait.
 
-    It waits for masks, edits and the next cell, with nano. Masks are timed three times in the same frame: as it is,
-    beside a fine-tuning, and with many accepted cells. The defaults take one to two minutes on two free cores.
+    It waits for masks, edits and the next cell. Masks are timed three times in the same frame: as it is, beside a
+    fine-tuning, and with many accepted cells. The defaults take one to two minutes on two free cores.
     """
     from hela_store.bench.teach import bench_teach
 

@@ -1,4 +1,4 @@
-"""`hela-store bench teach`: how long a person waits for the page of `hela-store teach`, over loopback, with nano.
+"""`hela-store bench teach`: how long a person waits for the page of `hela-store teach`, over loopback.
 
 The server is a process of its own on a drawn store. It is asked as the page asks it, one question after the other. What
 the browser adds, such as the 25 ms that the pointer has to rest and the drawing, is not in these numbers.
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from safetensors.torch import save_file
 
 from hela_store.base.progress import Progress, silent
 from hela_store.embedding.embed import EmbedConfig, embed
@@ -28,6 +29,7 @@ from hela_store.images.rle import encode
 from hela_store.labels.events import LabelEvent
 from hela_store.labels.log import LabelLog
 from hela_store.labels.versions import now
+from hela_store.sam.build import random_sam
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
 from hela_store.teaching.server import teach
@@ -51,7 +53,7 @@ class TeachBench:
 
     Attributes
     ----------
-    device, hovers, cells, events : conditions; ``cells`` are accepted in the frame when it is crowded
+    encoder, device, hovers, cells, events : conditions; ``cells`` are accepted in the frame when it is crowded
     first_hover_ms : the first one after the frame was opened
     hover_p50_ms, hover_p95_ms, hover_most_bytes : hover to outline
     beside_hovers, beside_p50_ms, beside_p95_ms : hovers while the decoder is fine-tuned beside the page, as many of
@@ -63,6 +65,7 @@ class TeachBench:
     memory_before_mib, memory_after_mib : of the server, before and after the events
     """
 
+    encoder: str
     device: str
     hovers: int
     cells: int
@@ -86,12 +89,19 @@ class TeachBench:
 
 
 def bench_teach(
-    *, hovers: int = 200, cells: int = 2000, events: int = 1000, device: str = "auto", progress: Progress = silent
+    *,
+    encoder: str = "nano",
+    hovers: int = 200,
+    cells: int = 2000,
+    events: int = 1000,
+    device: str = "auto",
+    progress: Progress = silent,
 ) -> TeachBench:
     """Time the page's questions.
 
     Parameters
     ----------
+    encoder : ``"nano"``, or ``"vit_b"`` with random weights: its decoder reads the whole embedding
     hovers : how many masks are asked for: in the frame as it is, beside a fine-tuning, and in the crowded frame
     cells : accepted cells of the crowded frame, at most 3000
     events : edits after which memory is weighed again
@@ -99,10 +109,16 @@ def bench_teach(
     progress : shown part by part
     """
     with tempfile.TemporaryDirectory() as folder:
-        store = _drawn(Path(folder) / "teach", device, progress)
+        store = _drawn(Path(folder) / "teach", encoder, device, progress)
         frame, other, *_ = store.frame_records()
         _teach(store, other)
-        found: dict[str, Any] = {"device": device, "hovers": hovers, "cells": cells, "events": events}
+        found: dict[str, Any] = {
+            "encoder": encoder,
+            "device": device,
+            "hovers": hovers,
+            "cells": cells,
+            "events": events,
+        }
         with _served(store.path, device) as server:
             found |= _hovers(server, frame, hovers, progress)
             found |= _beside(server, frame, hovers, progress)
@@ -114,10 +130,15 @@ def bench_teach(
     return TeachBench(**found)
 
 
-def _drawn(path: Path, device: str, progress: Progress) -> Store:
+def _drawn(path: Path, encoder: str, device: str, progress: Progress) -> Store:
     """Return a store of a few drawn frames, of which those to train on are embedded."""
     drawn = SyntheticConfig(frames=4, shape=SHAPE, cells=120)
-    new(path, NewConfig.of(dataset="synthetic", synthetic=drawn, train_frames="0-1", val_frames="2", test_frames="3"))
+    how = {"train_frames": "0-1", "val_frames": "2", "test_frames": "3", "encoder": encoder}
+    if encoder != "nano":
+        weights = path.with_suffix(".safetensors")
+        save_file(random_sam(encoder).state_dict(), weights)
+        how["checkpoint"] = str(weights)
+    new(path, NewConfig.of(dataset="synthetic", synthetic=drawn, **how))
     store = Store.open(path)
     embed(store, EmbedConfig(device=device, splits=("train",)), progress)
     return store
