@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BACKENDS = ("grid", "yolo11")
 GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
 """Settings of each backend, with their defaults."""
+GRID_ONLY = ("lr", "start", "width", "patience", "variants", "workers")
+YOLO_ONLY = ("batch", "image_size", "weights")
 
 
 @click.group()
@@ -70,6 +72,13 @@ def detect() -> None:
 )
 @setting_option(
     GRID,
+    "patience",
+    "Stop after N validations without improvement; 0: never (grid only).",
+    type=click.IntRange(0),
+    metavar="N",
+)
+@setting_option(
+    GRID,
     "variants",
     "Train on N augmented variants per view (grid only). [default: all stored]",
     type=click.IntRange(0),
@@ -93,9 +102,8 @@ def detect() -> None:
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
     """Train a detector on the training frames. Its threshold is chosen on the validation frames."""
     given = {name: value for name, value in choices.items() if value is not None}
-    for name in {"grid": ("batch", "image_size", "weights"), "yolo11": ("lr", "start", "width", "variants", "workers")}[
-        backend
-    ]:
+    others = {"grid": YOLO_ONLY, "yolo11": GRID_ONLY}
+    for name in others[backend]:
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
     note_untrained(store)

@@ -30,6 +30,7 @@ class DetectorConfig:
         for those of the weights it starts with, or 64
     seed : of weights and order
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
+    patience : validations without a better one after which training ends; 0 for never
     evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
     workers : loader processes that prepare batches ahead
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
@@ -44,6 +45,7 @@ class DetectorConfig:
     width: int | None = None
     seed: int = 0
     variants: int | None = None
+    patience: int = 4
     evaluate_every: int = 0
     workers: int = 1
     device: str = "auto"
@@ -52,7 +54,14 @@ class DetectorConfig:
         if self.backend != "grid":
             raise RecipeError(f"backend is {self.backend!r}, expected grid; `detect import` takes boxes of others")
         check_rate(self.lr, "2e-3")
-        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 0), ("workers", 0), ("variants", 0)):
+        for name, least in (
+            ("steps", 1),
+            ("batch", 1),
+            ("evaluate_every", 0),
+            ("workers", 0),
+            ("variants", 0),
+            ("patience", 0),
+        ):
             if (getattr(self, name) or 0) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.start not in STARTS:
@@ -61,9 +70,9 @@ class DetectorConfig:
             raise RecipeError(f"width is {self.width}, expected a multiple of 8, such as 64")
 
     def settings(self) -> dict[str, Any]:
-        """Return what a run's configuration says; start and width are named where they are not the defaults."""
-        default = {"start": type(self).start, "width": type(self).width}
-        return {name: value for name, value in asdict(self).items() if value != default.get(name, self)}
+        """Return what a run's configuration says; what trainings could not choose before is left out as it was then."""
+        before = {name: getattr(type(self), name) for name in ("start", "width", "patience")}
+        return {name: value for name, value in asdict(self).items() if name not in before or value != before[name]}
 
 
 @dataclass(frozen=True, kw_only=True)

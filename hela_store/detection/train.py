@@ -35,8 +35,6 @@ from .losses import head_loss
 from .propose import detect_frame
 
 KIND = "detector"
-PATIENCE = 4
-"""Validations without a better one after which training ends."""
 WARMUP = 30
 LEAST_GAIN = 1e-4
 """A validation counts as better where its score is above the best by more than this."""
@@ -167,7 +165,7 @@ def head_plan(config: DetectorConfig, views: int) -> Plan:
         rate=partial(learning_rate, peak=config.lr, steps=config.steps, warmup=WARMUP),
         clip=5.0,
         evaluate_every=config.evaluate_every or max(1, min(views // config.batch, quarter)),
-        patience=PATIENCE,
+        patience=config.patience,
         margin=LEAST_GAIN,
     )
 

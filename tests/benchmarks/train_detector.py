@@ -88,6 +88,7 @@ def main() -> None:
             lr=given.lr,
             start=given.start,
             width=given.width,
+            patience=0,
             evaluate_every=max(1, given.steps // 10),
         ),
         progress=bars,

@@ -38,9 +38,9 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, name: str) -> None
         load_head(path, KEY)
 
 
-def test_a_run_names_start_and_width_only_where_they_are_not_the_defaults() -> None:
+def test_a_run_names_start_width_and_patience_only_where_they_are_not_the_defaults() -> None:
     """Trainings of before there was a choice are still found as what they are."""
-    assert not {"start", "width"} & set(DetectorConfig().settings())
+    assert not {"start", "width", "patience"} & set(DetectorConfig().settings())
     assert DetectorConfig(width=128, start="generic").settings().items() >= {"width": 128, "start": "generic"}.items()
     with pytest.raises(RecipeError, match="width is 60, expected a multiple of 8"):
         DetectorConfig(width=60)

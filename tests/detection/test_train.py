@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.train import PATIENCE, HeadTask, new_training, train_detector
+from hela_store.detection.train import HeadTask, new_training, train_detector
 from hela_store.embedding.record import threads
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run, partial_runs
@@ -120,7 +120,7 @@ def test_one_that_had_ended_early_does_not_go_on(store: Store, monkeypatch: pyte
         train_detector(store, config)
     monkeypatch.undo()
     result = train_detector(store, replace(config, workers=1))
-    assert [row["step"] for row in lines(load_run(store.path, result.run))] == list(range(1, PATIENCE + 2))
+    assert [row["step"] for row in lines(load_run(store.path, result.run))] == list(range(1, QUICK.patience + 2))
     assert result.best_step == 1 and result.seconds > 0
 
 
