@@ -6,12 +6,12 @@ the browser adds, such as the 25 ms that the pointer has to rest and the drawing
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -200,12 +200,16 @@ class _Server:
         found: dict[str, Any] = json.loads(self.timed("state")[1])["learning"]
         return found
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._line.close()
+
     def memory(self) -> float:
         """Return the memory of the server, MiB."""
         return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _served(path: Path, device: str) -> Iterator[_Server]:
     """Serve the page in a process of its own."""
     context = get_context("spawn")
@@ -213,7 +217,9 @@ def _served(path: Path, device: str) -> Iterator[_Server]:
     process = context.Process(target=_serve, args=(sender, path, device))
     process.start()
     try:
-        yield _Server(receiver.recv(), process)
+        server = _Server(receiver.recv(), process)
+        with contextlib.closing(server):
+            yield server
     finally:
         process.terminate()
         process.join()

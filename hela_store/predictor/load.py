@@ -79,7 +79,7 @@ def load(
         return _of_model(source, window, tile, device, cache_dir)
     checkpoint = _checkpoint(source)
     store, where = checkpoint.store, pick_device(device)
-    recipe = _tiled(store.recipe, tile)
+    recipe = tiled(store.recipe, tile)
     parts = Parts(
         name=checkpoint.name if checkpoint.run is not None else f"{store.path.name} (zero-shot)",
         recipe=recipe,
@@ -95,7 +95,7 @@ def default_recipe(name: str = "nano", tile: int | None = None, cache_dir: Path 
     """Return how images are normalised, tiled and encoded by a known encoder where no store says it."""
     encoder = choose_encoder(name, cache_dir=cache_dir)
     views = ViewsRecipe(tile=TILE, overlap=DEFAULT_OVERLAP)
-    return _tiled(Recipe(name=name, dataset=DatasetRecipe(path=""), encoder=encoder, views=views), tile)
+    return tiled(Recipe(name=name, dataset=DatasetRecipe(path=""), encoder=encoder, views=views), tile)
 
 
 def load_model(recipe: Recipe, device: str, base: Path = Path(), cache_dir: Path | None = None) -> LoadedSam:
@@ -160,7 +160,8 @@ def _encoder(encoder: EncoderRecipe, device: str, base: Path, cache_dir: Path | 
     return load_model(recipe, device, base, cache_dir).encoder
 
 
-def _tiled(recipe: Recipe, tile: int | None) -> Recipe:
+def tiled(recipe: Recipe, tile: int | None) -> Recipe:
+    """Return a recipe with tiles of this side, px, 0 for whole frames; as it is where nothing is said."""
     if tile is None:
         return recipe
     overlap = min(recipe.views.overlap, tile * 3 // 4) if tile else recipe.views.overlap

@@ -21,8 +21,9 @@ from hela_store.detection.generic import load_generic_head
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
 from hela_store.errors import RunError
+from hela_store.images.geometry import auto_tile
 from hela_store.predictor.frame import Encode, EncodedFrame, encode_tile
-from hela_store.predictor.load import default_recipe
+from hela_store.predictor.load import default_recipe, tiled
 from hela_store.recipe.recipe import Recipe
 from hela_store.sam.checkpoints import load_sam_encoder
 from hela_store.sam.decoder import SamDecoder
@@ -54,6 +55,7 @@ class Segmenter:
     threshold : score from which a detection counts
     form : what of a detection the decoder is given
     window : positions along each side that a prompt reads at least
+    chooses_tile : whether a frame is looked at again in smaller tiles where its cells are small in those of ``recipe``
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class Segmenter:
     threshold: float
     form: str
     window: int
+    chooses_tile: bool = False
 
     def look(
         self, image: npt.NDArray[Any], encode: Encode | None = None, progress: Progress = silent
@@ -77,11 +80,20 @@ class Segmenter:
         progress : shown tile by tile
         """
         frame = EncodedFrame(image, self.recipe, encode or self.encode)
+        found = self._found(frame, progress)
+        if self.chooses_tile and len(found):
+            tile = auto_tile(median_side(found), frame.shape)
+            if 0 < tile < self.recipe.views.tile:
+                frame = EncodedFrame(image, tiled(self.recipe, tile), encode or self.encode)
+                found = self._found(frame, progress)
+        return frame, found
+
+    def _found(self, frame: EncodedFrame, progress: Progress) -> Detections:
         if frame.is_blank:
-            return frame, no_detections()
+            return no_detections()
         embeddings = (frame.embedding(number) for number in range(len(frame.tiles)))
         shown = progress(embeddings, total=len(frame.tiles), what="find cells, by tile")
-        return frame, detect_frame(self.head, shown, frame.tiles, frame.shape).above(self.threshold)
+        return detect_frame(self.head, shown, frame.tiles, frame.shape).above(self.threshold)
 
     def cells(
         self, frame: EncodedFrame, found: Detections, others: Sequence[Detections], progress: Progress = silent
@@ -106,6 +118,12 @@ class Segmenter:
             progress=progress,
         )
         return resolve(with_recovered(decode, found, others, frame.shape)[0], frame.shape)
+
+
+def median_side(found: Detections) -> float:
+    """Return the median over detections of the side of a square as large as their box, px."""
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    return float(np.median(np.sqrt(sides.prod(1))))
 
 
 def load_segmenter(
@@ -195,6 +213,7 @@ def _load_generic(prompts: DetectedConfig, recipe: Recipe, device: str) -> Segme
         threshold=prompts.threshold,
         form=prompts.form,
         window=prompts.window,
+        chooses_tile=True,
     )
 
 
