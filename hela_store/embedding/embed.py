@@ -175,8 +175,8 @@ class EmbedReport:
 def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = silent) -> EmbedReport:
     """Ingest new frames, plan their views, encode and commit what is missing.
 
-    Running it again does what is left. A keyboard interrupt is raised again once the batch being written is committed;
-    a batch still being encoded is abandoned.
+    Running it again does what is left. A keyboard interrupt is raised again once what is being written is committed;
+    what is still being encoded is abandoned.
 
     Raises
     ------

@@ -1,13 +1,14 @@
 """Encode and commit: reading, compressing and writing in threads of their own, while the encoder keeps the main one.
 
 A batch is committed in this order: chunks, their folder, then the ledger entry. A process that is killed in between
-leaves at most chunks that nobody believes in. At most one batch is being written while the next is being encoded.
+leaves at most chunks that nobody believes in. While a CPU encodes a batch, at most one other is being written. A GPU is
+given the next batch before the last one was fetched, and as many batches are being written as keep the cores busy.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -23,7 +24,7 @@ from hela_store.base.cores import usable_cores
 from hela_store.base.executors import outcome
 from hela_store.errors import StoreError
 from hela_store.sam.devices import Room
-from hela_store.sam.encoder import encode
+from hela_store.sam.encoder import Fetch, begin_encode
 from hela_store.store.ledger import Entry
 from hela_store.store.records import ViewRecord
 
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 Commit = Callable[[Iterable[Entry], Iterable[Entry]], object]
 """Given the entries of embeddings and those of the labels of variants."""
 WRITERS = max(4, usable_cores())
-"""Chunks of a batch that are compressed at once."""
+"""Chunks that are compressed at once."""
+AHEAD = ("cuda",)
+"""Devices that encode faster than one batch can be written; kills cost them the few batches that are under way."""
 
 
 class Pipeline:
@@ -57,6 +60,7 @@ class Pipeline:
 
     def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False, readers: int = 0) -> None:
         self._store, self._encoder, self._compiled, self._readers = store, sam.encoder, compiled, readers
+        self._device = next(sam.encoder.parameters()).device
         self._frames = Frames(store)
         self._room = Room()
 
@@ -68,7 +72,7 @@ class Pipeline:
     def run(self, work: Sequence[Group], commit: Commit | None = None) -> Generator[str, None, None]:
         """Encode group by group and commit what is to do of each; yield the id of each view that was committed.
 
-        Left early, by an error, an interrupt or ``close``, it waits until the batch being written is committed.
+        Left early, by an error, an interrupt or ``close``, it waits until the batches being written are committed.
 
         Parameters
         ----------
@@ -88,36 +92,52 @@ class Pipeline:
             ThreadPoolExecutor(1) as committer,
             ThreadPoolExecutor(WRITERS) as pool,
         ):
-
-            def write(todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> list[str]:
-                truths = [self._store.truths.write(view.view, view.row, *truth) for view, truth in warped]
-                entries = list(pool.map(lambda view: write_view(self._store, view, found[view.view]), todo))
-                (commit or self._store.commit)(entries, truths)
-                return [view.view for view in todo]
-
             ahead = deque[Future[Read]]()
-            coming = iter(work)
+            encoding = deque[tuple[Group, Warped, Fetch]]()
+            writing = deque[Future[list[str]]]()
+            coming, fast = iter(work), self._device.type in AHEAD
 
             def read_on(count: int) -> None:
                 for group, todo in islice(coming, count):
                     ahead.append(reader(group, self._varied(todo)))
 
+            def write(todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> Future[list[str]]:
+                before = writing[-1] if writing else None
+                truths = [pool.submit(self._store.truths.write, view.view, view.row, *truth) for view, truth in warped]
+                entries = [pool.submit(write_view, self._store, view, found[view.view]) for view in todo]
+
+                def committed() -> list[str]:
+                    if before is not None:
+                        before.result()  # nothing is committed after a batch that could not be
+                    durable = [[part.result() for part in parts] for parts in (entries, truths)]
+                    (commit or self._store.commit)(*durable)
+                    return [view.view for view in todo]
+
+                return committer.submit(committed)
+
+            def hand_over() -> Iterator[str]:
+                (group, todo), warped, fetch = encoding.popleft()
+                found = dict(zip((view.view for view in group), fetch().numpy(), strict=True))
+                most = 1 + WRITERS // len(group) if fast else 1
+                while writing and (len(writing) >= most or writing[0].done()):
+                    yield from writing.popleft().result()
+                writing.append(write(todo, found, warped))
+
             read_on(self._readers or 1)
-            writing: Future[list[str]] | None = None
             for group, todo in work:
                 pixels, warped = outcome(ahead.popleft())
                 read_on(1)
-                embeddings = self._encode(pixels)
-                if writing is not None:
-                    yield from writing.result()
-                found = {view.view: embedding for view, embedding in zip(group, embeddings, strict=True)}
-                writing = committer.submit(write, todo, found, warped)
-            if writing is not None:
-                yield from writing.result()
+                encoding.append(((group, todo), warped, self._encode(pixels)))
+                if not fast or len(encoding) > 1:
+                    yield from hand_over()
+            while encoding:
+                yield from hand_over()
+            while writing:
+                yield from writing.popleft().result()
 
-    def _encode(self, pixels: npt.NDArray[np.float32]) -> FloatArray:
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> Fetch:
         how, arrays = self._store.recipe.encoder, self._store.recipe.arrays
-        found = encode(
+        return begin_encode(
             self._encoder,
             pixels,
             how.precision,
@@ -126,7 +146,6 @@ class Pipeline:
             room=self._room,
             stored=arrays.dtype,
         )
-        return found.numpy()
 
     def _varied(self, todo: list[ViewRecord]) -> list[ViewRecord]:
         """Return the variants whose labels are not stored yet."""

@@ -19,6 +19,9 @@ from .fast_encoder import image_embedding, normalise_input, trunk_tokens
 from .modeling import ImageAttention, ImageEncoderViT
 from .tiny_vit import TinyViT
 
+Fetch = Callable[[], Tensor]
+"""Waits for a device and returns what it computed, on the CPU."""
+
 
 def preprocess(views: Tensor) -> Tensor:
     """Bring views to what the encoder takes.
@@ -80,17 +83,41 @@ def encode(
     RecipeError
         A single view does not fit; ``torch.compile`` does not work here.
     """
+    return begin_encode(encoder, views, precision, cut, compiled=compiled, room=room, stored=stored)()
+
+
+def begin_encode(
+    encoder: ImageEncoderViT | TinyViT,
+    views: Tensor | npt.NDArray[np.float32],
+    precision: str = "float32",
+    cut: int | None = None,
+    *,
+    compiled: bool = False,
+    room: Room | None = None,
+    stored: str = "float32",
+) -> Fetch:
+    """Give a GPU the work of :func:`encode` and do not wait for it; a CPU has done it when this returns.
+
+    Parameters and errors are those of :func:`encode`.
+
+    Returns
+    -------
+    callable
+        Waits for the device and returns what :func:`encode` does.
+    """
     device = next(encoder.parameters()).device
 
-    def some(part: slice) -> Tensor:
-        return _encode(encoder, views[part], precision, cut, compiled=compiled, stored=stored)
+    def some(part: slice) -> Fetch:
+        fetch = _encode(encoder, views[part], precision, cut, compiled=compiled, stored=stored)
+        # where memory is short nothing of one part stays on the device while the next is encoded
+        return fetch if part == slice(0, len(views)) else _fetched(fetch())
 
     room = room or Room()
     heads = max((part.num_heads for part in encoder.modules() if isinstance(part, ImageAttention)), default=1)
     room.bound(most_at_once(device.type, heads))
     try:
         parts = list(room.each(len(views), device, some))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else _fetched(torch.cat([fetch() for fetch in parts]))
     except RuntimeError as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RecipeError(
@@ -123,29 +150,55 @@ def _encode(
     *,
     compiled: bool,
     stored: str,
-) -> Tensor:
+) -> Fetch:
     forward = _compiled_forward() if compiled else _forward
     device = next(encoder.parameters()).device
-    x_BCHW = preprocess(torch.as_tensor(views, dtype=torch.float32).to(device))
+    x_BCHW = preprocess(_on_device(torch.as_tensor(views, dtype=torch.float32), device))
     half = getattr(torch, precision)
     with ieee(device), torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
         embedding = forward(encoder, x_BCHW, cut)
-    return _on_cpu(_rounded(embedding.float(), getattr(torch, stored)))
+    return _begin_fetch(embedding.float(), getattr(torch, stored))
 
 
-def _rounded(embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == embedding.dtype:
-        return embedding
-    rounded = embedding.to(dtype)
-    # an error is to name the value that cannot be stored, which the rounded ones no longer say
-    return rounded if bool(rounded.isfinite().all()) else embedding
+def _on_device(views: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda" or views.device.type != "cpu":
+        return views.to(device)
+    # a copy from pageable memory would wait until the GPU has done the work before it
+    return views.pin_memory().to(device, non_blocking=True)
 
 
-def _on_cpu(embedding: Tensor) -> Tensor:
-    if embedding.device.type != "cuda":
-        return embedding.cpu()
-    # the driver would copy to pageable memory through a small buffer of its own
-    found = torch.empty(embedding.shape, dtype=embedding.dtype, pin_memory=True)
-    found.copy_(embedding, non_blocking=True)
-    torch.cuda.current_stream(embedding.device).synchronize()
-    return found
+def _begin_fetch(embedding: Tensor, dtype: torch.dtype) -> Fetch:
+    """Round an embedding on its device and begin to copy it from there.
+
+    Values that the dtype cannot hold leave the embedding as it is: an error is to name the value, which the rounded
+    ones no longer say.
+    """
+    device, rounded = embedding.device, embedding.to(dtype)
+    if device.type != "cuda":
+        return _fetched((rounded if rounded is embedding or bool(rounded.isfinite().all()) else embedding).cpu())
+    finite = rounded.isfinite().all()
+    copying = _copying(device)
+    copying.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(copying):
+        # the driver would copy to pageable memory through a small buffer of its own, and wait for it
+        found, whole = (
+            torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
+            for part in (rounded, finite)
+        )
+        copied = copying.record_event()
+
+    def fetch() -> Tensor:
+        copied.synchronize()  # until then `rounded` must not be freed
+        return found if bool(whole) else embedding.cpu()
+
+    return fetch
+
+
+@functools.cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that copies from a GPU, which computes meanwhile."""
+    return torch.cuda.Stream(device)
+
+
+def _fetched(embedding: Tensor) -> Fetch:
+    return lambda: embedding

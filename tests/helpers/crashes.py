@@ -9,6 +9,8 @@ says how the job ended. Nothing in the product knows of this: the process counts
 - ``full``: it and all that follow fail with ENOSPC;
 - ``time``: is killed ``at`` seconds after its start, whatever it is doing.
 
+``"ahead": true`` treats the CPU as a GPU is treated: several batches are being written at once.
+
 The encoder is a nano of one narrow block with random weights, so that a view takes a tenth of a second.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from hela_store.embedding import pipeline
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import HelaError
 from hela_store.integrity.verify import VerifyConfig, verify
@@ -109,6 +112,8 @@ def make(path: Path, frames: int) -> None:
 def work(request: dict[str, Any]) -> int:
     """Do a job; return its exit status."""
     path = Path(request["store"])
+    if request.get("ahead"):
+        pipeline.AHEAD = ("cpu",)
     failing = Failing(path, request.get("mode", ""), request.get("at", 0))
     try:
         if request["job"] == "new":

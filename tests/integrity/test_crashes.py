@@ -90,11 +90,11 @@ def assert_before_or_after(jobs: Jobs, path: Path) -> int:
     return len(entries)
 
 
-def interrupt(jobs: Jobs, mode: str, at: float) -> str | None:
+def interrupt(jobs: Jobs, mode: str, at: float, *, ahead: bool = False) -> str | None:
     """Run one case; return what went wrong."""
     path = jobs.copy("case")
     try:
-        status = jobs.ask(job="embed", store=str(path), mode=mode, at=at)
+        status = jobs.ask(job="embed", store=str(path), mode=mode, at=at, ahead=ahead)
         # a few calls at the very end change only the catalog's lock and the like
         assert status in ((DONE, REFUSED) if mode == "full" else (DONE, KILLED)), jobs.log(path)
         if status == REFUSED:
@@ -122,6 +122,13 @@ def test_killed_and_starved_in_short(jobs: Jobs) -> None:
 
 
 @pytest.mark.ci
+def test_killed_and_starved_with_several_batches_being_written(jobs: Jobs) -> None:
+    n = jobs.points
+    cases = [("kill", n * 5 // 6), ("torn", n * 3 // 4), ("full", n * 2 // 3)]
+    report(len(cases), [text for case in cases if (text := interrupt(jobs, *case, ahead=True))])
+
+
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["", "kill"])
 def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
     path = jobs.copy("case")
@@ -143,8 +150,10 @@ def test_killed_and_starved_at_every_call(jobs: Jobs, capsys: pytest.CaptureFixt
     cases: list[tuple[str, float]] = [(mode, at) for mode in ("kill", "torn", "full") for at in every]
     cases += [("time", random.uniform(0, 2.5)) for _ in range(max(40, 200 - jobs.points))]
     failures = [text for case in cases if (text := interrupt(jobs, *case))]
+    late: list[tuple[str, float]] = [(mode, at) for mode in ("kill", "torn", "full") for at in every[len(every) // 2 :]]
+    failures += [text for case in late if (text := interrupt(jobs, *case, ahead=True))]
     with capsys.disabled():
-        report(len(cases), failures)
+        report(len(cases) + len(late), failures)
 
 
 KINDS = {

@@ -16,7 +16,7 @@ from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.devices import Room, ieee
-from hela_store.sam.encoder import encode, preprocess
+from hela_store.sam.encoder import begin_encode, encode, preprocess
 from hela_store.sam.fast_encoder import image_embedding, view_embedding
 from hela_store.sam.nano import load_nano
 from hela_store.sam.tiny_vit import build_vit_t
@@ -104,6 +104,26 @@ def test_the_forward_pass_never_waits_and_gives_the_same_bits_twice(device: torc
             with never_waits(device):
                 found.append(image_embedding(encoder, preprocess(grey)))
         assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
+@pytest.mark.parametrize("stored", ["float16", "float32"])
+def test_batches_are_begun_without_waiting_and_fetched_later(device: torch.device, stored: str) -> None:
+    encoder, grey = small("vit_b").to(device), views(3)
+    expected = [encode(encoder, grey[i : i + 1], stored=stored) for i in range(3)]
+    with never_waits(device):
+        begun = [begin_encode(encoder, grey[i : i + 1], stored=stored) for i in range(3)]
+    found = [fetch() for fetch in begun]
+    assert all(part.device.type == "cpu" and part.dtype == getattr(torch, stored) for part in found)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
+def test_a_value_that_cannot_be_stored_leaves_an_embedding_as_it_is(device: torch.device) -> None:
+    encoder = small("vit_b")
+    encoder.neck[-1].bias.data[0] = 70_000.0  # the largest float16 is 65,504
+    found = encode(encoder.to(device), views(1), stored="float16")
+    assert found.dtype == torch.float32 and found.isfinite().all() and found.max() > 65_504
 
 
 def short_of_memory(device: torch.device, spare: int) -> None:
