@@ -11,9 +11,14 @@ the tokens there are all that the blocks behind it need.
 
 from __future__ import annotations
 
+import functools
+import warnings
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import Identity
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate, layer_norm, pad, scaled_dot_product_attention
 
 from .modeling import Block, ImageEncoderViT, LayerNorm2d
@@ -29,6 +34,10 @@ IN_PARTS = ("cpu",)
 PADDED = ("cuda",)
 """Devices whose fused kernels take rows of half precision in multiples of :data:`ALIGNED` channels only."""
 ALIGNED = 8
+VALUES = 128
+"""Channels of values that :data:`APART` multiplies beside longer rows of queries and keys."""
+APART = SDPBackend.CUDNN_ATTENTION
+"""The fused kernel whose values need not be as long as its keys (192 of ViT-B); all others would multiply zeros."""
 
 
 class ShrinkingBlock(Block):  # type: ignore[misc]
@@ -193,9 +202,32 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, *, cropped: bool) 
     if in_parts:
         found: Tensor = attend_in_parts(scaled, k, v, down, across)
         return found
-    # fused kernels want q, k and v of one length
-    v = pad(v, (0, k.shape[-1] - length))
-    return scaled_dot_product_attention(scaled[None], k[None], v[None], scale=1.0)[0, ..., :length]
+    apart = _takes_apart(scaled, length)
+    v = pad(v, (0, (VALUES if apart else k.shape[-1]) - length))
+    with sdpa_kernel(APART) if apart else nullcontext():
+        return scaled_dot_product_attention(scaled[None], k[None], v[None], scale=1.0)[0, ..., :length]
+
+
+def _takes_apart(rows: Tensor, length: int) -> bool:
+    """Whether :data:`APART` attends with these rows and values of :data:`VALUES` channels, ``length`` of them used."""
+    wide, half = rows.shape[-1], rows.dtype in (torch.bfloat16, torch.float16)
+    if rows.device.type not in PADDED or not half or not length <= VALUES < wide:
+        return False
+    # its gradient cannot be repeated to the bit
+    return not rows.requires_grad and not torch.compiler.is_compiling() and _tried_apart(rows.device, rows.dtype, wide)
+
+
+@functools.cache
+def _tried_apart(device: torch.device, dtype: torch.dtype, wide: int) -> bool:
+    """Whether it works with keys of so many channels: which GPUs, versions and sizes it takes is in no table."""
+    with warnings.catch_warnings(), torch.inference_mode(), sdpa_kernel(APART):
+        warnings.simplefilter("ignore")  # torch says why it cannot
+        rows, values = (torch.zeros(1, 1, 128, channels, device=device, dtype=dtype) for channels in (wide, VALUES))
+        try:
+            scaled_dot_product_attention(rows, rows, values, scale=1.0)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _bias(table_LC: Tensor, size: int, cropped: bool) -> Tensor:

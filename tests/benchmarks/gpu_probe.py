@@ -20,6 +20,7 @@ from hela_store.base.rng import generator
 from hela_store.sam.build import random_sam
 from hela_store.sam.devices import free_memory, out_of_memory, repeatable, synchronize
 from hela_store.sam.encoder import encode, preprocess, whole_embedding
+from hela_store.sam.fast_encoder import VALUES
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps
@@ -51,7 +52,7 @@ def rate(call: Callable[[], object], device: torch.device, repeat: int) -> float
 
 
 def attention(device: torch.device, small: bool) -> None:
-    """Time every backend on rows as they are and padded to multiples of 8 channels."""
+    """Time every backend on rows as they are and padded to multiples of 8 channels, and on values of 128 channels."""
     torch.manual_seed(0)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for name, (rows, length, channels, more) in SHAPES.items():
@@ -59,24 +60,25 @@ def attention(device: torch.device, small: bool) -> None:
             width = channels + more
             q, k, v = (torch.randn(1, rows, length, width, device=device, dtype=dtype) / width**0.25 for _ in range(3))
             v[..., channels:] = 0
-            exact = torch.softmax(q[0, :2].double() @ k[0, :2].double().mT, -1) @ v[0, :2].double()
-            for padded in sorted({width, -(-width // 8) * 8}):
-                rows_q, rows_k, rows_v = (pad(part, (0, padded - width)) for part in (q, k, v))
+            exact = torch.softmax(q[0, :2].double() @ k[0, :2].double().mT, -1) @ v[0, :2, :, :channels].double()
+            even = -(-width // 8) * 8
+            for padded, values in sorted({(width, width), (even, even), (even, min(even, VALUES))}):
+                rows_q, rows_k = (pad(part, (0, padded - width)) for part in (q, k))
+                rows_v = pad(v[..., :channels], (0, values - channels))
                 attend = partial(scaled_dot_product_attention, rows_q, rows_k, rows_v, scale=1.0)
                 for backend in BACKENDS:
                     if backend == "MATH" and length == 4096:
                         continue  # tens of GiB
+                    what = f"{dtype} {name}, {padded} channels, values {values}, {backend}"
                     with sdpa_kernel(getattr(SDPBackend, backend)):
                         try:
                             found = attend()
                             each = 1e3 / rate(attend, device, 10)
                         except RuntimeError as error:
-                            print(
-                                f"{dtype} {name}, {padded} channels, {backend}: no ({str(error).splitlines()[0][:60]})"
-                            )
+                            print(f"{what}: no ({str(error).splitlines()[0][:60]})")
                             continue
-                    off = float((found[0, :2, :, :width].double() - exact).norm() / exact.norm())
-                    print(f"{dtype} {name}, {padded} channels, {backend}: {each:.2f} ms, error {off:.1e}", flush=True)
+                    off = float((found[0, :2, :, :channels].double() - exact).norm() / exact.norm())
+                    print(f"{what}: {each:.2f} ms, error {off:.1e}", flush=True)
 
 
 def encoder(name: str, device: torch.device, small: bool) -> None:

@@ -1,7 +1,10 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
+from torch.nn.attention import SDPBackend
 
 from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
 from hela_store.sam import fast_encoder as forward
@@ -72,6 +75,57 @@ def test_rows_of_half_precision_are_padded_for_a_gpu_and_mean_the_same(
     stock, same, half, padded = found
     assert torch.equal(same, stock)
     assert (padded - half).norm() <= 2e-3 * half.norm() and (padded - stock).norm() <= 2e-2 * stock.norm()
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """Attend as on a GPU, by a kernel of a CPU that takes values of another length; note the channels of q, k and v."""
+    monkeypatch.setattr(forward, "IN_PARTS", ())
+    monkeypatch.setattr(forward, "PADDED", ("cpu",))
+    monkeypatch.setattr(forward, "APART", SDPBackend.MATH)
+    seen, real = list[tuple[int, ...]](), torch.nn.functional.scaled_dot_product_attention
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        seen.append((q.shape[-1], k.shape[-1], v.shape[-1]))
+        out: torch.Tensor = real(q, k, v, scale=scale)
+        return out
+
+    monkeypatch.setattr(forward, "scaled_dot_product_attention", attend)
+    forward._tried_apart.cache_clear()
+    yield seen
+    forward._tried_apart.cache_clear()
+
+
+def global_attention() -> tuple[Attention, torch.Tensor]:
+    """Return attention over 64 x 64 positions with heads as of ViT-B, and tokens for it."""
+    torch.manual_seed(0)
+    attention = Attention(64, 1, use_rel_pos=True, input_size=(64, 64)).requires_grad_(False)
+    wake(attention)
+    return attention, torch.randn(1, 64, 64, 64)
+
+
+def test_values_are_as_long_as_keys_only_for_kernels_that_want_it(
+    apart: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, x_BHWC = global_attention()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = forward._attention(attention, x_BHWC, 0, cropped=False)
+        assert apart == [(192, 192, 128)] * 2  # the first one was tried
+        apart.clear()
+        monkeypatch.setattr(forward, "APART", SDPBackend.CUDNN_ATTENTION)  # which a CPU does not have
+        forward._tried_apart.cache_clear()
+        expected = forward._attention(attention, x_BHWC, 0, cropped=False)
+        assert apart == [(192, 192, 128), (192, 192, 192)]
+    assert (found - expected).norm() <= 2e-3 * expected.norm()
+
+
+def test_float32_and_what_learns_keep_values_as_long_as_keys(apart: list[tuple[int, ...]]) -> None:
+    attention, x_BHWC = global_attention()
+    x_BHWC = x_BHWC[:, :, :48]  # fewer positions are enough
+    forward._attention(attention, x_BHWC, 0, cropped=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        forward._attention(attention, x_BHWC.requires_grad_(), 0, cropped=False)
+    assert len(apart) == 2 and all(len(set(channels)) == 1 for channels in apart)
 
 
 def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
