@@ -38,6 +38,7 @@ from hela_store.training.trainer import (
     Trainer,
     Training,
     Verdict,
+    adamw,
     open_run,
 )
 
@@ -216,7 +217,7 @@ class _Validation:
 def _new_training(config: UnetConfig) -> Training[nn.Module]:
     torch.manual_seed(config.seed)
     network = new_network().to(pick_device(config.device))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
+    optimizer = adamw(list(network.parameters()), lr=config.lr, weight_decay=0.01)
     return Training(network=network, optimizer=optimizer)
 
 
@@ -236,7 +237,7 @@ class _Task:
 
     validation: _Validation
 
-    def learn(self, network: nn.Module, batch: Batch) -> float:
+    def learn(self, network: nn.Module, batch: Batch) -> Tensor:
         device = next(network.parameters()).device
         weight = torch.tensor([1.0, 1.0, BORDER_WEIGHT], device=device)
         image, classes = (part.to(device) for part in batch)
@@ -244,10 +245,14 @@ class _Task:
         total = summed_cross_entropy(network(image), classes, weight)
         counted = (classes != IGNORED).sum() + (BORDER_WEIGHT - 1) * (classes == BORDER).sum()
         loss = total / counted.clamp(min=1)
-        if not torch.isfinite(loss):
-            raise NotFinite(f"the U-Net's loss became {float(loss.detach())}")
         loss.backward()
-        return float(loss.detach())
+        return loss.detach()[None]
+
+    def loss(self, batch: Batch, values: list[float]) -> float:
+        (loss,) = values
+        if not math.isfinite(loss):
+            raise NotFinite(f"the U-Net's loss became {loss}")
+        return loss
 
     def validate(self, network: nn.Module) -> Verdict:
         score = self.validation.score(network, [USUAL])[0]

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hela_store.base.progress import Progress, silent
 from hela_store.evaluation.leaks import check_twins
@@ -23,7 +24,7 @@ from hela_store.store.store import Store
 from hela_store.training.data import training_variants
 from hela_store.training.schedule import learning_rate
 from hela_store.training.settings import deciding, same_training, training_config
-from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, open_run
+from hela_store.training.trainer import STATE, NotFinite, Plan, Trainer, Training, Verdict, adamw, open_run
 
 from .box_scores import FramePairs, best_confidence, count
 from .config import DetectorConfig
@@ -152,7 +153,7 @@ def new_training(views: DetectionViews, config: DetectorConfig) -> Training[Grid
     else:
         head = GridHead(views.typical_side(), config.width or WIDTH)
     head = head.to(pick_device(config.device))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = adamw(list(head.parameters()), lr=config.lr, weight_decay=config.weight_decay)
     return Training(network=head, optimizer=optimizer)
 
 
@@ -177,17 +178,22 @@ class HeadTask:
     store: Store
     frames: Sequence[str]
 
-    def learn(self, network: GridHead, batch: Batch) -> float:
-        """Add the gradients of the loss on a batch of views; return the loss."""
+    def learn(self, network: GridHead, batch: Batch) -> Tensor:
+        """Add the gradients of the loss on a batch of views; return the loss, (1,)."""
         device = next(network.parameters()).device
         embedding, truth, boxes = batch
         loss = head_loss(
             network(embedding.to(device)), {name: value.to(device) for name, value in truth.items()}, boxes
         )
-        if not torch.isfinite(loss):
-            raise NotFinite(f"the detector's loss became {float(loss.detach())}")
         loss.backward()
-        return float(loss.detach())
+        return loss.detach()[None]
+
+    def loss(self, batch: Batch, values: list[float]) -> float:
+        """Return what :meth:`learn` returned."""
+        (loss,) = values
+        if not math.isfinite(loss):
+            raise NotFinite(f"the detector's loss became {loss}")
+        return loss
 
     def validate(self, network: GridHead) -> Verdict:
         """Return the F1 at the best confidence."""

@@ -89,7 +89,9 @@ class ConvLowRank(LowRank):
         mean_BR = u_BHWR.mean((1, 2))
         scores_BE = linear(mean_BR, self.gate)
         if self.training and self.noise is not None:
-            scores_BE = scores_BE + self.noise.to(scores_BE.device) * softplus(linear(mean_BR, self.spread))
+            scores_BE = scores_BE + self.noise.to(scores_BE.device, non_blocking=True) * softplus(
+                linear(mean_BR, self.spread)
+            )
         shares_BE = scores_BE.float().softmax(1)
         out = []
         for u_HWR, shares_E in zip(u_BHWR, shares_BE, strict=True):

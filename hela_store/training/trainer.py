@@ -9,8 +9,9 @@ is never half written and never unpickled.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,12 @@ def _restore(path: Path, optimizer: torch.optim.Optimizer, parts: dict[str, Tens
 
 def _damaged(path: Path, error: Exception) -> RunError:
     return RunError(f"{path} is damaged ({error}); delete {path.parent} and start the run again")
+
+
+def adamw(parameters: Sequence[Tensor], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW for parameters of one device; on a GPU a step is few kernels, where it would be some for each."""
+    fused = True if parameters[0].device.type == "cuda" else None
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
 
 
 def open_run(
@@ -276,8 +283,12 @@ class NotFinite(Exception):
 class Task(Protocol[AnyNetwork, Batch]):
     """Task of a training: what a network learns, and how it is judged."""
 
-    def learn(self, network: AnyNetwork, batch: Batch) -> float:
-        """Add the gradients of one step's loss and return the loss; :class:`NotFinite` if it is not finite."""
+    def learn(self, network: AnyNetwork, batch: Batch) -> Tensor:
+        """Add the gradients of one step's loss; return what :meth:`loss` reads, (N,), and do not wait for a GPU."""
+        ...
+
+    def loss(self, batch: Batch, values: list[float]) -> float:
+        """Return the loss from the values that :meth:`learn` returned; :class:`NotFinite` if it is not finite."""
         ...
 
     def validate(self, network: AnyNetwork) -> Verdict:
@@ -387,11 +398,14 @@ class Trainer(Generic[Network, Batch]):
             group["lr"] = self.plan.rate(state.step)
         state.optimizer.zero_grad()
         try:
-            loss = self.task.learn(state.network, batch)
+            learned = self.task.learn(state.network, batch).detach()
             parameters = [value for value in state.network.parameters() if value.requires_grad]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip)
-            if not torch.isfinite(norm):
-                raise NotFinite(f"the gradient became {float(norm)}", self.task.where(batch))
+            clipped = torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip)
+            # all at once, and after all of the step: a GPU is waited for here
+            *values, norm = torch.cat([learned, clipped.to(learned)[None]]).tolist()
+            loss = self.task.loss(batch, values)
+            if not math.isfinite(norm):
+                raise NotFinite(f"the gradient became {norm}", self.task.where(batch))
         except NotFinite as found:
             self._save()
             where = f" ({found.where})" if found.where else ""

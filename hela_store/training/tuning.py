@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from hela_store.evaluation.scores import PromptScore
 from hela_store.sam.adapters import learned, set_learned
@@ -17,7 +19,7 @@ from .learner import Learner
 from .loading import load
 from .schedule import learning_rate
 from .step import step_loss
-from .trainer import NotFinite, Training, Verdict
+from .trainer import NotFinite, Training, Verdict, adamw
 
 if TYPE_CHECKING:
     from .config import FinetuneConfig
@@ -35,7 +37,7 @@ def rate(config: FinetuneConfig, step: int) -> float:
 def new_tuning(learner: Learner, config: FinetuneConfig) -> Training[Learner]:
     """Return the state at the beginning of a run; only the parameters that learn are kept in it."""
     how = config.optimiser
-    optimizer = torch.optim.AdamW(list(learned(learner).values()), lr=how.lr, weight_decay=how.weight_decay)
+    optimizer = adamw(list(learned(learner).values()), lr=how.lr, weight_decay=how.weight_decay)
     return Training(network=learner, optimizer=optimizer, read=learned, write=set_learned, ema=config.optimiser.ema)
 
 
@@ -62,20 +64,26 @@ class TuningTask:
     config: FinetuneConfig
     score: Callable[[Learner], PromptScore] | None = None
 
-    def learn(self, network: Learner, batch: Views) -> float:
-        """Add the gradients of the mean loss over the cells of each view; return the mean over views."""
-        total = 0.0
+    def learn(self, network: Learner, batch: Views) -> Tensor:
+        """Add the gradients of the mean loss over the cells of each view; return the losses and the mean of each."""
+        found = list[Tensor]()
         for view in batch:
             network.draw_noise(self.config.seed, view.step)
             seen = replace(view, embedding=network.embed(view.embedding.to(network.device, non_blocking=True)))
             losses, _ = step_loss(network.decoder, seen, self.config)
             loss = losses.mean() / len(batch)
-            # all at once, because a GPU is waited for here
-            *each, mean = torch.cat([losses.detach(), loss.detach()[None]]).tolist()
+            loss.backward()
+            found += [losses.detach(), loss.detach()[None]]
+        return torch.cat(found)
+
+    def loss(self, batch: Views, values: list[float]) -> float:
+        """Return the mean over views of what :meth:`learn` returned."""
+        total, left = 0.0, iter(values)
+        for view in batch:
+            each, mean = list(islice(left, len(view.cells))), next(left)
             wrong = [cell for cell, value in zip(view.cells, each, strict=True) if not math.isfinite(value)]
             if wrong:
                 raise NotFinite(f"the loss became {sum(each)}", _named(view.view, wrong))
-            loss.backward()
             total += mean
         return total
 

@@ -104,7 +104,7 @@ def test_a_device_computes_the_loss_that_a_cpu_does_and_can_repeat_it(store: Sto
         head = new_training(views, config).network.train()
         with repeatable(where), Operators() as used:
             (batch,) = views.batches(range(1), config.batch, 0)
-            found[where] = task.learn(head, batch)
+            found[where] = float(task.learn(head, batch))
         assert "convolution_backward" in used.names and not used.names & UNREPEATABLE
     assert found[device] == pytest.approx(found[torch.device("cpu")], rel=1e-3)
 

@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from on_device import SLOW_ON_CPU, UNREPEATABLE, Operators, straight_and_resumed, waits
+from on_device import SLOW_ON_CPU, UNREPEATABLE, Operators, never_waits, straight_and_resumed, waits
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.sam import resize
 from hela_store.sam.devices import repeatable
 from hela_store.store.store import Store
+from hela_store.training import step as step_module
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.data import TrainingSteps
 from hela_store.training.finetune import finetune, resolve, source_of
 from hela_store.training.learner import Learner, new_learner
-from hela_store.training.step import step_loss
+from hela_store.training.step import step_loss, training_windows
+from hela_store.training.trainer import Plan, Trainer
 from hela_store.training.tuning import TuningTask, new_tuning
 
 DECODER = {"steps": 4, "cells": 3, "workers": 0, "window": 8, "refine": 0.0, "clicks": 1}
@@ -33,6 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 SLOW = pytest.mark.slow
+PLAN = Plan(what="fit", steps=3, rate=lambda step: 1e-3, clip=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +113,36 @@ def test_steps_end_in_the_same_bits_twice_and_resumed(
     assert all(torch.equal(value, resumed[name].to(value.device)) for name, value in straight.items())
 
 
-@pytest.mark.parametrize("way", ["box", "point, all masks", "mask"])
-def test_a_step_waits_for_the_gpu_once_for_the_loss_of_a_view(trunk: Path, device: torch.device, way: str) -> None:
+@pytest.mark.parametrize("way", ["box", "point, all masks", "mask", pytest.param("conv", marks=SLOW)])
+def test_a_step_waits_for_the_gpu_once_behind_all_of_it(trunk: Path, device: torch.device, way: str) -> None:
     tuning = Tuning(trunk, device, **WAYS[way])
-    learner, (first, second) = tuning.learner(), tuning.steps(range(2))
+    learner, (first, second, third) = tuning.learner(), tuning.steps(range(3))
+    trainer = Trainer(state=new_tuning(learner, tuning.config), plan=PLAN, task=tuning.task, folder=None)
     with repeatable(device):
-        tuning.task.learn(learner, first)
-        with waits(device) as found:
+        trainer._step(first)
+        with never_waits(device):
             tuning.task.learn(learner, second)
+        with waits(device) as found:
+            trainer._step(third)
     assert len(found) <= 1, found
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("way", ["box", "point, all masks", "mask"])
+def test_a_step_reads_no_value_and_mixes_no_devices(trunk: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a step with tensors that have a device and a shape but no values: whoever asks for one is told so."""
+    tuning = Tuning(trunk, torch.device("cpu"), **WAYS[way])
+    learner, (views,) = tuning.learner(), tuning.steps(range(1))
+    (view,), window = views, tuning.config.prompts.window
+    assert window is not None
+    sizes = training_windows(view.prompts, view.truth, view.labels, window)  # on the CPU, before the GPU is asked
+    monkeypatch.setattr(step_module, "training_windows", lambda *_: sizes)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: loss)  # which wants a device that is there
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = tuning.task.learn(learner.to("cuda"), views)
+        assert (found.device.type, found.shape) == ("cuda", (len(view.cells) + 1,))
+        with pytest.raises(DataDependentOutputException):
+            found.sum().item()
 
 
 @pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)

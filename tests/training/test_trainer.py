@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hela_store.base.progress import silent
 from hela_store.errors import RunError
@@ -22,6 +24,7 @@ from hela_store.training.trainer import (
     Trainer,
     Training,
     Verdict,
+    adamw,
     load_training,
     open_run,
     save_training,
@@ -39,14 +42,18 @@ class Task:
     scores: list[float]
     poisoned: int = -1
 
-    def learn(self, network: nn.Module, batch: tuple[int, Tensor]) -> float:
+    def learn(self, network: nn.Module, batch: tuple[int, Tensor]) -> Tensor:
         assert network.training
         number, x = batch
-        loss = (network(x) - 1).square().mean()
-        if number == self.poisoned:
-            raise NotFinite("the loss became nan", self.where(batch))
+        loss = (network(x) - 1).square().mean() * (float("nan") if number == self.poisoned else 1)
         loss.backward()
-        return float(loss.detach())
+        return loss.detach()[None]
+
+    def loss(self, batch: tuple[int, Tensor], values: list[float]) -> float:
+        (loss,) = values
+        if math.isnan(loss):
+            raise NotFinite("the loss became nan", self.where(batch))
+        return loss
 
     def validate(self, network: nn.Module) -> Verdict:
         assert not network.training
@@ -153,6 +160,12 @@ def test_an_interrupted_training_ends_in_the_same_weights(
     for mine, theirs in ((resumed.weights(), whole.weights()), (resumed.best, whole.best), (resumed.mean, whole.mean)):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert bool(resumed.mean) == bool(ema)
+
+
+def test_adamw_is_one_kernel_on_a_gpu_and_as_it_was_on_a_cpu() -> None:
+    assert adamw([nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.0).defaults["fused"] is None
+    with FakeTensorMode(), torch.device("cuda"):
+        assert adamw([nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.5).defaults["fused"] is True
 
 
 def test_a_loss_or_gradient_that_is_not_finite_stops_at_the_last_good_weights(tmp_path: Path) -> None:
