@@ -60,9 +60,13 @@ class Pipeline:
 
     def __init__(self, store: Store, sam: LoadedSam, *, compiled: bool = False, readers: int = 0) -> None:
         self._store, self._encoder, self._compiled, self._readers = store, sam.encoder, compiled, readers
-        self._device = next(sam.encoder.parameters()).device
         self._frames = Frames(store)
         self._room = Room()
+
+    @property
+    def _fast(self) -> bool:
+        """Whether the encoder is faster than one batch can be written."""
+        return next(self._encoder.parameters()).device.type in AHEAD
 
     @cached_property
     def _labelled(self) -> set[str]:
@@ -95,7 +99,7 @@ class Pipeline:
             ahead = deque[Future[Read]]()
             encoding = deque[tuple[Group, Warped, Fetch]]()
             writing = deque[Future[list[str]]]()
-            coming, fast = iter(work), self._device.type in AHEAD
+            coming = iter(work)
 
             def read_on(count: int) -> None:
                 for group, todo in islice(coming, count):
@@ -118,7 +122,7 @@ class Pipeline:
             def hand_over() -> Iterator[str]:
                 (group, todo), warped, fetch = encoding.popleft()
                 found = dict(zip((view.view for view in group), fetch().numpy(), strict=True))
-                most = 1 + WRITERS // len(group) if fast else 1
+                most = 1 + WRITERS // len(group) if self._fast else 1
                 while writing and (len(writing) >= most or writing[0].done()):
                     yield from writing.popleft().result()
                 writing.append(write(todo, found, warped))
@@ -128,7 +132,7 @@ class Pipeline:
                 pixels, warped = outcome(ahead.popleft())
                 read_on(1)
                 encoding.append(((group, todo), warped, self._encode(pixels)))
-                if not fast or len(encoding) > 1:
+                if not self._fast or len(encoding) > 1:
                     yield from hand_over()
             while encoding:
                 yield from hand_over()

@@ -27,8 +27,8 @@ from hela_store.training.finetune import finetune
 from stores import chunks
 
 ON_BOTH = pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
-CLOSE = 5e-3
-"""Largest relative error of a stored embedding between devices; float16 alone gives 3e-4."""
+CLOSE = 1e-3
+"""Largest relative error of a stored embedding between devices; float16 alone gives 3e-4, TF32 would give 3e-3."""
 EMBED = """
 import sys
 import torch

@@ -1,15 +1,19 @@
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch.nn.attention import SDPBackend
 
+from hela_store.base.rng import generator
+from hela_store.integrity.verify import ENCODER_TOLERANCE
 from hela_store.recipe.recipe import BLOCKS, TOKEN_WIDTH
 from hela_store.sam import fast_encoder as forward
+from hela_store.sam.encoder import encode
 from hela_store.sam.fast_encoder import drop_trunk, image_embedding, normalise_input, tail_embedding, trunk_tokens
-from hela_store.sam.nano import build_nano
+from hela_store.sam.nano import build_nano, load_nano
 
 
 def wake(module: torch.nn.Module) -> None:
@@ -137,6 +141,18 @@ def test_nano_has_sams_interface_and_its_own_forward_agrees() -> None:
         expected, found = nano.image_encoder(image), image_embedding(nano.image_encoder, image)
     assert expected.shape == (1, 256, 64, 64)
     assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+
+
+@pytest.mark.slow
+def test_two_ways_of_attention_are_closer_than_verify_asks_of_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_nano().image_encoder.requires_grad_(False)
+    grey = (generator("views").random((1, 64, 64)) * 255).astype(np.float32)
+    parts = [encode(encoder, grey, precision) for precision in ENCODER_TOLERANCE]
+    monkeypatch.setattr(forward, "IN_PARTS", ())  # as on a GPU
+    monkeypatch.setattr(forward, "PADDED", ("cpu",))
+    for part, (precision, limit) in zip(parts, ENCODER_TOLERANCE.items(), strict=True):
+        found = encode(encoder, grey, precision)
+        assert 0 < (found - part).norm() / part.norm() < limit / 3
 
 
 @pytest.mark.parametrize("cuts", [(1, 6, 11), pytest.param(tuple(range(1, 12)), marks=pytest.mark.slow)], ids=len)

@@ -138,6 +138,7 @@ def test_a_step_reads_no_value_and_mixes_no_devices(trunk: Path, way: str, monke
     sizes = training_windows(view.prompts, view.truth, view.labels, window)  # on the CPU, before the GPU is asked
     monkeypatch.setattr(step_module, "training_windows", lambda *_: sizes)
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: loss)  # which wants a device that is there
+    monkeypatch.setattr(resize, "_weights", resize._weights.__wrapped__)  # which would keep such tensors for others
     with FakeTensorMode(allow_non_fake_inputs=True):
         found = tuning.task.learn(learner.to("cuda"), views)
         assert (found.device.type, found.shape) == ("cuda", (len(view.cells) + 1,))
