@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -96,36 +96,20 @@ class Pipeline:
             ThreadPoolExecutor(1) as committer,
             ThreadPoolExecutor(WRITERS) as pool,
         ):
+            writing = _Writing(self._store, commit or self._store.commit, committer, pool)
             ahead = deque[Future[Read]]()
             encoding = deque[tuple[Group, Warped, Fetch]]()
-            writing = deque[Future[list[str]]]()
             coming = iter(work)
 
             def read_on(count: int) -> None:
                 for group, todo in islice(coming, count):
                     ahead.append(reader(group, self._varied(todo)))
 
-            def write(todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> Future[list[str]]:
-                before = writing[-1] if writing else None
-                truths = [pool.submit(self._store.truths.write, view.view, view.row, *truth) for view, truth in warped]
-                entries = [pool.submit(write_view, self._store, view, found[view.view]) for view in todo]
-
-                def committed() -> list[str]:
-                    if before is not None:
-                        before.result()  # nothing is committed after a batch that could not be
-                    durable = [[part.result() for part in parts] for parts in (entries, truths)]
-                    (commit or self._store.commit)(*durable)
-                    return [view.view for view in todo]
-
-                return committer.submit(committed)
-
             def hand_over() -> Iterator[str]:
                 (group, todo), warped, fetch = encoding.popleft()
                 found = dict(zip((view.view for view in group), fetch().numpy(), strict=True))
-                most = 1 + WRITERS // len(group) if self._fast else 1
-                while writing and (len(writing) >= most or writing[0].done()):
-                    yield from writing.popleft().result()
-                writing.append(write(todo, found, warped))
+                yield from writing.wait(1 + WRITERS // len(group) if self._fast else 1)
+                writing.begin(todo, found, warped)
 
             read_on(self._readers or 1)
             for group, todo in work:
@@ -136,8 +120,7 @@ class Pipeline:
                     yield from hand_over()
             while encoding:
                 yield from hand_over()
-            while writing:
-                yield from writing.popleft().result()
+            yield from writing.wait(1)
 
     def _encode(self, pixels: npt.NDArray[np.float32]) -> Fetch:
         how, arrays = self._store.recipe.encoder, self._store.recipe.arrays
@@ -154,6 +137,40 @@ class Pipeline:
     def _varied(self, todo: list[ViewRecord]) -> list[ViewRecord]:
         """Return the variants whose labels are not stored yet."""
         return [view for view in todo if view.variant and view.view not in self._labelled]
+
+
+class _Writing:
+    """Batches that are being written at once; they are committed in their order.
+
+    Parameters
+    ----------
+    store, commit : as of :class:`Pipeline`
+    committer : of one thread
+    pool : writes chunks
+    """
+
+    def __init__(self, store: Store, commit: Commit, committer: Executor, pool: Executor) -> None:
+        self._store, self._commit, self._committer, self._pool = store, commit, committer, pool
+        self._batches = deque[Future[list[str]]]()
+
+    def begin(self, todo: list[ViewRecord], found: dict[str, FloatArray], warped: Warped) -> None:
+        """Begin to write what is to do of a batch, and the labels of its variants."""
+        before = self._batches[-1] if self._batches else None
+        truths = [self._pool.submit(self._store.truths.write, view.view, view.row, *truth) for view, truth in warped]
+        entries = [self._pool.submit(write_view, self._store, view, found[view.view]) for view in todo]
+
+        def committed() -> list[str]:
+            if before is not None:
+                before.result()  # nothing is committed after a batch that could not be
+            self._commit([entry.result() for entry in entries], [truth.result() for truth in truths])
+            return [view.view for view in todo]
+
+        self._batches.append(self._committer.submit(committed))
+
+    def wait(self, most: int) -> Iterator[str]:
+        """Wait until fewer than ``most`` batches are being written; yield the ids of what was committed."""
+        while self._batches and (len(self._batches) >= most or self._batches[0].done()):
+            yield from self._batches.popleft().result()
 
 
 def write_view(store: Store, view: ViewRecord, embedding: FloatArray) -> Entry:

@@ -19,6 +19,8 @@ from .fast_encoder import image_embedding, normalise_input, trunk_tokens
 from .modeling import ImageAttention, ImageEncoderViT
 from .tiny_vit import TinyViT
 
+PREPARED_BEFORE = ("mps",)
+"""Devices for which a CPU resizes views: with older versions of torch an Apple GPU cannot resize with antialiasing."""
 Fetch = Callable[[], Tensor]
 """Waits for a device and returns what it computed, on the CPU."""
 
@@ -153,18 +155,20 @@ def _encode(
 ) -> Fetch:
     forward = _compiled_forward() if compiled else _forward
     device = next(encoder.parameters()).device
-    x_BCHW = preprocess(_on_device(torch.as_tensor(views, dtype=torch.float32), device))
+    x_BCHW = _prepared(torch.as_tensor(views, dtype=torch.float32), device)
     half = getattr(torch, precision)
     with ieee(device), torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
         embedding = forward(encoder, x_BCHW, cut)
     return _begin_fetch(embedding.float(), getattr(torch, stored))
 
 
-def _on_device(views: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda" or views.device.type != "cpu":
-        return views.to(device)
-    # a copy from pageable memory would wait until the GPU has done the work before it
-    return views.pin_memory().to(device, non_blocking=True)
+def _prepared(views: Tensor, device: torch.device) -> Tensor:
+    if device.type in PREPARED_BEFORE:
+        return preprocess(views.cpu()).to(device)
+    if device.type == "cuda" and views.device.type == "cpu":
+        # a copy from pageable memory would wait until the GPU has done the work before it
+        return preprocess(views.pin_memory().to(device, non_blocking=True))
+    return preprocess(views.to(device))
 
 
 def _begin_fetch(embedding: Tensor, dtype: torch.dtype) -> Fetch:

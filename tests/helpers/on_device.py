@@ -84,6 +84,19 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Places(TorchDispatchMode):
+    """Notes on which devices an operator is called, by the device of its first argument."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.devices = name, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == self.name:
+            self.devices.add(args[0].device.type)
+        return func(*args, **(kwargs or {}))
+
+
 def straight_and_resumed(
     store: Path,
     make: Callable[[], Training[Any]],

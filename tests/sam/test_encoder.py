@@ -3,11 +3,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from on_device import Places
 from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
+from hela_store.sam import encoder as encoder_module
 from hela_store.sam.decoder import build_decoder
 from hela_store.sam.devices import Room
 from hela_store.sam.encoder import encode, preprocess
@@ -44,6 +46,16 @@ def test_the_padding_is_the_mean_colour(tiny):
     assert out.shape == (2, 3, 1024, 1024)
     assert not out[:, :, 512:].any()
     assert torch.allclose(out[0, :, 0, 0], (7 - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD))
+
+
+def test_a_cpu_resizes_for_devices_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey, where = torch.from_numpy(views(1, 48, 64)), torch.device("meta")  # which has no values
+    for before, expected in (((), "meta"), (("meta",), "cpu")):
+        monkeypatch.setattr(encoder_module, "PREPARED_BEFORE", before)
+        with Places("_upsample_bilinear2d_aa") as resized:
+            found = encoder_module._prepared(grey, where)
+        assert (found.device, tuple(found.shape)) == (where, (1, 3, 1024, 1024))
+        assert resized.devices == {expected}
 
 
 def test_a_view_of_1024_px_is_not_resampled():
