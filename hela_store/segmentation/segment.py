@@ -32,7 +32,7 @@ from hela_store.datasets.frame import frame_digest
 from hela_store.datasets.listing import find_images
 from hela_store.datasets.pixels import Plane, probe, read_image
 from hela_store.detection.detections import Detections
-from hela_store.detection.generic import GENERIC_ENCODER
+from hela_store.detection.generic import FINER, GENERIC_ENCODER
 from hela_store.detection.rows import PLAIN_SCHEMA, from_rows, plain_rows
 from hela_store.errors import DatasetError, RunError
 from hela_store.images.geometry import Rect, tile_rectangles
@@ -167,6 +167,7 @@ class _Source:
     recipe: Recipe
     prompts: DetectedConfig
     calibration: str
+    finer: int
     load: Callable[[], Segmenter]
 
 
@@ -176,14 +177,15 @@ def _of_store(store: Store, config: SegmentConfig, progress: Progress) -> _Sourc
         raise RunError(f"run {prompts.detector.id} holds detections of stored frames; new frames take a detector")
     load = partial(load_segmenter, store, prompts, cache_dir=config.cache_dir, progress=progress)
     calibration = shipped_calibration(store, prompts.config)[1]
-    return _Source(recipe=store.recipe, prompts=prompts.config, calibration=calibration, load=load)
+    return _Source(recipe=store.recipe, prompts=prompts.config, calibration=calibration, finer=0, load=load)
 
 
 def _generic(config: SegmentConfig) -> _Source:
     prompts = resolve_generic(config.prompts)
     load = partial(load_generic_segmenter, prompts)
     calibration = "none, so no cell is flagged as doubtful"
-    return _Source(recipe=default_recipe(GENERIC_ENCODER), prompts=prompts, calibration=calibration, load=load)
+    recipe = default_recipe(GENERIC_ENCODER)
+    return _Source(recipe=recipe, prompts=prompts, calibration=calibration, finer=FINER, load=load)
 
 
 def _segment_into(
@@ -273,7 +275,9 @@ def _near(items: list[Item]) -> Near:
 
 def _settings(source: _Source) -> dict[str, Any]:
     recipe = source.recipe
-    about = {"encoder": encoder_key(recipe), "tile": recipe.views.tile, "overlap": recipe.views.overlap}
+    about: dict[str, Any] = {"encoder": encoder_key(recipe), "tile": recipe.views.tile, "overlap": recipe.views.overlap}
+    if source.finer:
+        about["finer_tile"] = source.finer
     return about | {name: value for name, value in asdict(source.prompts).items() if name not in ("split", "device")}
 
 

@@ -21,7 +21,7 @@ from hela_store.detection.generic import load_generic_head
 from hela_store.detection.head import GridHead
 from hela_store.detection.propose import detect_frame
 from hela_store.errors import RunError
-from hela_store.images.geometry import auto_tile
+from hela_store.images.geometry import Rect, view_scale
 from hela_store.predictor.frame import Encode, EncodedFrame, encode_tile
 from hela_store.predictor.load import default_recipe, tiled
 from hela_store.recipe.recipe import Recipe
@@ -55,7 +55,8 @@ class Segmenter:
     threshold : score from which a detection counts
     form : what of a detection the decoder is given
     window : positions along each side that a prompt reads at least
-    chooses_tile : whether a frame is looked at again in smaller tiles where its cells are small in those of ``recipe``
+    finer : side of the tiles, px, in which a frame is looked at again if its cells are small in those of ``recipe``; 0
+        for never
     """
 
     recipe: Recipe
@@ -66,7 +67,7 @@ class Segmenter:
     threshold: float
     form: str
     window: int
-    chooses_tile: bool = False
+    finer: int = 0
 
     def look(
         self, image: npt.NDArray[Any], encode: Encode | None = None, progress: Progress = silent
@@ -81,11 +82,9 @@ class Segmenter:
         """
         frame = EncodedFrame(image, self.recipe, encode or self.encode)
         found = self._found(frame, progress)
-        if self.chooses_tile and len(found):
-            tile = auto_tile(median_side(found), frame.shape)
-            if 0 < tile < self.recipe.views.tile:
-                frame = EncodedFrame(image, tiled(self.recipe, tile), encode or self.encode)
-                found = self._found(frame, progress)
+        if self.finer and are_small(found, frame.tiles[0], self.finer):
+            frame = EncodedFrame(image, tiled(self.recipe, self.finer), encode or self.encode)
+            found = self._found(frame, progress)
         return frame, found
 
     def _found(self, frame: EncodedFrame, progress: Progress) -> Detections:
@@ -120,10 +119,12 @@ class Segmenter:
         return resolve(with_recovered(decode, found, others, frame.shape)[0], frame.shape)
 
 
-def median_side(found: Detections) -> float:
-    """Return the median over detections of the side of a square as large as their box, px."""
-    sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    return float(np.median(np.sqrt(sides.prod(1))))
+def are_small(found: Detections, tile: Rect, finer: int) -> bool:
+    """Whether tiles of side ``finer``, px, would show the detected cells better than one like ``tile`` does."""
+    if not len(found) or max(tile[2:]) <= finer:
+        return False
+    sides = np.sqrt((found.boxes[:, 2:] - found.boxes[:, :2]).prod(1))
+    return float(np.median(sides)) * view_scale(tile) < generic.SMALL
 
 
 def load_segmenter(
@@ -213,7 +214,7 @@ def _load_generic(prompts: DetectedConfig, recipe: Recipe, device: str) -> Segme
         threshold=prompts.threshold,
         form=prompts.form,
         window=prompts.window,
-        chooses_tile=True,
+        finer=generic.FINER,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 from hela_store_cli.main import main
+from scipy import ndimage
 
 import hela_store as hs
 from hela_store.datasets.synthetic import write_sequence
@@ -102,6 +103,22 @@ def test_the_command_works_where_no_store_is_only_if_it_is_told_to(
     assert both.exit_code == 2 and "--generic works without a store" in both.stderr
     run = CliRunner().invoke(main, [*given, "--generic", "--run", "20260101"])
     assert run.exit_code == 1 and "run '20260101' is in a store, and none is given" in run.stderr
+
+
+@pytest.mark.parametrize(("radius", "side"), [(6, 384), (20, 420)])
+def test_frames_of_small_cells_are_seen_in_smaller_tiles(radius: int, side: int) -> None:
+    """A nucleus of 12 px spans two positions of the embedding of a tile of 420 px; both kinds are found."""
+    centres = np.stack(np.meshgrid(*[np.arange(40, 400, 5 * radius)] * 2), -1).reshape(-1, 2)
+    rows, columns = np.mgrid[:420, :420]
+    image = np.full((420, 420), 100.0)
+    for row, column in centres:
+        image[np.hypot(rows - row, columns - column) <= radius] = 1000
+    segmenter = kept_generic_segmenter(resolve_generic(DetectedConfig(device="cpu")))
+    frame, found = segmenter.look(ndimage.gaussian_filter(image, 1.5))
+    assert {max(tile[2:]) for tile in frame.tiles} == {side}
+    label, _ = segmenter.cells(frame, found, [])
+    hit = np.array([label[row, column] for row, column in centres])
+    assert len(np.unique(hit[hit > 0])) > 0.9 * len(centres)
 
 
 def test_without_a_shipped_detector_it_says_so(frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
