@@ -33,6 +33,12 @@ GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
 """Settings of each backend, with their defaults."""
 GRID_ONLY = ("lr", "start", "width", "patience", "variants", "workers")
 YOLO_ONLY = ("batch", "image_size", "weights")
+GROUPS = {
+    "What is trained": ("store", "labels_version", "backend", "steps", "seed"),
+    "Of grid alone": GRID_ONLY,
+    "Of yolo11 alone": YOLO_ONLY,
+}
+"""Options by the heading of the help."""
 
 
 @click.group()
@@ -41,7 +47,9 @@ def detect() -> None:
 
 
 @detect.command(
-    cls=Command, examples=("hela-store detect train -s fluo", "hela-store detect train -s fluo --steps 400 --seed 1")
+    cls=Command,
+    groups=GROUPS,
+    examples=("hela-store detect train -s fluo", "hela-store detect train -s fluo --start generic"),
 )
 @store_option
 @labels_version_option
@@ -55,17 +63,17 @@ def detect() -> None:
 )
 @setting_option(GRID, "steps", "Train for at most N optimiser steps.", type=click.IntRange(1), metavar="N")
 @setting_option(GRID, "seed", "Set the random seed for weights and order.", type=int)
-@setting_option(GRID, "lr", "Set the learning rate at its peak (grid only).", type=float)
+@setting_option(GRID, "lr", "Set the learning rate at its peak.", type=float)
 @setting_option(
     GRID,
     "start",
-    "Start from random weights, or from those of the generic detector that ships with nano (grid only).",
+    "Start from random weights, or from those of the generic detector that ships with nano.",
     type=click.Choice(STARTS),
 )
 @setting_option(
     GRID,
     "width",
-    "Give the network N channels: wider learns more from many cells, and is slower (grid only). [default: 64, or as in "
+    "Give the network N channels: wider learns more from many cells, and is slower. [default: 64, or as in "
     "the weights it starts with]",
     type=click.IntRange(8),
     metavar="N",
@@ -73,26 +81,24 @@ def detect() -> None:
 @setting_option(
     GRID,
     "patience",
-    "Stop after N validations without improvement; 0: never (grid only).",
+    "Stop after N validations without improvement; 0: never.",
     type=click.IntRange(0),
     metavar="N",
 )
 @setting_option(
     GRID,
     "variants",
-    "Train on N augmented variants per view (grid only). [default: all stored]",
+    "Train on N augmented variants per view. [default: all stored]",
     type=click.IntRange(0),
     metavar="N",
 )
-@setting_option(GRID, "workers", "Prepare batches in N processes (grid only).", type=click.IntRange(0), metavar="N")
-@setting_option(YOLO, "batch", "Train on N views per step (yolo11 only).", type=click.IntRange(2), metavar="N")
-@setting_option(
-    YOLO, "image_size", "Resize views to this side, in pixels (yolo11 only).", type=click.IntRange(64), metavar="PX"
-)
+@setting_option(GRID, "workers", "Prepare batches in N processes.", type=click.IntRange(0), metavar="N")
+@setting_option(YOLO, "batch", "Train on N views per step.", type=click.IntRange(2), metavar="N")
+@setting_option(YOLO, "image_size", "Resize views to this side, in pixels.", type=click.IntRange(64), metavar="PX")
 @setting_option(
     YOLO,
     "weights",
-    "Start from the weights in this safetensors file (yolo11 only).",
+    "Start from the weights in this safetensors file.",
     type=click.Path(path_type=Path),
     metavar="FILE",
 )
