@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Encode damaged embeddings again, and nothing else.")
 @click.option("--deep", is_flag=True, help="Also encode a sample of views again and compare.")
 @click.option(
+    "--fast", is_flag=True, help="Check tables, the ledger and a sample of the embeddings, and list no files."
+)
+@click.option(
     "--sample",
     type=click.IntRange(1),
-    default=8,
-    show_default=True,
     metavar="N",
-    help="Encode N views again with --deep.",
+    help="Encode N views again with --deep (8 unless given), or read N embeddings with --fast (64 unless given).",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Draw the same sample again with --fast. [default: random]"
 )
 @variant_options("Check the tokens that `embed --cut K` stored, instead of the embeddings.")
 @device_option
@@ -49,13 +53,17 @@ def _print(report: VerifyReport) -> None:
     if report.unclaimed:
         text = "of an interrupted embed, or of a ledger segment that was lost; `hela-store embed` encodes them again"
         rows.append(("not claimed", f"{report.unclaimed} embeddings without an entry in the ledger: {text}"))
+    if report.sampled is not None:
+        text = f"{report.sampled} embeddings were read, drawn with --seed {report.seed}; the others were not looked at"
+        rows.append(("sample", text))
     if report.worst is not None:
         text = f"{len(report.compared)} views encoded again, largest relative error {report.worst:.2g}"
         rows.append(("deep", f"{text} (allowed {report.tolerance:.2g})"))
     if report.repaired:
         rows.append(("repaired", f"{len(report.repaired)} faults, {report.encoded} views encoded again"))
     wrong = f"{len(report.faults)} faults; --repair mends all but runs, which have to be made again"
-    echo_facts([*rows, ("verdict", "whole: every file is as it was committed" if report.whole else wrong)])
+    seen = "every file" if report.sampled is None else "what was looked at"
+    echo_facts([*rows, ("verdict", f"whole: {seen} is as it was committed" if report.whole else wrong)])
     if report.faults:
         click.echo()
         columns = ["kind", "path", "frame", "tile", "note"]

@@ -21,7 +21,7 @@ from hela_store.embedding.record import DECODER_FILE, RECORD_FILE, decoder_fault
 from hela_store.errors import BucketError, StoreError
 from hela_store.store.arrays import COORDINATES
 from hela_store.store.ledger import Entry, view_digest
-from hela_store.store.records import ViewRecord
+from hela_store.store.records import FrameRecord, ViewRecord
 from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
@@ -83,16 +83,21 @@ def file_faults(store: Store) -> Iterator[Fault]:
         return
     has_sums = store.frames_table()["image_xxh3"].null_count < len(store.frames_table())
     if has_sums and not (store.path / FILE).exists():
-        yield _file(store, store.path / FILE, "it is not there, so that nothing guards ingest/ and plan/")
+        yield file_fault(store, store.path / FILE, "it is not there, so that nothing guards ingest/ and plan/")
     for segment in (*store.ledger().damaged(), *store.truths.ledger.damaged()):
-        yield _file(
+        yield file_fault(
             store, segment, "the ledger segment cannot be read" if segment.exists() else "the ledger segment is lost"
         )
-    for name, check in ((RECORD_FILE, _wrong_record), (DECODER_FILE, decoder_fault)):
-        path, note = store.encoder_folder() / name, _error(partial(check, store))
-        if note and store.ledger().path.exists():
-            yield _file(store, path, note)
+    yield from encoder_faults(store)
     yield from _metadata_faults(store)
+
+
+def encoder_faults(store: Store) -> Iterator[Fault]:
+    """Yield what is wrong with the decoder and the record of the recipe's encoder key."""
+    for name, check in ((RECORD_FILE, _wrong_record), (DECODER_FILE, decoder_fault)):
+        path, note = store.encoder_folder() / name, error_of(partial(check, store))
+        if note and store.ledger().path.exists():
+            yield file_fault(store, path, note)
 
 
 def _wrong_record(store: Store) -> str | None:
@@ -108,17 +113,19 @@ def _plan_faults(store: Store) -> Iterator[Fault]:
     frames, broken = store.frames_table(), False
     sums = dict(zip(frames["frame"].to_pylist(), frames["sha256"].to_pylist(), strict=True))
     for path in sorted((store.path / "plan").glob("*.parquet")):
-        note = _error(partial(_wrong_plan, store, path, sums))
+        note = error_of(partial(_wrong_plan, store, path, sums))
         if note:
             broken = True
-            yield _file(store, path, note)
+            yield file_fault(store, path, note)
     if broken or store.plan_path().exists():
         return
     ledger = store.ledger()
     lost = set(ledger.table(skip=ledger.damaged())["view"].to_pylist())
     lost.difference_update(*(plan["view"].to_pylist() for plan in store.plan_parts()))
     if lost:
-        yield _file(store, store.plan_path(), f"it is not there, and {len(lost)} committed views are in no other plan")
+        yield file_fault(
+            store, store.plan_path(), f"it is not there, and {len(lost)} committed views are in no other plan"
+        )
 
 
 def _wrong_plan(store: Store, path: Path, sums: dict[str, str]) -> str | None:
@@ -132,27 +139,28 @@ def _metadata_faults(store: Store) -> Iterator[Fault]:
     there = store.arrays.storage.documents()
     above = {"/".join([*name.split("/")[:depth], METADATA]) for name in there for depth in range(name.count("/") + 1)}
     for name in sorted(above - set(there)):
-        yield _array_fault(name, "it is missing")
+        yield array_fault(name, "it is missing")
     for name in there:
-        note = _error(partial(_wrong_json, store, name))
+        note = error_of(partial(wrong_json, store, name))
         if note:
-            yield _array_fault(name, note)
+            yield array_fault(name, note)
     if not store.ledger().path.exists():
         return
     rows = coordinates(store).to_pydict()
     arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
     count = len(rows["view"])
-    note = _error(partial(store.arrays.metadata_fault, store.key, count, arrays.dtype, arrays.codec, shape))
+    note = error_of(partial(store.arrays.metadata_fault, store.key, count, arrays.dtype, arrays.codec, shape))
     folder = f"embeddings/{store.key}"
     if note:
-        yield _array_fault(f"{folder}/embedding/{METADATA}", note)
+        yield array_fault(f"{folder}/embedding/{METADATA}", note)
     for name in COORDINATES:
-        note = _error(partial(_wrong_coordinate, store, name, rows[name]))
+        note = error_of(partial(_wrong_coordinate, store, name, rows[name]))
         if note:
-            yield _array_fault(f"{folder}/{name}", note)
+            yield array_fault(f"{folder}/{name}", note)
 
 
-def _wrong_json(store: Store, name: str) -> str | None:
+def wrong_json(store: Store, name: str) -> str | None:
+    """Say what is wrong with a description of an array or a group, None where nothing is; damaged JSON raises."""
     kind = json.loads(store.arrays.storage.read(name) or b"").get("node_type")
     return None if kind in ("array", "group") else f"node_type is {kind!r}"
 
@@ -161,11 +169,16 @@ def frame_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     """Yield the frames whose pixels or labels are not those that were ingested."""
     store.cells_table()  # refuses where it is damaged
     records = store.frame_records()
-    for name, record in progress(records.items(), total=len(records), what="verify frames"):
-        notes = (store.pixels.fault(part, name) for part in ("image", "label", "valid"))
-        note = "; ".join(note.partition(";")[0] for note in notes if note)
-        if note:
-            yield Fault(kind="damaged", path=f"{ARRAYS}frames/{record.group}", note=note, frame=name)
+    for record in progress(records.values(), total=len(records), what="verify frames"):
+        yield from frame_fault(store, record)
+
+
+def frame_fault(store: Store, record: FrameRecord) -> Iterator[Fault]:
+    """Yield the fault of a frame whose pixels or labels are not those that were ingested."""
+    notes = (store.pixels.fault(part, record.frame) for part in ("image", "label", "valid"))
+    note = "; ".join(note.partition(";")[0] for note in notes if note)
+    if note:
+        yield Fault(kind="damaged", path=f"{ARRAYS}frames/{record.group}", note=note, frame=record.frame)
 
 
 def truth_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progress) -> Iterator[Fault]:
@@ -174,18 +187,16 @@ def truth_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progre
     entries = ledger.entries(skip=ledger.damaged())
     varied = [view for name, view in views.items() if view.variant and name in entries]
     for view in progress(varied, total=len(varied), what="verify variants"):
-        note = _error(partial(_wrong_truth, store, frames, view))
-        if note:
-            path = f"{ARRAYS}{VIEWS}/{view.height}x{view.width}"
-            yield Fault(
-                kind="damaged",
-                path=path,
-                note=note,
-                frame=view.frame,
-                tile=view.tile,
-                variant=view.variant,
-                row=view.row,
-            )
+        yield from truth_fault(store, frames, view)
+
+
+def truth_fault(store: Store, frames: Frames, view: ViewRecord) -> Iterator[Fault]:
+    """Yield the fault of a variant whose stored labels are not those of its frame, warped again."""
+    note = error_of(partial(_wrong_truth, store, frames, view))
+    if note:
+        path = f"{ARRAYS}{VIEWS}/{view.height}x{view.width}"
+        place = {name: getattr(view, name) for name in ("frame", "tile", "variant", "row")}
+        yield Fault(kind="damaged", path=path, note=note, **place)
 
 
 def _wrong_truth(store: Store, frames: Frames, view: ViewRecord) -> str | None:
@@ -200,7 +211,7 @@ def view_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progres
     entries = ledger.entries(skip=ledger.damaged())
     wrong: list[tuple[Entry, str]] = []
     for entry in progress(entries.values(), total=len(entries), what="verify"):
-        kind = _chunk_kind(store, entry)
+        kind = chunk_kind(store, entry)
         planned = views.get(entry.view)
         if kind is None and planned is not None and planned.row != entry.row:
             kind = "stale"
@@ -242,7 +253,8 @@ def embedding_fault(store: Store, entry: Entry, kind: str, view: ViewRecord | No
     return replace(fault, frame=view.frame, tile=view.tile, variant=view.variant)
 
 
-def _chunk_kind(store: Store, entry: Entry) -> str | None:
+def chunk_kind(store: Store, entry: Entry) -> str | None:
+    """Return the kind of fault of a committed embedding, None where it is what was committed."""
     try:
         if store.arrays.storage.size(store.arrays.chunk_name(store.key, entry.row)) is None:
             return "missing"
@@ -278,15 +290,18 @@ def _whose(store: Store, entry: Entry, entries: dict[str, Entry], sums: dict[str
     return "swapped" if any(view_digest(o.view, array) == o.sha256 for o in others) else "flipped"
 
 
-def _file(store: Store, path: Path, note: str) -> Fault:
+def file_fault(store: Store, path: Path, note: str) -> Fault:
+    """Return the fault of a file beside the arrays."""
     return Fault(kind="damaged", path=str(path.relative_to(store.path)), note=note)
 
 
-def _array_fault(name: str, note: str) -> Fault:
+def array_fault(name: str, note: str) -> Fault:
+    """Return the fault of a description or a coordinate, by its name in the arrays."""
     return Fault(kind="damaged", path=f"{ARRAYS}{name}", note=note)
 
 
-def _error(check: Callable[[], str | None]) -> str | None:
+def error_of(check: Callable[[], str | None]) -> str | None:
+    """Return what a check says, or what it raises where what it reads is damaged."""
     try:
         return check()
     except BucketError:  # what does not answer is not damaged, and must not be repaired

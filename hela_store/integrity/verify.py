@@ -42,6 +42,7 @@ from hela_store.store.storage import METADATA
 from hela_store.store.store import Store
 
 from .catalog_faults import catalog_faults
+from .fast_faults import FAST_SAMPLE, fast_findings
 from .label_faults import label_faults
 from .run_faults import run_faults
 from .store_faults import (
@@ -57,6 +58,7 @@ from .store_faults import (
 )
 
 DEEP_SAMPLE = 8
+SEEDS = 1_000_000
 ENCODER_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
 """Relative error (L2 norms) between devices, before rounding to the stored dtype.
 
@@ -76,8 +78,12 @@ class VerifyConfig:
         Encode again what is wrong, and nothing else.
     deep : bool
         Encode a sample again and compare; needs the weights.
-    sample : int
-        Views of that sample.
+    fast : bool
+        Compare tables with their sums, the ledger with the plans, and only a sample of the chunks; lists nothing.
+    sample : int or None
+        Views of the sample of ``deep``, 8 by default, or of ``fast``, 64 by default.
+    seed : int or None
+        Which sample ``fast`` draws; another one every time by default.
     cut, adapter : int or None, str or None
         Which embeddings, as of embed; those of the recipe by default.
     device : str
@@ -88,15 +94,23 @@ class VerifyConfig:
 
     repair: bool = False
     deep: bool = False
-    sample: int = DEEP_SAMPLE
+    fast: bool = False
+    sample: int | None = None
+    seed: int | None = None
     cut: int | None = None
     adapter: str | None = None
     device: str = "auto"
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.sample < 1:
+        if self.sample is not None and self.sample < 1:
             raise RecipeError(f"sample is {self.sample}, expected at least 1")
+        if self.fast and (self.deep or self.repair):
+            raise RecipeError(
+                "a fast verification reads a sample and mends nothing; leave --fast out to repair or to encode again"
+            )
+        if self.seed is not None and not self.fast:
+            raise RecipeError("seed chooses the sample of a fast verification; give --fast as well")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +125,7 @@ class VerifyReport:
         Views that count as done, and planned ones that do not.
     unclaimed : int
         Views whose embeddings are there and do not count as done: of an interrupted ``embed``, or of a ledger segment
-        that was lost with none after it.
+        that was lost with none after it. A fast verification does not look for them.
     faults : tuple of Fault
         All that is wrong now; also in runs, which no repair makes again, and in the catalog.
     repaired : tuple of Fault
@@ -124,6 +138,10 @@ class VerifyReport:
         Largest relative error in it.
     tolerance : float
         What is allowed of it.
+    sampled : int or None
+        Embeddings that a fast verification read; None where all were read.
+    seed : int or None
+        What a fast verification drew them by; the same seed draws the same ones.
     """
 
     key: str
@@ -136,6 +154,8 @@ class VerifyReport:
     compared: tuple[str, ...] = ()
     worst: float | None = None
     tolerance: float
+    sampled: int | None = None
+    seed: int | None = None
 
     @property
     def whole(self) -> bool:
@@ -173,6 +193,8 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
     # what the bucket has is to be verified, not the copies of it
     # the arrays hold labels as ingested
     store = Store(store.path, replace(store.recipe, arrays=replace(store.recipe.arrays, cache_mib=0)), 0)
+    if config.fast:
+        return _verify_fast(store, config, progress)
     with embed_lock(store.path) if config.repair else contextlib.nullcontext():
         rng = generator("deep", time.time_ns())
         found, errors, views = _find(store, config, rng, progress)
@@ -193,6 +215,21 @@ def verify(store: Store, config: VerifyConfig | None = None, progress: Progress 
         compared=tuple(errors),
         worst=max(errors.values(), default=None),
         tolerance=tolerance(store.recipe),
+    )
+
+
+def _verify_fast(store: Store, config: VerifyConfig, progress: Progress) -> VerifyReport:
+    seed = time.time_ns() % SEEDS if config.seed is None else config.seed
+    found = fast_findings(store, config.sample or FAST_SAMPLE, generator("fast", seed), progress)
+    return VerifyReport(
+        key=store.key,
+        committed=found.committed,
+        left=found.left,
+        unclaimed=0,
+        faults=found.faults,
+        tolerance=tolerance(store.recipe),
+        sampled=found.sampled,
+        seed=seed,
     )
 
 
@@ -221,7 +258,7 @@ def _deep(
     ledger = store.ledger()
     entries = ledger.entries(skip=ledger.damaged())
     whole = [entry for name, entry in entries.items() if name in views]
-    chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[: config.sample])]
+    chosen = [whole[i] for i in sorted(rng.permutation(len(whole))[: config.sample or DEEP_SAMPLE])]
     sam, frames = _load(store, config, progress), Frames(store)
     faults, errors = [], {}
     for entry in progress(chosen, total=len(chosen), what="encode again"):

@@ -343,6 +343,12 @@ class Arrays:
             values: list[Any] = np.asarray(self._array(f"embeddings/{key}/{name}", rows=0)[:]).tolist()
         return values
 
+    def coordinate_at(self, key: str, name: str, row: int) -> str | int:
+        """Return what the coordinate ``name`` says of a row; reads the one chunk that holds it."""
+        with self.storage.explain(f"reading {self.storage.root}/embeddings/{key}/{name}"):
+            value = np.asarray(self._array(f"embeddings/{key}/{name}", rows=row + 1)[row])
+        return str(value) if name in ("view", "frame") else int(value)
+
     def restore_group(self, name: str) -> None:
         """Write the description of a group of arrays that lost it."""
         with self.storage.explain(f"writing {self.storage.root}/{name}"):

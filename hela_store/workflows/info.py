@@ -18,9 +18,12 @@ from hela_store.recipe.splits import BLOCKS
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, list_runs, partial_runs
 from hela_store.sam.registry import in_domain
+from hela_store.store.sizes import array_bytes
 from hela_store.store.store import Store
 
-BYTES_OF = ("arrays.zarr", "ingest", "labels", "plan", "ledger", "encoders", "runs", "catalog.duckdb", "data")
+ARRAYS = "arrays.zarr"
+BYTES_OF = ("ingest", "labels", "plan", "ledger", "encoders", "runs", "catalog.duckdb")
+"""Parts of a store with few files, however many views there are."""
 FORMS = ("box", "point", "mask")
 """Kinds of prompt that are made from detections."""
 SCORES = """
@@ -74,7 +77,8 @@ class StoreInfo:
     split : dict of str to int
         Frames in ``train``, ``val``, ``test`` and ``gap``.
     bytes : dict of str to int
-        On disk, by part.
+        On disk, by part. That of ``arrays.zarr``, also where the arrays lie in a bucket, is estimated from a sample of
+        their chunks.
     encoder : dict
         ``key``, ``architecture``, ``sha256``, ``precision``, ``trained``.
     keys : dict of str to int
@@ -140,7 +144,7 @@ class StoreInfo:
             *([("copies", self.copies)] if self.copies else []),
             ("views", planned),
             ("encoder", f"{name}{untrained}, {self.encoder['precision']}, key {self.encoder['key']}"),
-            ("on disk", f"{mebibytes(sum(self.bytes.values()))}: {sizes}"),
+            ("on disk", f"about {mebibytes(sum(self.bytes.values()))}: {sizes}"),
         ]
         if self.encoder["in_domain"]:
             rows.append(("warning", self.encoder["in_domain"]))
@@ -167,7 +171,7 @@ class StoreInfo:
 
 
 def info(store: Store) -> StoreInfo:
-    """Count what is in a store; reads tables and at most a dozen label images.
+    """Count what is in a store; reads tables and at most a dozen label images, and lists no chunks.
 
     Raises
     ------
@@ -195,7 +199,7 @@ def info(store: Store) -> StoreInfo:
         views_planned=planned,
         views_done=done,
         split=_split(store) if ingested else {},
-        bytes={part: folder_bytes(store.path / part) for part in BYTES_OF},
+        bytes={ARRAYS: array_bytes(store)} | {part: folder_bytes(store.path / part) for part in BYTES_OF},
         encoder={
             "key": store.key,
             "architecture": recipe.encoder.architecture,

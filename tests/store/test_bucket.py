@@ -143,6 +143,20 @@ def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, mon
     assert objects(remote) == before
 
 
+def test_a_look_lists_no_chunks(remote: Store, monkeypatch: pytest.MonkeyPatch):
+    listed: list[str] = []
+    for name in ("list", "list_with_delimiter"):
+        plain = getattr(bucket.obstore, name)
+        monkeypatch.setattr(
+            bucket.obstore, name, lambda store, prefix=None, plain=plain: listed.append(prefix) or plain(store, prefix)
+        )
+    report = verify(remote, VerifyConfig(fast=True))
+    assert report.whole and (report.committed, report.sampled) == (8, 8)
+    found = info(Store.open(remote.path))
+    assert found.bytes["arrays.zarr"] > 8_000_000 and found.keys == {remote.key: 8}
+    assert set(listed) == {"embeddings"}
+
+
 @pytest.mark.ci
 def test_damage_is_found_and_repaired(remote: Store, client):
     before = objects(remote)

@@ -6,13 +6,14 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
-from hela_store.base.sizes import folder_bytes, mebibytes
+from hela_store.base.sizes import mebibytes
 from hela_store.embedding.record import read_record
 from hela_store.evaluation.tracks import store_protocol
 from hela_store.recipe.recipe import RECIPE_FILE
 from hela_store.runs.folder import RunInfo
 from hela_store.runs.info import to_json
 from hela_store.sam.informed import informed_by
+from hela_store.store.sizes import embedding_bytes
 
 from .choice import Choice
 from .page import Section, Table
@@ -45,7 +46,7 @@ def _facts(choice: Choice) -> list[Sequence[str]]:
     store, record = choice.store, read_record(choice.store)
     told = informed_by(store.recipe.encoder.architecture, store.recipe.dataset.path)
     counts = choice.rows(COUNTS, key=store.key)[0]
-    size = folder_bytes(store.path / "arrays.zarr" / "embeddings" / store.key)
+    size = embedding_bytes(store.arrays, store.key, store.ledger().table())
     rows: list[Sequence[str]] = [
         ("store", store.recipe.name),
         ("frames, cells", f"{counts['frames']}, {counts['cells']}"),
@@ -53,7 +54,7 @@ def _facts(choice: Choice) -> list[Sequence[str]]:
         ("encoder weights, sha256", store.recipe.encoder.sha256),
         *([("chosen beside this data set", told)] if told else []),
         ("protocol", store_protocol(store)),
-        ("views embedded", f"{counts['done']} of {counts['views']}, {mebibytes(size)}"),
+        ("views embedded", f"{counts['done']} of {counts['views']}, about {mebibytes(size)}"),
     ]
     if record is not None:
         rows.append(
