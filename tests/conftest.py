@@ -87,6 +87,30 @@ def store(embedded: Path, tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store")
 
 
+WITH_CHUNKS = ("image", "label", "valid", "embedding", "view", "frame", "tile", "variant")
+
+
+@pytest.fixture
+def unlisted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fail whoever lists a folder with chunks; return the folders that were listed."""
+    listed: list[str] = []
+
+    def refuse(name: str) -> None:
+        plain = getattr(os, name)
+
+        def listing(path: Any = ".") -> Any:
+            listed.append(str(path))
+            if "arrays.zarr" in str(path) and Path(path).name in WITH_CHUNKS:
+                raise AssertionError(f"{path} is listed")
+            return plain(path)
+
+        monkeypatch.setattr(os, name, listing)
+
+    refuse("scandir")
+    refuse("listdir")
+    return listed
+
+
 @pytest.fixture(scope="session")
 def scored(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the small store with a zero-shot evaluation, a fine-tuning of two steps and its evaluation. Not to be changed."""

@@ -19,7 +19,7 @@ import filelock
 
 from hela_store.errors import StoreError
 
-from .files import explain_os_errors
+from .files import explain_os_errors, fsync_path
 from .names import refuse_link
 from .progress import Progress, silent
 
@@ -31,13 +31,26 @@ HOLDER_FILE = ".embed.holder.json"
 def embed_lock(store_path: Path) -> Iterator[None]:
     """Hold the right to write embeddings into a store.
 
+    What a process that was killed while it held it left half-written in the arrays is removed first.
+
     Raises
     ------
     StoreError
         Another process holds it (its id and host are named); no permission; a symbolic link in its place.
     """
-    with _exclusive(store_path, LOCK_FILE, HOLDER_FILE, "{} is being embedded {}; wait for it, or stop it"):
+    with _exclusive(store_path, LOCK_FILE, HOLDER_FILE, "{} is being embedded {}; wait for it, or stop it") as killed:
+        if killed:
+            clear_arrays(store_path)
         yield
+
+
+def clear_arrays(store_path: Path) -> None:
+    """Remove half-written chunks; whoever calls holds the embed lock. It looks at every file of the arrays."""
+    with explain_os_errors(f"clearing leftovers in {store_path}"):
+        for folder, _, names in os.walk(store_path / "arrays.zarr"):
+            for name in names:
+                if name.startswith(".") or name.endswith(".partial"):
+                    (Path(folder) / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -49,7 +62,8 @@ def labels_lock(store_path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _exclusive(store_path: Path, lock_file: str, holder_file: str, said: str) -> Iterator[None]:
+def _exclusive(store_path: Path, lock_file: str, holder_file: str, said: str) -> Iterator[bool]:
+    """Hold a lock; yields whether the process that held it last was killed: it left its note."""
     for name in (lock_file, holder_file):
         refuse_link(store_path / name)
     lock = filelock.FileLock(store_path / lock_file, timeout=0)
@@ -59,8 +73,9 @@ def _exclusive(store_path: Path, lock_file: str, holder_file: str, said: str) ->
     except filelock.Timeout:
         raise StoreError(said.format(store_path, _holder(store_path / holder_file))) from None
     try:
+        killed = (store_path / holder_file).exists()
         _say_who(store_path / holder_file)
-        yield
+        yield killed
     finally:
         (store_path / holder_file).unlink(missing_ok=True)
         lock.release()
@@ -121,6 +136,8 @@ def _say_who(note: Path) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
     with explain_os_errors(f"locking {note.parent}"):
         note.write_text(json.dumps(holder))
+        fsync_path(note)
+        fsync_path(note.parent)
 
 
 def _holder(note: Path) -> str:

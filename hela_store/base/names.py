@@ -17,7 +17,8 @@ from .text import visible
 
 LONGEST = 200
 """Bytes of UTF-8; with what is added to them, names of files may have 255."""
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_@=+,. -]{0,150}")
+PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_@=+,. -]{0,150}"
+"""Names that need no closer look, as a regular expression that has to match all of a name."""
 
 
 def check_name(name: object, what: str, error: type[HelaError] = StoreError) -> str:
@@ -38,7 +39,7 @@ def check_name(name: object, what: str, error: type[HelaError] = StoreError) -> 
         Or another ``error``: it is no text, empty or too long, leads elsewhere, is hidden, or holds a character that
         cannot be seen.
     """
-    if isinstance(name, str) and _PLAIN.fullmatch(name):
+    if isinstance(name, str) and re.fullmatch(PLAIN, name):
         return name
     fault = _fault(name)
     if fault:

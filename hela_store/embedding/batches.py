@@ -183,25 +183,38 @@ class Frames:
 def done_of(store: Store, views: pa.Table) -> BoolArray:
     """Return which of a plan's :func:`unique_views` are committed, in the row the plan gives them."""
     ledger = store.ledger().table()
-    found = _in_their_rows(ledger, views)
-    if found.sum() == len(ledger):
-        return found  # no view was committed twice, none of another plan
-    newest = ledger.take(pa.array(np.arange(len(ledger))[::-1]))
-    rows = newest["row"].take(pc.index_in(views["view"], newest["view"].combine_chunks()))
-    done: BoolArray = pc.fill_null(pc.equal(rows, views["row"]), False).to_numpy()
-    return done
-
-
-def _in_their_rows(ledger: pa.Table, views: pa.Table) -> BoolArray:
-    """Return which of the views have an entry in their own row."""
     rows, wanted = ledger["row"].to_numpy(), views["row"].to_numpy()
     entry = np.full(max(rows.max(initial=-1), wanted.max(initial=-1)) + 1, -1)
     entry[rows] = np.arange(len(rows))
-    there = np.flatnonzero(entry[wanted] >= 0)
-    same = pc.equal(ledger["view"].take(pa.array(entry[wanted[there]])), views["view"].take(pa.array(there)))
+    last = entry[wanted]
+    there = np.flatnonzero(last >= 0)
+    same = pc.equal(ledger["view"].take(pa.array(last[there])), views["view"].take(pa.array(there)))
     found = np.zeros(len(views), bool)
     found[there] = same.to_numpy()
+    _move(found, last, ledger, views)
     return found
+
+
+def _move(found: BoolArray, last: Ints, ledger: pa.Table, views: pa.Table) -> None:
+    """Let the last entry of a view decide; ``found`` are views whose row's last entry, ``last``, is theirs.
+
+    Only entries that made nothing done can say otherwise. There are few: of views that were committed twice or that
+    are in no plan.
+    """
+    rest = np.ones(len(ledger), bool)
+    rest[last[found]] = False
+    others = ledger.select(["view", "row"]).filter(pa.array(rest))
+    if not len(others):
+        return
+    index = pc.index_in(views["view"], others["view"].combine_chunks())
+    if index.null_count == len(index):
+        return
+    of_view: dict[str, int] = dict(zip(others["view"].to_pylist(), np.flatnonzero(rest).tolist(), strict=True))
+    places = np.flatnonzero(pc.is_valid(index).to_numpy())
+    asked = views.select(["view", "row"]).take(pa.array(places))
+    newest = np.array([of_view[view] for view in asked["view"].to_pylist()])
+    newest = np.maximum(newest, np.where(found[places], last[places], -1))
+    found[places] = ledger["row"].to_numpy()[newest] == asked["row"].to_numpy()
 
 
 def unique_views(plan: pa.Table) -> pa.Table:

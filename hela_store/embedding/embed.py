@@ -21,7 +21,7 @@ from hela_store.augment.ranges import MOST_UNASKED
 from hela_store.augment.variant import DAMPED_TOO_OFTEN
 from hela_store.base.aliases import BoolArray
 from hela_store.base.files import explain_os_errors
-from hela_store.base.locks import embed_lock
+from hela_store.base.locks import clear_arrays, embed_lock
 from hela_store.base.progress import Progress, silent
 from hela_store.errors import HelaError, RecipeError
 from hela_store.images.geometry import tile_rectangles
@@ -48,8 +48,6 @@ WorkOf = Callable[[int, int | None], Work]
 """From batch and limit to what there is to encode."""
 SIZE_SAMPLE = 32
 LEFTOVERS = (
-    "arrays.zarr/**/*.partial",
-    "arrays.zarr/**/.*",
     "encoders/*/.*",
     "plan/.*.parquet.*",
     "ingest/.*.parquet.*",
@@ -57,7 +55,7 @@ LEFTOVERS = (
     "truths/.*.jsonl.*",
     ".sums.json.*",
 )
-"""Temporary files of a process that was killed while writing."""
+"""Temporary files of a process that was killed while writing, beside those in the arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,21 +195,33 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
     if config.dry_run:
         return _dry_run(store, config, progress)
     from .ingest import ingest
-    from .pipeline import make_room
-    from .truths import seal_truths
 
     _check_variants(store, config)
     with embed_lock(store.path):
         clear_leftovers(store.path)
         ingested = ingest(store, progress)
         given.follow_labels(store.labels_version)
-        store.seal()
-        plan = make_plan(store, progress)
+        plan = plan_all(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
-        make_room(store)
-        seal_truths(store, progress)
         report = _embed_views(store, plan, frames, config, progress)
         return replace(report, notes=(*ingested.notes, *report.notes))
+
+
+def plan_all(store: Store, progress: Progress) -> pa.Table:
+    """Plan the views of all ingested frames and make room for them; return :func:`make_plan`'s table.
+
+    Whoever calls holds the store's embed lock. Raises StoreError as :func:`embed`.
+    """
+    from .pipeline import make_room
+    from .truths import seal_truths
+
+    store.seal()
+    appends = store.has_all_plans()
+    plan = make_plan(store, progress)
+    make_room(store, appends=appends)
+    store.forget_lost_plans()
+    seal_truths(store, progress)
+    return plan
 
 
 def _check_variants(store: Store, config: EmbedConfig) -> None:
@@ -289,7 +299,8 @@ def _encode_on_cluster(store: Store, work_of: WorkOf, config: EmbedConfig, progr
     from .record import prepare
 
     asked = {name: getattr(config, name) for name in ("workers", "scheduler", "device", "cache_dir")}
-    with cluster(store, progress=progress, **asked) as workers:
+    with contextlib.ExitStack() as at_end, cluster(store, progress=progress, **asked) as workers:
+        at_end.callback(clear_arrays, store.path)  # workers may have been killed, and nobody holds a note of that
         sam = _load(store, "cpu", config, progress)
         record, notes = prepare(store, sam, workers.conditions, config.batch, config.compile)
         work, what = work_of(record.batch, config.limit), f"embed ({workers.dashboard})"

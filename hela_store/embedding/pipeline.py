@@ -183,25 +183,49 @@ def write_view(store: Store, view: ViewRecord, embedding: FloatArray) -> Entry:
     return Entry.of(view.view, view.row, back)
 
 
-def make_room(store: Store) -> None:
-    """Give the key's array a row for every view of every plan, and say beside it which is which."""
-    columns = coordinates(store)
+def make_room(store: Store, *, appends: bool = False) -> None:
+    """Give the key's array a row for every view of every plan, and say beside it which is which.
+
+    Parameters
+    ----------
+    store : Store
+    appends : bool
+        Whether rows were only added since this was last done; then what is beside the earlier ones is not compared.
+    """
+    rows = Coordinates(store)
     arrays = store.recipe.arrays
     views = store.views_table()
     varied = views.filter(pc.greater(views["variant"], 0))
     for size in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
-        store.arrays.add_view_truth(size, len(columns))
+        store.arrays.add_view_truth(size, len(rows))
     shape = store.recipe.encoder.stored_shape
-    store.arrays.create_embeddings(store.key, len(columns), arrays.dtype, arrays.codec, shape)
-    store.arrays.write_coordinates(store.key, columns)
+    store.arrays.create_embeddings(store.key, len(rows), arrays.dtype, arrays.codec, shape)
+    store.arrays.write_coordinates(store.key, rows, from_end=appends)
 
 
-def coordinates(store: Store) -> pa.Table:
-    """Return view, frame, tile and variant of every row, by all plans; ``""`` and -1 where none has it."""
-    lost = {"view": "", "frame": "", "tile": -1, "variant": -1}
-    every = pa.concat_tables([part.select([*lost, "row"]).replace_schema_metadata() for part in store.plan_parts()])
-    rows = every["row"].to_numpy()
-    first = np.full(rows.max() + 1, -1)
-    first[rows[::-1]] = np.arange(len(rows))[::-1]
-    found = every.take(pa.array(first, mask=first < 0))
-    return pa.table({name: pc.fill_null(found[name], value) for name, value in lost.items()})
+UNKNOWN = {"view": "", "frame": "", "tile": -1, "variant": -1}
+"""Coordinates of a row that is in no plan."""
+
+
+class Coordinates:
+    """View, frame, tile and variant of every row of the arrays, by all plans; :data:`UNKNOWN` where none has it."""
+
+    def __init__(self, store: Store) -> None:
+        parts = [part.select([*UNKNOWN, "row"]).replace_schema_metadata() for part in store.plan_parts()]
+        self._every = pa.concat_tables(parts)
+        rows = self._every["row"].to_numpy()
+        self._first = np.full(rows.max() + 1, -1)
+        self._first[rows[::-1]] = np.arange(len(rows))[::-1]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def slice(self, offset: int, length: int) -> pa.Table:
+        """Return some rows of them, strings and int64."""
+        places = self._first[offset : offset + length]
+        known = places[places >= 0]
+        begin, end = known.min(initial=len(self._every)), known.max(initial=-1) + 1
+        # of a part alone: taking rows of a table in pieces joins all of it first
+        part = self._every.slice(begin, max(0, end - begin))
+        found = part.take(pa.array(places - begin, mask=places < 0))
+        return pa.table({name: pc.fill_null(found[name], value) for name, value in UNKNOWN.items()})

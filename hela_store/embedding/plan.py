@@ -145,7 +145,8 @@ def count_views(recipe: Recipe, shapes: Mapping[str, tuple[int, int]], varied: S
 
 def damped_share(plan: pa.Table) -> float:
     """Return the share of a plan's elastic variants that had to be damped so that they do not fold."""
-    variants = [parse_variant(params) for params in plan["params"].to_pylist() if params != AS_ACQUIRED]
+    varied = plan["params"].filter(pc.not_equal(plan["params"], AS_ACQUIRED))
+    variants = [parse_variant(params) for params in varied.to_pylist()]
     bent = [variant.damping < 1 for variant in variants if variant.alpha]
     return sum(bent) / len(bent) if bent else 0.0
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from hela_store.base.progress import Progress
 from hela_store.store.records import ViewRecord
 from hela_store.store.store import Store
@@ -19,11 +22,15 @@ def seal_truths(store: Store, progress: Progress) -> int:
 
     Whoever calls holds the store's embed lock.
     """
-    known = store.truths.ledger.rows().keys()
-    committed = {view for key in store.arrays.embedding_keys() for view in store.committed(key)} - known
-    if not committed:
+    views = store.views_table()
+    views = views.filter(pc.greater(views["variant"], 0))
+    listed = pc.is_in(views["view"], store.truths.ledger.table()["view"].combine_chunks())
+    views = views.filter(pc.invert(listed))
+    if not len(views):
         return 0
-    varied = [view for view in ViewRecord.of(store.views_table()) if view.variant and view.view in committed]
+    committed = [store.ledger(key).table()["view"] for key in store.arrays.embedding_keys()]
+    there = pc.unique(pa.chunked_array([part for column in committed for part in column.chunks], pa.string()))
+    varied = list(ViewRecord.of(views.filter(pc.is_in(views["view"], there))))
     frames = Frames(store)
     shown = iter(progress(varied, total=len(varied), what="labels of variants") if varied else ())
     while part := list(islice(shown, SEGMENT)):

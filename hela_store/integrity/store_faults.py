@@ -15,7 +15,7 @@ import numpy as np
 from hela_store.base.manifest import FILE
 from hela_store.base.progress import Progress
 from hela_store.embedding.batches import Frames
-from hela_store.embedding.pipeline import coordinates
+from hela_store.embedding.pipeline import Coordinates
 from hela_store.embedding.plan import view_id
 from hela_store.embedding.record import DECODER_FILE, RECORD_FILE, decoder_fault, read_record
 from hela_store.errors import BucketError, StoreError
@@ -146,15 +146,15 @@ def _metadata_faults(store: Store) -> Iterator[Fault]:
             yield array_fault(name, note)
     if not store.ledger().path.exists():
         return
-    rows = coordinates(store).to_pydict()
+    rows = Coordinates(store)
+    columns = rows.slice(0, len(rows)).to_pydict()
     arrays, shape = store.recipe.arrays, store.recipe.encoder.stored_shape
-    count = len(rows["view"])
-    note = error_of(partial(store.arrays.metadata_fault, store.key, count, arrays.dtype, arrays.codec, shape))
+    note = error_of(partial(store.arrays.metadata_fault, store.key, len(rows), arrays.dtype, arrays.codec, shape))
     folder = f"embeddings/{store.key}"
     if note:
         yield array_fault(f"{folder}/embedding/{METADATA}", note)
     for name in COORDINATES:
-        note = error_of(partial(_wrong_coordinate, store, name, rows[name]))
+        note = error_of(partial(_wrong_coordinate, store, name, columns[name]))
         if note:
             yield array_fault(f"{folder}/{name}", note)
 

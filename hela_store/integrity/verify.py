@@ -279,6 +279,7 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     make_plan(store)
     store.seal()
     make_room(store)
+    store.forget_lost_plans()
     seal_truths(store, progress)
     views, ledger = planned_views(store), store.ledger()
     _repair_truth(store, {fault.row for fault in faults if not fault.view}, views.values())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,6 @@ from .storage import METADATA, Folder, Storage
 EMBEDDING_SHAPE = (256, 64, 64)
 COORDINATES = ("view", "frame", "tile", "variant")
 COORDINATE_CHUNK = 4096
-COORDINATES_AT_ONCE = 16 * COORDINATE_CHUNK
-"""Rows that are compared at one time, so that a million names never lie in memory as objects of Python."""
 SEPARATOR = DefaultChunkKeyEncoding(separator=".")
 EMBEDDING_DIMS = ("view", "channel", "y", "x")
 TOKEN_DIMS = ("view", "y", "x", "channel")
@@ -46,6 +44,16 @@ FRAME_DIMS = ("frame", "row", "col")
 VIEW_DIMS = ("view", "row", "col")
 
 Shape = tuple[int, int, int]
+
+
+class Columns(Protocol):
+    """Describe a table that is asked for some rows at a time, such as a ``pyarrow.Table``."""
+
+    def __len__(self) -> int: ...
+
+    def slice(self, offset: int, length: int) -> pa.Table:
+        """Return some rows."""
+        ...
 
 
 class Arrays:
@@ -222,10 +230,19 @@ class Arrays:
         """
         self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec, shape))
 
-    def write_coordinates(self, key: str, columns: pa.Table) -> None:
+    def write_coordinates(self, key: str, columns: Columns, *, from_end: bool = False) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers).
 
-        Only the chunks that say something else are written.
+        Only the chunks that say something else are written, in their order.
+
+        Parameters
+        ----------
+        key : str
+            Encoder key.
+        columns : pyarrow.Table, or what gives one for some rows
+        from_end : bool
+            Compare from the last chunk on, down to one that is right: those before it were written before it. All are
+            compared by default, because a plan that was lost and made again changes rows in the middle.
         """
         for name in COORDINATES:
             text = name in ("view", "frame")
@@ -241,14 +258,12 @@ class Arrays:
             )
             array = self._array(where, rows=len(columns), mode="r+")
             with self.storage.explain(f"writing {self.storage.root}/{where}"):
-                # all of it: a plan that was lost and made again changes rows in the middle
-                for first in range(0, len(columns), COORDINATES_AT_ONCE):
-                    part = columns[name].slice(first, COORDINATES_AT_ONCE)
-                    values = np.asarray(part.to_pylist() if text else part.to_numpy(), dtype=array.dtype)
-                    differs = np.flatnonzero(np.asarray(array[first : first + len(values)]) != values)
-                    for begin in np.unique(differs // COORDINATE_CHUNK) * COORDINATE_CHUNK:
-                        rows = slice(begin, min(begin + COORDINATE_CHUNK, len(values)))
-                        array[first + rows.start : first + rows.stop] = values[rows]
+                begin = _first_wrong(array, columns, name) if from_end else 0
+                for first in range(begin, len(columns), COORDINATE_CHUNK):
+                    values = _values(array, columns, name, first)
+                    rows = slice(first, first + len(values))
+                    if (np.asarray(array[rows]) != values).any():
+                        array[rows] = values
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Write one embedding; its chunk is durable on return.
@@ -443,6 +458,27 @@ def frame_chunk(group: str, name: str, row: int) -> str:
 def view_chunk(shape_rc: tuple[int, int], name: str, row: int) -> str:
     """Return the name in the storage of ``"label"`` or ``"valid"`` of one variant."""
     return f"{_view_group(shape_rc)}/{name}/c.{row}.0.0"
+
+
+def _values(array: zarr.Array[Any], columns: Columns, name: str, first: int) -> npt.NDArray[Any]:
+    """Return what a coordinate is to say in the chunk that begins at row ``first``."""
+    part = columns.slice(first, COORDINATE_CHUNK)[name]
+    return np.asarray(part.to_numpy() if array.dtype.kind == "i" else part.to_pylist(), dtype=array.dtype)
+
+
+def _first_wrong(array: zarr.Array[Any], columns: Columns, name: str) -> int:
+    """Return the first row of the chunk behind the last one that is right, of chunks that were written in order.
+
+    A chunk of fill values proves nothing, because one that was never written reads as such.
+    """
+    begin = (len(columns) - 1) // COORDINATE_CHUNK * COORDINATE_CHUNK
+    while begin >= 0:
+        values = _values(array, columns, name, begin)
+        right = np.asarray(array[begin : begin + len(values)]) == values
+        if right.all() and (values != array.fill_value).any():
+            return begin + COORDINATE_CHUNK
+        begin -= COORDINATE_CHUNK
+    return 0
 
 
 def _checked(name: str) -> str:

@@ -88,6 +88,7 @@ class Ledger:
         self.path = Path(path)
         self._seen: list[tuple[str, int, int]] = []
         self._table = SCHEMA.empty_table()
+        self._written: tuple[int, int] | None = None
 
     def commit(self, entries: Iterable[Entry]) -> None:
         """Write one segment durably. Whoever calls holds the store's embed lock.
@@ -113,6 +114,7 @@ class Ledger:
         for n, file in earlier:
             if n // MERGED < number // MERGED and n % MERGED < MERGED - 1:
                 Path(file.path).unlink()
+        self._written = number, self.path.stat().st_mtime_ns
 
     def entries(self, skip: Collection[Path] = ()) -> dict[str, Entry]:
         """Return every committed view, by its id; without the segments in ``skip``.
@@ -199,7 +201,12 @@ class Ledger:
         return self.path / f"{number:0{DIGITS}d}.jsonl"
 
     def _next(self) -> int:
-        """Return the number of the segment after the last one."""
+        """Return the number of the segment after the last one; lists the folder only where another process wrote."""
+        if self._written is not None:
+            number, changed = self._written
+            # a segment that was written within one tick of the file system's clock is found by its name
+            if self.path.stat().st_mtime_ns == changed and not self._path(number + 1).exists():
+                return number + 1
         names = os.listdir(self.path) if self.path.is_dir() else []
         return max((number for number in map(_number, names) if number is not None), default=-1) + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -141,6 +141,66 @@ class ViewRecord(_Record):
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)`` px of the frame that it shows."""
         return self.height, self.width
+
+
+class FrameRecords(Mapping[str, FrameRecord]):
+    """The records of a table of frames by frame id, in its order; each is made when it is asked for.
+
+    A million frames as objects of Python would take more memory than all else that a store is read into.
+    """
+
+    def __init__(self, frames: pa.Table) -> None:
+        self._frames = frames.select([field.name for field in dataclasses.fields(FrameRecord)])
+        self._place: dict[str, int] | None = None
+
+    @property
+    def _places(self) -> dict[str, int]:
+        if self._place is None:
+            self._place = {frame: place for place, frame in enumerate(self._frames["frame"].to_pylist())}
+        return self._place
+
+    def __getitem__(self, frame: str) -> FrameRecord:
+        place = self._places[frame]
+        return FrameRecord(*(column[place].as_py() for column in self._frames.columns))
+
+    def __contains__(self, frame: object) -> bool:
+        return frame in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def values(self) -> ValuesView[FrameRecord]:
+        """Return the records; a whole pass makes them many at a time."""
+        return _Values(self)
+
+    def items(self) -> ItemsView[str, FrameRecord]:
+        """Return frame ids and records, as :meth:`values`."""
+        return _Items(self)
+
+    def all(self) -> Iterator[FrameRecord]:
+        """Yield every record."""
+        return FrameRecord.of(self._frames)
+
+
+class _Values(ValuesView[FrameRecord]):
+    def __init__(self, records: FrameRecords) -> None:
+        super().__init__(records)
+        self._records = records
+
+    def __iter__(self) -> Iterator[FrameRecord]:
+        return self._records.all()
+
+
+class _Items(ItemsView[str, FrameRecord]):
+    def __init__(self, records: FrameRecords) -> None:
+        super().__init__(records)
+        self._records = records
+
+    def __iter__(self) -> Iterator[tuple[str, FrameRecord]]:
+        return ((record.frame, record) for record in self._records.all())
 
 
 OfFrame = TypeVar("OfFrame", CellRecord, CellBox, ViewRecord)

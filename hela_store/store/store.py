@@ -22,7 +22,7 @@ from hela_store.recipe.recipe import RECIPE_FILE, UNTRAINED, Recipe, encoder_key
 
 from .find_view import find_view
 from .ledger import Entry, Ledger
-from .records import FrameRecord, ViewRecord
+from .records import FrameRecords, ViewRecord
 from .stored_tables import StoredTables
 from .view_data import ViewData
 
@@ -192,7 +192,7 @@ class Store(StoredTables):
 
     def _pixel_parts(self, frames: pa.Table) -> tuple[Any, ...]:
         """Return what a reader of the frames is made of."""
-        records = {record.frame: record for record in FrameRecord.of(frames)}
+        records = FrameRecords(frames)
         band = self.recipe.dataset.field_of_interest
         return self.arrays, records, self._cell_areas, self.label_states(), band
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from hela_store.recipe.splits import Block, assign
 from .groups import table_groups
 from .label_changes import FrameState, LabelLogFiles, changed_cells, changed_frames, frame_states
 from .plan_names import plan_names
-from .records import FrameRecord
+from .records import FrameRecord, FrameRecords
 from .tables import checked_frames, in_time_order
 
 READERS = 8
@@ -69,10 +69,21 @@ class StoredTables:
         Whoever calls holds the store's embed lock. Raises StoreError where a file is damaged.
         """
         paths = [path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet")]
+        without = set(self.sums.without(paths))
         for path in paths:
-            self._table([path])
-        # a plan that is gone is made again, maybe under another name
-        self.sums.add(self.sums.without(paths), forget="plan")
+            if path in without:
+                self._table([path])
+            elif path not in self._files:  # those were compared when they were read
+                self.sums.read(path, way_out=WAY_OUT)
+        self.sums.add(without)
+
+    def has_all_plans(self) -> bool:
+        """Return whether no plan is lost that was written; False in a store without sums, which cannot tell."""
+        return bool(self.sums.load()) and not self.sums.lost("plan")
+
+    def forget_lost_plans(self) -> None:
+        """Drop the sums of plans that are gone: what was in them is planned again, maybe under another name."""
+        self.sums.add((), forget="plan")
 
     # versions of the labels
 
@@ -144,7 +155,7 @@ class StoredTables:
         """Return the same rows in the order of their ingest, which plans keep; raises as :meth:`frames_table`."""
         return self._ingested("frames")
 
-    def known_frames(self) -> dict[str, FrameRecord]:
+    def known_frames(self) -> Mapping[str, FrameRecord]:
         """Return :meth:`frame_records`, empty where nothing was ingested yet."""
         return self.frame_records() if any((self.path / "ingest").glob("frames-*.parquet")) else {}
 
@@ -156,14 +167,9 @@ class StoredTables:
             return cells
         return self._once("cells_table", lambda frames: changed_cells(cells, states, frames["frame"].to_pylist()))
 
-    def frame_records(self) -> dict[str, FrameRecord]:
+    def frame_records(self) -> Mapping[str, FrameRecord]:
         """Return all ingested frames by id, in the order of :meth:`frames_table`, which raises the same errors."""
-
-        def by_id(frames: pa.Table) -> dict[str, FrameRecord]:
-            found = changed_frames(in_time_order(frames), self.label_states())
-            return {record.frame: record for record in FrameRecord.of(found)}
-
-        return self._once("frame_records", by_id)
+        return self._once("frame_records", lambda frames: FrameRecords(self.frames_table()))
 
     def blocks(self) -> dict[str, Block]:
         """Return the block of every ingested frame by id.

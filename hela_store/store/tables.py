@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hela_store.base.names import check_name
+from hela_store.base.names import PLAIN, check_name
 from hela_store.errors import StoreError
 
 LONGEST_SIDE = 1 << 16
@@ -93,7 +93,9 @@ def checked_frames(path: Path, table: pa.Table) -> pa.Table:
         A name in it cannot be that of a file, or a frame has no size, or one that no frame has.
     """
     for column in ("sequence", "group", "name"):
-        for name in pc.unique(table[column]).to_pylist():
+        names = pc.unique(table[column])
+        odd = pc.invert(pc.fill_null(pc.match_substring_regex(names, f"^(?:{PLAIN})$"), False))
+        for name in names.filter(odd).to_pylist():
             check_name(name, f"{path} is damaged: {column}")
     named = pc.binary_join_element_wise(table["sequence"], table["name"], "/")
     if table.num_rows and not pc.all(pc.equal(named, table["frame"])).as_py():

@@ -1,5 +1,9 @@
+import cProfile
+import pstats
+
 import pytest
 
+from hela_store.bench import scale
 from hela_store.bench.rows import QUERIES
 from hela_store.bench.scale import STEPS, bench_scale, simulate
 
@@ -21,3 +25,15 @@ def test_the_steps_run_on_a_simulated_store(tmp_path):
     assert len(store.views_table()) == 40 == len(store.committed())
     for step in STEPS.values():
         step(store.path)
+
+
+def test_appending_makes_as_many_calls_whatever_is_there(tmp_path, monkeypatch):
+    """What grows with the store is done by Arrow and NumPy, whose calls are as many for a million rows."""
+    monkeypatch.setattr(scale, "APPENDED", 20)
+    calls = []
+    for views in (1_000, 8_000):
+        path = simulate(tmp_path / str(views), views).path
+        with cProfile.Profile() as profile:
+            STEPS["append"](path)
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[1] < 1.5 * calls[0], calls

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from hela_store.base.locks import embed_lock
+from hela_store.embedding.batches import done_of, unique_views
 from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.embedding.record import EncoderRecord, read_record, write_record
 from hela_store.errors import CheckpointError, RecipeError, SplitError, StoreError
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.sam.decoder import load_decoder
+from hela_store.store.ledger import Entry, Ledger
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
@@ -59,6 +61,7 @@ def test_a_resumed_job_gives_the_bytes_of_an_uninterrupted_one(store: Store):
     path.write_bytes(before[f"c.{row - 1}.0.0.0"])
     leftover = path.with_name(f"c.{row}.0.0.0123.partial")
     leftover.write_bytes(b"half")
+    (store.path / ".embed.holder.json").write_text("{}")  # a killed process leaves its note
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if recorded(store).threads > 1 else 2)
     other = torch.get_num_threads()
@@ -71,6 +74,28 @@ def test_a_resumed_job_gives_the_bytes_of_an_uninterrupted_one(store: Store):
     assert chunks(store) == before
     assert store.ledger().entries() == entries
     assert not leftover.exists()
+
+
+def test_what_is_added_is_embedded_without_a_listing(store: Store, unlisted: list[str]):
+    forget(store, 1)
+    assert embed(store).done_now == 1 and unlisted
+
+
+def test_the_last_entry_of_a_view_decides_whether_it_is_done(store: Store):
+    views = unique_views(store.views_table())
+    rng = np.random.default_rng(0)
+    ids = [*views["view"].to_pylist(), "in no plan"]
+    for case in range(200):
+        ledger = Ledger(store.path / "other" / str(case))
+        for _ in range(rng.integers(1, 4)):
+            entries = rng.integers([len(ids), 9], size=(rng.integers(1, 7), 2)).tolist()
+            # most in their own row
+            rows = [index if rng.random() < 0.6 else row for index, row in entries]
+            ledger.commit(Entry(view=ids[i], row=row, sha256="") for (i, _), row in zip(entries, rows, strict=True))
+        store._ledgers[store.key] = ledger
+        last = {view: entry.row for view, entry in ledger.entries().items()}
+        wanted = zip(ids, views["row"].to_pylist(), strict=False)
+        assert done_of(store, views).tolist() == [last.get(view) == row for view, row in wanted], last
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_one_goes_on(store: Store):

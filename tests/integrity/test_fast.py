@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,28 +16,6 @@ from hela_store.workflows.info import info
 from stores import changed, forget
 
 FAST = VerifyConfig(fast=True, seed=0)
-ARRAYS_WITH_CHUNKS = ("image", "label", "valid", "embedding", "view", "frame", "tile", "variant")
-
-
-@pytest.fixture
-def unlisted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fail whoever lists a folder with chunks; return the folders that were listed."""
-    listed: list[str] = []
-
-    def refuse(name: str) -> None:
-        plain = getattr(os, name)
-
-        def listing(path: Any = ".") -> Any:
-            listed.append(str(path))
-            if "arrays.zarr" in str(path) and Path(path).name in ARRAYS_WITH_CHUNKS:
-                raise AssertionError(f"{path} is listed")
-            return plain(path)
-
-        monkeypatch.setattr(os, name, listing)
-
-    refuse("scandir")
-    refuse("listdir")
-    return listed
 
 
 def test_nothing_with_chunks_is_listed(store: Store, unlisted: list[str]) -> None:

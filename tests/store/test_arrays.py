@@ -200,6 +200,23 @@ def test_coordinates_of_rows_in_the_middle_follow_the_plan(arrays, monkeypatch):
     assert {name: arrays.coordinate(KEY, name) for name in columns} == columns
 
 
+@pytest.mark.parametrize("lost", [range(4), range(2, 4), range(3, 4), range(0)])
+def test_coordinates_that_are_added_are_written_from_the_end(arrays, monkeypatch, lost):
+    monkeypatch.setattr("hela_store.store.arrays.COORDINATE_CHUNK", 4)
+    folder = Path(arrays.storage.root) / "embeddings" / KEY / "view"
+    names = [f"v{i}" for i in range(14)]
+    columns = {"view": names, "frame": ["f"] * 14, "tile": [0] * 14, "variant": range(14)}
+    arrays.create_embeddings(KEY, 14, "float16", "zstd")
+    arrays.write_coordinates(KEY, pa.table(columns))
+    for number in lost:  # killed before it wrote these
+        (folder / f"c.{number}").unlink()
+    before = {path.name: path.stat().st_ino for path in folder.glob("c.*")}
+    arrays.write_coordinates(KEY, pa.table(columns), from_end=True)
+    assert arrays.coordinate(KEY, "view") == names
+    after = {path.name: path.stat().st_ino for path in folder.glob("c.*")}
+    assert after.items() >= before.items() and len(after) == 4
+
+
 def test_a_cut_chunk_is_an_error_not_values(arrays):
     arrays.create_embeddings(KEY, 1, "float16", "zstd")
     arrays.write_embedding(KEY, 0, embedding(1))

@@ -95,3 +95,23 @@ def test_numbers_are_counted_as_numbers_whatever_their_files_are_called(tmp_path
     ledger.commit([entry("11", 11)])
     assert (ledger.path / "00000011.jsonl").exists()
     assert ledger.rows() == {str(i): i for i in range(12)}
+
+
+def test_two_that_take_turns_give_no_number_twice(tmp_path):
+    one, other = Ledger(tmp_path / "ledger" / "key"), Ledger(tmp_path / "ledger" / "key")
+    for i in range(0, 40, 4):
+        one.commit([entry(str(i), i)])
+        one.commit([entry(str(i + 1), i + 1)])
+        other.commit([entry(str(i + 2), i + 2)])
+        other.commit([entry(str(i + 3), i + 3)])
+    assert one.rows() == other.rows() == {str(i): i for i in range(40)}
+    assert len(list(one.path.iterdir())) == 40
+
+
+def test_who_commits_again_and_again_lists_the_folder_once(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger" / "key")
+    ledger.commit([entry("a")])
+    monkeypatch.setattr("os.listdir", lambda *_: pytest.fail("the folder is listed"))
+    for i in range(1, 5):
+        ledger.commit([entry(str(i), i)])
+    assert ledger.count() == 5

@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from hela_store.store.records import CellRecord, FrameRecord, ViewRecord
+from hela_store.base.files import digest
+from hela_store.store.plan_names import plan_names
+from hela_store.store.records import CellRecord, FrameRecord, FrameRecords, ViewRecord
 from hela_store.store.store import Store
 from hela_store.store.tables import CELLS_SCHEMA, FRAMES_SCHEMA, PLAN_SCHEMA
 
@@ -47,3 +49,30 @@ def test_blocks_follow_frames_that_are_added(embedded: Path, tmp_path: Path) -> 
     for what, rows, schema in (("frames", [row], FRAMES_SCHEMA), ("cells", [], CELLS_SCHEMA)):
         pq.write_table(pa.Table.from_pylist(rows, schema), segment.with_name(f"{what}-0002.parquet"))
     assert store.blocks().keys() - before.keys() == {"01/t900"}
+
+
+def test_frames_are_found_by_their_ids(embedded: Path) -> None:
+    frames = Store.open(embedded).frames_table()
+    records = FrameRecords(frames)
+    expected = {record.frame: record for record in FrameRecord.of(frames)}
+    assert dict(records) == dict(records.items()) == expected and records == expected
+    assert list(records) == list(expected) == list(records.keys()) and len(records) == len(expected)
+    assert list(records.values()) == list(expected.values())
+    assert "01/t003" in records and "01/t999" not in records and records.get("01/t999") is None
+    with pytest.raises(KeyError):
+        records["01/t999"]
+
+
+@pytest.mark.parametrize("odd", ["01/t 1", "01/é", "01/it's", 'a"b/c', "a\\b", "\u202e", "a\nb", "日本/1"])
+def test_names_of_plans_are_digests_of_all_frames(embedded: Path, odd: str) -> None:
+    store = Store.open(embedded)
+    table = store.frames_as_ingested().select(["frame", "sha256"])
+    more = pa.table({"frame": ["01/t900", odd], "sha256": ["ab", "cd"]})
+    frames = pa.concat_tables([table, more, more.slice(0, 1)])
+    named = plan_names(store.recipe, frames)
+    assert list(named) == [0, 8, 10, 11]
+    recipe = store.recipe
+    parts = [recipe.normalise.method, recipe.normalise.low, recipe.normalise.high, float(recipe.dataset.offset), 0, 0]
+    for count, name in named.items():
+        values = [value for row in frames.slice(0, count).to_pylist() for value in (row["frame"], row["sha256"])]
+        assert digest("plan", *parts, *values)[:16] == name
