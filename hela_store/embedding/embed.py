@@ -49,6 +49,7 @@ WorkOf = Callable[[int, int | None], Work]
 SIZE_SAMPLE = 32
 LEFTOVERS = (
     "encoders/*/.*",
+    "staged/*/.*",
     "plan/.*.parquet.*",
     "ingest/.*.parquet.*",
     "ledger/*/.*.jsonl.*",
@@ -204,6 +205,7 @@ def embed(store: Store, config: EmbedConfig | None = None, progress: Progress = 
         plan = plan_all(store, progress)
         frames = _frames_of(store.blocks(), config.splits) if config.splits else None
         report = _embed_views(store, plan, frames, config, progress)
+        store.gather()
         return replace(report, notes=(*ingested.notes, *report.notes))
 
 
@@ -219,6 +221,7 @@ def plan_all(store: Store, progress: Progress) -> pa.Table:
     appends = store.has_all_plans()
     plan = make_plan(store, progress)
     make_room(store, appends=appends)
+    store.gather()  # what an interrupted job left
     store.forget_lost_plans()
     seal_truths(store, progress)
     return plan
@@ -415,7 +418,7 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
 def bytes_each(store: Store) -> int:
     """Return the mean size on disk of the latest views of a store; before the first embed an upper bound."""
     rows = store.ledger().table()["row"][-SIZE_SAMPLE:].to_pylist()
-    found = (store.arrays.storage.size(store.arrays.chunk_name(store.key, row)) for row in rows)
+    found = (store.arrays.chunk_size(store.key, row) for row in rows)
     sizes = [size for size in found if size is not None]
     if sizes:
         return sum(sizes) // len(sizes)

@@ -199,7 +199,7 @@ def make_room(store: Store, *, appends: bool = False) -> None:
     for size in sorted(set(zip(varied["height"].to_pylist(), varied["width"].to_pylist(), strict=True))):
         store.arrays.add_view_truth(size, len(rows))
     shape = store.recipe.encoder.stored_shape
-    store.arrays.create_embeddings(store.key, len(rows), arrays.dtype, arrays.codec, shape)
+    store.arrays.create_embeddings(store.key, len(rows), arrays.dtype, arrays.codec, shape, arrays.shard)
     store.arrays.write_coordinates(store.key, rows, from_end=appends)
 
 

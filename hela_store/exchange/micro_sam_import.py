@@ -168,6 +168,7 @@ def import_micro_sam(
             prepare(store, sam, IMPORTED, 1)
             for number, view in progress(todo, total=len(todo), what="import"):
                 store.commit([write_view(store, view, found.read(number))])
+        store.gather()
     return MicroSamImport(
         key=store.key,
         source=SOURCE,

@@ -101,6 +101,8 @@ def publish(
     config, place = config or PublishConfig(), open_place(where)
     keys = config.keys or (store.key,)
     with embed_lock(store.path):
+        for key in keys:
+            store.gather(key)
         views = {key: store.committed(key) for key in keys}
         if empty := [key for key, rows in views.items() if not rows]:
             raise StoreError(f"there is no embedding under {empty[0]}, so there is nothing to publish; embed first")
@@ -177,9 +179,16 @@ def _embeddings(store: Store, views: dict[str, dict[str, int]]) -> Iterator[Sour
             yield from _described(storage, f"{folder}/{name}")
             chunks = (each for each in storage.below(f"{folder}/{name}") if each != METADATA)
             yield from (_stored(storage, f"{folder}/{name}/{chunk}") for chunk in chunks)
+        objects: dict[str, list[int]] = {}
         for row in sorted(set(rows.values())):
-            compared = partial(store.embedding_at, row, key)
-            yield _stored(storage, store.arrays.chunk_name(key, row), compared)
+            objects.setdefault(store.arrays.chunk_name(key, row), []).append(row)
+        for name, held in objects.items():
+            yield _stored(storage, name, partial(_compare, store, key, held))
+
+
+def _compare(store: Store, key: str, rows: Sequence[int]) -> None:
+    for row in rows:
+        store.embedding_at(row, key)
 
 
 def _frames(store: Store) -> Iterator[Source]:

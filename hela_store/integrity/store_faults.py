@@ -229,9 +229,8 @@ def unclaimed_views(store: Store, views: Mapping[str, ViewRecord], committed: Co
     left = {name: view for name, view in views.items() if name not in committed}
     if not left:  # a finished store may have a million chunks to list
         return set()
-    there = set(store.arrays.storage.below(f"embeddings/{store.key}/embedding"))
-    chunks = {name: store.arrays.chunk_name(store.key, view.row) for name, view in left.items()}
-    return {name for name, chunk in chunks.items() if chunk.rpartition("/")[2] in there}
+    there = store.arrays.stored_rows(store.key)
+    return {name for name, view in left.items() if view.row in there}
 
 
 NOTES = {
@@ -256,7 +255,7 @@ def embedding_fault(store: Store, entry: Entry, kind: str, view: ViewRecord | No
 def chunk_kind(store: Store, entry: Entry) -> str | None:
     """Return the kind of fault of a committed embedding, None where it is what was committed."""
     try:
-        if store.arrays.storage.size(store.arrays.chunk_name(store.key, entry.row)) is None:
+        if store.arrays.chunk_size(store.key, entry.row) is None:
             return "missing"
         if view_digest(entry.view, store.arrays.embedding(store.key, entry.row)) == entry.sha256:
             return None
@@ -264,7 +263,12 @@ def chunk_kind(store: Store, entry: Entry) -> str | None:
         raise
     except StoreError:
         pass
-    return "truncated" if store.arrays.is_cut_short(store.key, entry.row) else "flipped"
+    try:
+        return "truncated" if store.arrays.is_cut_short(store.key, entry.row) else "flipped"
+    except BucketError:
+        raise
+    except StoreError:  # the index of its shard
+        return "flipped"
 
 
 def _known_sums(store: Store) -> dict[str, set[str]]:

@@ -298,7 +298,9 @@ def _repair(store: Store, faults: list[Fault], config: VerifyConfig, progress: P
     work = _work(store, set(views) - bad, record.batch)
     pipeline = Pipeline(store, sam, compiled=record.compiled)
     with threads(record.threads), contextlib.closing(pipeline.run(work)) as commits:
-        return sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
+        encoded = sum(1 for _ in progress(commits, total=sum(len(todo) for _, todo in work), what="repair"))
+    store.gather()
+    return encoded
 
 
 def _repair_imported(store: Store, bad: set[str], config: VerifyConfig, progress: Progress) -> None:

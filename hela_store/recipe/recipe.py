@@ -179,16 +179,20 @@ class ArraysRecipe:
     """``[arrays]``: how embeddings are stored, and where: ``data`` is empty or ``"s3://bucket/prefix"``.
 
     ``cache_mib``: of what is read from there, copies of at most so many MiB are kept beside the recipe; 0 for none.
+    ``shard``: how many embeddings one object holds; 0 for an object each.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
     codec: str = "zstd"
     data: str = ""
     cache_mib: int = 0
+    shard: int = 0
 
     def __post_init__(self) -> None:
         check_choice(self.dtype, Literal["float16", "float32"], "arrays.dtype")
         check_range(self.cache_mib, 0, 1 << 30, "arrays.cache_mib")
+        if self.shard != 0:
+            check_range(self.shard, 2, 4096, "arrays.shard (views; 0 for an object each)")
         if self.data and not _S3_URL.fullmatch(self.data):
             raise RecipeError(f'arrays.data is {self.data!r}, expected "s3://bucket/prefix", or "" for arrays.zarr')
 

@@ -96,10 +96,11 @@ codec = {arrays.codec}
 data = {arrays.data}
 # largest size in MiB of the local copy of what is read from there, in cache/ beside this file; 0: no copy
 cache_mib = {arrays.cache_mib}
-
+{shard}
 [split]
 {split}
 """
+_SHARD = "# embeddings in one file or object; without this key each has its own\n"
 _BY_FRAMES = """\
 # frame numbers in every sequence, both ends included; frames in no block are unused gaps, because neighbours show the
 # same cells. All three empty: {rule}
@@ -175,12 +176,14 @@ def recipe_text(recipe: Recipe, findings: Sequence[str] = (), stills: bool = Fal
     size = "# pixel_size_um = 0.5  # unknown" if um is None else f"pixel_size_um = {toml_value(um)}"
     stack = [f"axis = {toml_value(dataset.axis)}\n"] if dataset.axis else []
     stack += [f"channel = {dataset.channel}\n"] if dataset.channel is not None else []
+    shard = f"{_SHARD}shard = {recipe.arrays.shard}\n" if recipe.arrays.shard else ""
     return _TEMPLATE.format(
         findings="\n".join(textwrap.fill(" ".join(line.split()), 120, **_WRAP) for line in findings),
         format=recipe.format,
         name=toml_value(recipe.name),
         pixel_size=size,
         stack="".join(stack),
+        shard=shard,
         split=block.format(split=_Toml(split), rule=STILLS_RULE if stills else TIME_RULE).rstrip(),
         **sections,
     )

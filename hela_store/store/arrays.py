@@ -8,7 +8,7 @@ Layout::
 
     frames/<group>/{image,label,valid}        (frame, row, col)     any uint/float, int32, bool
     views/<rows>x<cols>/{label,valid}         (view, row, col)      int32, bool; of augmented variants only
-    embeddings/<key>/embedding                (view, channel, y, x) float16 or float32, fill NaN
+    embeddings/<key>/embedding                (view, channel, y, x) float16 or float32, fill NaN; maybe in shards
                                               (view, y, x, channel) where the key is of an encoder that is cut
     embeddings/<key>/{view,frame,tile,variant}  (view)              string, string, int32, int32
 """
@@ -23,21 +23,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import zarr
-from numcodecs import blosc
 from zarr.codecs import BloscCodec
-from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding
 
 from hela_store.base.aliases import BoolArray, FloatArray, LabelArray
-from hela_store.base.names import check_name
-from hela_store.errors import StoreError
+from hela_store.errors import BucketError, StoreError
 from hela_store.recipe.codecs import parse_codec
 
+from .shard import NONE
+from .staged import Staged
 from .storage import METADATA, Folder, Storage
+from .zarr_arrays import SEPARATOR, ZarrArrays, chunk_name, rows_per_shard, wrong_length
 
 EMBEDDING_SHAPE = (256, 64, 64)
 COORDINATES = ("view", "frame", "tile", "variant")
 COORDINATE_CHUNK = 4096
-SEPARATOR = DefaultChunkKeyEncoding(separator=".")
 EMBEDDING_DIMS = ("view", "channel", "y", "x")
 TOKEN_DIMS = ("view", "y", "x", "channel")
 FRAME_DIMS = ("frame", "row", "col")
@@ -56,21 +55,23 @@ class Columns(Protocol):
         ...
 
 
-class Arrays:
+class Arrays(ZarrArrays):
     """Arrays in ``<store>/arrays.zarr``.
 
     Parameters
     ----------
     where : Storage or Path
         A folder is made by the first write.
+    staged : Path
+        Where embeddings wait for their shard, ``<store>/staged``; asked only where embeddings are in shards.
     """
 
-    def __init__(self, where: Storage | Path) -> None:
-        self.storage: Storage = Folder(where) if isinstance(where, Path) else where
-        self._open: dict[tuple[str, str], zarr.Array[Any]] = {}
+    def __init__(self, where: Storage | Path, staged: Path | None = None) -> None:
+        super().__init__(where)
+        self.staged = Staged(staged or Path(self.storage.root).with_name("staged"))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"storage": self.storage, "_open": {}}
+        return super().__getstate__() | {"staged": self.staged}
 
     @property
     def start_method(self) -> str | None:
@@ -205,7 +206,9 @@ class Arrays:
 
     # embeddings
 
-    def create_embeddings(self, key: str, rows: int, dtype: str, codec: str, shape: Shape = EMBEDDING_SHAPE) -> None:
+    def create_embeddings(
+        self, key: str, rows: int, dtype: str, codec: str, shape: Shape = EMBEDDING_SHAPE, shard: int = 0
+    ) -> None:
         """Make or extend the embeddings of one encoder key; only the planner calls this.
 
         Parameters
@@ -220,6 +223,8 @@ class Arrays:
             As in the recipe (:func:`hela_store.recipe.codecs.parse_codec`); an array that exists keeps its own.
         shape : (int, int, int)
             Of one view: (256, 64, 64), CHW, or (64, 64, C) tokens, HWC.
+        shard : int
+            Views in one object, 0 for an object a view; an array that exists keeps its own.
 
         Raises
         ------
@@ -228,7 +233,7 @@ class Arrays:
         StoreError
             The array exists with another dtype; no space, no permission.
         """
-        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec, shape))
+        self._create(f"embeddings/{key}/embedding", **_embedding_options(rows, dtype, codec, shape, shard))
 
     def write_coordinates(self, key: str, columns: Columns, *, from_end: bool = False) -> None:
         """Write durably which view each row is: ``view``, ``frame`` (strings), ``tile``, ``variant`` (integers).
@@ -266,7 +271,7 @@ class Arrays:
                         array[rows] = values
 
     def write_embedding(self, key: str, row: int, array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Write one embedding; its chunk is durable on return.
+        """Write one embedding; its chunk is durable on return, of an array with shards as a staged one.
 
         Parameters
         ----------
@@ -299,7 +304,10 @@ class Arrays:
             )
         codec = parse_codec(str(target.attrs["codec"]), str(target.dtype))
         stored = codec.prepare(values)
-        chunk = f"{name}/{_chunk_name(target, row)}"
+        if rows_per_shard(target):
+            self.staged.write(key, row, codec.encode(stored))
+            return stored
+        chunk = f"{name}/{chunk_name(target, row)}"
         with self.storage.explain(f"writing {self.storage.root}/{name}"):
             self.storage.write(chunk, codec.encode(stored))
         self.storage.changed(chunk)
@@ -316,7 +324,7 @@ class Arrays:
             No such array or row, or a chunk that is lost or damaged.
         """
         array = self.embedding_array(key, row + 1)
-        if not array.compressors and isinstance(self.storage, Folder):
+        if not array.compressors and not array.shards and isinstance(self.storage, Folder):
             # without a copy
             with contextlib.suppress(FileNotFoundError):
                 values = np.fromfile(self.chunk_path(key, row), array.dtype.newbyteorder("<"))
@@ -339,13 +347,14 @@ class Arrays:
 
     def is_cut_short(self, key: str, row: int) -> bool:
         """Whether the file of an embedding is shorter than it says, or than it must be."""
-        data = self.storage.read(self.chunk_name(key, row))
-        return data is not None and _wrong_length(self.embedding_array(key), data) == "short"
+        data = self._stored(f"embeddings/{key}/embedding", self.embedding_array(key), row)
+        return data is not None and wrong_length(self.embedding_array(key), data) == "short"
 
     def metadata_fault(self, key: str, rows: int, dtype: str, codec: str, shape: Shape) -> str | None:
         """Say how a key's ``zarr.json`` differs from what :meth:`create_embeddings` writes, if it does."""
         array = self.embedding_array(key)
-        options = _embedding_options(array.shape[0], dtype, str(array.attrs.get("codec", codec)), shape)
+        own = str(array.attrs.get("codec", codec)), shape, rows_per_shard(array)
+        options = _embedding_options(array.shape[0], dtype, *own)
         expected = zarr.create_array({}, chunk_key_encoding=SEPARATOR, **options).metadata.to_dict()
         found = array.metadata.to_dict()
         if array.shape[0] < rows:
@@ -370,84 +379,57 @@ class Arrays:
             zarr.open_group(self.storage.zarr(read_only=False), path=name, mode="a")
 
     def chunk_name(self, key: str, row: int) -> str:
-        """Return the name of one embedding's chunk in the storage."""
-        return f"embeddings/{key}/embedding/c.{row}.0.0.0"
+        """Return the name in the storage of the object that holds one embedding."""
+        return f"embeddings/{key}/embedding/c.{row // (self.views_per_shard(key) or 1)}.0.0.0"
+
+    def views_per_shard(self, key: str) -> int:
+        """Return how many embeddings of a key one object holds; 0 where each is an object, or where there are none."""
+        try:
+            return rows_per_shard(self.embedding_array(key))
+        except BucketError:
+            raise
+        except StoreError:  # there is no such array, or it is damaged
+            return 0
+
+    def rows_in_shard(self, key: str, shard: int) -> set[int]:
+        """Return the rows whose embeddings are in a shard, by its number; StoreError where its index is damaged."""
+        count = self.views_per_shard(key)
+        index = self.storage.index(self.chunk_name(key, shard * count), count)
+        return set() if index is None else set((np.flatnonzero(index[:, 0] != NONE) + shard * count).tolist())
+
+    def chunk_size(self, key: str, row: int) -> int | None:
+        """Return how many bytes an embedding takes, None where it is not there; raises as :meth:`rows_in_shard`."""
+        count, name = self.views_per_shard(key), self.chunk_name(key, row)
+        if not count:
+            return self.storage.size(name)
+        size = self.staged.size(key, row)
+        if size is None:
+            index = self.storage.index(name, count)
+            size = None if index is None or index[row % count, 0] == NONE else int(index[row % count, 1])
+        return size
+
+    def stored_rows(self, key: str) -> set[int]:
+        """Return the rows of which there is anything; lists every object."""
+        there = self.storage.below(f"embeddings/{key}/embedding")
+        numbers = [int(name.split(".")[1]) for name in there if name.startswith("c.")]
+        if not self.views_per_shard(key):
+            return set(numbers)
+        found = set(self.staged.rows(key))
+        for number in numbers:
+            with contextlib.suppress(StoreError):
+                found |= self.rows_in_shard(key, number)
+        return found
+
+    def _stored(self, name: str, array: zarr.Array[Any], row: int) -> bytes | None:
+        count = rows_per_shard(array)
+        if not count:
+            return super()._stored(name, array, row)
+        data = self.staged.read(name.split("/")[1], row)
+        return data if data is not None else self.storage.inner(f"{name}/{chunk_name(array, row)}", row % count, count)
 
     def chunk_path(self, key: str, row: int) -> Path:
         """Return the file that holds one embedding, of arrays in a folder."""
         return Path(self.storage.root) / self.chunk_name(key, row)
-
-    # zarr
-
-    def _array(self, name: str, *, rows: int, mode: str = "r") -> zarr.Array[Any]:
-        array = self._open.get((name, mode))
-        if array is None or array.shape[0] < rows:
-            root, name = self.storage.root, _checked(name)
-            if self.storage.size(f"{name}/{METADATA}") is None:
-                raise StoreError(f"no array {name} in {root}; run `hela-store embed` first")
-            try:
-                # an all-zero image, or a chunk equal to the fill value, must still become a file
-                with (
-                    zarr.config.set({"array.write_empty_chunks": True}),
-                    self.storage.explain(f"opening {root}/{name}"),
-                ):
-                    array = zarr.open_array(
-                        self.storage.zarr(read_only=mode == "r"), path=name, mode=mode, zarr_format=3
-                    )
-            except (ValueError, TypeError, KeyError) as error:
-                raise StoreError(f"{root}/{name} is damaged: {error}") from error
-            self._open[name, mode] = array
-        if array.shape[0] < rows:
-            raise StoreError(f"{name} has {array.shape[0]} rows, expected at least {rows}; run `hela-store embed`")
-        return array
-
-    def _create(self, name: str, *, shape: tuple[int, ...], **options: Any) -> None:
-        with self.storage.explain(f"writing {self.storage.root}/{name}"):
-            if ((_checked(name), "r+") not in self._open) and self.storage.size(f"{name}/{METADATA}") is None:
-                root = zarr.open_group(self.storage.zarr(read_only=False), mode="a", use_consolidated=False)
-                root.create_array(name, shape=shape, chunk_key_encoding=SEPARATOR, overwrite=False, **options)
-                self.storage.created(name)
-                return
-            array = self._array(name, rows=0, mode="r+")
-            if array.shape[1:] != shape[1:] or array.dtype != _numpy_dtype(options["dtype"]):
-                raise StoreError(
-                    f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {options['dtype']} {shape[1:]}"
-                )
-            if array.shape[0] < shape[0]:
-                array.resize(shape)
-                self._open.clear()
-
-    def _write(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
-        array = self._array(name, rows=row + 1, mode="r+")
-        if values.shape != array.shape[1:] or not np.can_cast(values.dtype, array.dtype, "same_kind"):
-            raise StoreError(f"{name} holds {array.dtype} {array.shape[1:]}, cannot take {values.dtype} {values.shape}")
-        with self.storage.explain(f"writing {self.storage.root}/{name}"):
-            array[row] = values
-        self.storage.changed(f"{name}/{_chunk_name(array, row)}")
-
-    def _read(self, name: str, row: int) -> npt.NDArray[Any] | None:
-        """Return one row; None where its chunk is not there."""
-        array = self._array(name, rows=row + 1)
-        data = self.storage.read(f"{name}/{_chunk_name(array, row)}")
-        if data is None:
-            return None
-        damaged, way_out = (
-            f"{self.storage.root}/{name}/{_chunk_name(array, row)} is damaged",
-            "run `hela-store verify --repair`",
-        )
-        wrong = _wrong_length(array, data)
-        if wrong:
-            raise StoreError(f"{damaged}: it is too {wrong}; {way_out}")
-        try:
-            # what zarr-python does with such a chunk, in a fifth of the time
-            values = np.empty(array.shape[1:], array.dtype.newbyteorder("<"))
-            if array.compressors:
-                blosc.decompress(data, values)
-            else:
-                values[...] = np.frombuffer(data, values.dtype).reshape(values.shape)
-        except (ValueError, RuntimeError) as error:
-            raise StoreError(f"{damaged}: {error}; {way_out}") from error
-        return values.astype(array.dtype, copy=False)
 
 
 def frame_chunk(group: str, name: str, row: int) -> str:
@@ -481,40 +463,17 @@ def _first_wrong(array: zarr.Array[Any], columns: Columns, name: str) -> int:
     return 0
 
 
-def _checked(name: str) -> str:
-    """Return the name of an array; StoreError where a group or encoder key in it would lead out of the arrays."""
-    return "/".join(check_name(part, "the group of an array") for part in name.split("/"))
-
-
-def _chunk_name(array: zarr.Array[Any], row: int) -> str:
-    return ".".join(["c", str(row), *("0" for _ in array.shape[1:])])
-
-
-def _wrong_length(array: zarr.Array[Any], data: bytes) -> str:
-    """Say whether a chunk is too ``"short"`` or too ``"long"``, ``""`` where it is neither.
-
-    Blosc would read past the end of one that was cut. Its header has two little-endian uint32: at byte 4 the length
-    of the values, at byte 12 that of the chunk (c-blosc, README_CHUNK_FORMAT.rst).
-    """
-    expected = array.dtype.itemsize * int(np.prod(array.shape[1:]))
-    if array.compressors:
-        header = data[:16]
-        if len(header) == 16 and int.from_bytes(header[4:8], "little") != expected:
-            return "short" if int.from_bytes(header[4:8], "little") < expected else "long"
-        expected = int.from_bytes(header[12:], "little") if len(header) == 16 else 16
-    return "" if len(data) == expected else "short" if len(data) < expected else "long"
-
-
 def embedding_dims(shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the dimensions of an array of what is stored of a view in this shape."""
     return EMBEDDING_DIMS if shape == EMBEDDING_SHAPE else TOKEN_DIMS
 
 
-def _embedding_options(rows: int, dtype: str, codec: str, shape: Shape) -> dict[str, Any]:
+def _embedding_options(rows: int, dtype: str, codec: str, shape: Shape, shard: int) -> dict[str, Any]:
     kind = np.dtype(dtype)
     return {
         "shape": (rows, *shape),
         "chunks": (1, *shape),
+        "shards": (shard, *shape) if shard else None,
         "dtype": kind,
         "fill_value": float("nan"),
         "compressors": parse_codec(codec, dtype).compress(kind.itemsize),
@@ -525,7 +484,3 @@ def _embedding_options(rows: int, dtype: str, codec: str, shape: Shape) -> dict[
 
 def _view_group(shape_rc: tuple[int, int]) -> str:
     return f"views/{shape_rc[0]}x{shape_rc[1]}"
-
-
-def _numpy_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    return np.dtypes.StringDType() if dtype == "string" else np.dtype(dtype)

@@ -25,6 +25,7 @@ from hela_store.base.files import write_atomic
 from hela_store.errors import BucketError, StoreError
 
 from .read_cache import ReadCache
+from .shard import Index, find, index_bytes, parse_index
 
 with needs("s3"):
     import boto3
@@ -100,9 +101,10 @@ class Bucket:
     def __init__(self, url: str, claim: Path, cache: ReadCache) -> None:
         self.root = url
         self._claim, self._cache = claim, cache
+        self._indexes: dict[str, Index] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_claim": self._claim, "_cache": self._cache}
+        return {"root": self.root, "_claim": self._claim, "_cache": self._cache, "_indexes": {}}
 
     @cached_property
     def _store(self) -> S3Store:
@@ -176,6 +178,36 @@ class Bucket:
                     raise
                 return None
 
+    def inner(self, name: str, number: int, rows: int) -> bytes | None:
+        """See :class:`hela_store.store.storage.Storage`; the index of each shard is asked for once."""
+        copy = f"{name}/{number}"
+        data = self._cache.get(copy)
+        if data is not None:
+            return data
+        place = find(self._indexes[name], number) if name in self._indexes else None
+        if place is None:  # the shard may have been written again since
+            index = self.index(name, rows)
+            place = None if index is None else find(index, number)
+        if place is None:
+            return None
+        data = self.part(name, *place)
+        if data is not None:
+            self._cache.put(copy, data)
+        return data
+
+    def index(self, name: str, rows: int) -> Index | None:
+        """See :class:`hela_store.store.storage.Storage`."""
+        with self.explain(f"reading {self.root}/{name}"):
+            try:
+                found = obstore.get(self._store, name, options={"range": {"suffix": index_bytes(rows)}})
+                data = bytes(found.bytes())
+            except (NotFoundError, FileNotFoundError) as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+        index = self._indexes[name] = parse_index(data, rows, found.meta["size"])
+        return index
+
     def write(self, name: str, data: bytes) -> None:
         """See :class:`hela_store.store.storage.Storage`."""
         with self.explain(f"writing {self.root}/{name}"):
@@ -217,10 +249,12 @@ class Bucket:
     def changed(self, name: str) -> None:
         """See :class:`hela_store.store.storage.Storage`."""
         self._cache.forget(name)
+        for number in range(len(self._indexes.pop(name, ()))):
+            self._cache.forget(f"{name}/{number}")
 
     def doubt(self, name: str) -> bool:
         """See :class:`hela_store.store.storage.Storage`."""
-        self._cache.forget(name)
+        self.changed(name)
         return True
 
     def _all(self, prefix: str) -> list[str]:

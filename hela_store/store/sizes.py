@@ -58,7 +58,8 @@ def embedding_bytes(arrays: Arrays, key: str, ledger: pa.Table) -> int:
     ledger : pyarrow.Table
         Of that key; has a column ``row``.
     """
-    rows = np.unique(ledger["row"].to_numpy())
+    rows = np.unique(ledger["row"].to_numpy() // (arrays.views_per_shard(key) or 1))
+    rows *= arrays.views_per_shard(key) or 1  # the first one of each object
     chunks = -(-(int(rows.max(initial=-1)) + 1) // COORDINATE_CHUNK)
 
     def chunk(i: int) -> str:

@@ -6,11 +6,12 @@ Names are keys of Zarr relative to the root of the arrays, such as ``"embeddings
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import Buffer
@@ -18,6 +19,8 @@ from zarr.storage import LocalStore
 
 from hela_store.base.files import explain_os_errors, fsync_path, write_atomic
 from hela_store.errors import BucketError, StoreError
+
+from .shard import Index, find, index_bytes, parse_index
 
 METADATA = "zarr.json"
 T = TypeVar("T")
@@ -43,6 +46,20 @@ class Storage(Protocol):
 
     def part(self, name: str, start: int, stop: int) -> bytes | None:
         """Return the bytes from ``start`` to before ``stop`` of what is stored under a name, None where nothing is."""
+        ...
+
+    def inner(self, name: str, number: int, rows: int) -> bytes | None:
+        """Return the chunk of one row of a shard of ``rows`` rows, None where it is not there.
+
+        Raises
+        ------
+        StoreError
+            The index of the shard is damaged.
+        """
+        ...
+
+    def index(self, name: str, rows: int) -> Index | None:
+        """Return the index of a shard, None where it is not there; raises as :meth:`inner`."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
@@ -115,6 +132,27 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def inner(self, name: str, number: int, rows: int) -> bytes | None:
+        """See :class:`Storage`."""
+        try:
+            # one file for index and chunk: another may take its place at any time
+            with (self.path / name).open("rb") as file:
+                place = find(_index(file, rows), number)
+                if place is None:
+                    return None
+                file.seek(place[0])
+                return file.read(place[1] - place[0])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def index(self, name: str, rows: int) -> Index | None:
+        """See :class:`Storage`."""
+        try:
+            with (self.path / name).open("rb") as file:
+                return _index(file, rows)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def write(self, name: str, data: bytes) -> None:
         """See :class:`Storage`."""
         write_atomic(self.path / name, data)
@@ -156,6 +194,12 @@ class Folder:
     def doubt(self, name: str) -> bool:
         """See :class:`Storage`; a file is what it is."""
         return False
+
+
+def _index(file: BinaryIO, rows: int) -> Index:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - index_bytes(rows)))
+    return parse_index(file.read(), rows, size)
 
 
 class _DurableStore(LocalStore):

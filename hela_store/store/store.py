@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .arrays import Arrays
     from .embeddings import Embeddings
     from .pixels import Pixels
+    from .shards import Gatherer
     from .truths import Truths
 
 LINKLESS = {
@@ -45,6 +46,7 @@ LINKLESS = {
     LABELS: 1,
     "plan": 1,
     "cache": 0,
+    "staged": 2,
     "data.json": 0,
     "sums.json": 0,
 }
@@ -67,6 +69,7 @@ class Store(StoredTables):
         super().__init__(path, recipe, labels_version)
         self._ledgers: dict[str, Ledger] = {}
         self._embeddings: dict[str, Embeddings] = {}
+        self._gatherers: dict[str, Gatherer] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -111,7 +114,7 @@ class Store(StoredTables):
         from .storage import open_storage
 
         where = self.recipe.arrays
-        return Arrays(open_storage(self.path / "arrays.zarr", where.data, where.cache_mib))
+        return Arrays(open_storage(self.path / "arrays.zarr", where.data, where.cache_mib), self.path / "staged")
 
     def ledger(self, key: str | None = None) -> Ledger:
         """Return the ledger of an encoder key (default: the recipe's)."""
@@ -180,8 +183,30 @@ class Store(StoredTables):
 
         The labels come first: an embedding counts only with the labels that belong to it.
         """
+        entries = list(entries)
         self.truths.ledger.commit(truths)
         self.ledger().commit(entries)
+        self._gatherer(self.key).add(entry.row for entry in entries)
+
+    def gather(self, key: str | None = None) -> None:
+        """Write what is committed and in no shard yet into the shards of an encoder key (default: the recipe's).
+
+        Whoever calls holds the store's embed lock. Does nothing where each embedding is an object of its own.
+
+        Raises
+        ------
+        StoreError
+            A shard is damaged; no space, no permission.
+        """
+        self._gatherer(key or self.key).finish()
+        del self._gatherers[key or self.key]
+
+    def _gatherer(self, key: str) -> Gatherer:
+        from .shards import Gatherer
+
+        if key not in self._gatherers:
+            self._gatherers[key] = Gatherer(self.arrays, key, self.ledger(key))
+        return self._gatherers[key]
 
     @property
     def pixels(self) -> Pixels:

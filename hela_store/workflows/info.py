@@ -22,7 +22,7 @@ from hela_store.store.sizes import array_bytes
 from hela_store.store.store import Store
 
 ARRAYS = "arrays.zarr"
-BYTES_OF = ("ingest", "labels", "plan", "ledger", "encoders", "runs", "catalog.duckdb")
+BYTES_OF = ("ingest", "labels", "plan", "ledger", "staged", "encoders", "runs", "catalog.duckdb")
 """Parts of a store with few files, however many views there are."""
 FORMS = ("box", "point", "mask")
 """Kinds of prompt that are made from detections."""

@@ -99,7 +99,7 @@ class Failing:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def make(path: Path, frames: int) -> None:
+def make(path: Path, frames: int, shard: int) -> None:
     torch.manual_seed(0)
     weights = path.with_name("nano.safetensors")
     save_file({name: value.contiguous() for name, value in nano.build_nano().state_dict().items()}, weights)
@@ -107,6 +107,9 @@ def make(path: Path, frames: int) -> None:
     # all of them count, or the labels would be empty
     blocks = {"train_frames": "0-0", "val_frames": "1-1", "test_frames": "2-2", "field_of_interest": 0}
     new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, checkpoint=str(weights), **blocks))
+    if shard:
+        recipe = path / "store.toml"
+        recipe.write_text(recipe.read_text().replace("[arrays]\n", f"[arrays]\nshard = {shard}\n"))
 
 
 def work(request: dict[str, Any]) -> int:
@@ -117,7 +120,7 @@ def work(request: dict[str, Any]) -> int:
     failing = Failing(path, request.get("mode", ""), request.get("at", 0))
     try:
         if request["job"] == "new":
-            make(path, request["frames"])
+            make(path, request["frames"], request.get("shard", 0))
         elif request["job"] == "embed":
             embed(Store.open(path), EmbedConfig(device="cpu"))
         else:

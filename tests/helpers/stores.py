@@ -60,3 +60,20 @@ def reseal_labels(store: Path) -> None:
 
 def changed(store: Store, **parts: Any) -> Store:
     return Store(store.path, replace(store.recipe, **parts))
+
+
+def reshard(store: Store, shard: int) -> Store:
+    """Put the embeddings of a store into shards, as if it had been made with ``arrays.shard``; return it opened again."""
+    folder = f"embeddings/{store.key}/embedding"
+    array, rows = store.arrays.embedding_array(store.key), sorted(store.committed().values())
+    values = {row: store.arrays.embedding(store.key, row) for row in rows}
+    store.arrays.storage.remove(folder)
+    recipe = store.path / "store.toml"
+    recipe.write_text(recipe.read_text().replace("[arrays]\n", f"[arrays]\nshard = {shard}\n"))
+    after = Store.open(store.path)
+    how = (array.shape[0], str(array.dtype), store.recipe.arrays.codec, array.shape[1:])
+    after.arrays.create_embeddings(store.key, *how, shard=shard)  # type: ignore[arg-type]
+    for row in rows:
+        after.arrays.write_embedding(store.key, row, values[row])
+    after.gather()
+    return after

@@ -30,9 +30,10 @@ FRAMES = 3
 class Jobs:
     """Jobs in processes of their own, and what an uninterrupted one makes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        assert self.ask(job="new", store=str(folder / "base"), frames=FRAMES) == DONE, self.log(folder / "base")
+    def __init__(self, folder: Path, shard: int = 0) -> None:
+        self.folder, self.shard = folder, shard
+        asked = {"job": "new", "store": str(folder / "base"), "frames": FRAMES, "shard": shard}
+        assert self.ask(**asked) == DONE, self.log(folder / "base")
         self.whole = self.copy("whole")
         assert self.ask(job="embed", store=str(self.whole)) == DONE, self.log(self.whole)
         self.points = int(self.whole.with_suffix(".points").read_text())
@@ -61,6 +62,12 @@ class Jobs:
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     return Jobs(tmp_path_factory.mktemp("crashes"))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    """Return jobs on a store of one whole shard and one that is half full."""
+    return Jobs(tmp_path_factory.mktemp("sharded"), shard=2)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -104,6 +111,7 @@ def interrupt(jobs: Jobs, mode: str, at: float, *, ahead: bool = False) -> str |
         assert assert_before_or_after(jobs, path) == FRAMES >= committed
         assert contents(path) == jobs.expected
         assert not list((path / "arrays.zarr").rglob(".*"))
+        assert not [file for file in (path / "staged").rglob("*") if file.is_file()]
     except (AssertionError, StoreError) as error:
         return f"{mode} at {at}: {error}"
     return None
@@ -129,6 +137,13 @@ def test_killed_and_starved_with_several_batches_being_written(jobs: Jobs) -> No
 
 
 @pytest.mark.ci
+def test_shards_killed_and_starved_in_short(sharded: Jobs) -> None:
+    n = sharded.points
+    cases = [("kill", n // 3), ("kill", n * 3 // 5), ("kill", n * 3 // 4), ("torn", n * 2 // 3), ("full", n * 2 // 3)]
+    report(len(cases), [text for case in cases if (text := interrupt(sharded, *case))])
+
+
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["", "kill"])
 def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
     path = jobs.copy("case")
@@ -144,7 +159,11 @@ def test_several_writers_at_once(jobs: Jobs, mode: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_and_starved_at_every_call(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["jobs", "sharded"])
+def test_killed_and_starved_at_every_call(
+    name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: Jobs = request.getfixturevalue(name)
     random.seed(0)
     every = range(1, jobs.points + 1)
     cases: list[tuple[str, float]] = [(mode, at) for mode in ("kill", "torn", "full") for at in every]
@@ -157,6 +176,7 @@ def test_killed_and_starved_at_every_call(jobs: Jobs, capsys: pytest.CaptureFixt
 
 
 KINDS = {
+    "shard": "arrays.zarr/embeddings/*/embedding/c.0.0.0.0",
     "chunk": "arrays.zarr/embeddings/*/embedding/c.1.0.0.0",
     "array": "arrays.zarr/embeddings/*/embedding/zarr.json",
     "coordinate": "arrays.zarr/embeddings/*/view/c.0",
@@ -194,7 +214,7 @@ def damage(jobs: Jobs, kind: str, how: str, seed: int) -> str | None:
             again = jobs.ask(job="verify", store=str(path), repair=True)
             assert again == DONE, f"{again} {[p.read_text() for p in path.parent.glob('case.[jel]*')]}"
             found = json.loads(path.with_suffix(".json").read_text())
-            assert found["repaired"] and found["encoded"] <= 1, found
+            assert found["repaired"] and found["encoded"] <= max(1, jobs.shard), found
         assert jobs.ask(job="embed", store=str(path)) == DONE, jobs.log(path)
         assert contents(path) == jobs.expected
     except (AssertionError, StoreError) as error:
@@ -209,6 +229,11 @@ SHORT = [("chunk", "flip"), ("ledger", "flip"), ("image", "flip"), ("label", "lo
 @pytest.mark.parametrize(("kind", "how"), SHORT)
 def test_damaged_in_short(jobs: Jobs, kind: str, how: str) -> None:
     report(1, [text for text in [damage(jobs, kind, how, 0)] if text])
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "lose"])
+def test_damaged_shards_in_short(sharded: Jobs, how: str) -> None:
+    report(1, [text for text in [damage(sharded, "shard", how, 0)] if text])
 
 
 @pytest.mark.parametrize("kind", ["ingest/frames-*.parquet", "ingest/cells-*.parquet", "store.toml"])
@@ -226,8 +251,9 @@ def test_damaged_truth_is_refused_and_left_alone(jobs: Jobs, kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_damaged_in_each_kind_of_file(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = [(kind, how, 0) for kind in KINDS for how in ("cut", "lose")]
-    cases += [(kind, "flip", seed) for kind in KINDS for seed in range(6)]
+    kinds = [kind for kind in KINDS if kind != "shard"]
+    cases = [(kind, how, 0) for kind in kinds for how in ("cut", "lose")]
+    cases += [(kind, "flip", seed) for kind in kinds for seed in range(6)]
     failures = [text for case in cases if (text := damage(jobs, *case))]
     with capsys.disabled():
         report(len(cases), failures)

@@ -29,10 +29,12 @@ from hela_store.runs.folder import load_run
 from hela_store.store import bucket
 from hela_store.store.bucket import Bucket
 from hela_store.store.read_cache import ReadCache
+from hela_store.store.shard import pack, unpack
 from hela_store.store.store import Store
 from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.info import info
+from stores import reshard
 
 pytestmark = pytest.mark.usefixtures("client")
 
@@ -155,6 +157,27 @@ def test_a_look_lists_no_chunks(remote: Store, monkeypatch: pytest.MonkeyPatch):
     found = info(Store.open(remote.path))
     assert found.bytes["arrays.zarr"] > 8_000_000 and found.keys == {remote.key: 8}
     assert set(listed) == {"embeddings"}
+
+
+def test_an_embedding_in_a_shard_costs_one_request(remote: Store, line: SlowLine):
+    expected = {row: remote.embedding_at(row).tobytes() for row in range(8)}
+    sharded = reshard(remote, 4)
+    reader = Store.open(remote.path).embeddings()
+    assert reader.read(0).tobytes() == expected[0] and reader.read(5).tobytes() == expected[5]
+    before = line.requests
+    for row in (3, 6, 1, 4, 7, 2):  # the indexes of both shards are known
+        assert reader.read(row).tobytes() == expected[row]
+    assert line.requests - before == 6
+    # a shard that is written again has another index
+    name = sharded.arrays.chunk_name(remote.key, 0)
+    chunks = unpack(sharded.arrays.storage.read(name) or b"", 4)
+    sharded.arrays.storage.write(name, pack([None, *chunks[1:]]))
+    assert reader.read(1).tobytes() == expected[1]
+    with pytest.raises(StoreError, match=r"the embedding of view .* is not there"):
+        reader.read(0)
+    assert verify(Store.open(remote.path), VerifyConfig(repair=True, device="cpu")).encoded == 1
+    assert reader.read(0).tobytes() == expected[0]
+    assert {each for each in objects(sharded) if each != "zarr.json"} == {"c.0.0.0.0", "c.1.0.0.0"}
 
 
 @pytest.mark.ci
