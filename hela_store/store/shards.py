@@ -43,8 +43,9 @@ class Gatherer:
     def __init__(self, arrays: Arrays, key: str, ledger: Ledger) -> None:
         self._arrays, self._key, self._ledger = arrays, key, ledger
         self._count = arrays.views_per_shard(key)
-        committed = set(ledger.table()["row"].to_pylist()) if self._count and arrays.staged.rows(key) else set()
-        self._ready = set(arrays.staged.rows(key)) & committed
+        staged = arrays.staged.rows(key) if self._count else []
+        committed = np.isin(staged, ledger.table()["row"].to_numpy()) if staged else ()
+        self._ready = {row for row, is_committed in zip(staged, committed, strict=True) if is_committed}
         """Rows that are staged and committed."""
         self._lacks: dict[int, set[int]] = {}
         """Of each shard that rows were added to, those that are still to come; of a whole one none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from hela_store.embedding.embed import EmbedConfig, embed
 from hela_store.errors import CheckpointError, ClusterError, RecipeError
 from hela_store.sam.nano import load_nano
 from hela_store.store.store import Store
-from stores import changed, chunks, forget
+from stores import changed, chunks, forget, reshard
 
 # closing a cluster leaves the collecting of some of its sockets and loops to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -204,3 +205,19 @@ def test_the_parent_is_killed_and_the_bytes_stay_the_same(store: Store, workers:
     assert embed(store, EmbedConfig(workers=workers)).left == 0
     assert chunks(store) == before
     assert store.ledger().entries() == entries
+
+
+def test_workers_write_no_shards_and_one_that_is_killed_tears_none(store: Store):
+    sharded = reshard(store, 3)
+    before, entries = chunks(sharded), sharded.ledger().entries()
+    shutil.rmtree(sharded.ledger().path)
+    for name in before:
+        (sharded.arrays.chunk_path(sharded.key, 0).parent / name).unlink()
+    report = embed(
+        Store.open(store.path),
+        EmbedConfig(workers=2),
+        progress=after(2, lambda: worker_processes()[0].send_signal(signal.SIGKILL)),
+    )
+    assert (report.done_now, report.left) == (8, 0)
+    assert chunks(sharded) == before and len(before) == 3
+    assert Store.open(store.path).ledger().entries() == entries
