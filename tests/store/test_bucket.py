@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import forked
 import numpy as np
+import obstore
 import pytest
 from buckets import SECRETS, URL
 
@@ -146,12 +147,19 @@ def test_refused_connections_and_slow_answers(remote: Store, line: SlowLine, mon
 
 
 def test_a_look_lists_no_chunks(remote: Store, monkeypatch: pytest.MonkeyPatch):
-    listed: list[str] = []
-    for name in ("list", "list_with_delimiter"):
-        plain = getattr(bucket.obstore, name)
-        monkeypatch.setattr(
-            bucket.obstore, name, lambda store, prefix=None, plain=plain: listed.append(prefix) or plain(store, prefix)
-        )
+    listed: list[str | None] = []
+
+    def watch(name: str) -> None:
+        plain = getattr(obstore, name)
+
+        def listing(store: object, prefix: str | None = None) -> object:
+            listed.append(prefix)
+            return plain(store, prefix)
+
+        monkeypatch.setattr(obstore, name, listing)
+
+    watch("list")
+    watch("list_with_delimiter")
     report = verify(remote, VerifyConfig(fast=True))
     assert report.whole and (report.committed, report.sampled) == (8, 8)
     found = info(Store.open(remote.path))
