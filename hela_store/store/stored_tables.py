@@ -69,7 +69,7 @@ class StoredTables:
         Whoever calls holds the store's embed lock. Raises StoreError where a file is damaged.
         """
         paths = [path for folder in ("ingest", "plan") for path in (self.path / folder).glob("*.parquet")]
-        without = set(self.sums.without(paths))
+        without = self.sums.without(paths)
         for path in paths:
             if path in without:
                 self._table([path])
