@@ -169,7 +169,7 @@ def compare(
     if len(variants) < 2:
         raise RunError(f"{len(variants)} run to compare, expected two or more")
     named = [v.split(",") if isinstance(v, str) else list(v) for v in variants]
-    runs = [[load_run(store.path, name.strip()).id for name in part] for part in named]
+    runs = [[load_run(store.path, name.strip(), latest_of="evaluate").id for name in part] for part in named]
     for part in runs:
         if twice := next((run for run in part if part.count(run) > 1), None):
             raise RunError(f"run {twice} is given twice in one variant; expected a run for each training seed")

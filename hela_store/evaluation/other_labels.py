@@ -146,7 +146,7 @@ def truth_answers(
     store: Store, runs: Sequence[str], labels: Labels, *, progress: Progress = silent
 ) -> list[tuple[TruthScore, Ious]]:
     """Score runs as :func:`score` does, unpaired; return the IoU of every answer as well. Raises as :func:`score`."""
-    infos = [load_run(store.path, run) for run in runs]
+    infos = [load_run(store.path, run, latest_of="evaluate") for run in runs]
     for info in infos:
         if not info.has("predictions.parquet"):
             raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")

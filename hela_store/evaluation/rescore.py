@@ -106,7 +106,7 @@ def rescore(
     StoreError
         There is no such version.
     """
-    info = load_run(store.path, run)
+    info = load_run(store.path, run, latest_of="evaluate")
     now, old = store.at_labels(version), store.at_labels(info.labels_version)
     if info.kind not in KINDS or not info.has("predictions.parquet") or info.has("detections.parquet"):
         raise RunError(

@@ -77,7 +77,7 @@ def run_labels(store: Store, run: str, prompt: str | None = None, prompt_seed: i
     RunError
         The run has no masks, several prompt kinds, or not the one asked for.
     """
-    return labels_of(store, load_run(store.path, run), prompt, prompt_seed)
+    return labels_of(store, load_run(store.path, run, latest_of="evaluate"), prompt, prompt_seed)
 
 
 def labels_of(store: Store, info: RunInfo, prompt: str | None = None, prompt_seed: int | None = None) -> RunLabels:

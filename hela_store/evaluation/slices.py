@@ -131,7 +131,7 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
     """
     if metric not in METRICS:
         raise RecipeError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
-    info = load_run(store.path, run)
+    info = load_run(store.path, run, latest_of="evaluate")
     store = store.at_labels(info.labels_version)
     table = catalog.query(store.path, _ROWS.format(metric=metric), {"run": info.id})
     if not len(table):

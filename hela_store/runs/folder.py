@@ -44,8 +44,13 @@ __all__ = [
 ]
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}")
-MADE_BY = {"finetune": "finetune", "evaluate": "evaluate", "detector": "detect train", "detect": "detect run"}
-"""Commands by the kind of run they make."""
+MADE_BY = {
+    "finetune": ("fine-tuning", "finetune"),
+    "evaluate": ("evaluation", "evaluate"),
+    "detector": ("trained detector", "detect train"),
+    "detect": ("detection run", "detect run"),
+}
+"""What people call a run, and the command that makes it, by the kind of the run."""
 _PARTIAL = re.compile(rf"\.({RUN_ID.pattern})\.partial")
 
 
@@ -209,7 +214,9 @@ def new_run(
         raise
 
 
-def load_run(store_path: Path | str, id: str, kind: str | None = None) -> RunInfo:
+def load_run(
+    store_path: Path | str, id: str, kind: str | None = None, *, latest_of: str | None = None
+) -> RunInfo:
     """Read a published run.
 
     Parameters
@@ -218,6 +225,8 @@ def load_run(store_path: Path | str, id: str, kind: str | None = None) -> RunInf
         The whole id, a prefix that only one run has, or ``"latest"``: the one that began last.
     kind : str, optional
         ``"latest"`` looks among runs of this kind; any other run must be of it.
+    latest_of : str, optional
+        ``"latest"`` looks among runs of this kind; any other run may be of another kind.
 
     Raises
     ------
@@ -226,8 +235,8 @@ def load_run(store_path: Path | str, id: str, kind: str | None = None) -> RunInf
     """
     store_path = Path(store_path)
     if id == "latest":
-        return latest(store_path, kind)
-    name = _resolve(id, run_ids(store_path), "run")
+        return latest(store_path, kind or latest_of)
+    name = _resolve(id, run_ids(store_path), "run", kind or latest_of)
     info = read_info(store_path / "runs" / name, name)
     if kind is not None and info.kind != kind:
         raise RunError(f"run {name} is of kind {info.kind}, expected {kind}{_last(run_ids(store_path), kind)}")
@@ -247,9 +256,9 @@ def latest(store_path: Path | str, kind: str | None = None) -> RunInfo:
         if kind is None or (info.kind == kind and not info.is_point):
             found.append(info)
     if not found:
-        missing = f"no {kind + ' ' if kind else ''}run in {store_path} yet"
-        makes = f"; `hela-store {MADE_BY[kind]}` makes one" if kind in MADE_BY else _last(run_ids(store_path), None)
-        raise RunError(missing + makes)
+        what, command = MADE_BY.get(kind or "", (f"{kind} run" if kind else "run", ""))
+        makes = f"`hela-store {command}` makes one" if command else "commands such as `hela-store evaluate` make runs"
+        raise RunError(f"there is no {what} in {store_path} yet; {makes}")
     return max(found, key=lambda info: (info.created, info.id))
 
 
@@ -405,7 +414,7 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _resolve(id: str, names: list[str], what: str) -> str:
+def _resolve(id: str, names: list[str], what: str, kind: str | None = None) -> str:
     if id in names:
         return id
     found = [name for name in names if id and name.startswith(id)]
@@ -414,13 +423,15 @@ def _resolve(id: str, names: list[str], what: str) -> str:
     if found:
         raise RunError(f"{id!r} is the beginning of {len(found)} runs: {', '.join(found[-5:])}; give more of the id")
     near = difflib.get_close_matches(id, names, n=1, cutoff=0.8)
-    hint = f"; did you mean {near[0]}?" if near else _last(names, None)
+    hint = f"; did you mean {near[0]}?" if near else _last(names, kind)
     raise RunError(f"no {what} {id!r}{hint}")
 
 
 def _last(names: list[str], kind: str | None) -> str:
     names = [name for name in names if kind is None or name.split("-")[2] == kind]
-    return f"; the last: {', '.join(names[-3:])}" if names else "; there is none"
+    what, command = MADE_BY.get(kind or "", ("run", ""))
+    makes = f"; `hela-store {command}` makes one" if command else ""
+    return f"; the last: {', '.join(names[-3:])}" if names else f"; the store has no {what} yet{makes}"
 
 
 def _headline(config: Mapping[str, Any]) -> dict[str, Any]:

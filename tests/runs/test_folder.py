@@ -212,19 +212,32 @@ def test_runs_are_found_by_id_prefix_or_latest(tmp_path: Path) -> None:
     assert [run.id for run in list_runs(tmp_path, "finetune")] == [finetune]
     with pytest.raises(RunError, match=f"of kind evaluate, expected finetune.*{finetune}"):
         load_run(tmp_path, first, "finetune")
+    newest = published(tmp_path, "finetune")
+    assert load_run(tmp_path, "latest", latest_of="evaluate").id == second
+    assert load_run(tmp_path, newest, latest_of="evaluate").id == newest
     with pytest.raises(RunError, match="no report run"):
         latest(tmp_path, "report")
+    with pytest.raises(RunError, match="there is no detection run in .*`hela-store detect run` makes one"):
+        latest(tmp_path, "detect")
     with pytest.raises(RunError, match="beginning of"):
         load_run(tmp_path, "20")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../runs", "nothing-like-it", "*"])
 def test_an_unknown_run_lists_the_last(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="there is none"):
+    with pytest.raises(RunError, match="the store has no run yet"):
         load_run(tmp_path, name)
     run = published(tmp_path)
     with pytest.raises(RunError, match=f"the last: {run}"):
         load_run(tmp_path, name)
+
+
+def test_an_unknown_run_lists_the_last_that_fit(tmp_path: Path) -> None:
+    finetune, _ = published(tmp_path, "finetune"), published(tmp_path)
+    with pytest.raises(RunError, match=f"the last: {finetune}$"):
+        load_run(tmp_path, "nothing-like-it", "finetune")
+    with pytest.raises(RunError, match="the store has no trained detector yet; `hela-store detect train` makes one"):
+        load_run(tmp_path, "nothing-like-it", "detector")
 
 
 def test_an_unknown_run_names_the_nearest(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
 
     Parameters
     ----------
-    asked : run ids, their beginnings or ``"latest"``
+    asked : run ids, their beginnings, or ``"latest"`` for the latest evaluation
         A fine-tuning or a detector stands for the runs that used its weights. None: of every checkpoint, kind of run
         and prompt the latest run on the block.
 
@@ -188,7 +188,7 @@ def choose(store: Store, asked: Sequence[str]) -> Choice:
     RunError, StoreError
         A run is unknown, or the store is damaged.
     """
-    named = [load_run(store.path, each) for each in asked]
+    named = [load_run(store.path, each, latest_of="evaluate") for each in asked]
     wanted = {run.id for run in named}
     # the points of a study of budgets are dozens, and have a chart of their own
     everything = [run for run in list_runs(store.path) if not run.is_point or run.id in wanted]
