@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hela_store.audit.config import AuditConfig
+from hela_store.base.text import percent
 
 from . import verdicts
 from .help import Command
@@ -28,14 +29,14 @@ DEFAULT = AuditConfig()
     type=click.IntRange(2),
     default=DEFAULT.folds,
     show_default=True,
-    help="Split the frames into this many parts in time; each is judged by a decoder fine-tuned on the others.",
+    help="Split the frames into N parts in time; each is judged by a decoder fine-tuned on the others.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(1),
     default=DEFAULT.steps,
     show_default=True,
-    help="Fine-tune the decoder of each part for this many steps.",
+    help="Fine-tune the decoder of each part for N steps.",
 )
 @click.option(
     "--faults",
@@ -73,8 +74,8 @@ def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
     if found.reused:
         note_reused(found.run)
     click.echo(f"{found.run}: {found.labels} labels of {found.frames} frames, judged in {found.blocks} parts")
-    shares = [f"first {share:.0%}" for share in found.flagged]
-    lines = [[one.kind, one.n, *(f"{at:.0%}" for at in one.at), f"{one.named:.0%}"] for one in found.recall]
+    shares = [f"first {percent(share, 0)}" for share in found.flagged]
+    lines = [[one.kind, one.n, *(percent(at, 0) for at in one.at), percent(one.named, 0)] for one in found.recall]
     echo_table(("injected fault", "n", *shares, "kind named"), lines)
     for row in found.top:
         place = row["cell"] or f"{row['frame']} at {(row['x0'] + row['x1']) // 2}, {(row['y0'] + row['y1']) // 2}"

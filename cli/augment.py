@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import verdicts
-from .help import Command
+from .help import Command, Group
 from .options import json_option, store_option
 from .output import echo_json, echo_table, relative
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.group()
+@click.group(cls=Group)
 def augment() -> None:
     """Look at what the section [augment] of the recipe does."""
 

@@ -13,7 +13,7 @@ from hela_store.prompts.kinds import IMAGE_FREE_PROMPTS
 from hela_store.recipe.splits import SPLITS
 
 from . import verdicts
-from .help import Command, Several
+from .help import Command, Group, Several
 from .options import (
     device_option,
     full_option,
@@ -45,7 +45,7 @@ seeds_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def baseline() -> None:
     """Score simple methods to compare a fine-tuned decoder with. Each result becomes a run.
 
@@ -66,7 +66,7 @@ def baseline() -> None:
     type=click.IntRange(1),
     default=ClassicalConfig.budget,
     show_default=True,
-    help="Try this many sets of parameters.",
+    help="Try N sets of parameters.",
 )
 @click.option(
     "--seed", type=int, default=ClassicalConfig.seed, show_default=True, help="Set the random seed of the search."
@@ -173,7 +173,7 @@ def _echo(store: Store, results: Sequence[BaselineResult], as_json: bool) -> Non
         echo_json(found if len(found) > 1 else found[0])
         return
     for result in results:
-        click.echo(f"small baseline, run {result.run}, split {result.split}")
+        click.echo(f"run {result.run}, split {result.split}")
         if spent := result.spent():
             click.echo(spent)
         echo_scores("prompt", list(result.prompts.items()))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .help import Command, Several
+from hela_store.base.text import percent
+
+from .help import Command, Group, Several
 from .options import device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table
 from .threads import COUNTS, WAITS
@@ -23,7 +25,7 @@ THIS_COMMAND = (sys.executable, "-c", "from hela_store_cli.main import main; mai
 """How a process of this command is started."""
 
 
-@click.group()
+@click.group(cls=Group)
 def bench() -> None:
     """Measure speed on this machine. Other software is measured in the same run."""
 
@@ -31,12 +33,14 @@ def bench() -> None:
 @bench.command(cls=Command, examples=("hela-store bench train -s fluo",))
 @store_option
 @click.option(
-    "--steps", type=click.IntRange(2), default=20, show_default=True, help="Time this many optimiser steps per round."
+    "--steps", type=click.IntRange(2), default=20, show_default=True, help="Time N optimiser steps per round."
 )
 @click.option(
-    "--cells", type=click.IntRange(1), default=16, show_default=True, help="Train on at most this many cells per step."
+    "--cells", type=click.IntRange(1), default=16, show_default=True, help="Train on at most N cells per step."
 )
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Time each pair this many times.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Repeat every measurement N times."
+)
 @click.option(
     "--encoder",
     type=ENCODERS,
@@ -49,11 +53,11 @@ def bench() -> None:
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="Time this many steps with the encoder; 0: none.",
+    help="Time N steps with the encoder; 0: none.",
 )
-@click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Predict this many cells.")
+@click.option("--predictions", type=click.IntRange(1), default=64, show_default=True, help="Predict N cells.")
 @click.option(
-    "--workers", type=click.IntRange(0), help="Load batches in this many processes. [default: the same as `finetune`]"
+    "--workers", type=click.IntRange(0), help="Load batches in N processes. [default: the same as `finetune`]"
 )
 @device_option
 @json_option
@@ -78,9 +82,11 @@ def train(store: Store, as_json: bool, **choices: Any) -> None:
     type=click.IntRange(1, 130),
     default=130,
     show_default=True,
-    help="Make this many artificial nuclei per frame.",
+    help="Make N artificial nuclei per frame.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Time each way this many times.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Repeat every measurement N times."
+)
 @json_option
 def metrics(cells: int, repeats: int, as_json: bool) -> None:
     """Time the metrics against MONAI and py-ctcmetrics."""
@@ -121,7 +127,7 @@ def augment(encoder: Architecture, tile: int, views: int, cores: int, as_json: b
         return
     parts = ("draw", "image", "labels", "encode")
     echo_table(["part", "ms per view"], [[name, getattr(found, name) * 1000] for name in parts])
-    click.echo(f"{found.share:.1%} of what a {found.tile}-px view costs with {encoder} on {cores} thread(s)")
+    click.echo(f"{percent(found.share)} of what a {found.tile}-px view costs with {encoder} on {cores} thread(s)")
 
 
 def _show(found: Any, as_json: bool) -> None:
@@ -145,7 +151,12 @@ def _show(found: Any, as_json: bool) -> None:
     help="Time this encoder; all but nano have random weights.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Repeat every measurement N times.",
 )
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Encode N views together."
@@ -166,7 +177,12 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
 @bench.command(cls=Command, examples=("hela-store bench predict --boxes 32",))
 @click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Segment N boxes in a view.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Repeat every measurement N times.",
 )
 @click.option(
     "--large",
@@ -231,8 +247,9 @@ def predict(as_json: bool, **choices: Any) -> None:
 def teach(as_json: bool, **choices: Any) -> None:
     """Time how long the page of `hela-store teach` makes you wait.
 
-    It waits for masks, edits and the next cell. Masks are timed three times in the same frame: as it is, beside a
-    fine-tuning, and with many accepted cells. The defaults take one to two minutes on two free cores.
+    It measures the wait for a mask, an edit and the next cell. Masks are timed three times in the same
+    frame: as it is, beside a fine-tuning, and with many accepted cells. The defaults take one to two minutes on two
+    free cores.
     """
     from hela_store.bench.teach import bench_teach
 
@@ -244,9 +261,14 @@ def teach(as_json: bool, **choices: Any) -> None:
     "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N synthetic frames."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time each way N times."
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Repeat every measurement N times.",
 )
-@click.option("--codec", default="zstd", show_default=True, help="Compress with this codec.")
+@click.option("--codec", default="zstd", show_default=True, metavar="NAME", help="Compress with this codec.")
 @device_option
 @json_option
 def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> None:
@@ -295,7 +317,12 @@ def busy(as_json: bool, **choices: Any) -> None:
     "--views", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Read from N embeddings."
 )
 @click.option(
-    "--reads", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Time N reads of each way."
+    "--reads",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Time N reads with each reader.",
 )
 @click.option("--cold", is_flag=True, help="Drop the page cache before each read.")
 @json_option
@@ -322,11 +349,9 @@ def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> Non
     help="Add these delays to every request, in milliseconds, separated by spaces.",
 )
 @click.option(
-    "--steps", type=click.IntRange(2), default=40, show_default=True, help="Time this many optimiser steps in each way."
+    "--steps", type=click.IntRange(2), default=40, show_default=True, help="Time N optimiser steps in each case."
 )
-@click.option(
-    "--workers", type=click.IntRange(0), default=1, show_default=True, help="Load batches in this many processes."
-)
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Load batches in N processes.")
 @json_option
 def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as_json: bool) -> None:
     """Time fine-tuning from a bucket against the local disk.
@@ -344,8 +369,10 @@ def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as
 @bench.command(cls=Command, examples=("hela-store bench codec -s fluo",))
 @store_option
 @click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Decode N views.")
-@click.option("--prompt", default="box", show_default=True, help="Use prompts of this kind.")
-@click.option("--split", default="val", show_default=True, help="Take views of these frames.")
+@click.option("--prompt", default="box", show_default=True, metavar="KIND", help="Use prompts of this kind.")
+@click.option(
+    "--split", default="val", show_default=True, metavar="NAME", help="Take views of the frames of train, val or test."
+)
 @json_option
 def codec(store: Store, views: int, prompt: str, split: str, as_json: bool) -> None:
     """Measure size, speed and error of every codec.
@@ -402,6 +429,7 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
     "--encoder",
     default="vit_b",
     show_default=True,
+    metavar="NAME",
     help="Time nano, nano2, vit_b, vit_l or vit_h, with random weights; vit_t takes no adapters.",
 )
 @click.option(
@@ -447,7 +475,7 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
     metavar="N",
     help="Make N variants of each view.",
 )
-@click.option("--codec", default="zstd", show_default=True, help="Compress with this codec.")
+@click.option("--codec", default="zstd", show_default=True, metavar="NAME", help="Compress with this codec.")
 @click.option(
     "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Encode N views together."
 )
@@ -465,8 +493,8 @@ def pipeline(as_json: bool, **choices: Any) -> None:
     """Time everything around the encoder.
 
     The encoder is replaced by one that takes no time. So the views per second are an upper limit: a faster GPU would
-    wait for reading, augmenting and writing. "busy" is the share of the time in which nano's encoder computes on this
-    device, where it does not wait for them.
+    wait for reading, augmenting and writing. "busy" comes from a second measurement, with nano's encoder: it is the
+    share of the time in which the encoder computes and does not wait.
     """
     from hela_store.bench.pipeline import bench_pipeline
 

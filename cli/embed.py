@@ -54,7 +54,9 @@ GROUPS = {
     help="Compile the encoder with torch.compile. All embeddings of one encoder are made in the same way, so the first "
     "`embed` decides.",
 )
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine.")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine. [default: 1]"
+)
 @click.option(
     "--readers",
     type=click.IntRange(1),

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 def explore(store: Store, port: int) -> None:
     """Show cells as crops with outlines in your browser.
 
-    You choose them with SQL.
-
-    Only this machine reaches it, with the address that is printed, and it changes nothing. Ctrl-C ends it.
+    You choose the cells with SQL. Only this machine reaches the page, with the address that is printed. The page
+    changes nothing. Ctrl-C ends the command.
     """
     import hela_store as hs
 

@@ -10,7 +10,7 @@ import click
 from hela_store.prompts.kinds import PROMPT_KINDS
 
 from . import verdicts
-from .help import RUN, Command
+from .help import RUN, Command, Group
 from .options import F, cache_dir, json_option, store_option
 from .output import bars, echo_json, echo_sequences, note, relative
 
@@ -33,7 +33,7 @@ def masks_options(command: F) -> F:
     return kind(draw(command))
 
 
-@click.group()
+@click.group(cls=Group)
 def export() -> None:
     """Write files that other tools read."""
 
@@ -41,7 +41,7 @@ def export() -> None:
 @export.command(
     cls=Command,
     positional={"run": f"Fine-tuning: {RUN}. Without RUN the default run is written."},
-    examples=("hela-store export checkpoint -s fluo --out tuned.pth",),
+    examples=("hela-store export checkpoint -s fluo --out tuned.safetensors",),
 )
 @store_option
 @click.argument("run", required=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,21 @@ class Several(click.Option):
                 once(state.rargs.pop(0), state)
 
         mine.process = process
+
+
+class Group(click.Group):
+    """A group that proposes the nearest command where there is none of a name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant; UsageError, with the nearest name, where there is none."""
+        name = args[0]
+        if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"`{ctx.command_path} --help` lists the commands"
+        raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)
 
 
 class Command(click.Command):

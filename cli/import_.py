@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import verdicts
-from .help import Command
+from .help import Command, Group
 from .options import cache_dir, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hela_store import Store
 
 
-@click.group(name="import")
+@click.group(name="import", cls=Group)
 def import_() -> None:
     """Import what other tools computed."""
 

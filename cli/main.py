@@ -14,6 +14,7 @@ import click
 from hela_store.base.text import visible
 from hela_store.errors import AlreadyComplete, HelaError
 
+from .help import Group
 from .output import guard_terminal, show_starting, wipe_starting, with_store
 from .threads import COMPUTE, set_threads
 
@@ -40,7 +41,7 @@ LOADS_TORCH = COMPUTE | {"new", "report", "doctor"}
 INTERRUPTED = 130
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that imports a command when it is used, and ends with one line instead of a traceback.
 
     Parameters

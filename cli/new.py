@@ -63,7 +63,7 @@ GROUPS = {
     help="Choose the labels: ST, GT or GT+ST of the Cell Tracking Challenge (reference, hand-drawn, both), masks "
     "(label images) or none. [default: the most complete labels found]",
 )
-@click.option("--axis", default="", metavar="t", help="Read frames along this axis of a stack.")
+@click.option("--axis", default="", metavar="LETTER", help="Read frames along this axis of a stack, such as t.")
 @click.option(
     "--channel", type=click.IntRange(0), help="Read this channel, counted from 0; needed if an image has several."
 )
@@ -130,15 +130,15 @@ GROUPS = {
     type=click.IntRange(0),
     default=NewAugment.variants,
     show_default=True,
-    help="Embed this many augmented variants of every view.",
+    help="Embed N augmented variants of every view.",
 )
 @click.option(
     "--augment",
     type=click.Choice(get_args(AugmentPreset)),
     default=NewAugment.preset,
     show_default=True,
-    help="Choose the augmentation; paper: that of a student study, with rotation, flips, shifts and elastic "
-    "deformation but the light and noise of the original.",
+    help="Choose how variants are made; paper: as in a student study, which turned, flipped, shifted and bent images "
+    "but left light and noise unchanged.",
 )
 @click.option(
     "--codec",
@@ -170,11 +170,12 @@ GROUPS = {
 @click.option(
     "--train-frames",
     default="",
-    metavar="0-54",
-    help="Train on these frame numbers, both ends included. In a folder of images, frames count from 0.",
+    metavar="RANGE",
+    help="Train on these frame numbers, such as 0-54, both ends included. In a folder of images the numbers count "
+    "from 0 in the order of the names, whatever numbers the names have.",
 )
-@click.option("--val-frames", default="", metavar="58-66", help="Validate on these frame numbers.")
-@click.option("--test-frames", default="", metavar="70-91", help="Test on these frame numbers.")
+@click.option("--val-frames", default="", metavar="RANGE", help="Validate on these frame numbers, such as 58-66.")
+@click.option("--test-frames", default="", metavar="RANGE", help="Test on these frame numbers, such as 70-91.")
 @click.option(
     "--group",
     default=NewSplit.group,

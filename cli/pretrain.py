@@ -30,7 +30,12 @@ from .output import bars, note, relative
     help="Learn from the labelled images in these folders, images/*.png and masks/*.tif, separated by spaces. A folder "
     "with weight 2 is drawn from twice as often.",
 )
-@click.option("--init", default="", metavar="FILE", help="Start from these weights: a nano.safetensors, or nano@1.")
+@click.option(
+    "--init",
+    default="",
+    metavar="FILE",
+    help="Start from these weights: a file nano.safetensors, or nano@1 for the shipped nano.",
+)
 @click.option(
     "--decoder-only",
     is_flag=True,
@@ -51,7 +56,7 @@ from .output import bars, note, relative
     type=click.IntRange(1),
     default=PretrainConfig.steps,
     show_default=True,
-    help="Train for this many optimiser steps.",
+    help="Train for N optimiser steps.",
 )
 @click.option(
     "--seed",

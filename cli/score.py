@@ -51,7 +51,7 @@ PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: int | str | None, as_json: bool) -> None:
     """Score runs against other labels, such as hand-drawn ones.
 
-    Only cells that both these labels and the store's labels have are compared.
+    A cell is compared only if the other labels and the store's labels both have it.
 
     With --labels-version no label file is read: the masks of each RUN are scored against another version of the labels.
     """

@@ -77,7 +77,7 @@ GROUPS = {
 @click.option(
     "--seeds",
     type=click.IntRange(1, 100),
-    help="Train each decoder with this many seeds. [default: 3; with --budget: 5]",
+    help="Train each decoder with N seeds. [default: 3; with --budget: 5]",
 )
 @click.option(
     "--split",

@@ -66,8 +66,8 @@ CHOICES: list[Callable[[F], F]] = [
         "--variants",
         type=click.IntRange(0),
         metavar="N...",
-        help="Train on N augmented variants of each view as well; 0: none. Several numbers are compared. "
-        "[default: 0 with --budget]",
+        help="Also train on N augmented variants of each view; 0: none. Give several numbers to compare them. "
+        "[default: 0]",
         **SEVERAL,
     ),
 ]
@@ -92,7 +92,10 @@ def budget_options(command: F) -> F:
         ),
         click.option("--dry-run", is_flag=True, help="Say what would run, and stop."),
         click.option(
-            "--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at the same time on this machine."
+            "--jobs",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Run N fine-tunings at the same time on this machine. [default: 1]",
         ),
         click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler."),
     ]

@@ -41,21 +41,21 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=TeachConfig.every,
     show_default=True,
-    help="Fine-tune the decoder after this many accepted cells.",
+    help="Fine-tune the decoder after every N accepted cells.",
 )
 @click.option(
     "--held",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=TeachConfig.held,
     show_default=True,
-    help="Set this share of the cells aside to judge the decoder. A nucleus that judges is trained on in no frame.",
+    help="Set this share of the cells aside to judge the decoder. They are not trained on in any frame.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=TeachConfig.seconds,
     show_default=True,
-    help="Let a fine-tuning take this long, its scores included; it makes as many training steps as fit. In seconds.",
+    help="Let a fine-tuning with its scoring take X seconds; it makes as many training steps as fit.",
 )
 @click.option("--who", metavar="NAME", help="Keep this name with every label. [default: your user name]")
 @click.option(
