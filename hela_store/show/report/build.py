@@ -10,6 +10,8 @@ from typing import Any
 
 from hela_store.base.files import write_atomic
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import counted
+from hela_store.recipe.splits import SPLIT_NAMES
 from hela_store.store.store import Store
 
 from .augmented import augmented
@@ -96,7 +98,7 @@ def report(store: Store, runs: Sequence[str] = (), *, out: Path | str, progress:
     ]
     found = [part(choice) for part in progress(parts, total=len(parts), what="sections")]
     sections = [section for section in found if section is not None]
-    subtitle = f"{len(choice.runs)} runs" + (f", block {choice.split}" if choice.split else "")
+    subtitle = counted(len(choice.runs), "run") + (f", {SPLIT_NAMES[choice.split]} frames" if choice.split else "")
     page = render(f"{store.recipe.name}: report", subtitle, sections, choice.notes).encode()
     path = Path(out).absolute()
     write_atomic(path, page)

@@ -13,12 +13,15 @@ import duckdb
 from hela_store.catalog import index as catalog
 from hela_store.embedding.encoders import seen_notes
 from hela_store.prompts.kinds import HEADLINE_PROMPTS, NO_PROMPT, PROMPT_KINDS
+from hela_store.recipe.splits import SPLIT_NAMES
 from hela_store.runs.folder import RunInfo, list_runs, load_run
 from hela_store.store.store import Store
 
 SPLITS = ("test", "val", "train", "gap")
 ZERO_SHOT = "zero-shot"
 FREE = "image-free"
+NAIVE = "naive guess"
+"""What image-free scores are called on the page."""
 PLACES = {kind: place for place, kind in enumerate(dict.fromkeys((*HEADLINE_PROMPTS, *PROMPT_KINDS)))}
 """Order in which prompts are shown; others follow by name."""
 ROLES = {FREE: 0, "classical": 1, "control": 3}
@@ -303,7 +306,7 @@ def _label(run: RunInfo) -> str:
 
 def _name(run: RunInfo) -> str:
     if run.kind == "baseline" and run.checkpoint:
-        return run.checkpoint if run.checkpoint == FREE else f"{_short(run.checkpoint)} (small baseline)"
+        return NAIVE if run.checkpoint == FREE else f"{_short(run.checkpoint)} (baseline)"
     if run.kind not in ("evaluate", "control", "robustness"):
         return _short(run.id)
     name = _short(run.checkpoint) if run.checkpoint else ZERO_SHOT
@@ -332,10 +335,13 @@ def _elsewhere(counts: Sequence[Row], by_id: Mapping[str, RunInfo], split: str) 
             blocks[row["run"]] = row["split"]
     if not blocks:
         return ()
-    names = [f"{_name(by_id[run])} on {block} ({run})" for run, block in blocks.items()]
+    names = [f"{_name(by_id[run])} on {SPLIT_NAMES.get(block, block)} frames ({run})" for run, block in blocks.items()]
     more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
     left = "; ".join(names[:NAMED])
-    return (f"left out, because this report is of {split}: {left}{more}. To see one, name it: `hela-store report RUN`",)
+    return (
+        f"left out, because this report is of {SPLIT_NAMES.get(split, split)} frames: {left}{more}. To see one, name "
+        "it: `hela-store report RUN`",
+    )
 
 
 def _notes(picked: Sequence[RunInfo], counts: Sequence[Row], scored: bool) -> tuple[str, ...]:

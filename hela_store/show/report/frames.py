@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hela_store.errors import StoreError
+from hela_store.recipe.splits import SPLIT_NAMES
 from hela_store.show.cards import data_address
 from hela_store.show.viewer.frames import frame_content, grey_picture
 
@@ -40,7 +41,7 @@ def worst_frames(choice: Choice) -> Section | None:
     if not frames:
         return None
     text = (
-        f"Up to {MOST} frames of block {choice.split}, those with the lowest mean IoU first: {line.name}, prompt "
+        f"Up to {MOST} {SPLIT_NAMES[choice.split]} frames, those with the lowest mean IoU first: {line.name}, prompt "
         f"{line.prompt}. "
         "Solid outlines are labels, dashed ones predictions. Point at a cell to read its IoU; drag to pan; click the "
         "frame, then turn the wheel to zoom."

@@ -11,9 +11,10 @@ from hela_store.evaluation.spread import frame_spread
 from hela_store.evaluation.tracks import store_protocol
 from hela_store.metrics.failures import FAILURES
 from hela_store.metrics.overlap import skill
+from hela_store.recipe.splits import SPLIT_NAMES
 from hela_store.studies.reference import REFERENCE
 
-from .choice import FREE, Choice, Row
+from .choice import FREE, NAIVE, Choice, Row
 from .page import AFTER, BEFORE, Chart, Section, Table, number, to_spec, values
 from .units import Units
 
@@ -39,7 +40,7 @@ OPTIONAL = {
     "spill": "spill",
 }
 """Columns of ``cell_metrics`` that are shown where they are there, and their headings."""
-ELLIPSE = f"{FREE}, ellipse of the mask"
+ELLIPSE = f"{NAIVE}, ellipse of the mask"
 
 OVER_FRAMES = ("mean over frames", "median of frames", "quartiles of frames")
 UNSEEN = "IoU of cells in no training frame"
@@ -76,10 +77,11 @@ def ladder(choice: Choice) -> Section | None:
     charts = [_chart(prompt, found) for prompt, found in steps.items() if found]
     if "failure" in choice.columns:
         charts += _failures(choice)
+    frames = SPLIT_NAMES[choice.split].capitalize()
     return Section(
         id="ladder",
-        title="Result ladder",
-        text=f"Block: {choice.split}; protocol: {store_protocol(choice.store, choice.split)}; {units}. {HOW}",
+        title="Scores of every run",
+        text=f"{frames} frames; {store_protocol(choice.store, choice.split)}; {units}. {HOW}",
         tables=[_table(steps, more)] if any(steps.values()) else [],
         charts=charts,
         notes=[STUDY, *_apart(choice, steps)],
@@ -117,7 +119,7 @@ def _steps(choice: Choice, prompt: str, more: Sequence[str], units: Units) -> li
     with_free = next((step for step in found if step["free_iou"] is not None), None)
     if with_free is None or found[0]["kind"] == FREE:
         return found
-    free = {"name": FREE, "kind": FREE, "n": with_free["n"], "iou": with_free["free_iou"]}
+    free = {"name": NAIVE, "kind": FREE, "n": with_free["n"], "iou": with_free["free_iou"]}
     free |= {"dice": with_free["free_dice"], "low": with_free["free_low"], "high": with_free["free_high"]}
     if with_free["ellipse_iou"] is None:
         return [free, *found]
@@ -139,7 +141,7 @@ def _table(steps: Mapping[str, Sequence[Row]], more: Sequence[str]) -> Table:
         heads.add(len(rows))
         rows.append((prompt, *[""] * (len(columns) - 1)))
         for step in found:
-            between = f"{number(step['low'])} to {number(step['high'])}"
+            between = "–" if step["low"] is None else f"{number(step['low'])} to {number(step['high'])}"
             empty = step.get("empty")
             share = "–" if empty is None else f"{100 * empty:.1f} %"
             scores = (
@@ -166,7 +168,7 @@ def _spread(step: Row) -> tuple[str, str, str, str]:
 def _chart(prompt: str, steps: Sequence[Row]) -> Chart:
     rows = [{key: step[key] for key in ("name", "n", "iou", "dice", "low", "high")} for step in steps]
     for row in rows:
-        row["role"] = FREE if row["name"] in (FREE, ELLIPSE) else "run"
+        row["role"] = FREE if row["name"] in (NAIVE, ELLIPSE) else "run"
     colour = alt.Color("role:N", scale=alt.Scale(domain=[FREE, "run"], range=[BEFORE, AFTER]), legend=None)
     order = [row["name"] for row in rows]
     base = alt.Chart(values(rows), width="container", height=26 * len(rows)).encode(

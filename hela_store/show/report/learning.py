@@ -34,7 +34,7 @@ def learning(choice: Choice) -> Section | None:
     if not charts:
         return None
     more = len(choice.tuned) - len(runs)
-    text = "Chosen on validation frames; step 0 is the decoder as it came."
+    text = "The step whose weights are kept is chosen on validation frames. Step 0 is the decoder before fine-tuning."
     notes = [f"{more} earlier fine-tunings are left out; name the runs to see them."] if more else []
     return Section(id="learning", title="Learning curves", text=text, charts=charts, notes=notes)
 

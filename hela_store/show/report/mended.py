@@ -9,10 +9,12 @@ import altair as alt
 import numpy as np
 from PIL import Image
 
+from hela_store.base.text import percent
 from hela_store.errors import RunError
 from hela_store.images.normalise import apply, limits
 from hela_store.images.rle import decode_crop, paste
 from hela_store.metrics.boundaries import edge
+from hela_store.recipe.splits import SPLIT_NAMES
 from hela_store.runs.folder import RunInfo
 from hela_store.show.cards import crop_around, data_address
 from hela_store.store.store import Store
@@ -28,8 +30,8 @@ OLD, NEW = (255, 140, 0), (0, 220, 90)
 HOW = (
     "Every mask of the tool became a prompt. The decoder's answer replaces it where the gate, which was calibrated on "
     "validation, finds a gain probable enough. IoU is with the labelled cell that the old mask stands for, if there is "
-    "one; better and worse mean by more than 0.02. Where something was "
-    "fitted on the labels of a frame, no IoU is shown. In the pictures the old mask is orange and the new one green."
+    "one; better and worse mean by more than 0.02. Where something was fitted on the labels of a frame, no IoU is "
+    "shown. In the pictures the old mask is orange and the new one green; the number after @ is the mask's in its file."
 )
 BLOCKS = """
     SELECT split, fitted, count(*) AS n, count_if(action <> 'kept') AS changed, count(iou_before) AS scored,
@@ -39,7 +41,9 @@ BLOCKS = """
     FROM changes WHERE run = $run AND label IS NOT NULL GROUP BY ALL ORDER BY split, fitted
 """
 REASONS = """
-    SELECT action, regexp_replace(reason, '[0-9][0-9.]*', 'N', 'g') AS why, count(*) AS n
+    SELECT action, count(*) AS n, regexp_replace(
+        regexp_replace(reason, '(: | with )probability [0-9.]+(, needed [0-9.]+)?', ''), 'mask [0-9]+', 'another mask'
+    ) AS why
     FROM changes WHERE run = $run GROUP BY ALL ORDER BY n DESC LIMIT 12
 """
 SCATTER = """
@@ -75,7 +79,7 @@ def mended(choice: Choice) -> Section | None:
 def _blocks(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
         *(
-            "block",
+            "frames",
             "fitted on it",
             "masks",
             "changed",
@@ -91,9 +95,9 @@ def _blocks(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         counts = [str(row[column]) for column in ("n", "changed", "splits", "merges", "scored")]
         scores = {name: row[name] if row["fitted"] == "" else None for name in ("before", "after", "better", "worse")}
-        shares = ["–" if scores[name] is None else f"{scores[name]:.1%}" for name in ("better", "worse")]
+        shares = ["–" if share is None else percent(share) for share in (scores["better"], scores["worse"])]
         ious = number(scores["before"]), number(scores["after"])
-        found.append((row["split"], row["fitted"] or "–", *counts, *ious, *shares))
+        found.append((SPLIT_NAMES.get(row["split"], row["split"]), row["fitted"] or "–", *counts, *ious, *shares))
     return Table(columns=columns, rows=found, title=name)
 
 
@@ -117,7 +121,7 @@ def _scatter(choice: Choice, run: RunInfo, name: str, split: str) -> Chart:
         )
     )
     line = alt.Chart(values([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(strokeDash=[4, 4], color=BEFORE)
-    title = f"{name}: IoU of block {split}"
+    title = f"{name}: IoU on {SPLIT_NAMES.get(split, split)} frames"
     return Chart(title=title, spec=to_spec(line.encode(x="x:Q", y="y:Q") + points, title))
 
 

@@ -28,14 +28,19 @@ COUNTS = """
 
 def provenance(choice: Choice) -> Section:
     """Return the section."""
-    runs = [(run.id, run.kind, run.checkpoint or run.parent or "", run.split or "", _when(run)) for run in choice.runs]
+    runs = [(run.id, run.kind, _weights(run), run.split or "", _when(run)) for run in choice.runs]
     tables = [Table(columns=("", ""), rows=_facts(choice))]
     if runs:
-        tables.append(Table(columns=("run", "kind", "weights of", "block", "began, UTC"), rows=runs, title="Runs"))
+        tables.append(Table(columns=("run", "kind", "weights of", "split", "began, UTC"), rows=runs, title="Runs"))
     recipe = (choice.store.path / RECIPE_FILE).read_text(encoding="utf-8")
     details = [("Recipe: store.toml", recipe)]
     details += [(f"Configuration of {run.id}", to_json(run.config, indent=2)) for run in choice.runs]
     return Section(id="provenance", title="Provenance", tables=tables, details=details)
+
+
+def _weights(run: RunInfo) -> str:
+    """Return the run whose weights a run used; of a decoder without one that it is the encoder's own."""
+    return run.checkpoint or run.parent or ("zero-shot" if run.kind in ("evaluate", "control", "robustness") else "")
 
 
 def _when(run: RunInfo) -> str:
@@ -64,7 +69,9 @@ def _facts(choice: Choice) -> list[Sequence[str]]:
             rows += _cost(counts["done"], record.seconds_per_view)
     counted = choice.rows("FROM test_scorings")
     scorings, points = (sum(row[name] for row in counted) for name in ("scorings", "points"))
-    rows.append(("scorings of the test block", f"{scorings}" + (f", and {points} points of budgets" if points else "")))
+    rows.append(
+        ("scorings of the test frames", f"{scorings}" + (f", and {points} points of budgets" if points else ""))
+    )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     rows.append(("this report", f"Python {platform.python_version()}, {versions}"))
     return rows
@@ -75,7 +82,7 @@ def _cost(views: int, seconds: float) -> list[Sequence[str]]:
     once = views * seconds
     return [
         ("encoder time", f"{seconds:.2f} s a view, {_duration(once)} for all, once"),
-        ("break-even", f"after the first pass over all views; every further pass saves {_duration(once)}"),
+        ("what the store saves", f"{_duration(once)} of encoder time in every pass over all views after the first"),
     ]
 
 

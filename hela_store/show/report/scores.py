@@ -134,7 +134,12 @@ def distributions(choice: Choice) -> Section | None:
             )
             title = f"{name}, {pair.prompt}"
             charts.append(_chart(title, chart, pair, brush=True))
-    return _section("distributions", "Distributions", f"Over cells and prompt seeds. {BRUSH}", charts)
+    return _section(
+        "distributions",
+        "Distributions",
+        f"The scores of all cells and prompts. {BRUSH}",
+        charts,
+    )
 
 
 def _chart(title: str, chart: Any, pair: Pair, *, brush: bool = False) -> Chart:
@@ -243,9 +248,9 @@ def change(choice: Choice) -> Section | None:
     if not charts:
         return None
     text = (
-        "The same cells with identical prompts. Better and worse: share of cells by more than 0.01. The 95 % interval "
-        f"of the mean is over tracks of cells and frames; it is from one training, so it does not show how much other "
-        f"seeds differ. {BRUSH}"
+        "The same cells with identical prompts. Better and worse: the share of masks whose IoU rose or fell by more "
+        "than 0.01. The 95 % interval of the mean is over tracks of cells and frames; it is from one training, so it "
+        f"does not show how much other seeds differ. {BRUSH}"
     )
     columns = ("prompt", "before", "after", "pairs", "mean", "median", "better", "worse", "95 % of the mean")
     return Section(

@@ -32,14 +32,16 @@ def slices(choice: Choice) -> Section | None:
                 )
         notes += [note for note in found.notes if note not in notes]
     text = (
-        "Mean IoU over parts of the cells beside the mean over all cells of the same run. The intervals are corrected "
+        "The difference is the mean IoU of a part of the cells less the mean of all cells of the same run, the lowest "
+        "first. Only the verdict says whether a part is worse; without an interval there is none. The intervals are "
+        "corrected "
         "for the number of parts (Holm)."
     )
     return Section(id="slices", title="Where it is worse", text=text, tables=tables, notes=notes) if tables else None
 
 
 def _table(rows: list[Slice], title: str) -> Table:
-    columns = ("part of the cells", "cells", "IoU", "less the mean", "95 % from", "to", "verdict")
+    columns = ("part of the cells", "cells", "IoU", "difference", "95 % from", "to", "verdict")
     return Table(
         columns=columns,
         rows=[

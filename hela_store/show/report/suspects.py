@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hela_store.audit.result import KIND, AuditResult
+from hela_store.base.text import percent
 from hela_store.errors import HelaError
 from hela_store.runs.folder import list_runs
 from hela_store.show.cards import data_address
@@ -41,8 +42,13 @@ def suspects(choice: Choice) -> Section | None:
             pictures.append((words, data_address(picture, WIDE)))
     except HelaError as error:
         notes.append(f"the pictures end here: {error}")
-    columns = ("injected fault", "n", *(f"found in the first {share:.0%}" for share in found.flagged), "kind named")
-    lines = [(one.kind, str(one.n), *(f"{at:.0%}" for at in one.at), f"{one.named:.0%}") for one in found.recall]
+    columns = (
+        "injected fault",
+        "n",
+        *(f"found in the first {percent(share, 0)}" for share in found.flagged),
+        "kind named",
+    )
+    lines = [(one.kind, str(one.n), *(percent(at, 0) for at in one.at), percent(one.named, 0)) for one in found.recall]
     text = (
         f"Labels that may be wrong, by {found.run}: {found.likely} of {found.labels} labels and {found.places} places "
         f"without one have a score of 0.5 or more. {LEGEND[0].upper()}{LEGEND[1:]}."
