@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING
 import click
 
 from . import verdicts
-from .help import Command
+from .help import Command, Group
 from .options import json_option, store_option
 from .output import echo_facts, echo_json
 
 if TYPE_CHECKING:
     from hela_store import Store
 
-COUNTED = ("frames", "cells", "views", "committed", "runs", "prompts", "predictions")
+COUNTED = (
+    "frames",
+    "cells",
+    "views",
+    "committed",
+    "runs",
+    "prompts",
+    "predictions",
+    "detections",
+    "suspects",
+    "changes",
+)
 
 
-@click.group()
+@click.group(cls=Group)
 def catalog() -> None:
     """Manage catalog.duckdb, the index over a store's files."""
 

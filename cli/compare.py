@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.evaluation.compare import Difference
 
-NUMBERS = ("cells", "n", "first", "this", "mean", "95 % from", "to", "median", "better", "worse")
+NUMBERS = ("cells", "n", "first", "other", "mean", "95 % from", "to", "median", "better", "worse")
 COLUMNS = ("prompt", *NUMBERS, "bootstrap from", "to", "verdict")
-SHORT = ("prompt", "cells", "first", "this", "change", "95 % from", "to", "verdict")
+SHORT = ("prompt", "cells", "first", "other", "change", "95 % from", "to", "verdict")
 SPREAD = ("prompt", "mean over frames", "95 % from", "to", "frames: median", "quartile", "to", "each training seed")
 SUBSETS = ("prompt and subset", *NUMBERS)
 EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their number, so they carry no verdict"

@@ -15,7 +15,15 @@ from .output import UNTRAINED, bars, echo_json, echo_table, note, relative
 if TYPE_CHECKING:
     from hela_store import DemoReport
 
-COLUMNS = ("prompt", "cells", "image-free IoU", "zero-shot IoU", "fine-tuned IoU", "zero-shot Dice", "fine-tuned Dice")
+COLUMNS = (
+    "prompt",
+    "cells",
+    "naive guess, IoU",
+    "zero-shot IoU",
+    "fine-tuned IoU",
+    "zero-shot Dice",
+    "fine-tuned Dice",
+)
 FIELDS = ("prompt", "n", "image_free_iou", "zero_shot_iou", "tuned_iou", "zero_shot_dice", "tuned_dice")
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import counted
 from hela_store.detection.config import IMPORTED, STARTS, DetectorConfig, YoloConfig
 from hela_store.recipe.splits import SPLITS
 from hela_store.segmentation.config import DetectedConfig
 
 from . import verdicts
-from .help import RUN, Command
+from .help import RUN, Command, Group
 from .options import (
     default_checkpoint,
     detected_options,
@@ -41,7 +42,7 @@ GROUPS = {
 """Options by the heading of the help."""
 
 
-@click.group()
+@click.group(cls=Group)
 def detect() -> None:
     """Find cells without labels. They become prompts for the decoder."""
 
@@ -125,7 +126,15 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
     if result.reused:
         note_reused(result.run)
     # segment takes the latest detector; yolo11 reads images, and new frames have none of its boxes
-    _echo(result.to_json(), as_json, "segment FRAMES" if backend == "grid" else f"detect run --detector {result.run}")
+    then = "segment FRAMES" if backend == "grid" else f"detect run --detector {result.run}"
+    if as_json:
+        echo_json(result.to_json())
+        return
+    told = {name: value for name, value in result.to_json().items() if name not in ("reused", "split", "seconds")}
+    echo_facts([*named_facts(told), ("time", f"{result.seconds:.0f} s")])
+    click.echo("Precision, recall and F1 are of boxes with IoU 0.5 or more, on the validation frames.")
+    click.echo("These frames also chose the threshold and the step, so the numbers may be slightly too high.")
+    verdicts.next_step(then)
 
 
 @detect.command(cls=Command, examples=("hela-store detect run -s fluo --split test",))
@@ -204,7 +213,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 )
 @store_option
 @labels_version_option
-@click.argument("boxes", type=click.Path(path_type=Path), metavar="FILE.parquet|.csv|LABELS/")
+@click.argument("boxes", type=click.Path(path_type=Path), metavar="BOXES")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -272,12 +281,15 @@ def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
 
 
 def _echo_report(report: DetectionReport) -> None:
-    click.echo(f"run {report.run}, split {report.split}, {report.frames} frames, {report.cells} cells")
+    sizes = f"{counted(report.frames, 'frame')}, {counted(report.cells, 'cell')}"
+    click.echo(f"run {report.run}, split {report.split}, {sizes}")
     click.echo(f"Detections with a score of {report.threshold:g} or more count.")
     names = ["tp", "fp", "fn", "precision", "recall", "f1", "iou"]
-    parts = [("box", report.boxes), ("mask", report.masks)]
+    parts = [("box", report.boxes), ("coarse mask", report.masks)]
     rows = [[f"{what} IoU {iou}", *(at[n] for n in names)] for what, part in parts for iou, at in part.items()]
     echo_table(["matched by", *names[:5], "F1", "mean IoU"], rows)
+    if report.masks:
+        click.echo("Coarse masks are the detector's own; `segment` writes the decoder's masks, which are finer.")
     click.echo(
         f"AP at IoU 0.5: {report.ap50:.3f}, at 0.75: {report.ap75:.3f}, mean over 0.5 to 0.95: {report.ap50_95:.3f}"
     )

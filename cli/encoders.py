@@ -41,8 +41,8 @@ def encoders(name: str | None, as_json: bool) -> None:
     else:
         rows = [[k.name, k.megabytes, "yes" if there[k.name] else "no", k.trained_on] for k in found]
         echo_table(COLUMNS, rows)
-        click.echo(f"cache: {cache}\nmore: hela-store encoders NAME")
-    click.echo(f"next: hela-store new STORE --dataset DIR --encoder {name or 'NAME'}")
+        click.echo(f"Downloaded weights are kept in {cache}.\nMore about one: hela-store encoders NAME")
+    click.echo(f"Next: hela-store new STORE --dataset DIR --encoder {name or 'NAME'}")
 
 
 def _facts(name: str, cache: Path, here: bool) -> list[tuple[str, str]]:

@@ -132,12 +132,14 @@ GROUPS = {
     "--detector",
     default=DetectedConfig.detector,
     metavar="RUN",
+    show_default=True,
     help="Find cells with this detector, or use the cells of this `detect run`, for --prompt detected.",
 )
 @click.option(
     "--form",
     type=click.Choice(FORMS),
     default=DetectedConfig.form,
+    show_default=True,
     help="Prompt the decoder with this for each cell that was found.",
 )
 @click.option(
@@ -185,6 +187,8 @@ def _evaluate_drawn(
     note_in_domain(store)
     kinds = (*prompts, f"point-clicks@{choices['clicks']}") if choices["clicks"] else prompts
     how = {name: value for name, value in choices.items() if name not in ("clicks", "fresh", *FROM_DETECTOR)}
+    if _given("prompts") and (idle := _given("prompt_table", "prompt_masks")):
+        raise click.UsageError(f"{idle[0]} brings prompts of its own; leave --prompt out")
     config = EvaluateConfig(prompts=kinds, **how)
     result = hs.evaluate(store, checkpoint(None), config, fresh=choices["fresh"], progress=bars)
     for line in result.own_prompts.notes() if result.own_prompts else ():
@@ -234,7 +238,8 @@ def _evaluate_detected(
         note_scorings(store)
         return
     facts = {name: value for name, value in vars(result).items() if isinstance(value, str | int | float)}
-    facts = {name: value for name, value in facts.items() if name not in ("pending", "reused")}
+    hidden = ("pending", "reused", *(() if config.recover else ("recovered", "recovered_right", "recall_before")))
+    facts = {name: value for name, value in facts.items() if name not in hidden}
     told = ("ece", "brier_skill", "auroc", "aurc", "too_few", "flagged", "failures", "caught")
     said = {name: value for name, value in (result.calibration or {}).items() if name in told}
     facts |= {f"calibration: {name}": value for name, value in said.items() if value not in (None, "")}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import percent
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
@@ -218,7 +219,8 @@ def _standing(store: Store, result: FinetuneResult) -> str:
 def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
     ends = [None if math.isnan(end) else end for end in (change.low, change.high)]
     numbers = [NOTHING if end is None else f"{end:+.3f}" for end in (change.mean_change, *ends)]
-    return [kind, *numbers, f"{change.better:.0%}", f"{change.worse:.0%}", change.verdict]
+    word = change.verdict if ends[0] is not None else NOTHING  # without an interval there is no verdict
+    return [kind, *numbers, percent(change.better, 0), percent(change.worse, 0), word]
 
 
 def _echo(store: Store, result: FinetuneResult) -> None:

@@ -14,6 +14,9 @@ from .output import echo_facts, echo_json, echo_row, echo_table
 if TYPE_CHECKING:
     from hela_store import Store
 
+HEADINGS = {"mean_iou": "mean IoU", "mean_dice": "mean Dice", "empty": "share empty"}
+"""Headings of columns that are not named as in JSON."""
+
 
 @click.command(cls=Command, examples=("hela-store info -s fluo",))
 @store_option
@@ -39,6 +42,8 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         if not found.labels_version:
             rows = [{name: value for name, value in row.items() if name != "labels_version"} for row in rows]
         click.echo()
-        echo_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+        echo_table(
+            [HEADINGS.get(name, name.replace("_", " ")) for name in rows[0]], [list(row.values()) for row in rows]
+        )
     todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"
     click.echo(f"Next: {typed('report' if found.default_run else todo)}")

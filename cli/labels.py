@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import counted
+
 from . import verdicts
-from .help import Command
+from .help import Command, Group
 from .options import LabelsVersion, json_option, labels_version_option, store_option, version_number
 from .output import bars, echo_json, echo_table, relative
 
@@ -23,7 +26,7 @@ LOG = ("version", "when", "who", "what", "frames", "seconds")
 DIFF = ("frame", "changed", "new", "gone", "pixels")
 
 
-@click.group()
+@click.group(cls=Group)
 def labels() -> None:
     """List, compare, export and import versions of the labels."""
 
@@ -47,7 +50,7 @@ def log(store: Store, as_json: bool) -> None:
         echo_table(LOG, [_logged(number, events) for number, events in enumerate(versions, 1)])
         verdicts.next_step(f"labels diff 0 {len(versions)}")
     else:
-        click.echo("The labels are as they were ingested: version 0.")
+        click.echo("The labels are as `embed` first read them: version 0.")
 
 
 @labels.command(
@@ -93,8 +96,9 @@ def export(store: Store, out: Path, as_json: bool) -> None:
     if as_json:
         echo_json(found.to_json())
         return
-    folders = ", ".join(relative(folder) for folder in found.folders)
-    click.echo(f"{folders}: labels of {len(found.files)} frames at version {found.version}")
+    folders = ", ".join(relative(folder / "SEG") for folder in found.folders)
+    click.echo(f"{folders}: labels of {counted(len(found.files), 'frame')} at version {found.version}")
+    verdicts.next_step(f"labels import {shlex.quote(relative(out.absolute()))}")
 
 
 @labels.command(

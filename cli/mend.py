@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import counted, percent
 from hela_store.mending.config import FORMS, TRAINED, MendConfig
+from hela_store.recipe.splits import SPLIT_NAMES
 
 from . import verdicts
 from .help import Command
@@ -73,15 +75,26 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
 
 
 def _echo(report: MendReport) -> None:
-    click.echo(f"run {report.run}, {report.masks} masks in {report.frames} frames, answered by {report.checkpoint}")
+    click.echo(
+        f"run {report.run}, {report.masks} masks in {counted(report.frames, 'frame')}, decoder {report.checkpoint}"
+    )
     if report.scores:
-        columns = ("block", "masks", "IoU before", "after", "better", "worse")
+        columns = ("frames", "masks", "IoU before", "after", "better", "worse")
         rows = [
-            [block, s.n, f"{s.before:.3f}", f"{s.after:.3f}", f"{s.better:.1%}", f"{s.worse:.1%}"]
+            [
+                SPLIT_NAMES.get(block, block),
+                s.n,
+                f"{s.before:.3f}",
+                f"{s.after:.3f}",
+                percent(s.better),
+                percent(s.worse),
+            ]
             for block, s in report.scores.items()
         ]
         echo_table(columns, rows)
     if report.fitted:
-        counts = ", ".join(f"{n} masks ({what})" for what, n in sorted(report.fitted.items()))
-        click.echo(f"Fitted on, and so in no mean: {counts}.")
+        counts = ", ".join(
+            f"{n} masks (by the {what.replace(', ', ' and the ')})" for what, n in sorted(report.fitted.items())
+        )
+        click.echo(f"Left out of these means, because something learned from their labels: {counts}.")
     verdicts.mending(report, relative(report.out.absolute()))

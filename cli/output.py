@@ -36,7 +36,7 @@ FULL = "hela_store.full"
 NOTHING = "–"
 _COMMANDS = re.compile(
     r"`hela-store ((?:(?:detect|baseline|export|import|catalog|augment|labels) )?(?!new|demo|doctor|pretrain|bench|pull"
-    r"|detect|baseline|export|import|catalog|augment|labels)[a-z][a-z-]*)(?![^`]*(?: -s | --store ))([^`]*)`"
+    r"|detect|baseline|export|import|catalog|augment|labels)[a-z][a-z-]*)(?![^`]*(?: -s | --store | --generic))([^`]*)`"
 )
 UNTRAINED = (
     "note: the encoder is UNTRAINED (nano with random weights of a fixed seed): "
@@ -188,6 +188,9 @@ FACTS = {
     "f1 70": "F1 at IoU 0.7",
     "f1_70": "F1 at IoU 0.7",
     "ap50": "AP at IoU 0.5",
+    "false": "found where no cell is",
+    "missed": "cells missed",
+    "recall before": "recall without --recover",
     "done before": "already segmented",
     "empty": "frames without cells",
     "mean iou": "mean IoU",
@@ -320,7 +323,7 @@ def echo_scores(title: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> No
         "mean_iou": "mean IoU",
         "mean_dice": "mean Dice",
         "empty": "empty",
-        "image_free_iou": "image-free IoU",
+        "image_free_iou": "naive guess",
         "ellipse_iou": "mask's ellipse",
         "skill": "skill",
         "prompt_iou": "prompt's IoU",

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.sizes import mebibytes
+
 from .help import RUN, Command
 from .options import json_option, store_option
 from .output import bars, echo_facts, echo_json
 
 if TYPE_CHECKING:
     from hela_store import Store
+
+
+NAMES = {"bytes": "size", "written": "files that were copied now"}
+"""How facts are called that have another name in JSON."""
 
 
 @click.command(
@@ -53,5 +59,6 @@ def publish(store: Store, where: str, as_json: bool, **choices: Any) -> None:
     if as_json:
         echo_json(asdict(found))
         return
-    echo_facts([(name.replace("_", " "), str(value)) for name, value in asdict(found).items()])
+    facts = asdict(found) | {"bytes": mebibytes(found.bytes)}
+    echo_facts([(NAMES.get(name, name), str(value)) for name, value in facts.items()])
     click.echo(f"Next, in another lab: hela-store pull {found.where} NAME --expect {found.sha256[:16]}")

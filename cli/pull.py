@@ -7,9 +7,14 @@ from pathlib import Path
 
 import click
 
+from hela_store.base.sizes import mebibytes
+
 from .help import Command
 from .options import json_option, new_folder
 from .output import bars, echo_facts, echo_json
+
+NAMES = {"bytes": "size", "before": "files that were there before"}
+"""How facts are called that have another name in JSON."""
 
 
 @click.command(
@@ -37,5 +42,6 @@ def pull(source: str, name: str, expected: str | None, as_json: bool) -> None:
     if as_json:
         echo_json(asdict(found))
         return
-    echo_facts([(what, str(value)) for what, value in asdict(found).items()])
+    facts = asdict(found) | {"bytes": mebibytes(found.bytes)}
+    echo_facts([(NAMES.get(what, what), str(value)) for what, value in facts.items()])
     click.echo(f"Next: hela-store finetune -s {name}")

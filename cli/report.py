@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hela_store.base.text import counted
+
 from . import verdicts
 from .help import RUN, Command
 from .options import json_option, store_option
@@ -14,6 +16,9 @@ from .output import bars, echo_json, note, relative
 
 if TYPE_CHECKING:
     from hela_store import Store
+
+BEGINS = {"frames": "; it begins with the worst frames", "mended": "; it begins with the mended masks"}
+"""What the first section of a report shows, by its id."""
 
 
 @click.command(
@@ -47,8 +52,8 @@ def report(store: Store, runs: tuple[str, ...], out: Path, as_json: bool) -> Non
         echo_json(found.to_json())
     else:
         size = f"{found.bytes / 1e6:.1f} MB"
-        click.echo(
-            f"{relative(Path(found.path))}: {len(found.runs)} runs, {found.charts} charts, {found.cards} cells, {size}"
-        )
-        click.echo("Open it in a browser; it begins with the worst frames.")
-        verdicts.next_step("explore")
+        parts = [counted(len(found.runs), "run"), counted(found.charts, "chart"), counted(found.cards, "cell"), size]
+        click.echo(f"{relative(Path(found.path))}: {', '.join(parts)}")
+        begins = BEGINS.get(found.sections[0], "") if found.sections else ""
+        click.echo(f"Open it in a browser{begins}.")
+        verdicts.next_step("explore" if found.cards else "evaluate --zero-shot --split val")

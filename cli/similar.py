@@ -43,5 +43,5 @@ def similar(store: Store, cell: str, limit: int, run: str | None, as_json: bool)
         return
     rows = [[each.cell, each.similarity, each.frame, each.label, *each.box] for each in found]
     echo_table(("cell", "similarity", "frame", "label", "x0", "y0", "x1", "y1"), rows)
-    click.echo("similarity is the cosine of the angle between the vectors of both cells: 1 is most like it")
+    click.echo("Similarity is the cosine of the angle between the vectors of two cells; 1 is the highest.")
     next_step("explore")

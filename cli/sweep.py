@@ -23,7 +23,7 @@ from .options import (
     training_options,
     typed,
 )
-from .output import bars, echo_json, echo_table, note, note_in_domain, note_untrained
+from .output import NOTHING, bars, echo_json, echo_table, note, note_in_domain, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -90,7 +90,10 @@ GROUPS = {
 @_several("variants", click.IntRange(0), "Try these numbers of augmented variants.")
 @training_options("steps", "patience", "evaluate_every", "validation_cells", "workers")
 @click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Run N fine-tunings at the same time on this machine."
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run N fine-tunings at the same time on this machine. [default: 1]",
 )
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option
@@ -116,16 +119,56 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     if as_json:
         echo_json([row.flat() for row in rows])
     else:
-        echo_table(list(rows[0].flat()), [list(row.flat().values()) for row in rows])
-        _verdict(rows)
+        _echo(rows)
+        _verdict(store, rows)
     if any(row.error for row in rows):
         raise click.exceptions.Exit(1)
 
 
-def _verdict(rows: list[SweepRow]) -> None:
+COLUMNS = {
+    "run": "run",
+    "zero_shot_iou": "zero-shot IoU",
+    "mean_iou": "mean IoU",
+    "mean_change": "mean change",
+    "low": "95 % from",
+    "high": "to",
+    "verdict": "verdict",
+    "best_step": "best step",
+    "error": "error",
+}
+"""Columns of the table and their headings; the values that were combined stand before them."""
+
+
+def _echo(rows: list[SweepRow]) -> None:
+    names = [name for name in COLUMNS if name != "error" or any(row.error for row in rows)]
+    lines = []
+    for row in rows:
+        values = row.flat()
+        for name in ("mean_change", "low", "high"):
+            values[name] = NOTHING if values[name] is None else f"{values[name]:+.3f}"
+        if row.low is None:
+            values["verdict"] = NOTHING  # without an interval there is no verdict
+        lines.append([*row.choices.values(), *(values[name] for name in names)])
+    echo_table([*rows[0].choices, *(COLUMNS[name] for name in names)], lines)
+
+
+def _default(store: Store, prompt: str) -> str:
+    """Say which run later commands use for a prompt: the latest that helped, which need not be the best."""
+    from hela_store.errors import HelaError
+    from hela_store.runs.default import default_run
+
+    try:
+        run = default_run(store.path, store.key, None if prompt == "all" else prompt)
+    except HelaError as error:  # another run is damaged: the sweep is complete all the same
+        return f"The default run cannot be determined: {error}"
+    return f"The default run for {prompt} is {run.id if run else 'none: the zero-shot decoder'}."
+
+
+def _verdict(store: Store, rows: list[SweepRow]) -> None:
     for prompt, row in _best(rows).items():
         change = f"{row.mean_change:+.3f} over zero-shot"
         click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
+        click.echo(_default(store, prompt))
         click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)} --split val')}")
 
 

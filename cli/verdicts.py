@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import counted, percent
 from hela_store.evaluation.config import PARTS
 
 from .options import typed
@@ -77,7 +78,7 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
         click.echo(f"Hardest: {subset_name(name)} with {kind}, IoU {means[kind, name]:.3f}.")
     for kind, score in result.prompts.items():
         if score.made_worse is not None:
-            click.echo(f"With {kind}, {score.made_worse:.1%} of the masks became worse than the prompt.")
+            click.echo(f"With {kind}, {percent(score.made_worse)} of the masks became worse than the prompt.")
         if score.mean_iou < (score.image_free_iou or 0.0):
             click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
     next_step(_after(store, result) if result.checkpoint == "zero-shot" else "report")
@@ -173,7 +174,8 @@ def detection(store: Store, report: DetectionReport) -> None:
 
     at = next(iter(report.boxes.values()))
     click.echo(
-        f"Of {report.cells} cells {at['recall']:.1%} are found; {at['precision']:.1%} of the detections are cells."
+        f"Of {report.cells} cells {percent(at['recall'])} are found; "
+        f"{percent(at['precision'])} of the detections are cells."
     )
     detector = load_run(store.path, report.run).config["checkpoint"]
     if report.split == "val" and detector and threshold_of(load_run(store.path, detector)) == report.threshold:
@@ -181,7 +183,7 @@ def detection(store: Store, report: DetectionReport) -> None:
     found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
     if found:
         hard = min(found, key=lambda name: found[name] or 0.0)
-        click.echo(f"Hardest: {subset_name(hard)}, of which {found[hard]:.1%} are found.")
+        click.echo(f"Hardest: {subset_name(hard)}, of which {percent(found[hard])} are found.")
     next_step(f"evaluate --prompt detected --split {report.split}")
 
 
@@ -190,7 +192,8 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
     if dry_run and report.left:
         next_step("embed")
     elif report.left:
-        click.echo(f"{report.left} views are left; the same command resumes.")
+        click.echo(f"{counted(report.left, 'view')} left.")
+        next_step("embed")
     else:
         click.echo(
             "Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder."
@@ -200,7 +203,8 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
 
 def segmentation(report: Mapping[str, Any], out: str, *, has_store: bool) -> None:
     """Print what was segmented, where it is, and what to do next."""
-    click.echo(f"{report['cells']} cells in {report['frames']} frames. Label images and pictures with outlines are in")
+    what = f"{counted(report['cells'], 'cell')} in {counted(report['frames'], 'frame')}"
+    click.echo(f"{what}. Label images and pictures with outlines are in")
     folders = [path.name for path in Path(out).glob("*_RES")]
     masks = folders[0] if len(folders) == 1 else "<sequence>_RES"
     click.echo(f"{out}/{masks}, and one row per cell is in {out}/cells.csv.")
@@ -214,10 +218,12 @@ def mending(report: MendReport, out: str) -> None:
     """Print what became of the masks, where they are, and what to do next."""
     actions, gate = report.actions, report.gate
     mended = sum(actions.get(name, 0) for name in ("mended", "split", "merged"))
-    click.echo(f"{mended} of {report.masks} masks were changed, the others did not change. Label images are in {out}.")
     click.echo(
-        f"On {gate['judged']} validation masks IoU rises from {gate['before']:.3f} to {gate['after']:.3f}, and "
-        f"{gate['worse']:.1%} become worse by more than 0.02."
+        f"{mended} of {report.masks} masks were changed, the others are as they were. Label images are in {out}."
+    )
+    click.echo(
+        f"On {gate['judged']} validation masks the mean IoU goes from {gate['before']:.3f} to {gate['after']:.3f}, and "
+        f"{percent(gate['worse'])} become worse by more than 0.02."
     )
     if report.proposals and not {"split", "merged"} & set(actions):
         counts = " and ".join(f"{n} {name}{'s' if n != 1 else ''}" for name, n in sorted(report.proposals.items()))
@@ -276,9 +282,10 @@ def audit(found: AuditResult) -> None:
         few, many = found.flagged
         at = found.recall[0].at
         click.echo(
-            f"Of {found.recall[0].n} injected faults, {at[0]:.0%} were among the first {few:.0%} of the labels and"
+            f"Of {found.recall[0].n} injected faults, {percent(at[0], 0)} were among the first {percent(few, 0)} of "
+            "the labels and"
         )
-        click.echo(f"{at[1]:.0%} among the first {many:.0%}, were 2% of all labels faulty.")
+        click.echo(f"{percent(at[1], 0)} among the first {percent(many, 0)}, were 2 % of all labels faulty.")
     total = found.labels + found.places
     click.echo(f"{found.likely} of {total} labels and places without one are more likely faulty than not.")
     next_step("explore")
@@ -299,6 +306,9 @@ def advice(report: NewReport) -> Iterator[str]:
     if summary.labelled and report.blocks.get("val", 0) == 1:
         yield "Advice: one validation frame is too few to say whether fine-tuning helps."
         yield "Label more frames, or change train, val and test in store.toml before `hela-store embed`."
+    if not summary.labelled:
+        yield "Advice: no frame has labels, so nothing can be fine-tuned or scored; teach labels them after embed."
+        yield "Masks need no labels: hela-store segment FRAMES --generic"
     lacking = [name for name in ("train", "val", "test") if not report.blocks.get(name, 0)]
     if summary.labelled and lacking:
         yield f"Advice: no frame is in {' or '.join(lacking)}, so not every command can work."

@@ -8,7 +8,7 @@ import numpy as np
 
 from hela_store.embedding.reader import embed_command
 from hela_store.errors import SplitError, StoreError
-from hela_store.evaluation.frames import frame_tiles
+from hela_store.evaluation.frames import frame_tiles, need_labels
 from hela_store.recipe.recipe import SplitRecipe
 from hela_store.recipe.splits import GAP, format_ranges
 from hela_store.store.store import Store
@@ -45,8 +45,7 @@ def audited_frames(store: Store) -> list[str]:
         (name for name, record in records.items() if record.has_label),
         key=lambda name: (records[name].sequence, records[name].time),
     )
-    if not labelled or not len(store.cells_table()):
-        raise SplitError(f"{store.path} has no labels to audit; make a store with `hela-store new NAME --labels ...`")
+    need_labels(store)
     embedded = frame_tiles(store, labelled)
     if not embedded:
         raise StoreError(

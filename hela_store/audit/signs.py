@@ -210,4 +210,4 @@ def said(name: str, value: float) -> str:
     value : as :func:`signs` gives it
     """
     shown: Any = 2**value if name in FACTORS else value
-    return SIGNS[name].format(shown)
+    return SIGNS[name].format(shown).replace("%", " %")

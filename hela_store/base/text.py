@@ -13,6 +13,16 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].strip() or type(error).__name__
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things, such as ``1 frame`` or ``1,200 frames``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Return a share as a percentage, such as ``84.0 %``."""
+    return f"{100 * share:.{decimals}f} %"
+
+
 def visible(text: str) -> str:
     r"""Return text in which characters that a terminal would obey, or that cannot be shown, are written as ``\x1b``.
 

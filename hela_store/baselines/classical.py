@@ -18,7 +18,7 @@ from skimage import measure, segmentation
 
 from hela_store.base.progress import Progress, silent
 from hela_store.base.rng import generator
-from hela_store.evaluation.frames import labelled_frames, median_training_radius
+from hela_store.evaluation.frames import labelled_frames, median_training_radius, need_labels
 from hela_store.images.labels import apply_field_of_interest
 from hela_store.metrics.ctc import match_frame, seg
 from hela_store.recipe.splits import members
@@ -151,7 +151,10 @@ def classical(
         Nothing was ingested.
     """
     config = config or ClassicalConfig()
-    members(store.blocks(), config.split)  # an empty block is told before the search
+    need_labels(store)
+    blocks = store.blocks()
+    for split in ("train", "val", config.split):
+        members(blocks, split)  # an empty block is told before the search
 
     def make(asked: Mapping[str, Any]) -> BaselineResult:
         start = time.perf_counter()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from hela_store.base.progress import Progress, silent
+from hela_store.embedding.reader import embed_command
 from hela_store.embedding.record import decoder_file
 from hela_store.errors import StoreError
 from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
@@ -76,7 +77,9 @@ def bench_codec(
     """
     questions = _questions(store, prompt, split, views)
     if not questions:
-        raise StoreError(f"no embedded view of split {split!r} of {store.path} has a labelled cell; embed more")
+        raise StoreError(
+            f"no embedded view of split {split!r} of {store.path} has a labelled cell; run `{embed_command(store)}`"
+        )
     data = {row: store.arrays.embedding(store.key, row) for row in questions}
     decoder = load_decoder(decoder_file(store))
     before = _scores(decoder, data, questions)

@@ -23,6 +23,7 @@ from hela_store.base.aliases import BoolArray
 from hela_store.base.files import explain_os_errors
 from hela_store.base.locks import clear_arrays, embed_lock
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import percent
 from hela_store.errors import HelaError, RecipeError
 from hela_store.images.geometry import tile_rectangles
 from hela_store.recipe.codecs import parse_codec
@@ -410,8 +411,8 @@ def _damping_note(plan: pa.Table) -> tuple[str, ...]:
     if share <= DAMPED_TOO_OFTEN:
         return ()
     return (
-        f"{share:.0%} of the elastic variants would have folded and were damped; lower augment.elastic.alpha, or raise "
-        "its sigma",
+        f"{percent(share, 0)} of the elastic variants would have folded and were damped; lower augment.elastic.alpha, "
+        "or raise its sigma",
     )
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import counted
 from hela_store.catalog import index as catalog
 from hela_store.embedding.encoders import seen_notes
 from hela_store.errors import RecipeError, RunError
@@ -211,9 +212,10 @@ def _few(tracks: CellTracks, blocks: int) -> list[str]:
     """Return a note where there are too few blocks for a word."""
     if blocks >= LEAST_BLOCKS:
         return []
-    plural = "" if blocks == 1 else "s"
-    there = f"{blocks} image{plural}" if tracks.is_stills else f"{blocks} block{plural} of {BLOCK_FRAMES} frames"
-    return [f"{there}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
+    if tracks.is_stills:
+        return [f"{counted(blocks, 'image')}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
+    groups = f"{counted(blocks, 'group')} of up to {BLOCK_FRAMES} neighbouring frames"
+    return [f"{groups}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
 
 
 def _pairs(

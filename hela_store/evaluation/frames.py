@@ -51,6 +51,22 @@ class FrameCells:
     tiles: list[Tile]
 
 
+def need_labels(store: Store) -> None:
+    """Refuse a store in which no cell is labelled.
+
+    Raises
+    ------
+    SplitError
+        It says what can be done without labels, and how to get them.
+    """
+    if not len(store.cells_table()):
+        raise SplitError(
+            f"no frame of {store.path} has labels, so there is nothing to learn from or to score; make a store of "
+            "frames with label images, or label cells with `hela-store teach`. Masks need no labels: "
+            "`hela-store segment FRAMES --generic`"
+        )
+
+
 def labelled_frames(store: Store, split: str) -> list[str]:
     """Return the frames of a block that can be scored.
 
@@ -59,11 +75,15 @@ def labelled_frames(store: Store, split: str) -> list[str]:
     SplitError
         The block is empty, or none of its frames has a labelled cell.
     """
+    need_labels(store)
     asked = set(members(store.blocks(), split))
     asked &= set(store.cells_table()["frame"].to_pylist())
     found = [frame for frame in store.frame_records() if frame in asked]
     if not found:
-        raise SplitError(f"split {split!r} holds no labelled cell in {store.path}; choose another split or add labels")
+        raise SplitError(
+            f"split {split!r} of {store.path} holds no labelled cell; choose another --split, or change [split] in "
+            "store.toml"
+        )
     return found
 
 

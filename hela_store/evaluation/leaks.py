@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hela_store.base.text import counted
 from hela_store.datasets.look_groups import Looks, copies
 from hela_store.errors import RunError, SplitError
 from hela_store.recipe.recipe import RECIPE_FILE
@@ -69,8 +70,8 @@ class Copies:
     unknown: int
 
     def __str__(self) -> str:
-        across = f"{len(self.across)} of them one in another part of the split"
-        text = f"{len(self.pairs)} images resemble another one, {across}"
+        apart = f"{len(self.across)} of them in another part of the split than the image they resemble"
+        text = f"{counted(len(self.pairs), 'image')} resembling an earlier one" + (f", {apart}" if self.pairs else "")
         return text + (f"; {self.unknown} not looked at: an earlier version ingested them" if self.unknown else "")
 
 

@@ -20,7 +20,7 @@ from scipy.special import stdtr, stdtrit
 
 from hela_store.catalog import index as catalog
 from hela_store.errors import RecipeError, RunError
-from hela_store.metrics.intervals import LEAST_BLOCKS, MARGIN, Interval, Units, Word, part_interval
+from hela_store.metrics.intervals import BLOCK_FRAMES, LEAST_BLOCKS, MARGIN, Interval, Units, Word, part_interval
 from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 
@@ -152,7 +152,10 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
     if not found:
         notes.append(f"no part has {LEAST_CELLS} cells, and as many outside; score more frames")
     if any(not row.word for row in found):
-        notes.append(f"groups of cells in fewer than {LEAST_BLOCKS} blocks of frames have numbers but no verdict")
+        notes.append(
+            f"A part of the cells has no verdict if it lies in fewer than {LEAST_BLOCKS} groups of {BLOCK_FRAMES} "
+            "neighbouring frames."
+        )
     return Slices(run=info.id, metric=metric, units=str(tracks), rows=found, notes=notes)
 
 

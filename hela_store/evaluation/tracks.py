@@ -48,6 +48,8 @@ class CellTracks:
     def __str__(self) -> str:
         if self.alone:
             return "all cells are of one image"
+        if len(set(self.times.values())) == 1:
+            return "all cells are of one frame, so there is no interval"
         if self.is_stills:
             return f"intervals count each {f'group of images ({self.groups})' if self.groups else 'image'} once"
         how = "by its label" if self.method == "labels" else "linked by overlap"
@@ -127,7 +129,7 @@ def store_protocol(store: Store, split: str = "test") -> str:
     recipe = store.recipe
     if recipe.dataset.stills:
         if _by_numbers(recipe):
-            return f"images split by their numbers; of a time-lapse, {SAME_NUCLEI}"
+            return f"images split by their numbers; if they are a time-lapse, {SAME_NUCLEI}"
         if recipe.split.group:
             return f"stills, grouped by {recipe.split.group}"
         return "stills, split one by one; some may show the same slide"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,9 @@ def _look(config: FitConfig) -> DatasetSummary:
     found = inspect(config.data)
     if not found.labelled:
         raise DatasetError(
-            f"{config.data} has no labels to learn from; without labels `hela-store segment {config.data} --out masks` "
-            "writes masks with the detector that ships"
+            f"{config.data} has no labels to learn from; without labels "
+            f"`hela-store segment {shlex.quote(str(config.data))} --generic --out masks` makes masks with the shipped "
+            "model"
         )
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from hela_store.base.manifest import FILE
 from hela_store.base.progress import Progress
+from hela_store.base.text import percent
 from hela_store.embedding.batches import Frames
 from hela_store.embedding.pipeline import Coordinates
 from hela_store.embedding.plan import view_id
@@ -202,7 +203,7 @@ def truth_fault(store: Store, frames: Frames, view: ViewRecord) -> Iterator[Faul
 def _wrong_truth(store: Store, frames: Frames, view: ViewRecord) -> str | None:
     stored = store.truths.read(view.view, view.shape, view.row)
     wrong = max(np.mean(there != made) for there, made in zip(stored, frames.truth(view), strict=True))
-    return f"{wrong:.1%} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
+    return f"{percent(wrong)} of the variant's labels are not those of its frame" if wrong > WARP_TOLERANCE else None
 
 
 def view_faults(store: Store, views: Mapping[str, ViewRecord], progress: Progress) -> Iterator[Fault]:

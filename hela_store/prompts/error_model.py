@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hela_store.base.text import percent
+
 BINS: tuple[tuple[float, float], ...] = ((0.4, 0.5), (0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9))
 """IoU with the truth of generic masks, lower end included, equal shares."""
 
@@ -58,9 +60,9 @@ class ErrorModel:
             return "the generic error model"
         low, high = self.bins[0][0], self.bins[-1][1]
         return (
-            f"errors fitted on {self.pairs} pairs: offset {self.offset[0]:+.2f} to {self.offset[1]:+.2f} d, roughness "
-            f"{self.noise:.2f} d, shift {self.shift:.2f} d, merged {self.merge:.1%}, cut {self.cut:.1%}, IoU "
-            f"{low:.2f} to {high:.2f}"
+            f"errors measured on {self.pairs} masks and their labels: outlines {self.offset[0]:+.2f} to "
+            f"{self.offset[1]:+.2f} diameters too far outside, roughness {self.noise:.2f} and shift {self.shift:.2f} "
+            f"diameters, {percent(self.merge)} merged, {percent(self.cut)} cut, IoU {low:.2f} to {high:.2f}"
         )
 
 

@@ -296,6 +296,8 @@ def _ranked_blocks(count: int) -> list[Block]:
 
 
 SAME_NUCLEI = "the same nuclei, later"
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "gap": "unused"}
+"""What the frames of a part of the split are called."""
 
 
 def protocol(blocks: Mapping[str, Block], sequences: Mapping[str, str], scored: Block = "test") -> str:

@@ -39,7 +39,7 @@ def helped(change: Mapping[str, Any]) -> bool:
 
 
 def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:
-    """Return the latest fine-tuning of this encoder key that helped on validation, if any.
+    """Return the latest fine-tuning of this encoder key that helped on validation, if any; it need not be the best.
 
     One whose best step is 0 is what it began with and did not help. With ``prompt`` it has to have helped for that
     kind, where it was judged on it; the latest of those tuned for that kind alone comes first, where there is one.

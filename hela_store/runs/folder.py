@@ -214,9 +214,7 @@ def new_run(
         raise
 
 
-def load_run(
-    store_path: Path | str, id: str, kind: str | None = None, *, latest_of: str | None = None
-) -> RunInfo:
+def load_run(store_path: Path | str, id: str, kind: str | None = None, *, latest_of: str | None = None) -> RunInfo:
     """Read a published run.
 
     Parameters

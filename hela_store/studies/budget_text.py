@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hela_store.base.text import percent
+
 from .budget import BudgetResult
 from .budget_rows import BudgetRow, method_name
 from .text import markdown_table
@@ -39,5 +41,5 @@ def _line(row: BudgetRow) -> list[str]:
     gain, over = row.over_zero, ""
     if gain is not None:
         over = f"{gain.mean:+.4f}" + ("" if math.isnan(gain.low) else f" ± {(gain.high - gain.low) / 2:.4f}")
-    share = "" if row.share is None else f"{row.share:.0%}"
+    share = "" if row.share is None else percent(row.share, 0)
     return [method_name(row), row.pick, f"{row.budget:,}", f"{row.frames:.0f}", f"{row.iou:.4f}", over, share]

@@ -21,8 +21,9 @@ from hela_store.augment.labels import view_cells
 from hela_store.base.aliases import BoolArray, LabelArray
 from hela_store.base.cores import usable_cores
 from hela_store.base.rng import generator
-from hela_store.embedding.reader import ViewReader, readable_views
+from hela_store.embedding.reader import ViewReader, embed_command, readable_views
 from hela_store.errors import RecipeError, SplitError
+from hela_store.evaluation.frames import need_labels
 from hela_store.images.geometry import SAM_INPUT, Rect, holds_whole, view_scale
 from hela_store.prompts.draw import cell_context
 from hela_store.prompts.error_model import GENERIC, ErrorModel
@@ -164,7 +165,11 @@ def training_views(store: Store, split: str = "train", variants: int = 0) -> lis
                 )
             )
     if not found:
-        raise SplitError(f"split {split!r} of {store.path} has no embedded view with a whole labelled cell; embed more")
+        need_labels(store)
+        raise SplitError(
+            f"split {split!r} of {store.path} has no embedded view with a whole labelled cell; run "
+            f"`{embed_command(store)}`"
+        )
     return found
 
 

@@ -26,6 +26,8 @@ BYTES_OF = ("ingest", "labels", "plan", "ledger", "staged", "encoders", "runs", 
 """Parts of a store with few files, however many views there are."""
 FORMS = ("box", "point", "mask")
 """Kinds of prompt that are made from detections."""
+DECODES = ("evaluate", "control", "robustness", "mend", "calibration", "budget")
+"""Kinds of runs that use a decoder; without a checkpoint it is the one that the encoder came with."""
 SCORES = """
     SELECT run, prompt, count(*) AS n, avg(iou) AS mean_iou, avg(dice) AS mean_dice, avg(is_empty::INT) AS empty
     FROM cell_metrics GROUP BY run, prompt ORDER BY run, prompt
@@ -153,7 +155,7 @@ class StoreInfo:
             rows += _scale_facts(self.scale)
         rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
         if self.default_run:
-            rows += [(f"- for {kind}", run or "none: the zero-shot decoder") for kind, run in self.default_runs.items()]
+            rows += [(f"- for {kind}", self._default(kind)) for kind in self.default_runs]
         if self.points:
             rows.append(
                 ("budgets", f"{self.points} runs of `hela-store study --budget`; `hela-store report` draws them")
@@ -163,6 +165,13 @@ class StoreInfo:
             hint = "run the same command again to resume; if none is running, runs/.ID.partial may be deleted"
             rows.append(("", hint))
         return rows
+
+    def _default(self, kind: str) -> str:
+        """Return the default run for a kind of prompt, and for which other kind it was fine-tuned."""
+        run = self.default_runs[kind]
+        kinds = sorted({line.prompt for line in self.runs if line.run == run and line.prompt})
+        other = "" if kind in kinds or not kinds else f", fine-tuned for {', '.join(kinds)}"
+        return f"{run}{other}" if run else "none: the zero-shot decoder"
 
     def _labels(self) -> str:
         old = {line.run for line in self.runs if line.labels_version < self.labels_version}
@@ -215,7 +224,7 @@ def info(store: Store) -> StoreInfo:
         default_run=default.id if default else None,
         default_runs={kind: run.id if run else None for kind, run in zip(FORMS, by_form, strict=True)},
         unfinished=tuple(partial_runs(store.path)),
-        copies=str(find_copies(store) or "") if ingested else "",
+        copies=_copies(store) if ingested else "",
         points=sum(run.is_point for run in list_runs(store.path)),
         labels_version=store.labels_version,
     )
@@ -229,8 +238,16 @@ def _scale_facts(scale: CellScale) -> list[tuple[str, str]]:
         trip += f", {scale.round_trip_tiled:.3f} in tiles"
     return [
         ("cell size", f"median diameter {scale.diameter:.1f} px; embedding positions: {whole}"),
-        ("mask grid", f"{trip}: {scale.cells} true masks on SAM's 256 x 256 grid and back; soft masks are closer"),
+        ("mask grid", f"{trip}: what {scale.cells} label masks keep of themselves on SAM's grid of 256 x 256 pixels"),
     ]
+
+
+def _copies(store: Store) -> str:
+    """Return what is known of copies; nothing where frames split by their numbers resemble each other, as in a film."""
+    found = find_copies(store)
+    if found is None or (store.recipe.split.train and not found.across):
+        return ""
+    return str(found)
 
 
 def _split(store: Store) -> dict[str, int]:
@@ -250,7 +267,7 @@ def _runs(store: Store) -> list[RunLine]:
         head: dict[str, Any] = {
             "run": run.id,
             "kind": run.kind,
-            "checkpoint": run.checkpoint or "zero-shot",
+            "checkpoint": run.checkpoint or ("zero-shot" if run.kind in DECODES else ""),
             "split": run.split or "",
         }
         head["labels_version"] = run.labels_version

@@ -217,7 +217,7 @@ def test_runs_are_found_by_id_prefix_or_latest(tmp_path: Path) -> None:
     assert load_run(tmp_path, newest, latest_of="evaluate").id == newest
     with pytest.raises(RunError, match="no report run"):
         latest(tmp_path, "report")
-    with pytest.raises(RunError, match="there is no detection run in .*`hela-store detect run` makes one"):
+    with pytest.raises(RunError, match=r"there is no detection run in .*`hela-store detect run` makes one"):
         latest(tmp_path, "detect")
     with pytest.raises(RunError, match="beginning of"):
         load_run(tmp_path, "20")
