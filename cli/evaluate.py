@@ -106,7 +106,7 @@ GROUPS = {
     type=click.Choice(SPLITS),
     default=EvaluateConfig.split,
     show_default=True,
-    help="Choose the frames to score.",
+    help="Choose the frames to score. Every scoring of test frames is counted.",
 )
 @click.option("--clicks", type=click.IntRange(2), metavar="N", help="Also score points with N - 1 corrective clicks.")
 @click.option(

@@ -81,7 +81,15 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
             click.echo(f"With {kind}, {percent(score.made_worse)} of the masks became worse than the prompt.")
         if score.mean_iou < (score.image_free_iou or 0.0):
             click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
-    next_step(_after(store, result) if result.checkpoint == "zero-shot" else "report")
+    next_step(_after(store, result) if result.checkpoint == "zero-shot" else _to_masks(store))
+
+
+def _to_masks(store: Store) -> str:
+    """Return what follows a score on the way to masks of new frames: a detector, or a report if there is one."""
+    from hela_store.runs.folder import run_ids
+
+    has_detector = any(name.split("-")[2] == "detector" for name in run_ids(store.path))
+    return "report" if has_detector else "detect train"
 
 
 def _chose_on_validation(store: Store, checkpoint: str) -> bool:

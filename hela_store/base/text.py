@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Control characters but tab and line feed, marks that turn the direction of writing, and lone surrogates."""
@@ -35,6 +36,21 @@ def natural(text: str) -> list[tuple[int, str]]:
     """Return a key that sorts names as people do: ``t2`` before ``t10``."""
     parts = re.split(r"(\d+)", text)
     return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+
+
+def own_numbers(frames: Iterable[tuple[str, int]]) -> str:
+    """Say which number the first and the last frame have, where these are not the numbers in their names.
+
+    Parameters
+    ----------
+    frames : (name, number), in order
+    """
+    told = list(frames)
+    parts = [(numbered(name), number) for name, number in told]
+    if not told or all(part is None or int(part[1]) == number for part, number in parts):
+        return ""
+    ends = dict((told[0], told[-1]))
+    return " (counted from 0: " + ", ".join(f"{name} is {number}" for name, number in ends.items()) + ")"
 
 
 def numbered(name: str) -> tuple[str, str] | None:

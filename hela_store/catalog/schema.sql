@@ -10,7 +10,7 @@ COMMENT ON TABLE frames IS 'One row an image of the data set, as acquired (inges
 COMMENT ON COLUMN frames.frame IS 'Id, "<sequence>/<name>", e.g. "01/t012".';
 COMMENT ON COLUMN frames.sequence IS 'Name of the sequence.';
 COMMENT ON COLUMN frames.name IS 'Name within the sequence.';
-COMMENT ON COLUMN frames.time IS 'Number in the frame''s name; for stills a running number, counted on for frames that come later. Unique in a sequence.';
+COMMENT ON COLUMN frames.time IS 'Number in the frame''s name in data of the Cell Tracking Challenge; else counted from 0 in the order of the names, and on for frames that come later. Unique in a sequence.';
 COMMENT ON COLUMN frames.height IS 'Rows, px.';
 COMMENT ON COLUMN frames.width IS 'Columns, px.';
 COMMENT ON COLUMN frames.dtype IS 'Pixel type as acquired, e.g. "uint16".';

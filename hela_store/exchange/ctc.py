@@ -18,6 +18,7 @@ import tifffile
 
 from hela_store.base.names import inside
 from hela_store.base.progress import Progress, silent
+from hela_store.base.text import own_numbers
 from hela_store.errors import RunError
 from hela_store.evaluation.sequences import RunLabels, SequenceScores, run_labels, sequence_scores
 from hela_store.recipe.splits import format_ranges
@@ -149,16 +150,17 @@ def _files(labels: RunLabels) -> dict[str, tuple[str, str]]:
 def _partial(store: Store, times: dict[str, list[int]]) -> Iterator[str]:
     """Say of each sequence whose masks are not those of frame 0 to the last what scorers make of that."""
     there: dict[str, set[int]] = {}
-    for record in store.frame_records().values():
+    frames = store.frame_records().values()
+    for record in frames:
         there.setdefault(record.sequence, set()).add(record.time)
     for name, written in times.items():
         last = max(there[name])
         if set(written) == set(range(last + 1)):
             continue
-        way_out = "" if set(written) == there[name] else "; `hela-store export ctc` of a run with --split all has all"
+        own = own_numbers((record.name, record.time) for record in frames if record.sequence == name)
+        way_out = "" if set(written) == there[name] else " To have all, export a run of `evaluate --split all`."
         yield (
-            f"{name}_RES holds the frames {format_ranges(written)} of 0-{last}, under their own numbers. Scorers want "
-            "a mask for every frame of the truth: py-ctcmetrics stops where their numbers differ, and beside a truth "
-            "of these frames alone it finds the mask of a frame by its place in the folder, for SEG a wrong one or "
-            f"none{way_out}"
+            f"{name}_RES holds the frames {format_ranges(written)} of 0-{last}, numbered as in the store{own}. Tools "
+            "that score such a folder want a mask for every frame of the truth. py-ctcmetrics stops where the numbers "
+            f"differ, or compares a mask with another frame.{way_out}"
         )

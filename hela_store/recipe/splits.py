@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from hela_store.base.checks import did_you_mean
 from hela_store.base.files import digest
+from hela_store.base.text import own_numbers
 from hela_store.errors import SplitError
 
 Block = Literal["train", "val", "test", "gap"]
@@ -139,10 +140,14 @@ def assign(
 
 
 def _describe(frames: Sequence[FrameKey]) -> str:
-    times: dict[str, list[int]] = defaultdict(list)
-    for _, sequence, time in frames:
-        times[sequence].append(time)
-    parts = [f"{sequence} with {min(found)}-{max(found)}" for sequence, found in sorted(times.items())]
+    times: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for frame, sequence, time in frames:
+        times[sequence].append((time, frame))
+    parts = []
+    for sequence, found in sorted(times.items()):
+        found.sort()
+        own = own_numbers((frame, time) for time, frame in found)
+        parts.append(f"{sequence} with {found[0][0]}-{found[-1][0]}{own}")
     return ("sequence " + ", ".join(parts[:4]) + (", ..." if len(parts) > 4 else "")) if parts else "no frames at all"
 
 

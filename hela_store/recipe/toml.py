@@ -131,7 +131,7 @@ val_share = {split.val_share}
 gap = {split.gap}
 """
 _WRAP: dict[str, Any] = {"initial_indent": "# ", "subsequent_indent": "#   ", "break_long_words": False}
-STILLS_RULE = "60 % train, 15 % validate, 25 % test by a hash of the frame's id, or of its group's"
+STILLS_RULE = "60 % train, 15 % validate, 25 % test, drawn by the frame's id; a group stays together"
 TIME_RULE = "in each sequence about 60 % train, 10 % validate, 24 % test in this order"
 
 

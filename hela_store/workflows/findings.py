@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hela_store.base.text import own_numbers
 from hela_store.datasets import DatasetSummary
 from hela_store.recipe.recipe import DatasetRecipe
 
@@ -14,7 +15,8 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
     bits = f", {summary.bits} bits used" if summary.bits else ""
     pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
-    rows = [("frames", f"{summary.frames} in {sequences}; {pixels}")]
+    own = own_numbers((entry.name, entry.time) for entry in summary.entries) if len(names) == 1 else ""
+    rows = [("frames", f"{summary.frames} in {sequences}{own}; {pixels}")]
     rows.append(("black level", f"{dataset.offset:g} counts"))
     size = dataset.pixel_size_um
     source = summary.pixel_size_from
@@ -33,8 +35,8 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
         )
     if summary.lapses:
         text = (
-            "these images seem to be one, because their names count up and neighbours look alike; so train and test "
-            "are blocks of time, and should stay so if you set --train-frames"
+            "the images seem to be a time-lapse: their names count up and neighbours look alike. So train and test are "
+            "blocks of time; keep them so if you set --train-frames"
         )
         rows.append(("time-lapse", text))
     return rows + [("warning", text) for text in summary.warnings]

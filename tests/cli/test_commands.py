@@ -95,8 +95,32 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
     assert len(list((store.path / "runs").iterdir())) == before, "nothing ran before what is impossible was found"
     assert "leave --prompt out" in run("evaluate", "--robustness", "--prompt", "box", folder=store.path, code=2).stderr
     missing = run("evaluate", "--zero-shot", "--prompt", "detected", folder=store.path, code=1).stderr
-    assert "no detector run" in missing and "`hela-store detect train` makes one" in missing
+    assert "there is no trained detector" in missing and "`hela-store detect train` makes one" in missing
     assert "no run 'x'" in run("evaluate", "--run", "x", folder=store.path, code=1).stderr
+    for own in (("--prompts", "own.csv"), ("--prompt-masks", "masks")):
+        refused = run("evaluate", "--prompt", "box", *own, folder=store.path, code=2).stderr
+        assert f"{own[0]} brings prompts of its own; leave --prompt out" in refused
+
+
+def test_a_command_that_does_not_exist_is_answered_with_the_nearest(run: Run, tmp_path: Path) -> None:
+    asked = {("fine-tune",): "did you mean finetune?", ("detect", "eval"): "did you mean evaluate?"}
+    asked |= {("xyz",): "`hela-store --help` lists the commands", ("export", "xyz"): "`hela-store export --help` lists"}
+    for words, said in asked.items():
+        assert said in run(*words, folder=tmp_path, code=2).stderr
+
+
+def test_a_store_without_labels_says_what_can_be_done(run: Run, embedded: Path, tmp_path: Path) -> None:
+    made = run("new", "bare", "--dataset", embedded / "data", "--labels", "none", "--tile", "none").stdout
+    assert "no frame has labels" in made and "segment FRAMES --generic" in made
+    run("embed", "-s", "bare", "--limit", 1)
+    asked = ("finetune", "evaluate --zero-shot", "detect train", "baseline classical", "audit", "study --prompt box")
+    for words in asked:
+        said = run(*words.split(), "-s", "bare", code=1).stderr
+        assert "has labels, so there is nothing to learn from or to score" in said, words
+        assert "`hela-store teach -s bare`" in said and "`hela-store segment FRAMES --generic`" in said, words
+        assert "Warning" not in said, words
+    page = run("report", "-s", "bare").stdout
+    assert "0 runs, 0 charts, 0 cells" in page and "worst frames" not in page
 
 
 def test_every_form_of_sql_says_the_same(run: Run, embedded: Path) -> None:

@@ -30,7 +30,7 @@ def test_an_evaluation_says_what_fine_tuning_changed(run: Run, mine: Path) -> No
     done = run("evaluate", "-s", mine, "--run", tuned, *seeds).stdout
     for kind in ("box", "point", "mask"):
         assert f"with {kind}: IoU 0." in done
-    assert " -> 0." in done and done.splitlines()[-1] == f"Next: hela-store report -s {mine}"
+    assert " -> 0." in done and done.splitlines()[-1] == f"Next: hela-store detect train -s {mine}"
     assert max(map(len, done.split("Fine-tuning")[0].splitlines())) <= 80 + len(tuned)
     assert "n counts prompts: up to 2 for each cell" in done
     zero = run("evaluate", "-s", mine, "--zero-shot", *seeds).stdout

@@ -87,5 +87,7 @@ def test_clusters_of_vectors_are_parts_where_there_are_vectors(evaluated: tuple[
     assert all(len(line) <= 80 for line in done.output.splitlines() if line.startswith(tuple(PARTS.values())))
     done = CliRunner().invoke(main, ["slices", made.runs[0], "-s", str(store.path)])
     assert done.exit_code == 1 and "has no cell with a score iou" in done.output and "evaluate -s" in done.output
+    done = CliRunner().invoke(main, ["slices", "latest", "-s", str(store.path)])
+    assert done.exit_code == 0 and f"report {run}" in done.output, "latest is the latest evaluation"
     done = CliRunner().invoke(main, ["slices", "nothing", "-s", str(store.path)])
     assert done.exit_code == 1 and "no run 'nothing'" in done.output

@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_fitted_is_refused(folder: Path) -> None:
         hs.fit(config(folder / "nothing"))
     bare = folder.parent / "bare"
     shutil.copytree(folder / "images", bare)
-    with pytest.raises(DatasetError, match=r"no labels to learn from.*hela-store segment"):
+    with pytest.raises(DatasetError, match=r"no labels to learn from.*hela-store segment .* --generic"):
         hs.fit(config(bare))
     hs.new(folder.parent / "stores/frames", hs.NewConfig.of(dataset=str(bare), labels="none"))
     with pytest.raises(StoreError, match=r"is a store of .*bare, not of .*frames; choose another name"):

@@ -152,7 +152,7 @@ def test_a_run_is_assembled_scored_and_exported(store: Store, tmp_path: Path, mo
     match = match_frame(store.pixels.label(row["frame"]), found)
     assert found.dtype == np.uint16 and found.shape == (row["height"], row["width"])
     (note,) = result.notes
-    assert note.startswith("01_RES holds the frames 7 of 0-7, under their own numbers") and "--split all" in note
+    assert note.startswith("01_RES holds the frames 7 of 0-7, numbered as in the store.") and "--split all" in note
     scores = result.to_json()["scores"]["sequences"][0]
     assert scores["SEG (oracle prompts)"] == pytest.approx(seg([match]))
     assert scores["DET (oracle prompts)"] == pytest.approx(det([match]))

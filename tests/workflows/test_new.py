@@ -137,7 +137,7 @@ def test_stills_are_split_by_their_names(tmp_path: Path) -> None:
     report = new(tmp_path / "s", NewConfig.of(dataset=str(tmp_path / "stills"), pixel_size_um=0.5, group="none"))
     assert report.store.recipe.split == SplitRecipe()
     assert sum(report.blocks.values()) == 20 and report.blocks["gap"] == 0
-    assert "by a hash of the frame's id" in (tmp_path / "s/store.toml").read_text()
+    assert "drawn by the frame's id" in (tmp_path / "s/store.toml").read_text()
     assert "um" in dict(report.facts())["cells"]
 
 
@@ -153,7 +153,7 @@ def test_stills_of_a_time_lapse_are_split_in_blocks_of_time(tmp_path: Path) -> N
     split = report.store.recipe.split
     assert (split.train, split.val, split.test) == ("0-13,30-43", "17-19,47-49", "23-29,53-59")
     assert report.blocks == {"train": 28, "val": 6, "test": 14, "gap": 12}
-    assert "these images seem to be one" in dict(report.facts())["time-lapse"]
+    assert "the images seem to be a time-lapse" in dict(report.facts())["time-lapse"]
     assert "time-lapse" in (tmp_path / "s/store.toml").read_text()
     own = new(tmp_path / "o", NewConfig.of(dataset=str(tmp_path / "stills"), train_frames="0-9", test_frames="20-29"))
     assert own.store.recipe.split.train == "0-9"
