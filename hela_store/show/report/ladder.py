@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import altair as alt
 import numpy as np
@@ -18,6 +19,7 @@ from .choice import FREE, NAIVE, Choice, Row
 from .page import AFTER, BEFORE, Chart, Section, Table, number, to_spec, values
 from .units import Units
 
+STUDY_DATA = ("Fluo-N2DL-HeLa", "DIC-C2DH-HeLa")
 STUDY = (
     "For reference only: the study behind this tool reports IoU (Dice) of "
     + ", ".join(f"{iou} ({dice}) with {kind} prompts" for kind, (iou, dice) in REFERENCE.items())
@@ -26,10 +28,10 @@ STUDY = (
 )
 HOW = (
     "Means over the cells that all runs of a prompt share. The range is a 95 % interval over tracks of cells and "
-    "frames (of stills over images, or groups of them), because the frames of a block show the same cells. Every "
-    "training is a line of its own, so training seeds are not in its interval. Image-free is the score of a guess that "
-    "does not look at the image: the prompt alone, for masks also an ellipse of the usual size. Skill is the share "
-    "of the remaining gap that the run closes. Prompts are made from the ground truth, except for detected cells and "
+    "frames (of stills over images, or groups of them), because neighbouring frames show the same cells. With too few "
+    "frames there is no interval, and – stands in its place. Every training is a line of its own, so training seeds are "
+    "not in its interval. The naive guess does not look at the image: it is made from the prompt alone, for masks also "
+    "an ellipse of the usual size. Skill is the gain over the naive guess as a share of what was possible. Prompts are made from the ground truth, except for detected cells and "
     "the classical baseline. A missed cell counts as 0."
 )
 OPTIONAL = {
@@ -84,8 +86,13 @@ def ladder(choice: Choice) -> Section | None:
         text=f"{frames} frames; {store_protocol(choice.store, choice.split)}; {units}. {HOW}",
         tables=[_table(steps, more)] if any(steps.values()) else [],
         charts=charts,
-        notes=[STUDY, *_apart(choice, steps)],
+        notes=[*_study(choice), *_apart(choice, steps)],
     )
+
+
+def _study(choice: Choice) -> list[str]:
+    """Return what the study reports, beside the data sets that it may have used."""
+    return [STUDY] if Path(choice.store.recipe.dataset.path).name in STUDY_DATA else []
 
 
 def _steps(choice: Choice, prompt: str, more: Sequence[str], units: Units) -> list[Row]:

@@ -9,7 +9,7 @@ import altair as alt
 
 from hela_store.prompts.kinds import ROBUSTNESS_PROMPTS
 
-from .choice import FREE, Choice, Row
+from .choice import NAIVE, Choice, Row
 from .page import BEFORE, HEIGHT, MOST_RUNS, PALETTE, Chart, Section, to_spec, values
 from .units import Units
 
@@ -43,12 +43,12 @@ def robustness(choice: Choice) -> Section | None:
         points = [point for run, name in names.items() for point in _curve(name, run, mine, units)]
         if points:
             # the same prompts for all runs, and so the same image-free answers
-            points = _curve(FREE, mine[0]["run"], mine, units, "free") + points
-            drawn = _drawn(points, title, [FREE, *names.values()])
+            points = _curve(NAIVE, mine[0]["run"], mine, units, "free") + points
+            drawn = _drawn(points, title, [NAIVE, *names.values()])
             charts.append(Chart(title=f"robustness, {base}", spec=to_spec(drawn, title)))
     text = (
-        "Mean IoU over cells, with a 95 % interval over tracks of cells and frames, as the prompt changes; image-free "
-        "is what the prompt alone is worth."
+        "Mean IoU over cells, with a 95 % interval over tracks of cells and frames, as the prompt changes. The "
+        "naive guess is what the prompt alone is worth."
     )
     return Section(id="robustness", title="Robustness", text=text, charts=charts) if charts else None
 
@@ -76,7 +76,7 @@ def _drawn(points: Sequence[Row], title: str, names: Sequence[str]) -> Any:
         tooltip=["name:N", "setting:Q", "iou:Q", "low:Q", "high:Q", "n:Q"],
     )
     between = alt.Y("low:Q", title="IoU", scale=alt.Scale(zero=False))
-    dash = alt.condition(f"datum.name === '{FREE}'", alt.value([4, 3]), alt.value([1, 0]))
+    dash = alt.condition(f"datum.name === '{NAIVE}'", alt.value([4, 3]), alt.value([1, 0]))
     mean = alt.Y("iou:Q", title="IoU", scale=alt.Scale(zero=False))
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25)).encode(y=mean, strokeDash=dash)
     if all(point["low"] is None for point in points):

@@ -259,7 +259,7 @@ def change(choice: Choice) -> Section | None:
 
 
 def _interval(choice: Choice, pair: Pair, n: int) -> str:
-    """Return the interval of the mean change; nothing where the labels that tell tracks cannot be read.
+    """Return the interval of the mean change; a dash where there is none or labels cannot be read.
 
     The interval is that of all ``n`` pairs of two runs; where the report shows only some of these, it shows none.
     """
@@ -267,10 +267,10 @@ def _interval(choice: Choice, pair: Pair, n: int) -> str:
     try:
         found = compare(choice.store, [pair.before.run, pair.after.run])
     except HelaError:
-        return ""
+        return "–"
     part = next((row for row in found.rows if row.prompt == pair.prompt and not row.is_exploratory), None)
     known = part is not None and part.n == n and not math.isnan(part.per_cell.low)
-    return f"{part.per_cell.low:+.3f} to {part.per_cell.high:+.3f}" if known and part else ""
+    return f"{part.per_cell.low:+.3f} to {part.per_cell.high:+.3f}" if known and part else "–"
 
 
 def over_time(choice: Choice) -> Section | None:
@@ -330,8 +330,10 @@ def calibration(choice: Choice) -> Section | None:
     if not charts and not shipped:
         return None
     text = (
-        "Predictions in ten bins of their predicted IoU; the size of a dot is how many there are. The expected error "
-        "of a constant is close to 0, too. Segmentation ships another estimate, which detect calibrate fits."
+        "The decoder predicts the IoU of each mask. Masks are put into ten bins by this prediction, and a dot shows "
+        "how right it was; a larger dot stands for more masks. The expected calibration error is the mean distance "
+        "from the line. Predicting the same number for every mask has a small error as well, so a small error alone "
+        "says little. Masks of segment come with another estimate, which detect calibrate learns."
     )
     table = Table(columns=("prompt", "run", "n", "expected calibration error"), rows=errors)
     tables = ([table] if errors else []) + shipped

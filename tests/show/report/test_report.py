@@ -84,7 +84,7 @@ def test_every_figure_whose_data_is_there(made: ReportResult) -> None:
     # nothing is fetched: addresses are data, anchors or names of specifications
     outside = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?!data:)", outside)
-    assert "0.8366" in page and "image-free" in page
+    assert "0.8366" not in page and "naive guess" in page
 
 
 def test_the_ladder_has_the_means_of_the_catalog(scored: Path, made: ReportResult) -> None:
@@ -112,8 +112,8 @@ def test_a_rung_for_baselines_zero_shot_and_each_tuning(full: Store) -> None:
             assert rows[head + 2][0] == ELLIPSE
         rungs = [row for row in rows[head + 1 : head + 7] if row[0] != ELLIPSE][:5]
         assert [name[:13] for name, *_ in rungs] == [
-            "image-free",
-            "classical (sm",
+            "naive guess",
+            "classical (ba",
             "zero-shot",
             "finetune-box-",
             "finetune-poin",
@@ -148,7 +148,7 @@ def test_robustness_curves_have_the_means_of_the_catalog(full: Store) -> None:
         for row in catalog.query(full.path, sql, [run, f"{kind}@%"]).to_pylist():
             setting = float(row["prompt"].split("@")[1])
             assert drawn["zero-shot", setting] == pytest.approx(row["iou"], rel=1e-4)
-            assert drawn["image-free", setting] == pytest.approx(row["free"], rel=1e-4)
+            assert drawn["naive guess", setting] == pytest.approx(row["free"], rel=1e-4)
         assert len(drawn) == 2 * len({setting for _, setting in drawn}) >= 10
 
 
