@@ -213,9 +213,9 @@ def _few(tracks: CellTracks, blocks: int) -> list[str]:
     if blocks >= LEAST_BLOCKS:
         return []
     if tracks.is_stills:
-        return [f"{counted(blocks, 'image')}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
+        return [f"{counted(blocks, 'image')}: fewer than {LEAST_BLOCKS} images give numbers but no verdict"]
     groups = f"{counted(blocks, 'group')} of up to {BLOCK_FRAMES} neighbouring frames"
-    return [f"{groups}: fewer than {LEAST_BLOCKS} give numbers but no verdict"]
+    return [f"{groups}: fewer than {LEAST_BLOCKS} groups give numbers but no verdict"]
 
 
 def _pairs(

@@ -71,7 +71,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     )
     assert abs(parts["small"] - parts["large"]) <= 1 and parts.get("touching", 0) + parts["alone"] == total
     assert any("give 3, as A1,A2,A3" in note for note in found.notes)
-    assert "2 blocks of 5 frames: fewer than 5 give numbers but no verdict" in found.notes
+    assert "2 groups of up to 5 neighbouring frames: fewer than 5 groups give numbers but no verdict" in found.notes
     assert compare(store, [others[0], run]).rows[0].per_cell.standing == "worse"
     assert all(r.is_exploratory and r.word == "" for r in found.rows if r.subset != "all")
     with pytest.raises(RunError, match="given twice"):
@@ -85,7 +85,7 @@ def test_runs_of_other_cells_are_compared_on_what_they_share(scored: tuple[Store
     found = compare(store, [run, few])
     assert found.rows[0].n == 9 and found.rows[0].word == "" and found.rows[0].per_cell.high == 0
     assert any(note.startswith("9 rows match of") for note in found.notes)
-    assert "1 block of 5 frames: fewer than 5 give numbers but no verdict" in found.notes
+    assert "1 group of up to 5 neighbouring frames: fewer than 5 groups give numbers but no verdict" in found.notes
     points = copy_run(store, run, 0.0, kind="point")
     with pytest.raises(RunError, match="none is the same under the same prompt"):
         compare(store, [run, points])

@@ -101,7 +101,7 @@ def test_the_same_numbers_come_out_better_under_the_same_names(
     assert {row["frame"]: row["fitted"] for row in rows} == dict(zip(FRAMES, ("errors", "errors", ""), strict=True))
     assert list(told["scores"]) == ["test"], "frames that errors were fitted on are in no mean"
     assert told["fitted"] == {"errors": sum(row["cell"] is not None and row["split"] == "train" for row in rows)}
-    assert told["gate"]["masks"] > 40 and "pairs" in told["errors"]
+    assert told["gate"]["masks"] > 40 and "masks and their labels" in told["errors"]
     assert not list(out.parent.glob(".*.partial"))
 
 
@@ -325,7 +325,7 @@ def test_prompts_get_the_errors_of_the_tool(split: Path, tool: Path, tmp_path: P
     like = finetune(store, FinetuneConfig.of(errors_like=str(tool), **quick))
     model = load_run(store.path, like.run).config["error_model"]
     assert model["pairs"] >= 20 and 0.4 < model["bins"][0][0] < model["bins"][-1][1] < 0.95
-    assert "errors fitted on" in like.errors
+    assert "errors measured on" in like.errors
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(tool / "t005_cp_masks.png", alone)
