@@ -99,7 +99,7 @@ def test_the_report_names_what_was_scored_on_another_block(run: Run, scored: Pat
     shutil.copytree(scored, tmp_path / "s")
     run("evaluate", "-s", tmp_path / "s", "--zero-shot", "--prompt", "point-centre", "--split", "val")
     done = run("report", "-s", tmp_path / "s", "--out", "r.html")
-    assert "left out, because this report is of test: zero-shot on val (" in done.stderr
+    assert "left out, because this report is of test frames: zero-shot on validation frames (" in done.stderr
 
 
 def test_a_faster_precision_is_proposed_only_where_there_is_one_and_it_was_not_chosen() -> None:
