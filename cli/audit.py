@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hela_store.audit.config import AuditConfig
-from hela_store.base.text import percent
+from hela_store.base.text import counted, percent
 
 from . import verdicts
 from .help import Command
@@ -73,7 +73,8 @@ def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
         return
     if found.reused:
         note_reused(found.run)
-    click.echo(f"{found.run}: {found.labels} labels of {found.frames} frames, judged in {found.blocks} parts")
+    sizes = f"{counted(found.labels, 'label')} of {counted(found.frames, 'frame')}"
+    click.echo(f"{found.run}: {sizes}, judged in {found.blocks} parts")
     shares = [f"first {percent(share, 0)}" for share in found.flagged]
     lines = [[one.kind, one.n, *(percent(at, 0) for at in one.at), percent(one.named, 0)] for one in found.recall]
     echo_table(("injected fault", "n", *shares, "kind named"), lines)

@@ -54,4 +54,10 @@ def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int
     echo_table(
         ["variant", *shown], [[i, *(row[name] for name in shown)] for i, row in enumerate(report.drawn, start=1)]
     )
+    click.echo("damping: how much the bending was weakened so that nothing folds (1: not at all)")
+    click.echo("jacobian: the smallest area to which a pixel shrinks (0 and below would be a fold)")
+    if not store.recipe.augment.variants:
+        click.echo(
+            "The store embeds no variants yet: set variants = N under [augment] in store.toml before the next step."
+        )
     verdicts.next_step("embed")

@@ -159,7 +159,10 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
 @device_option
 @json_option
 def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
-    """Find the cells of the test or other frames, as a run."""
+    """Find the cells of the test or other frames, as a run.
+
+    In frames with labels, the run also keeps which labelled cell each of them is.
+    """
     from hela_store.detection.detect import detect as find
 
     result = find(store, detector, **choices, progress=bars)
@@ -223,7 +226,10 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 )
 @json_option
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
-    """Keep the boxes of another detector as a run."""
+    """Keep the boxes of another detector as a run.
+
+    In frames with labels, the run also keeps which labelled cell each box is.
+    """
     from hela_store.detection.detect import import_boxes
 
     _echo(import_boxes(store, boxes, threshold=threshold, progress=bars).to_json(), as_json, "detect evaluate")

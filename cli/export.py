@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hela_store.base.text import counted
 from hela_store.prompts.kinds import PROMPT_KINDS
 
 from . import verdicts
@@ -100,7 +101,8 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
         echo_json(result.to_json())
         return
     folders = ", ".join(relative(path) for path in result.folders.values())
-    click.echo(f"run {result.run}: {result.frames} frames with {result.objects} objects in {folders}")
+    sizes = f"{counted(result.frames, 'frame')} with {counted(result.objects, 'object')}"
+    click.echo(f"run {result.run}: {sizes} in {folders}")
     for text in result.notes:
         note(f"note: {text}")
     if result.scores is not None:
@@ -162,7 +164,8 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
         echo_json(result.to_json())
     else:
         left = f"; {result.empty} empty masks left out" if result.empty else ""
-        click.echo(f"{relative(out)}: {result.annotations} masks of {result.images} frames of {result.run}{left}")
+        sizes = f"{counted(result.annotations, 'mask')} of {counted(result.images, 'frame')}"
+        click.echo(f"{relative(out)}: {sizes} of {result.run}{left}")
         of = "no frame has labels, so there is no truth" if result.truth is None else relative(result.truth)
         click.echo(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
         verdicts.next_step(f"report {result.run}")
@@ -227,7 +230,9 @@ def ome_zarr(
         echo_json(found.to_json())
     else:
         folders = ", ".join(relative(path) for path in found.images.values())
-        click.echo(f"{found.frames} frames with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
+        click.echo(
+            f"{counted(found.frames, 'frame')} with labels {', '.join(found.labels) or 'of no kind'} in {folders}"
+        )
         for run, count in found.without.items():
             note(f"note: run {run} has no masks of {count} of these frames; its label images of them are empty")
         click.echo("Next: drag a folder into napari, which needs its plugin napari-ome-zarr")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.base.text import percent
+from hela_store.base.text import counted, percent
 from hela_store.prompts.kinds import TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
@@ -211,7 +211,7 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     except HelaError as error:  # another run is damaged: this one is published all the same
         return f"The default run cannot be determined: {error}"
     if default is not None and default.id != result.run:
-        return f"This is not the default run: {default.id} began later."
+        return f"This is not the default run: {default.id} began later. To use this one, name it with --run."
     higher = f", but {best.id} is higher on the same validation cells, {iou:.3f}" if best.id != result.run else ""
     return f"This is now the default run{higher}."
 
@@ -235,7 +235,7 @@ def _echo(store: Store, result: FinetuneResult) -> None:
         echo_scores("fine-tuned, by prompt", [(kind, score.to_json()) for kind, score in result.by_kind.items()])
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
-    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    frames = counted(result.frames, "frame")
     click.echo(f"change of IoU, the same prompts before and after; {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     if result.errors:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hela_store.base.text import counted
 from hela_store.fitting.config import FitConfig
 
 from .help import Command
@@ -77,7 +78,9 @@ def _echo(report: FitReport) -> None:
         if step.result:
             click.echo(f"  {step.result}" + (" (done before)" if step.done_before else ""))
     if report.dry_run:
+        note("RUN-box and the like stand for the runs that earlier steps make, FRAMES for the frames to segment.")
         note("nothing was done; leave out --dry-run to run these steps")
         return
-    click.echo(f"\nMasks of {report.frames} frames are in {relative(report.masks)}, with {report.cells} cells.")
+    sizes = f"{counted(report.cells, 'cell')} in {counted(report.frames, 'frame')}"
+    click.echo(f"\n{sizes}; the masks are in {relative(report.masks)}.")
     click.echo(f"Next: open {relative(report.report)} in a browser")

@@ -72,7 +72,11 @@ def diff(store: Store, first: int | str, second: int | str, as_json: bool) -> No
         return
     if found:
         echo_table(DIFF, [_row(difference) for difference in found])
-    click.echo(f"{len(found)} frames differ." if found else "Both versions have the same labels in every frame.")
+    click.echo(
+        f"{counted(len(found), 'frame')} with differences."
+        if found
+        else "Both versions have the same labels in every frame."
+    )
 
 
 @labels.command(

@@ -112,6 +112,8 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     note_in_domain(store)
     choices = {name: list(dict.fromkeys(given[name])) for name in SWEPT if given[name]}
     shared = {name: value for name, value in given.items() if value is not None and name not in SWEPT}
+    if not choices:
+        note("note: no values to combine were given, so this is a single fine-tuning")
     where = dask(scheduler) if scheduler else processes(jobs) if jobs else nullcontext()
     with where as executor:
         how: dict[str, Any] = {"executor": executor, "cache_dir": cache_dir(), "report": _told, "progress": bars}

@@ -86,10 +86,9 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
 
 def _to_masks(store: Store) -> str:
     """Return what follows a score on the way to masks of new frames: a detector, or a report if there is one."""
-    from hela_store.runs.folder import run_ids
+    from hela_store.runs.folder import has_run
 
-    has_detector = any(name.split("-")[2] == "detector" for name in run_ids(store.path))
-    return "report" if has_detector else "detect train"
+    return "report" if has_run(store.path, "detector") else "detect train"
 
 
 def _chose_on_validation(store: Store, checkpoint: str) -> bool:

@@ -65,8 +65,8 @@ def detector_command(config: FitConfig) -> str:
 
 def evaluate_command(config: FitConfig, prompts: Sequence[str], run: str | None = None) -> str:
     """Return the command that scores a run, or the zero-shot decoder, on the test block."""
-    asked = [word for prompt in prompts for word in ("--prompt", prompt)]
-    return typed("evaluate", *(["--run", run] if run else ["--zero-shot"]), "-s", config.store, *asked)
+    scored = ["--run", run] if run else ["--zero-shot"]
+    return typed("evaluate", *scored, "-s", config.store, "--prompt", *prompts)
 
 
 def segment_command(

@@ -32,6 +32,7 @@ from .info import CONFIG, FORMAT, LOG, MANIFEST, RunInfo, manifest_of, read_info
 __all__ = [
     "RunFolder",
     "RunInfo",
+    "has_run",
     "is_running",
     "latest",
     "list_runs",
@@ -269,6 +270,11 @@ def list_runs(store_path: Path | str, kind: str | None = None) -> list[RunInfo]:
 def run_ids(store_path: Path | str) -> list[str]:
     """Return the ids of all published runs, sorted; other names in ``runs/`` are none of ours."""
     return _names(store_path, RUN_ID)
+
+
+def has_run(store_path: Path | str, kind: str) -> bool:
+    """Return whether a store has a published run of a kind, by the names of the folders alone."""
+    return any(name.split("-")[2] == kind for name in run_ids(store_path))
 
 
 def partial_runs(store_path: Path | str) -> list[str]:

@@ -88,10 +88,10 @@ def shipped_calibration(store: Store, config: DetectedConfig) -> tuple[Calibrati
 
     info = find_finished(store.path, KIND, same)
     if info is None:
-        return None, "none, so no cell is flagged; `hela-store detect calibrate` fits one"
+        return None, "none, so no cell is flagged as doubtful; `hela-store detect calibrate` makes one"
     found = load_calibration(info)
     if few := _few(found.failures, found.cells - found.failures):
-        return None, f"{info.id} is not used, so no cell is flagged: {few}"
+        return None, f"{info.id} is not used, so no cell is flagged as doubtful: {few}"
     fitted = f"{found.failures} failures of {found.cells} validation cells"
     return found, f"{info.id}, cells below {found.review_below:.4f} are flagged, fitted on {fitted}"
 
@@ -105,7 +105,7 @@ def too_few(right: npt.ArrayLike) -> str:
 def _few(failures: int, others: int) -> str:
     if min(failures, others) >= LEAST_FAILURES:
         return ""
-    found = f"{failures} failures and {others} right cells"
+    found = f"{failures} wrong masks and {others} right ones"
     return f"too few to calibrate: {found}, expected at least {LEAST_FAILURES} of each"
 
 

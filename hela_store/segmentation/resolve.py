@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hela_store.detection.detect import threshold_of
 from hela_store.errors import RunError
 from hela_store.evaluation.checkpoint import Checkpoint, resolve_checkpoint
-from hela_store.runs.folder import RunInfo, load_run
+from hela_store.runs.folder import RunInfo, has_run, load_run
 from hela_store.sam.predict import check_window
 from hela_store.store.store import Store
 
@@ -42,6 +42,11 @@ def resolve_prompts(store: Store, config: DetectedConfig) -> DetectedPrompts:
     if checkpoint.key != store.key:
         raise RunError(
             f"run {checkpoint.name} adapted the encoder; to detect with it, set encoder.adapter in store.toml"
+        )
+    if config.detector == "latest" and not has_run(store.path, "detector"):
+        raise RunError(
+            f"there is no trained detector in {store.path} yet; `hela-store detect train` makes one. To segment "
+            "without training: `hela-store segment FRAMES --generic`"
         )
     detector = load_run(store.path, config.detector, "detector" if config.detector == "latest" else None)
     if detector.kind not in ("detector", "detect"):

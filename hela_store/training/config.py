@@ -217,8 +217,8 @@ class AdaptConfig:
             raise RecipeError(f"adapt is {self.part!r}, expected one of {', '.join(ADAPT)}")
         if self.part in ENCODER and self.cut is None:
             raise RecipeError(
-                "adapting the encoder needs cut: how many of its blocks stay as they are; `hela-store embed --cut K` "
-                "stores their tokens, 0 stores nothing"
+                "adapting the encoder needs cut: give --cut K, the number of its first layers that stay frozen, after "
+                "`hela-store embed --cut K` has stored what comes out of them; --cut 0 needs nothing stored"
             )
         _check_adapters(self.part, vars(self))
 

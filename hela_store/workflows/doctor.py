@@ -78,8 +78,13 @@ class DoctorReport:
         rows += [
             (f"extra {name}", f"missing, optional: {', '.join(gone)}" if gone else "complete") for name, gone in extras
         ]
-        versions = ", ".join(f"{name} {version or 'MISSING'}" for name, version in self.versions.items())
-        return [*rows, ("versions", versions), *(("problem", text) for text in self.problems)]
+        versions = [f"{name} {version or 'MISSING'}" for name, version in self.versions.items()]
+        lines = [", ".join(versions[first : first + 4]) for first in range(0, len(versions), 4)]
+        return [
+            *rows,
+            *(("" if number else "versions", line) for number, line in enumerate(lines)),
+            *(("problem", text) for text in self.problems),
+        ]
 
 
 def doctor(folder: Path, cache_dir: Path) -> DoctorReport:

@@ -143,8 +143,14 @@ class NewReport:
         rows += [("stills", self.stills)] if self.stills else []
         split = f"{split} frames" + (f"; protocol: {self.protocol}" if self.protocol else "")
         rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", split)]
-        more = [("warning", in_domain(recipe)), ("", self._advice())]
+        more = [("warning", in_domain(recipe)), ("warning", self._idle_axis()), ("", self._advice())]
         return rows + [row for row in more if row[1]]
+
+    def _idle_axis(self) -> str:
+        """Say that an axis was named where no file is a stack."""
+        axis = self.store.recipe.dataset.axis
+        stacks = any(len(times) > 1 for times in self.summary.times.values())
+        return f"--axis {axis} was given, but no file is a stack; each file is one frame" if axis and not stacks else ""
 
     def _advice(self) -> str:
         """Return how to test on other nuclei, where there is a second sequence for that."""
@@ -201,7 +207,9 @@ def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
     except (HelaError, OSError, UnicodeDecodeError):
         same = False
     if same:
-        return AlreadyComplete(f"already complete: {path} is a store already, and just the one this command makes")
+        return AlreadyComplete(
+            f"already complete: this very command made the store {path} before, and nothing was changed"
+        )
     return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
 
 

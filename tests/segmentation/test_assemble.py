@@ -59,7 +59,7 @@ def test_calibration_learns_what_tells_failures() -> None:
     assert 0 < told["brier_skill"] < 1 and told["auroc"] > 0.7 and told["aurc"] < float((~right[1000:]).mean())
     assert all(row["failures_low"] <= row["failures"] <= row["failures_high"] for row in told["risk_coverage"])
     few = report(probability[:30], np.arange(30) > 8, np.ones(30))
-    assert few["auroc"] is None and few["too_few"].startswith("too few to calibrate: 9 failures and 21 right cells")
+    assert few["auroc"] is None and few["too_few"].startswith("too few to calibrate: 9 wrong masks and 21 right ones")
     assert told["caught"] > 0.25  # chance would be 0.05
     risks = [row["failures"] for row in told["risk_coverage"]]
     assert risks[0] <= risks[-1] == pytest.approx(float((~right[1000:]).mean()))
@@ -91,7 +91,7 @@ def calibrated(store: Store) -> tuple[str, Calibration]:
 
 @pytest.mark.ci
 def test_a_calibration_needs_failures_to_learn_from(detector_store: Store) -> None:
-    with pytest.raises(RunError, match=r"too few to calibrate: 0 failures and \d+ right cells, expected at least 10"):
+    with pytest.raises(RunError, match=r"too few to calibrate: 0 wrong masks and \d+ right ones, expected at least 10"):
         calibrate(detector_store, LOW)
     assert not list(detector_store.path.glob("runs/*calibration*"))
 
@@ -108,7 +108,7 @@ def test_a_calibration_of_too_few_failures_is_not_used_and_segment_says_so(
     done = segment(detector_store, [tmp_path / "t004.tif"], config)
     assert done.cells > 0 and done.flagged is None
     assert done.calibration == (
-        f"{run} is not used, so no cell is flagged: too few to calibrate: 9 failures and 91 right cells, "
+        f"{run} is not used, so no cell is flagged as doubtful: too few to calibrate: 9 wrong masks and 91 right ones, "
         "expected at least 10 of each"
     )
     assert evaluate_detected(detector_store, replace(LOW, split="all")).calibration is None
