@@ -12,9 +12,12 @@ from pathlib import Path
 import forked
 import psutil
 import pytest
+from click.testing import CliRunner
+from hela_store_cli.main import main
 
 from hela_store.base.executors import dask, outcome, processes
 from hela_store.errors import ClusterError, PromptError, RecipeError
+from hela_store.runs.default import default_run
 from hela_store.runs.finished import claim_run
 from hela_store.runs.folder import load_run, partial_runs, run_ids
 from hela_store.sam.registry import ENCODERS
@@ -188,3 +191,15 @@ def test_an_official_checkpoint_is_looked_for_in_the_cache(
     config = BASE.with_choices(adapt="encoder", cut=0)
     (row,) = sweep(Store(store.path, recipe), config, {"seed": [0]}, cache_dir=tmp_path / "cache")
     assert row.error.startswith(f"{tmp_path / 'cache/own.pth'} is not a SAM checkpoint")
+
+
+def test_the_command_says_which_run_is_the_default_now(store: Store) -> None:
+    asked = "sweep --lr 1e-3 1e-4 --steps 1 --cells 2 --workers 0 --validation-cells 8 -s"
+    done = CliRunner().invoke(main, [*asked.split(), str(store.path)])
+    assert done.exit_code == 0, done.output
+    head = next(line for line in done.output.splitlines() if "zero-shot IoU" in line)
+    assert "mean change" in head and "best step" in head and "error" not in head
+    assert done.output.count("Best on validation for box") == done.output.count("The default run for box is")
+    found = default_run(store.path, store.key, "box")
+    if "The default run" in done.output:
+        assert f"The default run for box is {found.id if found else 'none: the zero-shot decoder'}." in done.output

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,12 @@ def test_info_names_the_runs_that_evaluate_and_segment_take(scored: Path) -> Non
     found = info(store)
     taken = {form: default_run(store.path, store.key, form) for form in FORMS}
     assert found.default_runs == {form: run.id if run else None for form, run in taken.items()}
+
+
+def test_a_detector_has_no_decoder_and_a_default_run_says_what_it_was_fine_tuned_for(store: Store) -> None:
+    new_run(store.path, "detector", {"encoder": store.key, "split": "train"}).publish()
+    found = info(store)
+    assert [line.checkpoint for line in found.runs] == [""]
+    tuned = replace(found.runs[0], run="r", kind="finetune", prompt="box")
+    facts = dict(replace(found, runs=(tuned,), default_run="r", default_runs={"box": "r", "point": "r"}).facts())
+    assert facts["- for box"] == "r" and facts["- for point"] == "r, fine-tuned for box"
