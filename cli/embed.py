@@ -55,7 +55,7 @@ GROUPS = {
     "`embed` decides.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine. [default: 1]"
+    "--workers", type=click.IntRange(1), metavar="N", help="Encode in N processes on this machine, not in one."
 )
 @click.option(
     "--readers",

@@ -81,6 +81,6 @@ def _echo(report: FitReport) -> None:
         note("RUN-box and the like stand for the runs that earlier steps make, FRAMES for the frames to segment.")
         note("nothing was done; leave out --dry-run to run these steps")
         return
-    sizes = f"{counted(report.cells, 'cell')} in {counted(report.frames, 'frame')}"
+    sizes = f"{counted(report.cells or 0, 'cell')} in {counted(report.frames or 0, 'frame')}"
     click.echo(f"\n{sizes}; the masks are in {relative(report.masks)}.")
     click.echo(f"Next: open {relative(report.report)} in a browser")

@@ -66,8 +66,8 @@ CHOICES: list[Callable[[F], F]] = [
         "--variants",
         type=click.IntRange(0),
         metavar="N...",
-        help="Also train on N augmented variants of each view; 0: none. Give several numbers to compare them. "
-        "[default: 0]",
+        help="Also train on N augmented variants of each view; 0, or without this option: none. Give several "
+        "numbers to compare them.",
         **SEVERAL,
     ),
 ]
@@ -95,7 +95,7 @@ def budget_options(command: F) -> F:
             "--jobs",
             type=click.IntRange(1),
             metavar="N",
-            help="Run N fine-tunings at the same time on this machine. [default: 1]",
+            help="Run N fine-tunings at the same time on this machine, not one after another.",
         ),
         click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler."),
     ]

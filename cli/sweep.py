@@ -93,7 +93,7 @@ GROUPS = {
     "--jobs",
     type=click.IntRange(1),
     metavar="N",
-    help="Run N fine-tunings at the same time on this machine. [default: 1]",
+    help="Run N fine-tunings at the same time on this machine, not one after another.",
 )
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
 @device_option

@@ -97,9 +97,9 @@ def test_one_prompt_prints_one_object_and_the_table_says_what_changed(run: Run, 
     missing = run("evaluate", "--zero-shot", "--prompt", "detected", folder=store.path, code=1).stderr
     assert "there is no trained detector" in missing and "`hela-store detect train` makes one" in missing
     assert "no run 'x'" in run("evaluate", "--run", "x", folder=store.path, code=1).stderr
-    for own in (("--prompts", "own.csv"), ("--prompt-masks", "masks")):
-        refused = run("evaluate", "--prompt", "box", *own, folder=store.path, code=2).stderr
-        assert f"{own[0]} brings prompts of its own; leave --prompt out" in refused
+    for mine in (("--prompts", "mine.csv"), ("--prompt-masks", "masks")):
+        refused = run("evaluate", "--prompt", "box", *mine, folder=store.path, code=2).stderr
+        assert f"{mine[0]} brings prompts of its own; leave --prompt out" in refused
 
 
 def test_a_command_that_does_not_exist_is_answered_with_the_nearest(run: Run, tmp_path: Path) -> None:

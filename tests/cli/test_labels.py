@@ -22,7 +22,7 @@ def hela(*words: str | Path) -> Result:
 def test_labels_go_out_and_corrected_ones_come_in(store: Store, tmp_path: Path) -> None:
     place, out = ("-s", store.path), tmp_path / "labels"
     run = evaluate(store, None, EvaluateConfig(prompts=("box-exact",), prompt_seeds=1)).run
-    assert "as they were ingested" in hela("labels", "log", *place).output
+    assert "as `embed` first read them" in hela("labels", "log", *place).output
     done = hela("labels", "export", out, *place)
     assert done.exit_code == 0 and "labels of 8 frames at version 0" in done.output, done.output
     for frame in store.frame_records().values():

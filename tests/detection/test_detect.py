@@ -128,7 +128,7 @@ def test_a_detector_is_not_tested_on_frames_it_trained_on(detector_store: Store)
 def test_a_store_without_embeddings_says_so(store: Store) -> None:
     for segment in (store.path / "ledger").rglob("*.jsonl"):
         segment.unlink()
-    with pytest.raises(SplitError, match="embed more"):
+    with pytest.raises(SplitError, match="run `hela-store embed`"):
         train_detector(Store.open(store.path), QUICK)
 
 
