@@ -53,7 +53,7 @@ def test_labels_go_out_and_corrected_ones_come_in(store: Store, tmp_path: Path) 
     assert "ann" in log and "erase 1, replace 1" in log and max(map(len, lines)) <= 80
     difference = json.loads(hela("labels", "diff", "0", "latest", *place, "--json").stdout)
     assert [(row["frame"], row["changed"], row["gone"]) for row in difference] == [("01/t007", [moved], [gone])]
-    assert "1 frames differ." in hela("labels", "diff", "0", "1", *place).output
+    assert "1 frame with differences." in hela("labels", "diff", "0", "1", *place).output
     assert "Both versions have the same labels" in hela("labels", "diff", "1", "1", *place).output
 
     scored = hela("score", run, *place, "--labels-version", "latest", "--json")

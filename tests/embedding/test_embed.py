@@ -165,7 +165,7 @@ def test_some_blocks_first(store: Store, tmp_path: Path):
     assert evaluate(part, None, EvaluateConfig(split="test", prompts=("box",), prompt_seeds=1)).prompts["box"].n > 0
     dry = embed(part, replace(some, splits=("train", "test"), dry_run=True))
     assert (dry.planned, dry.done_before, dry.left) == (5, 1, 4)
-    with pytest.raises(SplitError, match=r"no embedded view.*embed more"):
+    with pytest.raises(SplitError, match=r"no embedded view.*run `hela-store embed`"):
         finetune(part, FinetuneConfig.of(steps=1))
     report = embed(part)
     assert (report.planned, report.done_before, report.done_now, report.left) == (8, 2, 6, 0)

@@ -207,7 +207,7 @@ def test_a_stack_is_a_sequence_and_bad_input_is_named(detector_store: Store, tmp
 
 def test_without_a_detector_segment_says_what_to_do(store: Store, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "t000.tif", np.zeros((30, 30), np.uint16))
-    with pytest.raises(RunError, match="no trained detector.*--generic"):
+    with pytest.raises(RunError, match=r"no trained detector.*--generic"):
         segment(store, [tmp_path / "t000.tif"], SegmentConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
