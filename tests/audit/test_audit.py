@@ -129,5 +129,5 @@ def test_bad_input_is_one_line(embedded: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     new(bare, NewConfig.of(dataset=str(path / "data"), labels="none", tile="none"))
     embed(Store.open(bare), EmbedConfig(limit=1))
-    with pytest.raises(SplitError, match="has no labels to audit"):
+    with pytest.raises(SplitError, match="has labels, so there is nothing to learn from"):
         audited_frames(Store.open(bare))
