@@ -65,7 +65,7 @@ def test_ctrl_c_is_exit_code_130(command: str, words: str) -> None:
 
 
 def test_wrong_usage_is_exit_code_2(run: Run) -> None:
-    assert "No such command 'embedd'" in run("embedd", code=2).stderr
+    assert "there is no command 'embedd'; did you mean embed?" in run("embedd", code=2).stderr
     assert "Missing option '--dataset'" in run("new", "x", code=2).stderr
 
 
