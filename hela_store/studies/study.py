@@ -168,9 +168,9 @@ def study(
             lines += [("zero-shot", scored, [zero], None)]
             lines += [(f"tuned for {kind}", scored, runs[kind], zero)] if runs[kind] else []
     if (found := _classical(store, config, progress)) is not None:
-        lines.append(("classical (baseline)", NO_PROMPT, [found], None))
+        lines.append(("classical (small baseline)", NO_PROMPT, [found], None))
     if networks := _unet(store, config, progress):
-        lines.append(("U-Net (baseline)", NO_PROMPT, networks, None))
+        lines.append(("U-Net (small baseline)", NO_PROMPT, networks, None))
     unseen = unseen_cells(store, frames)
     shown = progress(lines, total=len(lines), what="table")
     against, gains = _against(store, config, lines, progress)
