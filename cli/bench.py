@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 from hela_store.base.text import percent
 
 from .help import Command, Group, Several
-from .options import device_option, json_option, store_option
+from .options import F, device_option, json_option, store_option
 from .output import bars, echo_facts, echo_json, echo_table
 from .threads import COUNTS, WAITS
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 ENCODERS = click.Choice(["nano", "vit_t", "vit_b", "vit_l", "vit_h"])
 THIS_COMMAND = (sys.executable, "-c", "from hela_store_cli.main import main; main()")
 """How a process of this command is started."""
+
+
+def _number(name: str, default: int, help_text: str, least: int = 1) -> Callable[[F], F]:
+    """Return an option for a number of things."""
+    return click.option(
+        name, type=click.IntRange(least), default=default, show_default=True, metavar="N", help=help_text
+    )
 
 
 @click.group(cls=Group)
@@ -150,17 +158,8 @@ def _show(found: Any, as_json: bool) -> None:
     show_default=True,
     help="Time this encoder; all but nano have random weights.",
 )
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Repeat every measurement N times.",
-)
-@click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Encode N views together."
-)
+@_number("--rounds", 3, "Repeat every measurement N times.")
+@_number("--batch", 1, "Encode N views together.")
 @click.option("--compile", "compiled", is_flag=True, help="Also time our encoder through torch.compile.")
 @device_option
 @json_option
@@ -176,14 +175,7 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench predict --boxes 32",))
 @click.option("--boxes", type=click.IntRange(1, 100), default=64, show_default=True, help="Segment N boxes in a view.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Repeat every measurement N times.",
-)
+@_number("--rounds", 3, "Repeat every measurement N times.")
 @click.option(
     "--large",
     type=click.IntRange(512),
@@ -194,14 +186,7 @@ def encode(encoder: str, as_json: bool, **choices: Any) -> None:
 @click.option(
     "--large-boxes", type=click.IntRange(1), default=32, show_default=True, help="Segment N boxes in that image."
 )
-@click.option(
-    "--frames",
-    type=click.IntRange(1),
-    default=40,
-    show_default=True,
-    metavar="N",
-    help="Make vectors of the cells in N synthetic frames of 700 x 1100 pixels.",
-)
+@_number("--frames", 40, "Make vectors of the cells in N synthetic frames of 700 x 1100 pixels.")
 @device_option
 @json_option
 def predict(as_json: bool, **choices: Any) -> None:
@@ -223,9 +208,7 @@ def predict(as_json: bool, **choices: Any) -> None:
     show_default=True,
     help="Use embeddings and the decoder of this encoder; vit_b has random weights.",
 )
-@click.option(
-    "--hovers", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Ask for N masks each time."
-)
+@_number("--hovers", 200, "Ask for N masks each time.", least=2)
 @click.option(
     "--cells",
     type=click.IntRange(1, 3000),
@@ -234,14 +217,7 @@ def predict(as_json: bool, **choices: Any) -> None:
     metavar="N",
     help="Accept N cells in the frame.",
 )
-@click.option(
-    "--events",
-    type=click.IntRange(2),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Measure the memory over N edits.",
-)
+@_number("--events", 1000, "Measure the memory over N edits.", least=2)
 @device_option
 @json_option
 def teach(as_json: bool, **choices: Any) -> None:
@@ -257,17 +233,8 @@ def teach(as_json: bool, **choices: Any) -> None:
 
 
 @bench.command(cls=Command, examples=("hela-store bench embed --views 8",))
-@click.option(
-    "--views", type=click.IntRange(2), default=16, show_default=True, metavar="N", help="Embed N synthetic frames."
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Repeat every measurement N times.",
-)
+@_number("--views", 16, "Embed N synthetic frames.", least=2)
+@_number("--rounds", 3, "Repeat every measurement N times.")
 @click.option("--codec", default="zstd", show_default=True, metavar="NAME", help="Compress with this codec.")
 @device_option
 @json_option
@@ -289,15 +256,9 @@ def embed(views: int, rounds: int, codec: str, device: str, as_json: bool) -> No
     metavar="N",
     help="Time beside these numbers of busy processes, separated by spaces, 0 first.",
 )
-@click.option(
-    "--frames", type=click.IntRange(6), default=9, show_default=True, metavar="N", help="Embed N synthetic frames."
-)
-@click.option(
-    "--steps", type=click.IntRange(2), default=20, show_default=True, metavar="N", help="Fine-tune for N steps."
-)
-@click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, metavar="N", help="Time each command N times."
-)
+@_number("--frames", 9, "Embed N synthetic frames.", least=6)
+@_number("--steps", 20, "Fine-tune for N steps.", least=2)
+@_number("--rounds", 2, "Time each command N times.")
 @json_option
 def busy(as_json: bool, **choices: Any) -> None:
     """Time commands while other processes are busy.
@@ -313,17 +274,8 @@ def busy(as_json: bool, **choices: Any) -> None:
 
 @bench.command(cls=Command, examples=("hela-store bench read -s fluo --cold",))
 @store_option
-@click.option(
-    "--views", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Read from N embeddings."
-)
-@click.option(
-    "--reads",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Time N reads with each reader.",
-)
+@_number("--views", 64, "Read from N embeddings.")
+@_number("--reads", 256, "Time N reads with each reader.")
 @click.option("--cold", is_flag=True, help="Drop the page cache before each read.")
 @json_option
 def read(store: Store, views: int, reads: int, cold: bool, as_json: bool) -> None:
@@ -368,7 +320,7 @@ def bucket(store: Store, delays: tuple[float, ...], steps: int, workers: int, as
 
 @bench.command(cls=Command, examples=("hela-store bench codec -s fluo",))
 @store_option
-@click.option("--views", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Decode N views.")
+@_number("--views", 16, "Decode N views.")
 @click.option("--prompt", default="box", show_default=True, metavar="KIND", help="Use prompts of this kind.")
 @click.option(
     "--split", default="val", show_default=True, metavar="NAME", help="Take views of the frames of train, val or test."
@@ -446,10 +398,8 @@ def scale(views: tuple[int, ...], metric_rows: int, as_json: bool) -> None:
 @click.option("--conv", is_flag=True, help="Use Conv-LoRA adapters.")
 @click.option("--linear", is_flag=True, help="Adapt all linear maps of a layer.")
 @click.option("--full", is_flag=True, help="Train the layers themselves instead of adapters.")
-@click.option(
-    "--cells", type=click.IntRange(1), default=16, show_default=True, metavar="N", help="Give N box prompts per step."
-)
-@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Time N steps.")
+@_number("--cells", 16, "Give N box prompts per step.")
+@_number("--steps", 3, "Time N steps.")
 @device_option
 @json_option
 def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
@@ -467,26 +417,10 @@ def adapt(as_json: bool, cuts: tuple[int, ...], **choices: Any) -> None:
 
 
 @bench.command(cls=Command, examples=("hela-store bench pipeline --variants 8",))
-@click.option(
-    "--variants",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="Make N variants of each view.",
-)
+@_number("--variants", 4, "Make N variants of each view.")
 @click.option("--codec", default="zstd", show_default=True, metavar="NAME", help="Compress with this codec.")
-@click.option(
-    "--batch", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Encode N views together."
-)
-@click.option(
-    "--readers",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Read and augment in N processes; 0: in a thread.",
-)
+@_number("--batch", 4, "Encode N views together.")
+@_number("--readers", 0, "Read and augment in N processes; 0: in a thread.", least=0)
 @device_option
 @json_option
 def pipeline(as_json: bool, **choices: Any) -> None:

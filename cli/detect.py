@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, 
 if TYPE_CHECKING:
     from hela_store import Store
     from hela_store.detection.evaluate import DetectionReport
+    from hela_store.detection.train import DetectorResult
 
 BACKENDS = ("grid", "yolo11")
 GRID, YOLO = vars(DetectorConfig()), vars(YoloConfig())
@@ -108,11 +110,7 @@ def detect() -> None:
 @json_option
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
     """Train a detector on the training frames. Its threshold is chosen on the validation frames."""
-    given = {name: value for name, value in choices.items() if value is not None}
-    others = {"grid": YOLO_ONLY, "yolo11": GRID_ONLY}
-    for name in others[backend]:
-        if name in given:
-            raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
+    given = _given(backend, choices)
     note_untrained(store)
     if backend == "grid":
         from hela_store.detection.train import train_detector
@@ -127,6 +125,19 @@ def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any
         note_reused(result.run)
     # segment takes the latest detector; yolo11 reads images, and new frames have none of its boxes
     then = "segment FRAMES" if backend == "grid" else f"detect run --detector {result.run}"
+    _tell(result, as_json, then)
+
+
+def _given(backend: str, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given, all of them of this backend."""
+    given = {name: value for name, value in choices.items() if value is not None}
+    for name in {"grid": YOLO_ONLY, "yolo11": GRID_ONLY}[backend]:
+        if name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} is no option of --backend {backend}")
+    return given
+
+
+def _tell(result: DetectorResult, as_json: bool, then: str) -> None:
     if as_json:
         echo_json(result.to_json())
         return

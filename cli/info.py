@@ -42,8 +42,7 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         if not found.labels_version:
             rows = [{name: value for name, value in row.items() if name != "labels_version"} for row in rows]
         click.echo()
-        echo_table(
-            [HEADINGS.get(name, name.replace("_", " ")) for name in rows[0]], [list(row.values()) for row in rows]
-        )
+        headings = [HEADINGS.get(name, name.replace("_", " ")) for name in rows[0]]
+        echo_table(headings, [list(row.values()) for row in rows])
     todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"
     click.echo(f"Next: {typed('report' if found.default_run else todo)}")

@@ -17,6 +17,7 @@ def test_every_way_is_timed_in_a_process_of_its_own() -> None:
     assert all(row.seconds > 0 and row.memory_mib > 100 for row in found.rows)
 
 
+@pytest.mark.ci
 def test_the_whole_encoder_reads_nothing_from_the_store() -> None:
     config = AdaptBenchConfig(encoder="nano", full=True, cells=2, steps=1, device="cpu")
     assert config.cuts == (0, 2)

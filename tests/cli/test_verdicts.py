@@ -95,6 +95,7 @@ def test_a_damaged_store_is_told_how_to_mend_it(run: Run, store: Store) -> None:
     assert done.splitlines()[-1] == f"Next: hela-store verify --repair -s {store.path}"
 
 
+@pytest.mark.ci
 def test_the_report_names_what_was_scored_on_another_block(run: Run, scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored, tmp_path / "s")
     run("evaluate", "-s", tmp_path / "s", "--zero-shot", "--prompt", "point-centre", "--split", "val")
@@ -108,6 +109,7 @@ def test_a_faster_precision_is_proposed_only_where_there_is_one_and_it_was_not_c
     assert list(faster("bfloat16", "bfloat16")) == list(faster(proposed_precision("cpu"), "float32")) == []
 
 
+@pytest.mark.ci
 def test_new_says_which_parts_of_the_split_are_empty(run: Run) -> None:
     done = run("new", "cells", "--dataset", "synthetic", "--val-frames", "3-5").stdout
     assert "split        train 0, val 3, test 0" in done

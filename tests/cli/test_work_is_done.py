@@ -40,6 +40,7 @@ def held(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         other.kill()
 
 
+@pytest.mark.ci
 def test_a_catalog_in_other_hands_costs_no_result(run: Run, held: Path) -> None:
     tuned = json.loads(run("finetune", *QUICK, "--json", folder=held).stdout)
     scored = run(*ZERO, folder=held)
@@ -53,7 +54,7 @@ def test_a_catalog_in_other_hands_costs_no_result(run: Run, held: Path) -> None:
     free = run("baseline", "image-free", "--prompt", "box", "--prompt-seeds", 1, folder=held)
     assert "indexing is pending" in free.stderr and "mean IoU" in free.stdout
     assert [one.kind for one in list_runs(held)] == ["finetune", "evaluate", "baseline"]
-    assert run_ids(held)[0] == tuned["run"]
+    assert tuned["run"] in run_ids(held)
     assert "is open for writing in another program" in run("sql", "SELECT 1", folder=held, code=1).stderr
 
 

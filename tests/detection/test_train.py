@@ -109,6 +109,7 @@ def test_a_device_computes_the_loss_that_a_cpu_does_and_can_repeat_it(store: Sto
     assert found[device] == pytest.approx(found[torch.device("cpu")], rel=1e-3)
 
 
+@pytest.mark.ci
 def test_one_that_had_ended_early_does_not_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(QUICK, steps=9, evaluate_every=1, lr=1e-12)
 
@@ -124,6 +125,7 @@ def test_one_that_had_ended_early_does_not_go_on(store: Store, monkeypatch: pyte
     assert result.best_step == 1 and result.seconds > 0
 
 
+@pytest.mark.ci
 def test_another_configuration_begins_anew_and_a_damaged_state_is_named(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def varied(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.ci
 def test_what_is_embedded_is_what_the_plan_says_and_its_labels_are_stored(varied: Path) -> None:
     store = Store.open(varied)
     plan = store.views_table().to_pylist()
@@ -239,7 +240,7 @@ def test_often_damped_ranges_are_reported(varied: Path) -> None:
     assert damped_share(plan) == 1
     assert all(parse_variant(row["params"]).jacobian > 0 for row in plan.to_pylist())
     (note,) = embed(store, EmbedConfig(dry_run=True)).notes
-    assert "100% of the elastic variants would have folded" in note
+    assert "100 % of the elastic variants would have folded" in note
     assert damped_share(Store.open(varied).views_table()) == 0
 
 

@@ -79,6 +79,7 @@ def test_two_workers_of_which_one_is_killed_give_the_bytes_of_one_process(store:
     assert not worker_processes()
 
 
+@pytest.mark.ci
 def test_a_standing_cluster_is_told_all_it_needs(store: Store, standing: str):
     before = chunks(store)
     forget(store, 2)
@@ -165,6 +166,7 @@ def test_a_port_that_is_no_scheduler(store: Store, monkeypatch: pytest.MonkeyPat
         each.close()
 
 
+@pytest.mark.ci
 def test_a_scheduler_that_is_lost(store: Store):
     before = chunks(store)
     forget(store, 4)

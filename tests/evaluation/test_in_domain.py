@@ -68,6 +68,7 @@ def replace_path(store: Store, path: str) -> Store:
     return Store(store.path, replace(store.recipe, dataset=replace(store.recipe.dataset, path=path)))
 
 
+@pytest.mark.ci
 def test_the_study_of_encoders_says_it_once(seen: Store) -> None:
     tuning = FinetuneConfig.of(steps=1, cells=2, validation_cells=2, workers=0, window=8)
     config = StudyConfig(prompts=("point",), seeds=1, prompt_seeds=1, tuning=tuning)

@@ -83,7 +83,7 @@ def test_the_tolerance_is_how_far_the_two_truths_are_apart(gold_store: Store) ->
     (found,) = score(gold_store, [imitate(gold_store)])
     one = tolerance([truths_apart(GOLD.astype(int), 1, SILVER.astype(int), 1)])
     assert found.tolerance.nuclei == 2 and found.tolerance.nsd1 == pytest.approx((one.nsd1 + 1) / 2) and one.nsd1 < 0.8
-    told = CliRunner().invoke(main, ["score", "latest", "-s", str(gold_store.path)], catch_exceptions=False)
+    told = CliRunner().invoke(main, ["score", found.run, "-s", str(gold_store.path)], catch_exceptions=False)
     assert str(found.tolerance) in told.output and "in the median" in told.output
     corner = squares((0, 0, 20))  # the border of the frame is no boundary
     assert tolerance([truths_apart(corner, 1, corner, 1)]).p95 == 0

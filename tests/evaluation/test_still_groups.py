@@ -53,7 +53,9 @@ def test_new_groups_stills_where_it_finds_copies(tmp_path: Path) -> None:
     for plate in range(PLATES):
         assert blocks[f"images/p{plate}_f0"] == blocks[f"images/p{plate}_f{FIELDS - 1}"]
     check_twins(store)
-    assert info(store).copies == "6 images resemble another one, 0 of them one in another part of the split"
+    assert info(store).copies == (
+        "6 images resembling an earlier one, 0 of them in another part of the split than the image they resemble"
+    )
 
 
 def test_copies_in_two_blocks_are_refused_where_nobody_chose_the_split(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_tuning_and_scoring_need_no_encoder(made: Path, store: Store, tmp_path: 
     )
 
 
+@pytest.mark.ci
 def test_one_frame_as_zarr_2_and_back_out_again(made: Path, store: Store, features: Pixels, tmp_path: Path) -> None:
     pixels = images(store.path)
     path = write(tmp_path / "one.zarr", features[1], pixels[1], zarr_format=2)
@@ -343,6 +344,7 @@ def test_killed_anywhere_it_goes_on(made: Path, tmp_path: Path, store: Store, po
     assert committed == sorted(committed) and committed[0] == 0 and 0 < committed[-1] < FRAMES
 
 
+@pytest.mark.ci
 def test_the_command(made: Path, store: Store) -> None:
     where = ["-s", str(store.path)]
     done = CliRunner().invoke(main, ["import", "micro-sam", str(made / "embeddings.zarr"), "01", *where])

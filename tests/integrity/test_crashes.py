@@ -236,6 +236,7 @@ def test_damaged_shards_in_short(sharded: Jobs, how: str) -> None:
     report(1, [text for text in [damage(sharded, "shard", how, 0)] if text])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["ingest/frames-*.parquet", "ingest/cells-*.parquet", "store.toml"])
 def test_damaged_truth_is_refused_and_left_alone(jobs: Jobs, kind: str) -> None:
     path = jobs.copy("case", of="whole")

@@ -144,6 +144,7 @@ def test_a_lost_plan_is_made_again_and_costs_no_embedding(store: Store) -> None:
     assert report.whole and report.encoded == 0 and Store.open(store.path).views_table().equals(plan)
 
 
+@pytest.mark.ci
 def test_the_last_segment_of_the_ledger_is_missed(store: Store) -> None:
     """No number is missing then; the chunks without an entry tell."""
     forget(store, 2, chunks_too=False)

@@ -35,7 +35,7 @@ def test_a_fitted_model_is_the_one_behind_the_masks() -> None:
     assert found.shift == pytest.approx(MILD.shift, abs=0.015) and found.noise == pytest.approx(MILD.noise, abs=0.015)
     assert found.merge + found.cut < 0.1
     again = ErrorModel.of({**vars(found), "offset": list(found.offset), "bins": [list(b) for b in found.bins]})
-    assert again == found and "fitted on 60 pairs" in str(found)
+    assert again == found and "measured on 60 masks and their labels" in str(found)
 
 
 def test_merges_and_cuts_are_counted_apart() -> None:

@@ -155,6 +155,7 @@ def test_two_ways_of_attention_are_closer_than_verify_asks_of_two_devices(monkey
         assert 0 < (found - part).norm() / part.norm() < limit / 3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("cuts", [(1, 6, 11), pytest.param(tuple(range(1, 12)), marks=pytest.mark.slow)], ids=len)
 def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding(cuts: tuple[int, ...]) -> None:
     """ViT-B's blocks, windows that do not divide the grid and global attention, on fewer tokens."""

@@ -184,11 +184,11 @@ def test_the_command_lists_them_with_what_is_here(tmp_path, monkeypatch):
     (tmp_path / "hela-store").mkdir()
     (tmp_path / "hela-store/vit_b_lm.pt").write_bytes(b"x")
     told = CliRunner().invoke(main, ["encoders"])
-    assert told.exit_code == 0 and "next: hela-store new" in told.output
+    assert told.exit_code == 0 and "Next: hela-store new" in told.output
     listed = {line.split()[0]: line.split()[2] for line in told.output.splitlines() if line.split()[0] in ENCODERS}
     assert list(listed) == list(ENCODERS)
     assert {name for name, here in listed.items() if here == "yes"} == {"nano@1", "nano@2", "vit_b_lm"}
-    lines = [line for line in told.output.splitlines() if not line.startswith("cache:")]
+    lines = [line for line in told.output.splitlines() if not line.startswith("Downloaded weights")]
     assert max(map(len, lines)) <= 80
     found = json.loads(CliRunner().invoke(main, ["encoders", "medsam", "--json"]).stdout)
     assert found["cache"] == str(tmp_path / "hela-store")

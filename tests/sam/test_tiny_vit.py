@@ -69,6 +69,7 @@ def test_several_views_at_once_give_each_its_own_embedding(file):
     assert (alone - both[1]).norm() < 1e-5 * alone.norm() < 1e-3 * (alone - other).norm()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("tuned", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_commands_take_a_trainers_file(tmp_path, tuned):
     write_sequence(tmp_path / "data", sequence="01", frames=5, shape=(192, 256), cells=10)

@@ -144,6 +144,7 @@ def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: S
     assert all(row[1] is not None for row in failures)
 
 
+@pytest.mark.ci
 def test_recovered_cells_count_after_and_not_before(detector_store: Store) -> None:
     without = evaluate_detected(detector_store, replace(LOW, split="all"))
     result = evaluate_detected(detector_store, replace(LOW, split="all", recover=True))

@@ -49,6 +49,7 @@ def cells(out: Path) -> list[tuple[str, str, str, int]]:
     return [(row["sequence"], row["frame"], row["file"], row["label"]) for row in rows]
 
 
+@pytest.mark.ci
 def test_a_frame_that_comes_later_takes_no_mask_of_another(
     detector_store: Store, images: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_file_of_nobody_is_not_overwritten(detector_store: Store, images: list
     assert own.read_bytes() == b"a mask that somebody drew"
 
 
+@pytest.mark.ci
 def test_equal_numbers_are_told_apart_by_names(detector_store: Store, images: list[np.ndarray], tmp_path: Path) -> None:
     folder, out = save(tmp_path / "data", a1=images[0]), tmp_path / "out"
     segmented(detector_store, out, folder)

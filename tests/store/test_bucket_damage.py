@@ -135,6 +135,7 @@ def test_a_wrong_copy_is_dropped_and_the_object_read_once_more(remote: Store, cl
     assert copy_of(store, 0, "embedding") is None
 
 
+@pytest.mark.ci
 def test_a_bucket_that_does_not_answer_is_not_damaged(remote: Store, line, monkeypatch: pytest.MonkeyPatch):
     line.open = False
     for repair in (False, True):

@@ -140,7 +140,11 @@ def test_the_command_with_classical(store: Store, tmp_path: Path) -> None:
     assert out.read_text().startswith("## Study")
     told = CliRunner().invoke(main, [*given, "-s", str(store.path), "--json"])
     found = json.loads(told.stdout)
-    assert told.exit_code == 0 and found["rows"][-1]["method"] == "classical (small baseline)" and "SEG" in found["rows"][-1]
+    assert (
+        told.exit_code == 0
+        and found["rows"][-1]["method"] == "classical (small baseline)"
+        and "SEG" in found["rows"][-1]
+    )
     assert found["rows"][-1]["empty"] == found["rows"][-1]["failures"]["empty"] / found["rows"][-1]["n"]
     assert found["rows"][-1]["free_iou"] is None and found["test_scorings"]["classical"] == 1
     assert any("--unet trains the others" in note for note in found["notes"]) and found["against"] == []

@@ -121,6 +121,7 @@ def test_side_by_side_killed_and_gone_on_with_every_point_runs_once(store: Store
     assert store.sql("select count(*) from runs where kind = 'finetune'").fetchall() == [(4,)]
 
 
+@pytest.mark.ci
 def test_over_dask_and_what_another_process_works_on_comes_last(store: Store) -> None:
     distributed = pytest.importorskip("distributed")
     choices = {"seed": [0, 1]}
@@ -165,6 +166,7 @@ def test_an_unreachable_scheduler_and_a_dead_process_are_told(store: Store, monk
         outcome(executor.submit(os._exit, 1))
 
 
+@pytest.mark.ci
 def test_latest_is_the_same_beginning_for_every_point_and_the_next_time(store: Store) -> None:
     first = finetune(store, BASE)
     rows = sweep(store, BASE, {"init": ["latest"], "seed": [1, 2]})

@@ -53,6 +53,7 @@ def square(lesson: Lesson, place: int = 0, side: int = 8) -> str:
     return encode(np.ones((side, side), bool), corners[place], label.shape).counts
 
 
+@pytest.mark.ci
 def test_a_hover_answers_with_the_cell_below(shown: Lesson) -> None:
     label = shown.session.label(FRAME)
     ious = []

@@ -121,6 +121,7 @@ def test_brush_eraser_and_box(served: tuple[str, Path], chromium: Any) -> None:
     assert chromium.get_log("browser") == []
 
 
+@pytest.mark.ci
 def test_a_stroke_does_not_outlive_its_frame(served: tuple[str, Path], chromium: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -149,6 +150,7 @@ def test_a_stroke_does_not_outlive_its_frame(served: tuple[str, Path], chromium:
     assert chromium.get_log("browser") == []
 
 
+@pytest.mark.ci
 def test_a_reloaded_page_is_alive(served: tuple[str, Path], chromium: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 

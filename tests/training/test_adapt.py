@@ -97,6 +97,7 @@ def adapted(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 # decoder
 
 
+@pytest.mark.ci
 def test_decoder_adapters_are_all_a_run_keeps_and_score_as_they_did(store: Store) -> None:
     result = finetune(store, DECODER)
     run = load_run(store.path, result.run)
@@ -117,6 +118,7 @@ def test_decoder_adapters_are_all_a_run_keeps_and_score_as_they_did(store: Store
     assert again.checkpoint == result.run
 
 
+@pytest.mark.ci
 def test_decoder_adapters_begin_with_a_tuned_decoder_and_tuning_with_theirs(store: Store) -> None:
     first = finetune(store, QUICK.with_choices(steps=1))
     second = finetune(store, DECODER.with_choices(steps=1, init=first.run))
@@ -265,6 +267,7 @@ def test_an_adapted_encoder_embeds_what_its_tail_did_in_training(adapted: tuple[
         assert ((found - there).norm() / there.norm()).item() < 2e-3
 
 
+@pytest.mark.ci
 def test_an_adapted_encoder_is_scored_beside_the_one_it_came_from(adapted: tuple[Path, str]) -> None:
     path, name = adapted
     store, run = Store.open(path), load_run(path, name)
@@ -286,6 +289,7 @@ def test_an_adapted_encoder_is_scored_beside_the_one_it_came_from(adapted: tuple
     assert pairs.fetchall()[0][0] == zero.prompts["point-centre"].n
 
 
+@pytest.mark.ci
 def test_later_runs_stream_from_an_adapted_encoder(adapted: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(adapted[0], tmp_path / "store")
     store = Store.open(tmp_path / "store")
@@ -352,6 +356,7 @@ def test_an_adapted_encoder_is_exported_merged(adapted: tuple[Path, str], tmp_pa
     assert stock.shape == (1, 256, 64, 64), "segment-anything's own forward runs it"
 
 
+@pytest.mark.ci
 def test_conv_lora_is_embedded_but_not_exported(cached: Store, tmp_path: Path) -> None:
     run = finetune(cached, ENCODER.with_choices(conv=True, steps=1)).run
     report = embed(cached, EmbedConfig(adapter=run, limit=1))

@@ -27,6 +27,7 @@ BLIND = QUICK.with_choices(blind=True)
 BOXES = EvaluateConfig(prompts=("box",), prompt_seeds=1)
 
 
+@pytest.mark.ci
 def test_a_blind_decoder_is_a_run_of_its_own_and_never_the_default(store: Store) -> None:
     tuned = finetune(store, BLIND)
     assert tuned.blind and finetune(store, BLIND).run == tuned.run and finetune(store, QUICK).run != tuned.run
@@ -34,6 +35,7 @@ def test_a_blind_decoder_is_a_run_of_its_own_and_never_the_default(store: Store)
     assert info.config["blind"] is True and info.has(BLIND_FILE) and not default_run(store.path, store.key)
 
 
+@pytest.mark.ci
 def test_its_answers_do_not_depend_on_the_embedding(store: Store) -> None:
     run = finetune(store, BLIND).run
     rows = "select cell, rle from predictions where run = '{}' order by all"

@@ -73,6 +73,7 @@ def test_no_label_outside_the_budget_is_read(store: Store, tmp_path: Path, cross
     assert not crossed or len(set(learned[0][0].values())) > 1
 
 
+@pytest.mark.ci
 def test_a_run_lists_its_cells_and_never_becomes_the_default(store: Store) -> None:
     cells = training_cells(store)
     config = QUICK.with_choices(prompt="box", train_cells=cells[3:0:-1], held_cells=cells[:1], pick="given")

@@ -77,7 +77,7 @@ def test_no_cell_chooses_and_judges(store: Store) -> None:
     halves = Halves.of(store, validation_questions(store, config))
     labels = [{question.cell.label for question in part} for part in (halves.choosing, halves.judging)]
     assert all(labels) and not labels[0] & labels[1]
-    assert "cells judged, " in halves.units and "others chose the step; intervals count a cell" in halves.units
+    assert "cells judged, " in halves.units and "others chose the step; all cells are of one frame" in halves.units
 
 
 def test_a_result_says_what_judged_it(store: Store) -> None:

@@ -69,6 +69,7 @@ def test_boxes_of_neighbouring_views_become_one_list() -> None:
     assert (found.boxes[:, 2] <= 100).all() and len(_in_frame(tiles, {})) == 0
 
 
+@pytest.mark.ci
 def test_the_process_ends_with_who_started_it(tmp_path: Path) -> None:
     """A stand-in for ultralytics that never ends: the process is gone once its stdin is closed."""
     (tmp_path / "ultralytics").mkdir()
@@ -85,6 +86,7 @@ def test_the_process_ends_with_who_started_it(tmp_path: Path) -> None:
     assert process.wait(timeout=300) == 1
 
 
+@pytest.mark.ci
 def test_a_process_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"ended with 1 \(KeyError: 'scribble'\); all it said is in"):
         list(_run({"task": "scribble"}, tmp_path / "work", tmp_path / "yolo11.log"))
