@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from hela_store.base.files import sha256_file
 from hela_store.errors import RunError
 from hela_store.sam.nano import NANO_FILE
 
@@ -20,6 +21,11 @@ SMALL = 64.0
 """Median side of the detected boxes, SAM input px, below which a frame is looked at again in smaller tiles."""
 FINER = 384
 """Side of these tiles, px; both numbers were chosen on validation parts (AP 0.824 -> 0.864 where cells are small)."""
+
+
+def generic_name() -> str:
+    """Return the name of the shipped detector, with the beginning of its file's sha256."""
+    return f"generic-{sha256_file(GENERIC_FILE)[:12]}"
 
 
 def has_generic_head(sha256: str) -> bool:

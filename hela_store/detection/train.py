@@ -30,7 +30,7 @@ from .box_scores import FramePairs, best_confidence, count
 from .config import DetectorConfig
 from .data import Batch, DetectionViews
 from .frames import box_pairs, scorable_frames, tile_embeddings, truths
-from .generic import load_generic_head
+from .generic import generic_name, load_generic_head
 from .head import WIDTH, GridHead, save_head, widened
 from .losses import head_loss
 from .propose import detect_frame
@@ -117,6 +117,8 @@ def train_detector(
     check_twins(store)
     config = replace(config, variants=training_variants(store, config.variants))
     about = training_config(store, config.settings() | {"encoder": store.key})
+    if config.start == "generic":
+        about["start"] = generic_name()  # another version ships other weights
     if fresh:
         return _train(store, config, about, resume=False, progress=progress)
     with claim_run(store.path, KIND, deciding(about), progress=progress):
@@ -132,8 +134,11 @@ def _train(
     folder = open_run(store.path, KIND, about, label=config.backend, resume=resume)
     with folder.tidied(resumable=True):
         state.resume(folder)
-        plan = head_plan(config, len(views.views))
-        trainer = Trainer(state=state, plan=plan, task=HeadTask(store=store, frames=validation), folder=folder)
+        plan, task = head_plan(config, len(views.views)), HeadTask(store=store, frames=validation)
+        if config.start == "generic" and not state.step:
+            with state.averaged() as network:  # what is no better than the start is not kept
+                state.best_score = task.validate(network).score
+        trainer = Trainer(state=state, plan=plan, task=task, folder=folder)
         trainer.run(views.batches(trainer.left, config.batch, config.workers), progress)
         return _publish(store, state, folder, validation)
 

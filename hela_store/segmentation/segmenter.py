@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hela_store.base.files import sha256_file
 from hela_store.base.progress import Progress, silent
 from hela_store.detection import generic
 from hela_store.detection.detect import load_grid_head
@@ -37,8 +36,6 @@ from .config import DetectedConfig
 from .recover import with_recovered
 from .resolve import DetectedPrompts
 
-GENERIC = "generic"
-"""Name of the shipped detector."""
 _LOADING = threading.Lock()
 
 
@@ -173,8 +170,7 @@ def resolve_generic(prompts: DetectedConfig) -> DetectedConfig:
     load_generic_head(recipe.encoder.sha256)
     threshold = generic.GENERIC_THRESHOLD if prompts.threshold is None else prompts.threshold
     window = check_window(prompts.window or DEFAULT_WINDOW[recipe.encoder.architecture])
-    detector = f"{GENERIC}-{sha256_file(generic.GENERIC_FILE)[:12]}"
-    return replace(prompts, detector=detector, threshold=threshold, window=window)
+    return replace(prompts, detector=generic.generic_name(), threshold=threshold, window=window)
 
 
 def load_generic_segmenter(prompts: DetectedConfig) -> Segmenter:

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.generic import load_generic_head
+from hela_store.detection.generic import generic_name, load_generic_head
 from hela_store.detection.head import GridHead, load_head, save_head
-from hela_store.detection.train import new_training
+from hela_store.detection.train import new_training, train_detector
 from hela_store.errors import RecipeError, RunError
+from hela_store.runs.folder import load_run
 from hela_store.store.store import Store
 
 KEY = "nano-0000"
@@ -62,3 +63,13 @@ def test_a_training_starts_with_the_shipped_weights_in_any_multiple_of_their_wid
             assert not torch.equal(found, value), "copies of a channel would learn the same"
     with pytest.raises(RunError, match="expected a multiple of the"):
         new_training(views, DetectorConfig(start="generic", width=shipped.width + 8))
+
+
+def test_a_training_that_makes_the_shipped_weights_worse_keeps_them(store: Store) -> None:
+    config = DetectorConfig(start="generic", lr=1.0, steps=2, evaluate_every=1, batch=2, workers=0, device="cpu")
+    result = train_detector(store, config)
+    run = load_run(store.path, result.run)
+    assert result.best_step == 0 and run.config["start"] == generic_name()
+    shipped = load_generic_head(store.recipe.encoder.sha256).state_dict()
+    kept = load_head(run.weights, store.key).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in shipped.items())
