@@ -23,7 +23,7 @@ from segment_anything import SamPredictor
 from hela_store.base.aliases import FloatArray
 from hela_store.base.progress import Progress, silent
 from hela_store.detection.detections import from_boxes
-from hela_store.detection.head import GridHead
+from hela_store.detection.generic import load_generic_head
 from hela_store.detection.propose import detect_frame
 from hela_store.images.geometry import EMBEDDING_POSITIONS
 from hela_store.predictor.frame import EncodedFrame, encode_tile
@@ -168,7 +168,7 @@ def _box_rows(model: Predictor, count: int, rounds: int) -> tuple[BoxRow, ...]:
 def _frame_parts(model: Predictor, rounds: int) -> dict[str, float]:
     """Time each part of a segmentation; cells are asked for by their true boxes, whatever the detector says."""
     image, boxes = _discs(FRAME, 100)
-    head = GridHead().to(model.device).eval()
+    head = load_generic_head(model.parts.recipe.encoder.sha256, model.device)
     recipe, decoder = model.parts.recipe, model.parts.decoder
     encode = encode_tile(model.model.image_encoder, recipe.encoder.precision)
     found = from_boxes(boxes, np.ones(len(boxes)))
