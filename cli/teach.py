@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     type=click.Choice(RULES),
     default=TeachConfig.next,
     show_default=True,
-    help="Choose the next cell at random, by how doubtful its mask is, or by how unlike the labelled cells it is.",
+    help="How the next cell is chosen: at random, by how doubtful its mask is, by how unlike the labelled cells it is, "
+    "by how differently two decoders draw it, or by how little it fits to the frames before and after.",
 )
 @click.option(
     "--every",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hela_store.errors import RecipeError
 
-RULES = ("random", "doubt", "far")
+RULES = ("random", "doubt", "far", "disagreement", "time")
 """How the next cell can be chosen."""
 CONTROL = 5
 """Every so many cells that are offered, one is random, whatever the rule."""
@@ -19,8 +19,10 @@ class TeachConfig:
     Attributes
     ----------
     who : name of the person, kept with every label
-    next : how the next cell is chosen: ``"random"``, ``"doubt"`` (the least sure proposal) or ``"far"`` (the proposal
-        whose vector is farthest from those of the cells that were taught)
+    next : how the next cell is chosen: ``"random"``, ``"doubt"`` (the least sure proposal), ``"far"`` (the proposal
+        whose vector is farthest from those of the cells that were taught), ``"disagreement"`` (the proposal that the
+        decoder and the one before it draw most differently) or ``"time"`` (the proposal that fits least to those of
+        the frames before and after)
     every : accepted cells after which the decoder is fine-tuned
     held : share of the cells that judges and is never trained on; a nucleus in several frames counts once
     steps : training steps of one fine-tuning, at most

@@ -43,6 +43,7 @@ class Decoding:
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         keep_freed_memory()
+        self.device = device
         self._device = pick_device(device)
         self._frames: dict[str, StoredFrame] = {}
         self._tiles: OrderedDict[tuple[str, int], Tensor] = OrderedDict()

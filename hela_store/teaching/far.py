@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,22 @@ from hela_store.vectors.pool import Vectors, pooled
 
 from .decode import Decoding
 from .next_cell import Candidate
-from .session import Session
 
 Label = npt.NDArray[np.int32]
+Cells = Iterable[tuple[str, Label, Iterable[int]]]
+"""Cells by frame: its id, its label image, int32, (row, col), and their labels."""
+Taught = Callable[[], Cells]
 
 
-def distances(decoding: Decoding, session: Session, candidates: Sequence[Candidate]) -> npt.NDArray[np.float64] | None:
+def distances(decoding: Decoding, taught: Cells, candidates: Sequence[Candidate]) -> npt.NDArray[np.float64] | None:
     """Return 1 less the highest cosine of each candidate's vector with one of a taught cell's, float64, (N,).
 
     None while nothing was taught in an embedded frame.
     """
-    taught = [
-        _vectors(decoding, frame, session.label(frame), sorted(cells))
-        for frame, cells in session.taught.items()
-        if cells and decoding.is_embedded(frame)
+    parts = [
+        _vectors(decoding, frame, label, sorted(cells)) for frame, label, cells in taught if decoding.is_embedded(frame)
     ]
-    known = np.concatenate(taught) if taught else np.zeros((0, 0), np.float32)
+    known = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     if not len(known):
         return None
     found = np.zeros(len(candidates))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -19,11 +18,11 @@ from .background import Background
 from .config import TeachConfig
 from .decode import Decoding, prompt_of
 from .edits import LEAST_FREE, seconds_of
-from .far import distances
 from .learning import Learning, first_checkpoint
 from .offers import Offers
 from .overview import Overview
 from .proposals import Proposals, doubt_of
+from .rules import rule_of
 from .session import Saved, Session
 from .suspects import Suspects
 
@@ -46,9 +45,8 @@ class Lesson:
         self.decoding = Decoding(first_checkpoint(store), config.device)
         self.proposals = Proposals(store, self.decoding)
         self.overview = Overview(store)
-        self.offers = Offers(
-            self.session, self.proposals, self.overview, config.next, partial(distances, self.decoding, self.session)
-        )
+        rule = rule_of(config.next, store, self.proposals, self.decoding, self.session.taught_labels)
+        self.offers = Offers(self.session, self.proposals, self.overview, rule)
         self.suspects = Suspects(self.session)
         self._learning = Learning(store, config, self.decoding)
         self._asked: dict[str, int] = {}

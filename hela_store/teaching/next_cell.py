@@ -1,7 +1,7 @@
 """Choose the cell that is offered next: by a stated rule, and every fifth one at random as the control.
 
 Candidates are the detector's proposals that nobody labelled yet, in the frame that is shown and in a few frames that
-lie evenly over the store.
+lie evenly over the store. A rule measures them, see :mod:`hela_store.teaching.rules`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from hela_store.base.rng import generator
 from .config import CONTROL
 from .proposals import Proposal
 
-WORDS = {
-    "random": "at random",
-    "doubt": "the proposal that is doubted most",
-    "far": "the proposal whose vector is farthest from those of the cells taught",
-}
-"""The rules in words, as the page states them."""
+AT_RANDOM = "at random"
+"""How the control is chosen, in words."""
 
-Distance = Callable[[Sequence["Candidate"]], npt.NDArray[np.float64] | None]
+Measure = Callable[[Sequence["Candidate"]], npt.NDArray[np.float64] | None]
+"""Returns a value for each candidate, float64, (N,), of which the highest is offered; None where it cannot be told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,33 +48,24 @@ class Offer:
     random: bool
 
 
-def choose(candidates: Sequence[Candidate], rule: str, count: int, distance: Distance | None = None) -> Offer | None:
+def choose(candidates: Sequence[Candidate], words: str, count: int, measure: Measure | None) -> Offer | None:
     """Choose the next cell; None where there is no candidate.
 
     Parameters
     ----------
     candidates : in a fixed order
-    rule : ``"random"``, ``"doubt"`` or ``"far"``
+    words : the rule in words, as the page states it
     count : how many were offered before; it decides which one is the control, and what is drawn
-    distance : of candidates to the cells taught, float64, (N,), or None while there are none, when the choice is
-        random; needed for ``"far"``
+    measure : the candidate with the highest value is offered; where it is None or returns None, one at random
     """
     if not candidates:
         return None
-    is_control = rule == "random" or count % CONTROL == CONTROL - 1
-    values = None if is_control else _values(candidates, rule, distance)
+    is_control = measure is None or count % CONTROL == CONTROL - 1
+    values = None if is_control or measure is None else measure(candidates)
     if values is None:
         drawn = int(generator("teach next", count, len(candidates)).integers(len(candidates)))
-        return Offer(candidate=candidates[drawn], rule=WORDS["random"], random=True)
-    return Offer(candidate=candidates[int(values.argmax())], rule=WORDS[rule], random=False)
-
-
-def _values(candidates: Sequence[Candidate], rule: str, distance: Distance | None) -> npt.NDArray[np.float64] | None:
-    if rule == "doubt":
-        return np.array([candidate.proposal.doubt for candidate in candidates])
-    if distance is None:
-        raise ValueError("the rule 'far' needs distances")
-    return distance(candidates)
+        return Offer(candidate=candidates[drawn], rule=AT_RANDOM, random=True)
+    return Offer(candidate=candidates[int(values.argmax())], rule=words, random=False)
 
 
 def spread(frames: Sequence[str], count: int) -> list[str]:

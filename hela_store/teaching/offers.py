@@ -12,9 +12,10 @@ from scipy.stats import ttest_ind
 from hela_store.images.rle import Rle, decode
 from hela_store.metrics.overlap import overlap
 
-from .next_cell import Candidate, Distance, Offer, choose, spread
+from .next_cell import Candidate, Offer, choose, spread
 from .overview import Overview
 from .proposals import Proposals
+from .rules import Rule
 from .session import Saved, Session
 
 POOL = 6
@@ -33,14 +34,10 @@ class Offers:
     session : Session
     proposals : Proposals
     overview : Overview
-    rule : ``"random"``, ``"doubt"`` or ``"far"``
-    distance : of candidates to the cells taught, for the rule ``"far"``
+    rule : how the next one is chosen
     """
 
-    def __init__(
-        self, session: Session, proposals: Proposals, overview: Overview, rule: str, distance: Distance
-    ) -> None:
-        self._distance = distance
+    def __init__(self, session: Session, proposals: Proposals, overview: Overview, rule: Rule) -> None:
         self._session, self._proposals, self._overview, self._rule = session, proposals, overview, rule
         self._preparing = Lock()
         self._busy = 0.0
@@ -58,16 +55,22 @@ class Offers:
         if time.monotonic() - self._busy < IDLE or not self._preparing.acquire(blocking=False):
             return
         try:
-            known = set(self._proposals.known())
-            lacking = [frame for frame in spread(self._overview.training(), POOL) if frame not in known]
-            if lacking:
-                self._proposals.of(lacking[0])
+            for frame in spread(self._overview.training(), POOL):
+                lacking = self._lacking(frame)
+                if lacking:
+                    proposals, needed = lacking[0]
+                    proposals.of(needed)
+                    return
         finally:
             self._preparing.release()
 
+    def _lacking(self, frame: str) -> list[tuple[Proposals, str]]:
+        """Return which proposals are still to be made before candidates of a frame can be measured."""
+        return [(proposals, needed) for proposals, needed in self._rule.needs(frame) if needed not in proposals.known()]
+
     def next(self, page: str, shown: str) -> Offer | None:
         """Offer the next cell to a page that shows a frame; None where there is none."""
-        offer = choose(self._candidates(shown), self._rule, self._count, self._distance)
+        offer = choose(self._candidates(shown), self._rule.words, self._count, self._rule.measure)
         if offer is not None:
             self._count += 1
             self._open[page] = offer
@@ -75,8 +78,8 @@ class Offers:
 
     def _candidates(self, shown: str) -> list[Candidate]:
         """Return the proposals that may be offered: of the frame that is shown and of some others, in a fixed order."""
-        training, known = self._overview.training(), set(self._proposals.known())
-        frames = {frame for frame in spread(training, POOL) if frame in known}
+        training = self._overview.training()
+        frames = {frame for frame in spread(training, POOL) if not self._lacking(frame)}
         frames |= {shown} & set(training) or set(training[:1])
         found: list[Candidate] = []
         for frame in sorted(frames):
@@ -113,7 +116,7 @@ class Offers:
         return 1 - overlap(mask, label == cell, origin, (0, 0)).iou
 
     def __str__(self) -> str:
-        stated = f"Next: {self._rule}; every fifth at random as the control."
+        stated = f"Next: {self._rule.name}; every fifth at random as the control."
         by_rule, control = self.errors()
         if not by_rule or not control:
             return stated

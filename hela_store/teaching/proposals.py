@@ -39,12 +39,14 @@ class Proposal:
 
     Attributes
     ----------
+    detection : number of the detection in its frame, the same for every decoder
     mask, origin : bool (row, col) and ``(x, y)`` px, frame
     rle : the same as a run-length code of the frame
     doubt : 0 to 1: 1 less the product of the decoder's predicted IoU and of the IoU of its mask's box with the detected
         box
     """
 
+    detection: int
     mask: BoolArray
     origin: tuple[int, int]
     rle: Rle
@@ -149,6 +151,7 @@ class Proposals:
 
     def _proposal(self, cell: FoundCell, shape: tuple[int, int]) -> Proposal:
         return Proposal(
+            detection=cell.number,
             mask=cell.mask,
             origin=cell.origin,
             rle=encode(cell.mask, cell.origin, shape),

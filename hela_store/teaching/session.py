@@ -102,6 +102,11 @@ class Session:
         with self.lock:
             return sorted((frame, cell) for frame, cells in self.taught.items() for cell in cells)
 
+    def taught_labels(self) -> list[tuple[str, npt.NDArray[np.int32], set[int]]]:
+        """Return frames with their label images, int32, (row, col), and the labels of the cells that people made."""
+        with self.lock:
+            return [(frame, self.label(frame), set(cells)) for frame, cells in self.taught.items() if cells]
+
     def dealt(self) -> dict[tuple[str, int], Dealt]:
         """Return what the taught cells of the training block are for, by (frame, label)."""
         with self.lock:

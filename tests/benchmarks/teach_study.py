@@ -10,7 +10,7 @@ that a curve shows what fine-tuning does. Then test is scored: IoU from bounding
 prompts in a few frames, and the clicks that a cell needs until its IoU is 0.85 and 0.90 (NoC; at most 10, a cell that
 never gets there counts 10). Every click after the first is in the middle of the largest piece of what is wrong.
 ``results.jsonl`` is kept, so the same command again does only what is missing. Prints Markdown with means over seeds, and
-the rule paired with random. ``--tiny`` tries everything on a drawn sequence.
+each rule paired with random; ``--rules`` takes others than these two. ``--tiny`` tries everything on a drawn sequence.
 
 Of Fluo-N2DL-HeLa a session takes about two minutes of one core, and the ten of five seeds and two rules about 20; a
 decoder that did not change is not scored again.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,16 @@ from hela_store.prompts.draw import corrective_click, make_prompt
 from hela_store.prompts.prompt import Prompt
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
+from hela_store.teaching.config import RULES
 from hela_store.teaching.deal import Deal
 from hela_store.teaching.decode import Decoding
+from hela_store.teaching.far import Label
 from hela_store.teaching.next_cell import Candidate, choose, spread
 from hela_store.teaching.offers import POOL
 from hela_store.teaching.proposals import Proposals
 from hela_store.teaching.retune import shares
-from hela_store.training.config import FinetuneConfig
+from hela_store.teaching.rules import Rule, rule_of
+from hela_store.training.config import FinetuneConfig, OptimiserConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
@@ -54,7 +58,6 @@ BUDGETS = (10, 20, 50, 100, 200)
 CLICKS = 10
 LEVELS = (0.85, 0.90)
 HELD = 0.2
-RULES = ("random", "doubt")
 
 
 def make_store(arguments: argparse.Namespace) -> Store:
@@ -65,7 +68,9 @@ def make_store(arguments: argparse.Namespace) -> Store:
             blocks = {"train_frames": "0-2", "val_frames": "3-3", "test_frames": "4-5"}
             new(path, NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn, **blocks))
         else:
-            new(path, NewConfig.of(dataset=str(arguments.data), sequences=("01",), tile=arguments.tile))
+            sequences = ("01",) if (arguments.data / "01").is_dir() else ()
+            how = {"tile": arguments.tile, "variants": arguments.variants}
+            new(path, NewConfig.of(dataset=str(arguments.data), sequences=sequences, **how))
     store = Store.open(path)
     embed(store, EmbedConfig(device=arguments.device), bars)
     return store
@@ -105,10 +110,10 @@ def box_iou(decoding: Decoding, frame: FrameCells, cell: CellRecord, seed: int) 
     return overlap(found.mask, context.mask, found.origin, context.origin).iou
 
 
-def seg_of(store: Store, decoding: Decoding, frames: int) -> float:
-    """Return SEG of what the detector and the decoder find by themselves in some test frames, evenly spread."""
+def seg_of(store: Store, decoding: Decoding, split: str, frames: int) -> float:
+    """Return SEG of what the detector and the decoder find by themselves in some frames of a block, evenly spread."""
     proposals, matches = Proposals(store, decoding), []
-    for frame in spread(labelled_frames(store, "test"), frames):
+    for frame in spread(labelled_frames(store, split), frames):
         truth = store.pixels.label(frame)
         found = np.zeros(truth.shape, np.int32)
         for number, proposal in enumerate(proposals.of(frame), 1):
@@ -120,16 +125,16 @@ def seg_of(store: Store, decoding: Decoding, frames: int) -> float:
 def scored(store: Store, checkpoint: Checkpoint, arguments: argparse.Namespace, seed: int) -> dict[str, float]:
     """Return the scores of a decoder on test cells, the same ones for every decoder of a seed."""
     decoding = Decoding(checkpoint, arguments.device)
-    cells = drawn_cells(store, "test", arguments.test_cells, 0)
+    cells = drawn_cells(store, arguments.split, arguments.test_cells, 0)
     clicked = [clicks_of(decoding, frame, cell, seed) for frame, cell in cells]
     found = {"box": float(np.mean([box_iou(decoding, frame, cell, seed) for frame, cell in cells]))}
     found["point"] = float(np.mean([iou for iou, _ in clicked]))
-    found["seg"] = seg_of(store, decoding, arguments.frames)
+    found["seg"] = seg_of(store, decoding, arguments.split, arguments.frames)
     return found | {f"noc{100 * level:.0f}": float(np.mean([n[level] for _, n in clicked])) for level in LEVELS}
 
 
 def offered(
-    store: Store, proposals: Proposals, rule: str, seed: int, done: set[tuple[str, int]]
+    store: Store, proposals: Proposals, rule: Rule, seed: int, done: set[tuple[str, int]]
 ) -> Iterator[tuple[str, int]]:
     """Yield cells as the page offers them: the true cell that most of a proposal lies on, each once."""
     frames = labelled_frames(store, "train")
@@ -143,11 +148,19 @@ def offered(
                 left.append((Candidate(frame=frame, proposal=proposal), (frame, int(under.argmax()))))
     count = 1000 * seed + len(done)
     while left:
-        offer = choose([candidate for candidate, _ in left], rule, count)
+        offer = choose([candidate for candidate, _ in left], rule.words, count, rule.measure)
         assert offer is not None
         cell = next(cell for candidate, cell in left if candidate is offer.candidate)
         left, count = [pair for pair in left if pair[1] != cell], count + 1
         yield cell
+
+
+def labels_of(store: Store, taught: set[tuple[str, int]]) -> list[tuple[str, Label, set[int]]]:
+    """Return the frames with taught cells, their label images, and the labels of these cells."""
+    frames = defaultdict[str, set[int]](set)
+    for frame, cell in sorted(taught):
+        frames[frame].add(cell)
+    return [(frame, store.pixels.label(frame), cells) for frame, cells in frames.items()]
 
 
 def session(
@@ -157,10 +170,12 @@ def session(
     scores = first
     yield {"rule": rule, "seed": seed, "cells": 0} | scores
     checkpoint, deal = resolve_checkpoint(store, None), Deal(store, HELD)
-    proposals = Proposals(store, Decoding(checkpoint, arguments.device))
+    decoding = Decoding(checkpoint, arguments.device)
+    proposals = Proposals(store, decoding)
     taught: set[tuple[str, int]] = set()
     for budget in arguments.budgets:
-        for cell in offered(store, proposals, rule, seed, taught):
+        chosen_by = rule_of(rule, store, proposals, decoding, lambda: labels_of(store, taught))
+        for cell in offered(store, proposals, chosen_by, seed, taught):
             if len(taught) >= budget:
                 break
             taught.add(cell)
@@ -173,6 +188,7 @@ def session(
             init=checkpoint.id,
             seed=seed,
             steps=arguments.steps,
+            lr=arguments.lr,
             workers=0,
             device=arguments.device,
             train_cells=parts.train,
@@ -182,7 +198,8 @@ def session(
         found = finetune(store, config)
         if found.best_step > 0:
             checkpoint = resolve_checkpoint(store, found.run)
-            proposals = Proposals(store, Decoding(checkpoint, arguments.device))
+            decoding = Decoding(checkpoint, arguments.device)
+            proposals = Proposals(store, decoding)
             scores = scored(store, checkpoint, arguments, seed)
         yield {"rule": rule, "seed": seed, "cells": budget} | scores
 
@@ -203,9 +220,10 @@ def report(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {rule} | {cells} | " + " | ".join(interval([row[name] for row in same]) for name in names) + " |"
     for cells in sorted({row["cells"] for row in rows if row["cells"]}):
         seeds = [row["seed"] for row in rows if row["cells"] == cells and row["rule"] == "random"]
-        pairs = [(of["doubt", s, cells], of["random", s, cells]) for s in seeds if ("doubt", s, cells) in of]
-        paired = " | ".join(interval([one[name] - other[name] for one, other in pairs]) for name in names)
-        yield f"| doubt less random | {cells} | {paired} |"
+        for rule in sorted({row["rule"] for row in rows} - {"random"}):
+            pairs = [(of[rule, s, cells], of["random", s, cells]) for s in seeds if (rule, s, cells) in of]
+            paired = " | ".join(interval([one[name] - other[name] for one, other in pairs]) for name in names)
+            yield f"| {rule} less random | {cells} | {paired} |"
 
 
 def main() -> None:
@@ -215,7 +233,11 @@ def main() -> None:
     parser.add_argument("--tile", default="auto")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=["random", "doubt"])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=OptimiserConfig.lr)
+    parser.add_argument("--variants", type=int, default=0, help="augmented views of each training view")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="what is scored; choose on val")
     parser.add_argument("--test-cells", type=int, default=100)
     parser.add_argument("--frames", type=int, default=4, help="test frames of SEG")
     parser.add_argument("--device", default="auto")
@@ -228,7 +250,7 @@ def main() -> None:
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for seed in range(arguments.seeds):
         zero: dict[str, float] = {}
-        for rule in RULES:
+        for rule in arguments.rules:
             if any((row["rule"], row["seed"], row["cells"]) == (rule, seed, max(arguments.budgets)) for row in rows):
                 continue
             rows = [row for row in rows if (row["rule"], row["seed"]) != (rule, seed)]

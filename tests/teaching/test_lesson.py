@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import threading
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from hela_store.labels.versions import label_at
 from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store
 from hela_store.teaching.config import TeachConfig
-from hela_store.teaching.far import distances
 from hela_store.teaching.lesson import Lesson
 from hela_store.teaching.next_cell import choose
+from hela_store.teaching.rules import rule_of
 
 FRAME = "01/t000"
 
@@ -262,12 +261,13 @@ def test_far_offers_the_cell_least_like_those_taught(lesson: Lesson) -> None:
     edit(lesson, "erase", cells=[cell["cell"] for cell in everything])
     lesson.proposals.of(FRAME)
     candidates = lesson.offers._candidates(FRAME)
-    assert distances(lesson.decoding, lesson.session, candidates) is None
+    rule = rule_of("far", lesson.store, lesson.proposals, lesson.decoding, lesson.session.taught_labels)
+    assert rule.measure is not None and rule.measure(candidates) is None
     taken = candidates[0].proposal
     edit(lesson, "add", counts=taken.rle.counts)
-    found = distances(lesson.decoding, lesson.session, candidates)
+    found = rule.measure(candidates)
     assert found is not None and found[0] == pytest.approx(0, abs=1e-5) and found.max() > 1e-3 and found.min() > -1e-5
-    offer = choose(candidates, "far", 0, partial(distances, lesson.decoding, lesson.session))
+    offer = choose(candidates, rule.words, 0, rule.measure)
     assert offer is not None and offer.candidate is candidates[int(found.argmax())]
 
 
