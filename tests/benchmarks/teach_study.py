@@ -136,7 +136,10 @@ def scored(store: Store, checkpoint: Checkpoint, arguments: argparse.Namespace, 
 def offered(
     store: Store, proposals: Proposals, rule: Rule, seed: int, done: set[tuple[str, int]]
 ) -> Iterator[tuple[str, int]]:
-    """Yield cells as the page offers them: the true cell that most of a proposal lies on, each once."""
+    """Yield cells as the page offers them: the true cell that most of a proposal lies on, each once.
+
+    When the page has no more to offer, the person takes other cells of training frames, at random.
+    """
     frames = labelled_frames(store, "train")
     places = generator("teach study frames", seed).permutation(len(frames))[:POOL]
     labels = {frames[i]: store.pixels.label(frames[i]) for i in sorted(places)}
@@ -153,6 +156,10 @@ def offered(
         cell = next(cell for candidate, cell in left if candidate is offer.candidate)
         left, count = [pair for pair in left if pair[1] != cell], count + 1
         yield cell
+    others = [(frame.frame, cell.label) for frame in frame_cells(store, frames) for cell in frame.cells]
+    for place in generator("teach study others", seed).permutation(len(others)):
+        if others[place] not in done:
+            yield others[place]
 
 
 def labels_of(store: Store, taught: set[tuple[str, int]]) -> list[tuple[str, Label, set[int]]]:
@@ -160,7 +167,7 @@ def labels_of(store: Store, taught: set[tuple[str, int]]) -> list[tuple[str, Lab
     frames = defaultdict[str, set[int]](set)
     for frame, cell in sorted(taught):
         frames[frame].add(cell)
-    return [(frame, store.pixels.label(frame), cells) for frame, cells in frames.items()]
+    return [(frame, store.pixels.label(frame).astype(np.int32), cells) for frame, cells in frames.items()]
 
 
 def session(
