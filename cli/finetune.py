@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hela_store.base.text import counted, percent
-from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.prompts.kinds import MIXED_PROMPTS, TRAINING_PROMPTS
 from hela_store.training.config import ADAPT, MASKS, SCHEDULES, FinetuneConfig, paper_preset
 
 from . import verdicts
@@ -60,8 +60,9 @@ GROUPS = {
     multiple=True,
     default=(FinetuneConfig.prompt,),
     metavar="KIND...",
-    help=f"Fine-tune a decoder for each of these prompts: {', '.join(TRAINING_PROMPTS[:-1])}, separated by spaces. "
-    f"all: one decoder for all kinds. [default: {FinetuneConfig.prompt}]",
+    help=f"Fine-tune a decoder for each of these prompts: {', '.join(MIXED_PROMPTS)}, separated by spaces. "
+    "box-or-point: one decoder for bounding boxes and for clicks; all: one for all kinds. "
+    f"[default: {FinetuneConfig.prompt}]",
 )
 @finetune_option("steps", "Train for N optimiser steps.", type=click.IntRange(1), metavar="N")
 @finetune_option("lr", "Set the learning rate at its peak.", type=float)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.prompts.kinds import MIXES, TRAINING_PROMPTS
 from hela_store.training.config import MASKS, SCHEDULES, FinetuneConfig
 
 from . import verdicts
@@ -160,7 +160,7 @@ def _default(store: Store, prompt: str) -> str:
     from hela_store.runs.default import default_run
 
     try:
-        run = default_run(store.path, store.key, None if prompt == "all" else prompt)
+        run = default_run(store.path, store.key, None if prompt in MIXES else prompt)
     except HelaError as error:  # another run is damaged: the sweep is complete all the same
         return f"The default run cannot be determined: {error}"
     return f"The default run for {prompt} is {run.id if run else 'none: the zero-shot decoder'}."

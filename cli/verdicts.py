@@ -12,6 +12,7 @@ import click
 
 from hela_store.base.text import counted, percent
 from hela_store.evaluation.config import PARTS
+from hela_store.prompts.kinds import kinds_trained
 
 from .options import typed
 
@@ -170,8 +171,8 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
 
 
 def scored(prompt: str) -> str:
-    """Return the prompt to score a fine-tuning with; a decoder for all kinds is scored with boxes first."""
-    return "box" if prompt == "all" else prompt
+    """Return the prompt to score a fine-tuning with; a decoder for several kinds is scored with boxes first."""
+    return kinds_trained(prompt)[0]
 
 
 def detection(store: Store, report: DetectionReport) -> None:

@@ -27,8 +27,17 @@ NO_PROMPT = "none"
 """Prompt kind of cells that were found without a prompt."""
 
 
-TRAINING_PROMPTS = (*MIXED_PROMPTS, "all")
-"""What a decoder is tuned for; ``"all"``: one for all of them."""
+MIXES: dict[str, tuple[PromptKind, ...]] = {"all": MIXED_PROMPTS, "box-or-point": ("box", "point")}
+"""Names of several kinds that one decoder is fine-tuned for: each step has prompts of one of them."""
+
+
+TRAINING_PROMPTS = (*MIXED_PROMPTS, *MIXES)
+"""What a decoder is fine-tuned for."""
+
+
+def kinds_trained(prompt: str) -> tuple[str, ...]:
+    """Return the kinds that a decoder is fine-tuned for and validated on, of one of :data:`TRAINING_PROMPTS`."""
+    return MIXES.get(prompt, (prompt,))
 
 
 ROBUSTNESS_PROMPTS = (

@@ -9,7 +9,7 @@ from hela_store.errors import PromptError
 from .context import CellContext
 from .draw import JITTER, DrawnPrompt, draw_prompt
 from .error_model import GENERIC, ErrorModel
-from .kinds import MIXED_PROMPTS, TRAINING_PROMPTS
+from .kinds import TRAINING_PROMPTS, kinds_trained
 
 EXACT_SHARE = 0.25
 """Boxes without any jitter; the others have the evaluation's."""
@@ -24,14 +24,10 @@ def check_training_prompt(kind: str) -> str:
     return kind
 
 
-def validation_kinds(kind: str) -> tuple[str, ...]:
-    """Return the kinds on which a decoder tuned for ``kind`` is validated."""
-    return MIXED_PROMPTS if kind == "all" else (kind,)
-
-
 def kind_of_step(kind: str, rng: np.random.Generator) -> str:
     """Return the kind of prompt a step trains: drawn, where several are trained in one run."""
-    return str(rng.choice(MIXED_PROMPTS)) if kind == "all" else kind
+    kinds = kinds_trained(kind)
+    return str(rng.choice(kinds)) if len(kinds) > 1 else kind
 
 
 def draw_training_prompt(

@@ -34,7 +34,7 @@ class TeachConfig:
     next: str = "doubt"
     every: int = 20
     held: float = 0.2
-    steps: int = 60
+    steps: int = 200
     seconds: float = 60.0
     device: str = "auto"
 

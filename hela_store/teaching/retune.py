@@ -24,7 +24,7 @@ from hela_store.evaluation.reads import labels_read
 from hela_store.evaluation.tracks import cell_tracks
 from hela_store.images.geometry import holds_whole
 from hela_store.metrics.intervals import Units
-from hela_store.prompts.training import validation_kinds
+from hela_store.prompts.kinds import kinds_trained
 from hela_store.recipe.recipe import Recipe
 from hela_store.runs.default import default_run
 from hela_store.runs.finished import find_finished, readable_runs
@@ -242,7 +242,7 @@ def retune(store: Store, dealt: DealtCells, config: TeachConfig, spent: float = 
     units = _units(known, questions, dealt)
     ask = _Asker(store=known, questions=questions, device=config.device)
     old = ask(resolve_checkpoint(store, init))
-    wanted = _fitting(store, _wanted(parts, init, config), ask, config.seconds - (time.monotonic() - began))
+    wanted = _fitting(store, round_config(parts, init, config), ask, config.seconds - (time.monotonic() - began))
     found = finetune(store, wanted)
     new = ask(resolve_checkpoint(store, found.run))
     change = paired(_ious(old), _ious(new), units)
@@ -272,10 +272,10 @@ def retune(store: Store, dealt: DealtCells, config: TeachConfig, spent: float = 
     return _publish(store, done, config)
 
 
-def _wanted(parts: Shares, init: str | None, config: TeachConfig) -> FinetuneConfig:
-    """Return the fine-tuning of a round that has all the time it needs."""
+def round_config(parts: Shares, init: str | None, config: TeachConfig) -> FinetuneConfig:
+    """Return the fine-tuning of a round that has all the time it needs, for the prompts that the page has."""
     return FinetuneConfig.of(
-        prompt="all",
+        prompt="box-or-point",
         init=init,
         steps=config.steps,
         warmup=config.steps // WARMUP,
@@ -296,7 +296,7 @@ def _fitting(store: Store, wanted: FinetuneConfig, ask: _Asker, left: float) -> 
         step=seconds_per_step(store, wanted),
         answer=ask.seconds_per_answer,
         # zero-shot, before the first step, after every few and at the end, then the scores of the round
-        answers=(VALIDATIONS + 3) * len(wanted.budget.held) * len(validation_kinds(wanted.prompt))
+        answers=(VALIDATIONS + 3) * len(wanted.budget.held) * len(kinds_trained(wanted.prompt))
         + (ask.missing(store) + 1) * len(ask.questions),
     )
     steps = pace.steps(left, wanted.optimiser.steps)

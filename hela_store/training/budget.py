@@ -28,7 +28,7 @@ from hela_store.evaluation.reads import data_digest
 from hela_store.evaluation.scores import PromptScore, mean_score
 from hela_store.evaluation.tracks import nuclei
 from hela_store.prompts.error_model import GENERIC, ErrorModel
-from hela_store.prompts.training import validation_kinds
+from hela_store.prompts.kinds import kinds_trained
 from hela_store.store.labelled import Labelled
 from hela_store.store.store import Store
 
@@ -98,7 +98,7 @@ def budget_questions(store: Labelled, config: FinetuneConfig) -> list[Question]:
     """Return the prompts that choose the step: of the held cells, or of all cells of a cross-validation."""
     budget, radius = config.budget, median_training_radius(store)
     wanted = frozenset(budget.train if budget.is_crossed else budget.held)
-    kinds, questions = validation_kinds(config.prompt), []
+    kinds, questions = kinds_trained(config.prompt), []
     for frame in frame_cells(store, labelled_frames(store, "train")):
         kept = [cell for cell in frame.cells if cell.cell in wanted]
         questions += truth_questions(replace(frame, cells=kept), kinds, [0], radius)

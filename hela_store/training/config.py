@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hela_store.base.sections import check_names, flatten, section
 from hela_store.errors import PromptError, RecipeError
-from hela_store.prompts.kinds import TRAINING_PROMPTS
+from hela_store.prompts.kinds import MIXES, TRAINING_PROMPTS, kinds_trained
 from hela_store.training.losses.names import REGION, check_loss
 from hela_store.training.schedule import check_rate
 
@@ -273,7 +273,8 @@ class FinetuneConfig:
 
     Attributes
     ----------
-    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or ``"all"``, one decoder for all
+    prompt : ``"box"``, ``"point"``, ``"mask"``, ``"box+mask"``, ``"point+mask"``; or one decoder for several kinds:
+        ``"all"`` of them, or ``"box-or-point"``
     seed : of batches and training prompts
     init : a fine-tuning run (id, its beginning or ``"latest"``) whose weights are the beginning; None for zero-shot
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
@@ -304,15 +305,16 @@ class FinetuneConfig:
         if self.prompt not in TRAINING_PROMPTS:
             raise PromptError(f"prompt is {self.prompt!r}, expected one of {', '.join(TRAINING_PROMPTS)}")
         clicks, masks = self.prompts.clicks, self.prompts.masks
-        if clicks > 1 and "point" not in self.prompt and self.prompt != "all":
+        kinds = " ".join(kinds_trained(self.prompt))
+        if clicks > 1 and "point" not in kinds:
             raise RecipeError(f"clicks is {clicks}, but prompt {self.prompt!r} has no points to add clicks to")
-        if masks != "best" and self.prompt not in ("point", "all"):
+        if masks != "best" and self.prompt not in ("point", *MIXES):
             raise RecipeError(f"masks is {masks!r}, but only a lone point has several; prompt is {self.prompt!r}")
         if self.blind and (self.adapt is not None or self.init is not None):
             raise RecipeError(
                 "an image-blind decoder is trained from the one that came with the encoder; leave out adapt and init"
             )
-        if self.errors_like is not None and "mask" not in self.prompt and self.prompt != "all":
+        if self.errors_like is not None and "mask" not in kinds:
             raise RecipeError(f"errors_like says how mask prompts are drawn, but prompt is {self.prompt!r}; give mask")
         if self.errors_like is not None and self.budget.train:
             raise RecipeError("errors_like is fitted on all labelled training cells; leave it out, or train_cells")

@@ -26,7 +26,7 @@ from hela_store.evaluation.leaks import check_twins, check_untouched
 from hela_store.evaluation.questions import Question, Score, answer, truth_questions
 from hela_store.evaluation.scores import PromptScore, mean_score, summarise
 from hela_store.prompts.error_model import GENERIC, ErrorModel
-from hela_store.prompts.training import validation_kinds
+from hela_store.prompts.kinds import kinds_trained
 from hela_store.runs import tensorboard as scalars
 from hela_store.runs.default import helped
 from hela_store.runs.finished import claim_run, find_finished
@@ -450,7 +450,7 @@ def validation_questions(store: Store, config: FinetuneConfig, errors: ErrorMode
     questions = []
     for frame in frame_cells(store, frames):
         kept = [c for c in frame.cells if generator("validation", c.cell).random() < share]
-        kinds = validation_kinds(config.prompt)
+        kinds = kinds_trained(config.prompt)
         questions += truth_questions(replace(frame, cells=kept), kinds, [0], radius, errors)
     return questions
 

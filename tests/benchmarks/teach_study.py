@@ -40,16 +40,15 @@ from hela_store.prompts.draw import corrective_click, make_prompt
 from hela_store.prompts.prompt import Prompt
 from hela_store.store.records import CellRecord
 from hela_store.store.store import Store
-from hela_store.teaching.config import RULES
+from hela_store.teaching.config import RULES, TeachConfig
 from hela_store.teaching.deal import Deal
 from hela_store.teaching.decode import Decoding
 from hela_store.teaching.far import Label
 from hela_store.teaching.next_cell import Candidate, choose, spread
 from hela_store.teaching.offers import POOL
 from hela_store.teaching.proposals import Proposals
-from hela_store.teaching.retune import shares
+from hela_store.teaching.retune import round_config, shares
 from hela_store.teaching.rules import Rule, rule_of
-from hela_store.training.config import FinetuneConfig, OptimiserConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
@@ -190,18 +189,8 @@ def session(
         parts = shares(store, {cell: dealt for cell in sorted(taught) if (dealt := deal.of(*cell))})
         if len(taught) < budget or parts.lack:
             continue
-        config = FinetuneConfig.of(
-            prompt="all",
-            init=checkpoint.id,
-            seed=seed,
-            steps=arguments.steps,
-            lr=arguments.lr,
-            workers=0,
-            device=arguments.device,
-            train_cells=parts.train,
-            held_cells=parts.choose,
-            pick=f"taught, {rule}",
-        )
+        lesson = TeachConfig(steps=arguments.steps, device=arguments.device)
+        config = round_config(parts, checkpoint.id, lesson).with_choices(seed=seed, pick=f"taught, {rule}")
         found = finetune(store, config)
         if found.best_step > 0:
             checkpoint = resolve_checkpoint(store, found.run)
@@ -241,8 +230,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=["random", "doubt"])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--lr", type=float, default=OptimiserConfig.lr)
+    parser.add_argument("--steps", type=int, default=TeachConfig.steps)
     parser.add_argument("--variants", type=int, default=0, help="augmented views of each training view")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="what is scored; choose on val")
     parser.add_argument("--test-cells", type=int, default=100)

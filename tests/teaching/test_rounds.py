@@ -75,7 +75,7 @@ def test_a_round_makes_as_many_steps_as_fit_and_says_how_many(store: Store) -> N
     assert Round.of(load_run(store.path, done.run)) == done
     # and the same fine-tuning asked for again is that run
     again = FinetuneConfig.of(
-        prompt="all",
+        prompt="box-or-point",
         steps=VALIDATIONS,
         warmup=2,
         workers=0,
