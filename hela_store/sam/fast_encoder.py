@@ -34,6 +34,8 @@ IN_PARTS = ("cpu",)
 PADDED = ("cuda",)
 """Devices whose fused kernels take rows of half precision in multiples of :data:`ALIGNED` channels only."""
 ALIGNED = 8
+KEPT = "relative_positions_kept"
+"""Attribute of an attention that keeps its relative positions by axis, each with what they were made of."""
 VALUES = 128
 """Channels of values that :data:`APART` multiplies beside longer rows of queries and keys."""
 APART = SDPBackend.CUDNN_ATTENTION
@@ -188,8 +190,8 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, *, cropped: bool) 
     # with gradients the scores would be kept; the fused kernel makes them again
     in_parts = q.device.type in IN_PARTS and not q.requires_grad
     if attn.use_rel_pos:
-        down = torch.einsum("nhwc,hkc->nhwk", q, _bias(attn.rel_pos_h, height, cropped)).to(q.dtype)
-        across = torch.einsum("nhwc,wkc->nhwk", q, _bias(attn.rel_pos_w, width, cropped)).to(q.dtype)
+        down = torch.einsum("nhwc,hkc->nhwk", q, _bias(attn, "rel_pos_h", height, cropped)).to(q.dtype)
+        across = torch.einsum("nhwc,wkc->nhwk", q, _bias(attn, "rel_pos_w", width, cropped)).to(q.dtype)
         if in_parts and height + width >= length:
             down, across = down.flatten(1, 2), across.flatten(1, 2)
         else:
@@ -230,7 +232,23 @@ def _tried_apart(device: torch.device, dtype: torch.dtype, wide: int) -> bool:
     return True
 
 
-def _bias(table_LC: Tensor, size: int, cropped: bool) -> Tensor:
+def _bias(attn: Attention, axis: str, size: int, cropped: bool) -> Tensor:
+    """Return the embedding of every offset along an axis; kept with ``attn`` while its table is frozen."""
+    table_LC: Tensor = getattr(attn, axis)
+    frozen = torch.is_inference_mode_enabled() and not (table_LC.requires_grad or table_LC.is_inference())
+    # what stands in for a parameter while a pass is traced has no values
+    if not frozen or type(table_LC) is not nn.Parameter or torch.compiler.is_compiling():
+        return _offsets(table_LC, size, cropped)
+    kept = attn.__dict__.setdefault(KEPT, {})
+    state = table_LC._version, table_LC.data_ptr(), table_LC.device, table_LC.dtype, size, cropped
+    if axis not in kept or kept[axis][0] != state:
+        # the table is held as well, so that no other one can come to lie at its address
+        kept[axis] = state, table_LC.detach(), _offsets(table_LC, size, cropped)
+    made: Tensor = kept[axis][2]
+    return made
+
+
+def _offsets(table_LC: Tensor, size: int, cropped: bool) -> Tensor:
     """Return the embedding of every offset; of a smaller window the middle of the table where it is ``cropped``."""
     middle = len(table_LC) // 2
     return relative_positions(table_LC[middle - size + 1 : middle + size] if cropped else table_LC, size)

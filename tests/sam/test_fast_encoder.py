@@ -184,3 +184,44 @@ def test_every_cut_of_a_vit_b_goes_on_to_the_very_embedding(cuts: tuple[int, ...
 def test_the_recipe_knows_nanos_size() -> None:
     encoder = build_nano().image_encoder
     assert (len(encoder.blocks), encoder.blocks[0].attn.qkv.in_features) == (BLOCKS["nano"], TOKEN_WIDTH["nano"])
+
+
+def test_relative_positions_are_made_once_while_weights_are_frozen_and_again_when_they_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+    offsets = forward._offsets
+
+    def counted(table: torch.Tensor, size: int, cropped: bool) -> torch.Tensor:
+        made.append(size)
+        return offsets(table, size, cropped)
+
+    monkeypatch.setattr(forward, "_offsets", counted)
+    encoder = build_nano().image_encoder.eval().requires_grad_(False)
+    wake(encoder)
+    x = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+
+    def both() -> int:
+        made.clear()
+        with torch.inference_mode():
+            fast, stock = image_embedding(encoder, x), encoder(x)
+        assert (fast - stock).norm() < 1e-5 * stock.norm()
+        return len(made)
+
+    first = both()
+    assert first == 2 * len(encoder.blocks) and both() == 0
+    # other values in the same place, another table, another dtype and back
+    with torch.no_grad():
+        encoder.blocks[0].attn.rel_pos_h.mul_(2)
+    assert both() == 1
+    encoder.load_state_dict({name: value.clone() for name, value in encoder.state_dict().items()}, assign=True)
+    encoder.requires_grad_(False)
+    assert both() == first
+    encoder.half().float()
+    assert both() == first and both() == 0
+    # what learns, or may learn, is never kept
+    encoder.requires_grad_(True)
+    assert both() == both() == first
+    made.clear()
+    image_embedding(encoder, x).sum().backward()
+    assert len(made) == first and encoder.blocks[0].attn.rel_pos_h.grad is not None
