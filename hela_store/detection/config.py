@@ -31,7 +31,8 @@ class DetectorConfig:
     seed : of weights and order
     variants : augmented variants 1 to this train beside the views as acquired; None for all that are stored
     patience : validations without a better one after which training ends; 0 for never
-    evaluate_every : steps between validations; 0 for an epoch, but at least four times a run
+    evaluate_every : steps between validations; 0 for an epoch or 20 steps, whichever is more, but at least four times a
+        run
     workers : loader processes that prepare batches ahead
     device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     """

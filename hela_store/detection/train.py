@@ -37,6 +37,8 @@ from .propose import detect_frame
 
 KIND = "detector"
 WARMUP = 30
+BETWEEN = 20
+"""Least steps between validations, in a training of 80 or more: ``patience`` of them must outlast the warm-up."""
 LEAST_GAIN = 1e-4
 """A validation counts as better where its score is above the best by more than this."""
 
@@ -170,7 +172,7 @@ def head_plan(config: DetectorConfig, views: int) -> Plan:
         steps=config.steps,
         rate=partial(learning_rate, peak=config.lr, steps=config.steps, warmup=WARMUP),
         clip=5.0,
-        evaluate_every=config.evaluate_every or max(1, min(views // config.batch, quarter)),
+        evaluate_every=config.evaluate_every or max(1, min(max(views // config.batch, BETWEEN), quarter)),
         patience=config.patience,
         margin=LEAST_GAIN,
     )

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from hela_store.detection.config import DetectorConfig
 from hela_store.detection.data import DetectionViews
-from hela_store.detection.train import HeadTask, new_training, train_detector
+from hela_store.detection.train import WARMUP, HeadTask, head_plan, new_training, train_detector
 from hela_store.embedding.record import threads
 from hela_store.errors import RunError
 from hela_store.runs.folder import RunInfo, load_run, partial_runs
@@ -170,3 +170,10 @@ def test_a_batch_is_of_its_step_alone(store: Store) -> None:
     late = [batch[0] for batch in views.batches(range(2, 4), 2, 1)]
     assert len(whole) == 4 and all(torch.equal(one, other) for one, other in zip(whole[2:], late, strict=True))
     assert list(views.batches(range(4, 4), 2, 0)) == []
+
+
+def test_few_views_do_not_end_a_training_while_the_learning_rate_still_rises() -> None:
+    plan = head_plan(DetectorConfig(), views=6)  # an epoch is one step
+    assert plan.patience * plan.evaluate_every >= 2 * WARMUP
+    assert head_plan(DetectorConfig(), views=330).evaluate_every == 82
+    assert head_plan(DetectorConfig(steps=8), views=6).evaluate_every == 2
