@@ -38,15 +38,22 @@ GRID_ONLY = ("lr", "start", "width", "patience", "variants", "workers")
 YOLO_ONLY = ("batch", "image_size", "weights")
 GROUPS = {
     "What is trained": ("store", "labels_version", "backend", "steps", "seed"),
-    "Of grid alone": GRID_ONLY,
-    "Of yolo11 alone": YOLO_ONLY,
+    "Only for grid": GRID_ONLY,
+    "Only for yolo11": YOLO_ONLY,
 }
 """Options by the heading of the help."""
+DESCRIBED = {
+    "cx": "centre from the left, share of the width",
+    "cy": "centre from the top, share of the height",
+    "width": "width, px",
+    "height": "height, px",
+}
+"""What `detect describe` calls the numbers of a box."""
 
 
 @click.group(cls=Group)
 def detect() -> None:
-    """Find cells without labels. They become prompts for the decoder."""
+    """Find cells without labels. The found cells become prompts for the decoder."""
 
 
 @detect.command(
@@ -105,7 +112,7 @@ def detect() -> None:
     type=click.Path(path_type=Path),
     metavar="FILE",
 )
-@click.option("--fresh", is_flag=True, help="Train another one, even if this very one is finished or interrupted.")
+@click.option("--fresh", is_flag=True, help="Train again, even if such a detector is finished or was interrupted.")
 @device_option
 @json_option
 def train(store: Store, backend: str, fresh: bool, as_json: bool, **choices: Any) -> None:
@@ -145,6 +152,7 @@ def _tell(result: DetectorResult, as_json: bool, then: str) -> None:
     echo_facts([*named_facts(told), ("time", f"{result.seconds:.0f} s")])
     click.echo("Precision, recall and F1 are of boxes with IoU 0.5 or more, on the validation frames.")
     click.echo("These frames also chose the threshold and the step, so the numbers may be slightly too high.")
+    verdicts.detector(result.f1)
     verdicts.next_step(then)
 
 
@@ -166,13 +174,13 @@ def _tell(result: DetectorResult, as_json: bool, then: str) -> None:
     type=click.FloatRange(0, 1),
     help="Accept cells from this score on. Lower finds more cells and more debris. [default: the detector's]",
 )
-@click.option("--fresh", is_flag=True, help="Make another run, even if this very one is finished.")
+@click.option("--fresh", is_flag=True, help="Make another run, even if the same one is finished.")
 @device_option
 @json_option
 def run(store: Store, detector: str, as_json: bool, **choices: Any) -> None:
     """Find the cells of the test or other frames, as a run.
 
-    In frames with labels, the run also keeps which labelled cell each of them is.
+    In frames with labels, the run also records to which labelled cell each detection belongs.
     """
     from hela_store.detection.detect import detect as find
 
@@ -239,7 +247,7 @@ def evaluate(store: Store, run_id: str, split: str | None, threshold: float | No
 def import_(store: Store, boxes: Path, threshold: float, as_json: bool) -> None:
     """Keep the boxes of another detector as a run.
 
-    In frames with labels, the run also keeps which labelled cell each box is.
+    In frames with labels, the run also records to which labelled cell each box belongs.
     """
     from hela_store.detection.detect import import_boxes
 
@@ -263,7 +271,10 @@ def calibrate(store: Store, zero_shot: bool, as_json: bool, **choices: Any) -> N
 
     choices["checkpoint"] = None if zero_shot else choices["checkpoint"] or default_checkpoint(store, choices["form"])
     run_id, found = fit(store, DetectedConfig(**choices), progress=bars)
-    _echo({"run": run_id} | asdict(found), as_json, "segment FRAMES")
+    if as_json:
+        echo_json({"run": run_id} | asdict(found))
+    else:
+        verdicts.calibration(run_id, found)
 
 
 @detect.command(cls=Command, examples=("hela-store detect describe -s fluo --split val",))
@@ -284,7 +295,7 @@ def describe(store: Store, split: str, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     else:
-        rows = [[name, *values] for name, values in found["quantiles"].items() if values]
+        rows = [[DESCRIBED[name], *values] for name, values in found["quantiles"].items() if values]
         echo_table([f"{found['n']} boxes", "min", "5 %", "median", "95 %", "max"], rows)
 
 
@@ -312,4 +323,4 @@ def _echo_report(report: DetectionReport) -> None:
     )
     echo_table(["recall of", "n", "recall"], [[k, v["n"], v["recall"]] for k, v in report.recall_by.items()])
     if report.seconds_per_frame is not None:
-        click.echo(f"{report.seconds_per_frame:.3f} s per frame, {report.seconds_per_view:.4f} s per view")
+        click.echo(f"{report.seconds_per_frame:.3f} s per frame, {report.seconds_per_view:.3f} s per view")

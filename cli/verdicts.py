@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from hela_store.evaluation.compare import Difference
     from hela_store.evaluation.other_labels import TruthScore
     from hela_store.evaluation.slices import Slices
+    from hela_store.segmentation.calibration import Calibration
     from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
     SELECT run FROM cell_metrics WHERE kind = 'evaluate' AND checkpoint = 'zero-shot' AND split = '{split}'
     AND prompt = '{prompt}' AND labels_version = (SELECT labels_version FROM runs WHERE id = '{run}')
     ORDER BY run DESC LIMIT 1
+"""
+MERGED = """
+    SELECT prompt, count(DISTINCT cell), min(cell) FROM cell_metrics WHERE run = '{run}' AND failure = 'merged'
+    GROUP BY prompt ORDER BY prompt
 """
 SUBSETS = {"bright-small": "bright and small cells (often dividing)", "touching": "touching cells", "dim": "dim cells"}
 
@@ -37,10 +42,15 @@ def subset_name(name: str) -> str:
     return SUBSETS.get(name, name)
 
 
-def interval(mean: float, low: float, high: float) -> str:
-    """Return a change with its interval, such as ``+0.032, 95 % 0.028 to 0.036``."""
+def interval(mean: float, low: float, high: float, before: float | None = None) -> str:
+    """Return a change with its interval, such as ``+0.032, 95 % 0.028 to 0.036``.
+
+    With ``before``, the score that changed, an interval that reaches beyond 0 and 1 is not printed but described.
+    """
     if math.isnan(low) or math.isnan(high):
         return f"{mean:+.3f}, without an interval"
+    if before is not None and not 0 <= before + low <= before + high <= 1:
+        return f"{mean:+.3f}; the 95 % interval is wider than any possible change"
     return f"{mean:+.3f}, 95 % {low:+.3f} to {high:+.3f}"
 
 
@@ -77,12 +87,30 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
     if means:
         kind, name = min(means, key=lambda key: means[key])
         click.echo(f"Hardest: {subset_name(name)} with {kind}, IoU {means[kind, name]:.3f}.")
+    if any((score.failures or {}).get("merged") for score in result.prompts.values()):
+        merged(store, result.run)
     for kind, score in result.prompts.items():
         if score.made_worse is not None:
             click.echo(f"With {kind}, {percent(score.made_worse)} of the masks became worse than the prompt.")
         if score.mean_iou < (score.image_free_iou or 0.0):
             click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
     next_step(_after(store, result) if result.checkpoint == "zero-shot" else _to_masks(store))
+
+
+def merged(store: Store, run: str) -> None:
+    """Name a cell of every prompt whose mask also covers a neighbour, and the query that lists all of them."""
+    from hela_store.errors import HelaError
+
+    try:
+        rows = store.sql(MERGED.format(run=run)).fetchall()
+    except HelaError:  # a catalog that cannot be read now is said elsewhere
+        return
+    for kind, cells, first in rows:
+        click.echo(f"Merged with a neighbour, {kind}: {counted(cells, 'cell')}, such as {first}.")
+    if rows:
+        query = f"SELECT DISTINCT cell FROM cell_metrics WHERE run = '{run}' AND failure = 'merged'"
+        command = typed(f'sql "{query}"')
+        click.echo(f"To list them: {command}")
 
 
 def _to_masks(store: Store) -> str:
@@ -138,7 +166,7 @@ def _changes(store: Store, result: EvaluateResult) -> Iterator[str]:
 
 
 def _change(row: Difference) -> str:
-    ends = interval(row.mean, row.per_cell.low, row.per_cell.high)
+    ends = interval(row.mean, row.per_cell.low, row.per_cell.high, None if row.word else row.mean_a)
     few = "The scored frames are too few to say whether this is real."
     few = few if math.isnan(row.per_cell.low) else "Too few frames or seeds for a verdict."
     unsure = "" if row.word else f" {few}"
@@ -149,7 +177,8 @@ def _change(row: Difference) -> str:
 def fine_tuning(store: Store, result: FinetuneResult) -> None:
     """Print whether a fine-tuning helped on validation, and what to do next."""
     zero, tuned = result.zero_shot.mean_iou, result.tuned.mean_iou
-    ends = interval(result.mean_change, result.low, result.high)
+    told = result.verdict in ("better", "worse", "equivalent")
+    ends = interval(result.mean_change, result.low, result.high, None if told else zero)
     if result.best_step == 0:
         click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
     elif math.isnan(result.low) or result.frames == 1:
@@ -173,6 +202,28 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
 def scored(prompt: str) -> str:
     """Return the prompt to score a fine-tuning with; a decoder for several kinds is scored with boxes first."""
     return kinds_trained(prompt)[0]
+
+
+LOW_F1 = 0.5
+"""F1 below which a detector misses so much, or invents so much, that its masks are of little use."""
+
+
+def detector(f1: float) -> None:
+    """Print what to try where a trained detector finds few cells or many things that are none."""
+    if f1 < LOW_F1:
+        click.echo(f"Advice: with F1 {f1:.3f} it misses many cells or takes other things for cells.")
+        click.echo("Before you use it, try --start generic, more --steps, or more labelled frames.")
+
+
+def calibration(run: str, found: Calibration) -> None:
+    """Print what a calibration was fitted on, and which cells will be flagged."""
+    from hela_store.segmentation.calibration import FAILURE
+
+    wrong = f"{found.failures} of {counted(found.cells, 'cell')} that the detector found have a wrong mask"
+    click.echo(f"run {run}")
+    click.echo(f"On the validation frames {wrong} (IoU below {FAILURE:g}).")
+    click.echo(f"`segment` will flag cells whose mask is right with a probability below {found.review_below:.4f}.")
+    next_step("segment FRAMES")
 
 
 def detection(store: Store, report: DetectionReport) -> None:

@@ -66,7 +66,7 @@ class BaselineResult:
         if not spent:
             return ""
         rates = ", ".join(f"{rate} (SEG {value:.4f})" for rate, value in self.config.get("rates", {}).items())
-        own = f"budget: {_budget(spent)}" + (f" for each learning rate of {rates} on validation" if rates else "")
+        own = f"cost: {_budget(spent)}" + (f" for each learning rate of {rates} on validation" if rates else "")
         decoder = self.config.get("decoder_spent")
         return own + (f"; the latest fine-tuned decoder: {_budget(decoder)}" if decoder else "")
 

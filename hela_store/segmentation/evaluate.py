@@ -85,7 +85,7 @@ def calibrate(store: Store, config: DetectedConfig, *, progress: Progress = sile
     right = [one.iou >= FAILURE for one in judged]
     found = fit([one.signs for one in judged], right)
     if few := too_few(right):
-        raise RunError(f"{few}; add labelled frames to the validation block, or segment without a calibration")
+        raise RunError(f"{few}; add labelled validation frames, or segment without a calibration")
     return keep(store, prompts, found), found
 
 

@@ -87,7 +87,7 @@ def test_seeds_are_runs_with_a_mean_and_every_seed_and_a_stated_budget(store: St
     asked = ["baseline", "classical", "-s", str(store.path), "--budget", "2", "--seeds", "3"]
     done = CliRunner().invoke(main, asked, catch_exceptions=False)
     assert done.exit_code == 0 and done.output.count("-baseline-classical-test-") == 3, done.output
-    assert done.output.count("budget: 2 trials, ") == 3 and "mean IoU over seeds  seed 1  seed 2  seed 3" in done.output
+    assert done.output.count("cost: 2 trials, ") == 3 and "mean IoU over seeds  seed 1  seed 2  seed 3" in done.output
     assert [run.config["seed"] for run in list_runs(store.path, "baseline")] == [0, 1, 2]
     again = CliRunner().invoke(main, [*asked, "--json"], catch_exceptions=False)
     assert again.stderr.count("has done just this before") == 3

@@ -163,7 +163,7 @@ def test_the_rate_is_chosen_on_validation_and_the_same_call_makes_no_second_run(
     assert tuple(tried) == RATES and tried[config.lr] == max(tried.values())
     done = unet(store, config, rates=tried)
     assert done.config["rates"] == {f"{rate:g}": seg for rate, seg in tried.items()}
-    assert done.config["spent"]["steps"] == 1 and "budget: 1 steps, " in done.spent()
+    assert done.config["spent"]["steps"] == 1 and "cost: 1 steps, " in done.spent()
     again = unet(store, config, rates=tried)
     assert again.reused and again.run == done.run and len(run_ids(store.path)) == 4
     other = unet(store, config, fresh=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from console import Run
-from hela_store_cli.verdicts import faster
+from hela_store_cli.verdicts import calibration, detector, faster, interval
 
 import hela_store as hs
 from hela_store.evaluation.checkpoint import resolve_checkpoint
 from hela_store.runs.default import default_run
 from hela_store.sam.rate import proposed_precision
+from hela_store.segmentation.calibration import Calibration
 from hela_store.store.store import Store
 
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
@@ -35,6 +36,32 @@ def test_an_evaluation_says_what_fine_tuning_changed(run: Run, mine: Path) -> No
     assert "n counts prompts: up to 2 for each cell" in done
     zero = run("evaluate", "-s", mine, "--zero-shot", *seeds).stdout
     assert "Fine-tuning" not in zero
+
+
+def test_an_interval_beyond_what_is_possible_is_not_printed() -> None:
+    assert interval(0.032, 0.028, 0.036, 0.9) == "+0.032, 95 % +0.028 to +0.036"
+    too_wide = "+0.036; the 95 % interval is wider than any possible change"
+    assert interval(0.036, -0.181, 0.254, 0.881) == too_wide
+    assert interval(0.036, -0.5, 0.1, 0.4) == too_wide
+    assert interval(0.036, -0.181, 0.254) == "+0.036, 95 % -0.181 to +0.254"
+    assert interval(0.02, float("nan"), float("nan"), 0.9) == "+0.020, without an interval"
+
+
+def test_a_detector_that_finds_little_is_not_passed_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    detector(0.9)
+    assert capsys.readouterr().out == ""
+    detector(0.16)
+    said = capsys.readouterr().out
+    assert "F1 0.160" in said and "--start generic" in said and max(map(len, said.splitlines())) <= 80
+
+
+def test_a_calibration_is_told_in_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    four = (0.5, 0.5, 0.5, 0.5)
+    found = Calibration(mean=four, scale=four, weights=four, bias=0.0, review_below=0.0037, cells=96, failures=60)
+    calibration("r", found)
+    said = capsys.readouterr().out
+    assert "60 of 96 cells that the detector found have a wrong mask (IoU below 0.5)" in said
+    assert "0.0037" in said and said.splitlines()[-1] == "Next: hela-store segment FRAMES"
 
 
 def test_after_a_zero_shot_score_the_fine_tuned_decoder_is_next(run: Run, mine: Path) -> None:
