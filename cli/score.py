@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = ("run", "prompt", "cells", "n", "IoU", "Dice", "IoU of labels", "Dice of labels", "labels' own IoU")
 INTERVALS = (
     "run", "prompt", "tracks", "IoU", "95 % from", "to", "labels' own IoU", "95 % from", "to",
-    "IoU less labels' own", "95 % from", "to",
+    "IoU minus labels' own", "95 % from", "to",
 )  # fmt: skip
 
 RESCORED = ("run", "new run", "masks", "IoU before", "IoU")
@@ -29,7 +29,7 @@ PAIRED = ("run", "prompt", "difference", "95 % from", "to")
 
 @click.command(
     cls=Command,
-    positional={"runs": f"Evaluation or baseline to score: {RUN}."},
+    positional={"runs": f"Evaluation or baseline to score: {RUN} for the latest of both kinds."},
     examples=("hela-store score -s fluo RUN --truth GT",),
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -113,7 +113,7 @@ def _echo_paired(found: list[TruthScore]) -> None:
     paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
     if paired:
         told = "paired on the same cells and prompts; one training each, so no verdict"
-        click.echo(f"IoU less that of {found[0].run}, {told}")
+        click.echo(f"Change in IoU from {found[0].run} to the other runs, {told}")
         echo_table(PAIRED, paired)
 
 

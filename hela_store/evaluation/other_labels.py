@@ -119,7 +119,7 @@ def score(store: Store, runs: Sequence[str], labels: Labels = "GT", *, progress:
 
     Parameters
     ----------
-    runs : ids, their beginnings, or ``"latest"``; with predictions
+    runs : ids, their beginnings, or ``"latest"`` for the latest evaluation or baseline
     labels : which labels of the data set: ``"GT"``, ``"ST"`` or ``"GT+ST"``
 
     Returns
@@ -146,7 +146,7 @@ def truth_answers(
     store: Store, runs: Sequence[str], labels: Labels, *, progress: Progress = silent
 ) -> list[tuple[TruthScore, Ious]]:
     """Score runs as :func:`score` does, unpaired; return the IoU of every answer as well. Raises as :func:`score`."""
-    infos = [load_run(store.path, run, latest_of="evaluate") for run in runs]
+    infos = [load_run(store.path, run, latest_of=("evaluate", "baseline")) for run in runs]
     for info in infos:
         if not info.has("predictions.parquet"):
             raise RunError(f"run {info.id} is of kind {info.kind} and has no predictions; choose an evaluation")
@@ -155,6 +155,12 @@ def truth_answers(
         told = ", ".join(f"{info.id} version {info.labels_version}" for info in infos)
         raise RunError(f"these runs were scored against different versions of the store's labels ({told}); give others")
     store = store.at_labels(*versions)
+    if store.recipe.dataset.reader == "folder":
+        raise DatasetError(
+            f"{store.path} reads a folder or stacks; expected a Cell Tracking Challenge data set, which alone has "
+            f"{labels} labels. For labels of your own: `hela-store labels import DIR`, then `hela-store score RUN "
+            "--labels-version latest`"
+        )
     shown = progress(_frames(store, labels), total=store.frames_table().num_rows, what=f"labels {labels}")
     frames = {name: frame for name, frame in shown if frame is not None}
     if not frames:

@@ -93,7 +93,7 @@ def rescore(
     ----------
     store : Store
     run : str
-        Its id, its beginning, or ``"latest"``.
+        Its id, its beginning, or ``"latest"`` for the latest evaluation or baseline.
     version : int, optional
         Version of the labels, 0 as ingested; the latest by default.
     fresh : bool
@@ -106,7 +106,7 @@ def rescore(
     StoreError
         There is no such version.
     """
-    info = load_run(store.path, run, latest_of="evaluate")
+    info = load_run(store.path, run, latest_of=("evaluate", "baseline"))
     now, old = store.at_labels(version), store.at_labels(info.labels_version)
     if info.kind not in KINDS or not info.has("predictions.parquet") or info.has("detections.parquet"):
         raise RunError(

@@ -50,6 +50,7 @@ MADE_BY = {
     "evaluate": ("evaluation", "evaluate"),
     "detector": ("trained detector", "detect train"),
     "detect": ("detection run", "detect run"),
+    "baseline": ("baseline", "baseline"),
 }
 """What people call a run, and the command that makes it, by the kind of the run."""
 _PARTIAL = re.compile(rf"\.({RUN_ID.pattern})\.partial")
@@ -215,7 +216,9 @@ def new_run(
         raise
 
 
-def load_run(store_path: Path | str, id: str, kind: str | None = None, *, latest_of: str | None = None) -> RunInfo:
+def load_run(
+    store_path: Path | str, id: str, kind: str | None = None, *, latest_of: str | tuple[str, ...] | None = None
+) -> RunInfo:
     """Read a published run.
 
     Parameters
@@ -224,8 +227,8 @@ def load_run(store_path: Path | str, id: str, kind: str | None = None, *, latest
         The whole id, a prefix that only one run has, or ``"latest"``: the one that began last.
     kind : str, optional
         ``"latest"`` looks among runs of this kind; any other run must be of it.
-    latest_of : str, optional
-        ``"latest"`` looks among runs of this kind; any other run may be of another kind.
+    latest_of : str or tuple of str, optional
+        ``"latest"`` looks among runs of this kind, or of these kinds; any other run may be of another kind.
 
     Raises
     ------
@@ -235,27 +238,28 @@ def load_run(store_path: Path | str, id: str, kind: str | None = None, *, latest
     store_path = Path(store_path)
     if id == "latest":
         return latest(store_path, kind or latest_of)
-    name = _resolve(id, run_ids(store_path), "run", kind or latest_of)
+    name = _resolve(id, run_ids(store_path), "run", _kinds(kind or latest_of))
     info = read_info(store_path / "runs" / name, name)
     if kind is not None and info.kind != kind:
-        raise RunError(f"run {name} is of kind {info.kind}, expected {kind}{_last(run_ids(store_path), kind)}")
+        raise RunError(f"run {name} is of kind {info.kind}, expected {kind}{_last(run_ids(store_path), (kind,))}")
     return info
 
 
-def latest(store_path: Path | str, kind: str | None = None) -> RunInfo:
-    """Read the published run (of that kind) that began last; RunError if there is none.
+def latest(store_path: Path | str, kind: str | tuple[str, ...] | None = None) -> RunInfo:
+    """Read the published run (of that kind, or of these kinds) that began last; RunError if there is none.
 
     Of a kind, the points of a study of budgets do not count.
     """
+    kinds = _kinds(kind)
     found: list[RunInfo] = []
     for name in reversed(run_ids(store_path)):
         if found and not name.startswith(found[0].id[:15]):
             break
         info = read_info(Path(store_path) / "runs" / name, name)
-        if kind is None or (info.kind == kind and not info.is_point):
+        if not kinds or (info.kind in kinds and not info.is_point):
             found.append(info)
     if not found:
-        what, command = MADE_BY.get(kind or "", (f"{kind} run" if kind else "run", ""))
+        what, command = _made_by(kinds)
         makes = f"`hela-store {command}` makes one" if command else "commands such as `hela-store evaluate` make runs"
         raise RunError(f"there is no {what} in {store_path} yet; {makes}")
     return max(found, key=lambda info: (info.created, info.id))
@@ -418,7 +422,7 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _resolve(id: str, names: list[str], what: str, kind: str | None = None) -> str:
+def _resolve(id: str, names: list[str], what: str, kinds: tuple[str, ...] = ()) -> str:
     if id in names:
         return id
     found = [name for name in names if id and name.startswith(id)]
@@ -427,13 +431,23 @@ def _resolve(id: str, names: list[str], what: str, kind: str | None = None) -> s
     if found:
         raise RunError(f"{id!r} is the beginning of {len(found)} runs: {', '.join(found[-5:])}; give more of the id")
     near = difflib.get_close_matches(id, names, n=1, cutoff=0.8)
-    hint = f"; did you mean {near[0]}?" if near else _last(names, kind)
+    hint = f"; did you mean {near[0]}?" if near else _last(names, kinds)
     raise RunError(f"no {what} {id!r}{hint}")
 
 
-def _last(names: list[str], kind: str | None) -> str:
-    names = [name for name in names if kind is None or name.split("-")[2] == kind]
-    what, command = MADE_BY.get(kind or "", ("run", ""))
+def _kinds(kind: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (kind,) if isinstance(kind, str) else kind or ()
+
+
+def _made_by(kinds: tuple[str, ...]) -> tuple[str, str]:
+    """Return what people call runs of these kinds, and the command that makes the first kind."""
+    called = [MADE_BY.get(kind, (f"{kind} run", "")) for kind in kinds] or [("run", "")]
+    return " or ".join(what for what, _ in called), called[0][1]
+
+
+def _last(names: list[str], kinds: tuple[str, ...]) -> str:
+    names = [name for name in names if not kinds or name.split("-")[2] in kinds]
+    what, command = _made_by(kinds)
     makes = f"; `hela-store {command}` makes one" if command else ""
     return f"; the last: {', '.join(names[-3:])}" if names else f"; the store has no {what} yet{makes}"
 

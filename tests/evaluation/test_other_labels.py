@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 from hela_store_cli.main import main
+from hela_store_cli.verdicts import merged
 
 from hela_store.base.progress import silent
 from hela_store.baselines.found import pixels, segment_split
@@ -74,6 +75,11 @@ def test_who_imitates_the_reference_scores_what_it_scores(gold_store: Store) -> 
     assert found.to_json()["SEG"] == found.seg
 
 
+def test_the_latest_may_be_a_baseline(gold_store: Store) -> None:
+    run = imitate(gold_store)
+    assert [found.run for found in score(gold_store, ["latest"])] == [run]
+
+
 def test_the_tolerance_is_how_far_the_two_truths_are_apart(gold_store: Store) -> None:
     drawn = squares((10, 10, 20))
     shrunk = squares((12, 12, 16))
@@ -106,7 +112,9 @@ def test_runs_are_compared_on_the_same_nuclei(gold_store: Store) -> None:
     _, better = score(gold_store, [run, as_gold])
     assert better.over_first is not None and better.over_first.mean == pytest.approx((1 - 16**2 / 20**2) / 2)
     done = CliRunner().invoke(main, ["score", run, as_gold, "-s", str(gold_store.path)])
-    assert f"IoU less that of {run}, paired on the same cells and prompts" in done.output, done.output
+    assert f"Change in IoU from {run} to the other runs, paired on the same cells and prompts" in done.output, (
+        done.output
+    )
 
 
 def drawn(label: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -155,6 +163,34 @@ def test_gold_of_another_size_or_none_is_an_error(gold_store: Store) -> None:
     (folder / "SEG").rmdir()
     with pytest.raises(DatasetError, match="no GT labels"):
         score(gold_store, [run])
+
+
+def test_masks_that_cover_a_neighbour_are_named(gold_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    merged(gold_store, imitate(gold_store))
+    assert capsys.readouterr().out == ""
+    label = SILVER.astype(np.int32)
+    label[5:41, 5:25] = 1  # the first cell, down to a third of the third one
+    done = segment_split(gold_store, "test", partial(drawn, label), "merging", silent)
+    run = write_run(gold_store, {"split": "test", "checkpoint": "merging"}, done, label="test").run
+    merged(gold_store, run)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Merged with a neighbour, none: 1 cell, such as 01/t005#1."
+    query = told[1].removeprefix('To list them: hela-store sql "').removesuffix('"')
+    assert gold_store.sql(query).fetchall() == [("01/t005#1",)]
+
+
+def test_a_folder_has_no_gold_and_the_way_out_is_named(tmp_path: Path) -> None:
+    for number in range(6):
+        for name, image in (("images", 100 + 50 * (SILVER > 0) + number), ("masks", SILVER)):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "data" / name / f"t{number}.tif", image.astype(np.uint16))
+    blocks = {"train_frames": "0-1", "val_frames": "3-3", "test_frames": "5-5"}
+    store = new(tmp_path / "store", NewConfig.of(dataset=str(tmp_path / "data"), tile="none", **blocks)).store
+    ingest(store, silent)
+    segmented = segment_split(store, "test", partial(drawn, SILVER.astype(np.int32)), "imitation", silent)
+    write_run(store, {"split": "test", "checkpoint": "imitation"}, segmented, label="test")
+    with pytest.raises(DatasetError, match=r"alone has GT labels.*`hela-store labels import DIR`"):
+        score(Store.open(store.path), ["latest"])
 
 
 def test_labels_of_another_image_of_the_same_name_are_not_used(gold_store: Store) -> None:

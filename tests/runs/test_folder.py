@@ -215,6 +215,11 @@ def test_runs_are_found_by_id_prefix_or_latest(tmp_path: Path) -> None:
     newest = published(tmp_path, "finetune")
     assert load_run(tmp_path, "latest", latest_of="evaluate").id == second
     assert load_run(tmp_path, newest, latest_of="evaluate").id == newest
+    guessed = published(tmp_path, "baseline")
+    assert load_run(tmp_path, "latest", latest_of="evaluate").id == second
+    assert load_run(tmp_path, "latest", latest_of=("evaluate", "baseline")).id == guessed
+    with pytest.raises(RunError, match=f"no run 'no'; the last: .*{guessed}"):
+        load_run(tmp_path, "no", latest_of=("evaluate", "baseline"))
     with pytest.raises(RunError, match="no report run"):
         latest(tmp_path, "report")
     with pytest.raises(RunError, match=r"there is no detection run in .*`hela-store detect run` makes one"):
