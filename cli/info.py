@@ -13,8 +13,9 @@ from .output import echo_facts, echo_json, echo_row, echo_table
 
 if TYPE_CHECKING:
     from hela_store import Store
+    from hela_store.workflows.info import RunLine
 
-HEADINGS = {"mean_iou": "mean IoU", "mean_dice": "mean Dice", "empty": "share empty"}
+HEADINGS = {"mean_iou": "mean IoU", "mean_dice": "mean Dice", "empty": "empty masks"}
 """Headings of columns that are not named as in JSON."""
 
 
@@ -38,7 +39,7 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         return
     echo_facts(found.facts())
     if found.runs:
-        rows = [asdict(line) for line in found.runs]
+        rows = [asdict(line) | {"empty": _empty(line)} for line in found.runs]
         if not found.labels_version:
             rows = [{name: value for name, value in row.items() if name != "labels_version"} for row in rows]
         click.echo()
@@ -46,3 +47,8 @@ def info(store: Store, watch: bool, as_json: bool) -> None:
         echo_table(headings, [list(row.values()) for row in rows])
     todo = "finetune" if found.views_planned and found.views_done == found.views_planned else "embed"
     click.echo(f"Next: {typed('report' if found.default_run else todo)}")
+
+
+def _empty(line: RunLine) -> str | None:
+    """Return how many masks of a run are empty, as a count."""
+    return None if line.n is None or line.empty is None else f"{round(line.n * line.empty)} of {line.n}"

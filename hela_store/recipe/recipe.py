@@ -113,7 +113,7 @@ class EncoderRecipe:
                     "grid and width; leave --cut out, fine-tune the decoder (finetune without --adapt, or --adapt "
                     f"decoder), or make a store with one of {', '.join(BLOCKS)}"
                 )
-            check_range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (blocks)")
+            check_range(self.cut, 0, BLOCKS[self.architecture] - 1, f"cut of {self.architecture} (layers)")
             if self.adapter:
                 raise RecipeError("tokens are cached of the encoder as it came; take encoder.adapter out of store.toml")
         if self.source:

@@ -159,7 +159,7 @@ def _by_frames(split: SplitLike, frames: Sequence[FrameKey]) -> dict[str, Block]
     for (_, last, one), (first, end, other) in itertools.pairwise(owners):
         if first <= last:
             raise SplitError(
-                f"split.{one} and split.{other} overlap at frames {first}-{min(last, end)}; a frame is in one block"
+                f"split.{one} and split.{other} overlap at frames {first}-{min(last, end)}; a frame is in one part"
             )
     return {
         frame: next((name for first, last, name in owners if first <= time <= last), "gap") for frame, _, time in frames
@@ -349,6 +349,12 @@ def name_groups(pattern: str, names: Mapping[str, str]) -> dict[str, str]:
         few = ", ".join(list(names.values())[:3])
         raise SplitError(f"split.group = 'name:{pattern}' finds nothing in the names of the stills, such as {few}")
     return {frame: groups.get(frame) or frame for frame in names}
+
+
+def frame_counts(counts: Mapping[str, int]) -> str:
+    """Return how many frames each part of the split has, in words, such as ``"train 6, val 1, test 3; 2 unused"``."""
+    parts = ", ".join(f"{name} {counts.get(name, 0)}" for name in BLOCKS)
+    return parts + (f"; {counts['gap']} unused" if counts.get("gap") else "")
 
 
 def members(blocks: Mapping[str, Block], name: str) -> list[str]:

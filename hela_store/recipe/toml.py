@@ -78,11 +78,11 @@ scale = {augment.scale}
 # smooth noise of sigma px; alpha by amplitude, [] for its usual range: literal (25 to 35, the factor of the formula),
 # rms (1 to 2 px along each axis), max (5 to 10 px, the longest displacement)
 elastic = {augment.elastic}
-# light above the black level: factor, factor on the distance from the mean, exponent
+# light above the black level: brightness multiplies it, contrast its distance from the mean, gamma is its exponent
 brightness = {augment.brightness}
 contrast = {augment.contrast}
 gamma = {augment.gamma}
-# shot noise; photons a count above the black level
+# shot noise; photons_per_count: how many photons one count above the black level stands for
 poisson = {augment.poisson}
 # standard deviation as a share of the frame's range; clip limit of a local equalisation
 gaussian = {augment.gaussian}
@@ -102,16 +102,18 @@ cache_mib = {arrays.cache_mib}
 """
 _SHARD = "# embeddings in one file or object; without this key each has its own\n"
 _BY_FRAMES = """\
-# frame numbers in every sequence, both ends included; frames in no block are unused gaps, because neighbours show the
-# same cells. All three empty: {rule}
+# frame numbers in every sequence, both ends included. In a folder of images they count from 0 in the order of the
+# names. A frame in none of the three is unused: gaps keep neighbours apart, which show the same cells. All three
+# empty: {rule}
 mode = "frames"
 train = {split.train}
 val = {split.val}
 test = {split.test}
 """
 _GROUPED = """\
-# which stills stay together in one block if all three are empty; intervals count such a group once. look: they look
-# alike, copies: copies of one image, name:REGEX: the same part of the name, such as name:^[^_]+; "": none
+# which stills stay together, all in train, all in val or all in test, if these three are empty; intervals count such a
+# group once. look: they look alike, copies: copies of one image, name:REGEX: the same part of the name, such as
+# name:^[^_]+; "": none
 group = {split.group}
 """
 _BY_SEQUENCE = """\
@@ -123,7 +125,8 @@ val_share = {split.val_share}
 gap = {split.gap}
 """
 _BY_FOLDS = """\
-# every sequence cut into blocks in time; number fold (from 0) tests, val_share of the frames behind it validate
+# every sequence is cut into this many equal parts in time; part number fold, counted from 0, is the test set. The
+# frames after it validate (before it, if too few follow): val_share of all frames. gap: unused frames around both
 mode = "folds"
 folds = {split.folds}
 fold = {split.fold}

@@ -36,7 +36,7 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     if summary.lapses:
         text = (
             "the images seem to be a time-lapse: their names count up and neighbours look alike. So train and test are "
-            "blocks of time; keep them so if you set --train-frames"
+            "separate in time; keep them so if you set --train-frames"
         )
         rows.append(("time-lapse", text))
     return rows + [("warning", text) for text in summary.warnings]

@@ -14,7 +14,7 @@ from hela_store.embedding.batches import done_of, unique_views
 from hela_store.embedding.measure import CellScale, cell_scale
 from hela_store.errors import StoreError
 from hela_store.evaluation.leaks import find_copies
-from hela_store.recipe.splits import BLOCKS
+from hela_store.recipe.splits import BLOCKS, frame_counts
 from hela_store.runs.default import default_run
 from hela_store.runs.folder import RunInfo, list_runs, partial_runs
 from hela_store.sam.registry import in_domain
@@ -41,8 +41,8 @@ class RunLine:
     Attributes
     ----------
     run, kind, split, prompt : str
-    checkpoint : str
-        Run whose weights were scored, or ``"zero-shot"``.
+    checkpoint : str or None
+        Run whose weights were scored, ``"zero-shot"``, or the method of a baseline; None where no decoder was used.
     n : int or None
         Predictions scored.
     mean_iou, mean_dice, empty : float or None
@@ -53,7 +53,7 @@ class RunLine:
 
     run: str
     kind: str
-    checkpoint: str
+    checkpoint: str | None
     split: str
     prompt: str
     n: int | None = None
@@ -133,7 +133,7 @@ class StoreInfo:
         planned = "none planned for the current recipe; run `hela-store embed`"
         if self.views_planned is not None:
             planned = f"{self.views_done} of {self.views_planned} done"
-        split = ", ".join(f"{name} {count}" for name, count in self.split.items()) or "after the first embed"
+        split = frame_counts(self.split) if self.split else "after the first embed"
         sizes = ", ".join(f"{part} {mebibytes(size)}" for part, size in self.bytes.items() if size)
         untrained = "" if self.encoder["trained"] else " (untrained: random weights)"
         name = self.encoder["name"] or self.encoder["architecture"]
@@ -153,7 +153,7 @@ class StoreInfo:
         rows += [("other key", f"{key}: {n} views") for key, n in self.keys.items() if key != self.encoder["key"]]
         if self.scale is not None:
             rows += _scale_facts(self.scale)
-        rows.append(("default run", self.default_run or "none: the zero-shot decoder"))
+        rows.append(("default run", self._latest()))
         if self.default_run:
             rows += [(f"- for {kind}", self._default(kind)) for kind in self.default_runs]
         if self.points:
@@ -165,6 +165,11 @@ class StoreInfo:
             hint = "run the same command again to resume; if none is running, runs/.ID.partial may be deleted"
             rows.append(("", hint))
         return rows
+
+    def _latest(self) -> str:
+        """Return the default run, and by what rule it is the default."""
+        told = "the latest fine-tuning that helped; it need not be the best"
+        return f"{self.default_run} ({told})" if self.default_run else "none: the zero-shot decoder"
 
     def _default(self, kind: str) -> str:
         """Return the default run for a kind of prompt, and for which other kind it was fine-tuned."""
@@ -267,7 +272,7 @@ def _runs(store: Store) -> list[RunLine]:
         head: dict[str, Any] = {
             "run": run.id,
             "kind": run.kind,
-            "checkpoint": run.checkpoint or ("zero-shot" if run.kind in DECODES else ""),
+            "checkpoint": run.checkpoint or ("zero-shot" if run.kind in DECODES else None),
             "split": run.split or "",
         }
         head["labels_version"] = run.labels_version

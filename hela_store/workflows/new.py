@@ -25,8 +25,19 @@ from hela_store.recipe.recipe import (
     Recipe,
     SplitRecipe,
     ViewsRecipe,
+    load_recipe,
+    parse_recipe,
 )
-from hela_store.recipe.splits import BLOCKS, SAME_NUCLEI, FrameKey, assign, default_split, format_ranges, protocol
+from hela_store.recipe.splits import (
+    BLOCKS,
+    SAME_NUCLEI,
+    FrameKey,
+    assign,
+    default_split,
+    format_ranges,
+    frame_counts,
+    protocol,
+)
 from hela_store.recipe.toml import recipe_text
 from hela_store.sam.registry import in_domain
 from hela_store.store.new_store import new_store
@@ -138,10 +149,9 @@ class NewReport:
         encoder = (recipe.encoder.name or recipe.encoder.architecture) + (
             "" if self.trained else " (untrained: random weights)"
         )
-        split = ", ".join(f"{name} {count}" for name, count in self.blocks.items())
         rows = [("store", str(self.store.path)), *findings_of(self.summary, recipe.dataset)]
         rows += [("stills", self.stills)] if self.stills else []
-        split = f"{split} frames" + (f"; protocol: {self.protocol}" if self.protocol else "")
+        split = frame_counts(self.blocks) + (f"; protocol: {self.protocol}" if self.protocol else "")
         rows += [("views", views), ("encoder", f"{encoder}, key {self.store.key}"), ("split", split)]
         more = [("warning", in_domain(recipe)), ("warning", self._idle_axis()), ("", self._advice())]
         return rows + [row for row in more if row[1]]
@@ -203,12 +213,13 @@ def _there(path: Path, config: NewConfig, encoder_of: EncoderOf) -> StoreError:
             same = is_drawn(data, _sequence_names(config), config.synthetic, config.data.pixel_size_um)
             config = _as_drawn(config)
         text = _planned(path, data, config, encoder_of).text if same else ""
-        same = same and text == (path / RECIPE_FILE).read_text(encoding="utf-8")
-    except (HelaError, OSError, UnicodeDecodeError):
+        # values only: another version of this package may have written other comments
+        same = same and parse_recipe(text) == load_recipe(path / RECIPE_FILE)
+    except (HelaError, OSError):
         same = False
     if same:
         return AlreadyComplete(
-            f"already complete: this very command made the store {path} before, and nothing was changed"
+            f"already complete: the store {path} was made with the same choices before, and nothing was changed"
         )
     return StoreError(f"{path} is a store already; choose another name, or edit its {RECIPE_FILE}")
 

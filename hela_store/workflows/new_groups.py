@@ -51,7 +51,7 @@ def group_stills(
     first = look_groups(looks, "copies" if by == "copies" else "look")
     frames = list(names)
     of = {frame: frames[leader] for frame, leader in zip(frames, first, strict=True)}
-    text = f"{found}; grouped by {by} into {len(set(first))}, each whole in one block of the split (--group)"
+    text = f"{found}; grouped by {by} into {len(set(first))}, each whole in one part of the split (--group)"
     return Grouping(by=by, of=of, text=text)
 
 

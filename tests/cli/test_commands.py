@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -70,7 +71,8 @@ def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
     assert run("sql", query, **here).stdout.splitlines()[0].split() == ["prompt", "n", "iou"]
     lines = json.loads(run("info", "--json", **here).stdout)["runs"]
     assert {line["kind"] for line in lines} == {"finetune", "evaluate"}
-    assert "box-exact" in run("info", **here).stdout
+    told = run("info", **here).stdout
+    assert "box-exact" in told and "empty masks" in told and re.search(r" \d+ of \d+$", told, re.MULTILINE)
     (store.path / "catalog.duckdb").unlink()
     counts = json.loads(run("catalog", "rebuild", "--json", **here).stdout)
     assert counts["runs"] == 4 and counts["frames"] == 8

@@ -12,11 +12,14 @@ from hela_store.runs.folder import latest
 def test_new_given_again_is_complete_and_another_is_refused(run: Run, embedded: Path, tmp_path: Path) -> None:
     asked = ("new", "tiny", "--dataset", embedded / "data", "--tile", "none")
     run(*asked)
-    before = (tmp_path / "stores/tiny/store.toml").read_bytes()
+    recipe = tmp_path / "stores/tiny/store.toml"
+    before = recipe.read_text()
     assert "already complete: " in run(*asked).stderr
     assert "is a store already; choose another name" in run(*asked, "--variants", 2, code=1).stderr
-    assert (tmp_path / "stores/tiny/store.toml").read_bytes() == before
-    (tmp_path / "stores/tiny/store.toml").write_bytes(before + b"# mine\n")
+    assert recipe.read_text() == before
+    recipe.write_text("# comments of another version\n" + "".join(x for x in before.splitlines(True) if x[0] != "#"))
+    assert "already complete: " in run(*asked).stderr
+    recipe.write_text(before.replace("low = 0.5", "low = 0.4"))
     assert "is a store already; choose another name" in run(*asked, code=1).stderr
 
 

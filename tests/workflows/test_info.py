@@ -33,6 +33,7 @@ def test_what_is_in_a_store(embedded: Path) -> None:
     assert (found.views_planned, found.views_done) == (8, 8)
     assert found.keys == {found.encoder["key"]: 8}
     assert found.split == {"train": 4, "val": 1, "test": 1, "gap": 2}
+    assert dict(found.facts())["split"] == "train 4, val 1, test 1; 2 unused"
     assert found.cells == Store.open(embedded).sql("select count(*) from cells").fetchall()[0][0]
     assert found.scale is not None and found.scale.round_trip_whole > 0.9
     assert found.bytes["arrays.zarr"] > 8 * 1_000_000
@@ -82,7 +83,7 @@ def test_info_names_the_runs_that_evaluate_and_segment_take(scored: Path) -> Non
 def test_a_detector_has_no_decoder_and_a_default_run_says_what_it_was_fine_tuned_for(store: Store) -> None:
     new_run(store.path, "detector", {"encoder": store.key, "split": "train"}).publish()
     found = info(store)
-    assert [line.checkpoint for line in found.runs] == [""]
+    assert [line.checkpoint for line in found.runs] == [None]
     tuned = replace(found.runs[0], run="r", kind="finetune", prompt="box")
     facts = dict(replace(found, runs=(tuned,), default_run="r", default_runs={"box": "r", "point": "r"}).facts())
     assert facts["- for box"] == "r" and facts["- for point"] == "r, fine-tuned for box"
