@@ -52,7 +52,7 @@ DEFAULT = AuditConfig()
     show_default=True,
     help="Set the random seed for the decoders and the injected faults.",
 )
-@click.option("--fresh", is_flag=True, help="Audit again, even if this very audit is finished.")
+@click.option("--fresh", is_flag=True, help="Audit again, even if the same audit is finished.")
 @device_option
 @json_option
 def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:

@@ -34,7 +34,7 @@ UNET = vars(UnetConfig())
 """Settings of a U-Net, with their defaults."""
 
 
-fresh_option = click.option("--fresh", is_flag=True, help="Make another run, even if this very one is finished.")
+fresh_option = click.option("--fresh", is_flag=True, help="Make another run, even if the same one is finished.")
 seeds_option = click.option(
     "--seeds",
     type=click.IntRange(1, 100),

@@ -38,7 +38,7 @@ EXPLORATORY = "exploratory: the intervals of subsets are not corrected for their
 @full_option
 @json_option
 def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> None:
-    """Compare runs with the first, on the same prompts and cells.
+    """Compare runs with the first one, on the same prompts and cells.
 
     Join runs that differ only in the training seed with commas, such as A1,A2,A3.
     """

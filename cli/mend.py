@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Write label images of the same names into this new folder. To make it again, delete it and run the same "
-    "command: nothing is decoded again.",
+    help="Write label images of the same names into this new folder. If the folder is lost, the same "
+    "command writes it again from the stored masks.",
 )
 @decoder_options("--prompt")
 @click.option(
@@ -53,7 +53,7 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
     """Improve the masks of another tool. Masks stay unchanged where a gain is doubtful.
 
     MASKS holds TIFF or PNG files with 0 for background and one number per cell. Every mask keeps its number; only
-    --split-merge may take numbers away and add new ones. The masks of a run, such as a baseline, are numbered first.
+    --split-merge may take numbers away and add new ones. The masks of a run, such as a baseline, get numbers first.
     """
     import hela_store as hs
 

@@ -37,7 +37,9 @@ GROUPS = {
 @click.command(
     cls=Command,
     groups=GROUPS,
-    positional={"name": "Name of the store, which becomes ./stores/NAME; with a slash: its folder."},
+    positional={
+        "name": "Name of the store, which becomes the folder ./stores/NAME. With a slash it is the path of that folder."
+    },
     examples=(
         "hela-store new fluo --dataset path/to/frames",
         "hela-store new fluo --dataset Fluo-N2DL-HeLa --labels GT+ST --tile 512",
@@ -90,7 +92,7 @@ GROUPS = {
     default=NewEncoder.encoder,
     show_default=True,
     metavar="NAME",
-    help="Choose the SAM whose encoder is used, by a name that `hela-store encoders` lists, such as vit_b_lm.",
+    help="Use the encoder of this SAM, by a name that `hela-store encoders` lists, such as vit_b_lm.",
 )
 @click.option(
     "--checkpoint",

@@ -265,7 +265,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         if math.isnan(value):
             return NOTHING
-        return f"{value:.3f}" if 0.1 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+        return f"{value:.3f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
     if isinstance(value, list | tuple | Mapping):
         return _json(value)
     return visible(str(value))
@@ -300,7 +300,7 @@ def _echo_short(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> No
     printed = [[name, *(_short(key, row) for key in keys)] for name, row in rows]
     _echo_plain([title, *(SHORT[key] for key in keys)], printed, [False, *(True for _ in keys)])
     if any(NOTHING in row for row in printed):
-        click.echo(f"{NOTHING}: there is no such number")
+        click.echo(f"{NOTHING}: there is no such value")
 
 
 def _short(key: str, row: Mapping[str, Any]) -> str:

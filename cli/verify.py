@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     "--sample",
     type=click.IntRange(1),
     metavar="N",
-    help="Encode N views again with --deep (8 unless given), or read N embeddings with --fast (64 unless given).",
+    help="With --deep, encode N views again [default: 8]; with --fast, read N embeddings [default: 64].",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="N", help="Draw the same sample again with --fast. [default: random]"
+    "--seed", type=click.IntRange(0), metavar="N", help="Set the random seed of the sample of --fast. [default: random]"
 )
 @variant_options("Check the tokens that `embed --cut K` stored, instead of the embeddings.")
 @device_option
@@ -63,7 +63,7 @@ def _print(report: VerifyReport) -> None:
         rows.append(("repaired", f"{len(report.repaired)} faults, {report.encoded} views encoded again"))
     wrong = f"{len(report.faults)} faults; --repair mends all but runs, which have to be made again"
     seen = "every file" if report.sampled is None else "what was looked at"
-    echo_facts([*rows, ("verdict", f"whole: {seen} is as it was committed" if report.whole else wrong)])
+    echo_facts([*rows, ("verdict", f"whole: {seen} has not changed since it was written" if report.whole else wrong)])
     if report.faults:
         click.echo()
         columns = ["kind", "path", "frame", "tile", "note"]

@@ -122,6 +122,7 @@ def test_help_ends_with_examples_and_long_help_has_headings(name: str) -> None:
     named = [each for group in command.groups.values() for each in group]
     assert len(set(named)) == len(named) and set(named) <= {parameter.name for parameter in command.params}
     assert command.groups or len(command.params) <= 14, "give its options headings"
+    assert not [heading for heading in command.groups if heading.startswith(("Of ", "So many "))]
 
 
 def summaries(package: str) -> Iterator[tuple[str, str]]:

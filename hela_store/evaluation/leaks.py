@@ -110,7 +110,9 @@ def check_twins(store: Store) -> None:
             continue
         twin, other = owners.setdefault(row.sha256, (frame, block))
         if other != block:
-            raise SplitError(f"{frame} ({block}) is the same image as {twin} ({other}); put both into one block")
+            raise SplitError(
+                f"{frame} ({block}) is the same image as {twin} ({other}); put both into the same part of the split"
+            )
     split = store.recipe.split
     if split.group or split.mode != "frames" or split.train or split.val or split.test:
         return

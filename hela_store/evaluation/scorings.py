@@ -54,7 +54,7 @@ class Scorings:
 
     def __str__(self) -> str:
         more = f" and at {self.points} points of budgets" if self.points else ""
-        text = f"This store's test block has been scored {_times(self.here)}{more}"
+        text = f"This store's test set has been scored {_times(self.here)}{more}"
         if self.everywhere is None:
             return text + "."
         every = _times(self.everywhere) + (f" and at {self.points_everywhere} points" if self.points_everywhere else "")

@@ -234,7 +234,7 @@ class _Fit:
         what = f"the {len(wanted)} frames without labels"
         if not wanted:
             wanted = {frame for frame, block in blocks.items() if block == "test"}
-            what = f"the {len(wanted)} frames of the test block, because all frames are labelled"
+            what = f"the {len(wanted)} frames of the test set, because all frames are labelled"
         entries = open_dataset(self._store.recipe.dataset, self._store.path).entries
         files = list(dict.fromkeys(entry.image.path for entry in entries if entry.id in wanted))
         others = sum(entry.image.path in set(files) for entry in entries) - len(wanted)

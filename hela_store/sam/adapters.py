@@ -51,7 +51,7 @@ class Adapter:
 def check_cut(cut: int, blocks: int, what: str = "cut") -> int:
     """Return ``cut``; RecipeError unless a block is left behind it."""
     if not 0 <= cut < blocks:
-        raise RecipeError(f"{what} is {cut}, expected 0 to {blocks - 1}: the encoder has {blocks} blocks")
+        raise RecipeError(f"{what} is {cut}, expected 0 to {blocks - 1}: the encoder has {blocks} layers")
     return cut
 
 
@@ -67,8 +67,8 @@ def adaptable_blocks(encoder: ImageEncoderViT, cut: int) -> list[int]:
     fitting = [number for number, block in enumerate(encoder.blocks) if isinstance(block, Block)]
     if cut > fitting[-1]:
         raise RecipeError(
-            f"cut is {cut}, but the last block that takes low-rank adapters is {fitting[-1]}; cut at "
-            f"{fitting[-1]} or before, or adapt the blocks themselves with --adapt encoder-full"
+            f"cut is {cut}, but the last layer that takes low-rank adapters is {fitting[-1]}; cut at "
+            f"{fitting[-1]} or before, or adapt the layers themselves with --adapt encoder-full"
         )
     return [number for number in fitting if number >= cut]
 

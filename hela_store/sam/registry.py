@@ -28,7 +28,7 @@ LIGHT_MICROSCOPY = (
 )
 """What micro-sam's page of the training data of its light-microscopy models lists (doc/datasets/lm_v3.md, lm_v4.md)."""
 OPEN_IMAGES = ("Usiigaci", "MNFinder", "BBBC039", "S-BIAD634", "QCANet", "BABY", "PFC neurons")
-"""What nano's second edition learned from beside DSB 2018 and drawn scenes."""
+"""What nano's second edition learned from beside DSB 2018 and synthetic scenes."""
 ELECTRON_MICROSCOPY = ("MitoEM", "MitoLab", "Platynereis")
 """The same of its electron-microscopy models (doc/datasets/em_organelles_v4.md)."""
 FOLDERS = {
@@ -153,7 +153,7 @@ _KNOWN = (
         megabytes=10,
         licence="Apache-2.0",
         cite="",
-        trained_on="drawn scenes, 332 stills of DSB 2018",
+        trained_on="synthetic scenes, 332 stills of DSB 2018",
         domain=("DSB 2018",),
     ),
     KnownEncoder(
@@ -165,7 +165,7 @@ _KNOWN = (
         megabytes=21,
         licence="Apache-2.0",
         cite="",
-        trained_on="drawn scenes, open images of cells",
+        trained_on="synthetic scenes, open images of cells",
         domain=("DSB 2018", *OPEN_IMAGES),
     ),
     KnownEncoder(

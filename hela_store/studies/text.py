@@ -126,7 +126,7 @@ def footnotes(result: StudyResult) -> list[str]:
         f"below -{MARGIN}; equivalent: wholly between; else undecided. No word below {LEAST_BLOCKS} blocks of "
         f"{BLOCK_FRAMES} frames (images of stills) or {LEAST_SEEDS} training seeds.",
         f"For reference only, other data, other split: ViT-B as tuned in the study this began with, {reference}.",
-        f"Scorings of the test block in this store so far: {sum(result.test_scorings.values())} ({scorings}){points}.",
+        f"Scorings of the test set of this store so far: {sum(result.test_scorings.values())} ({scorings}){points}.",
         *result.notes,
         *(f"missing: {error}" for error in result.errors),
     ]
@@ -159,7 +159,7 @@ def encoder_blocks(result: EncoderStudy) -> list[tuple[str, list[list[str]]]]:
 def encoder_footnotes(result: EncoderStudy) -> list[str]:
     """Return what stands below the paired table of encoders."""
     return [
-        f"Over the first: mean IoU less that of {result.encoders[0].label} on the same cells and prompts, with a 95 % "
+        f"Over the first: mean IoU minus that of {result.encoders[0].label} on the same cells and prompts, with a 95 % "
         "interval over tracks of cells, frames and training seeds.",
         *result.notes,
         *(f"missing: {error}" for error in result.errors),

@@ -63,7 +63,7 @@ def labelled(store: Store, budget: BudgetConfig) -> Labelled:
     if other := [(row["cell"], blocks[row["frame"]]) for row in rows if blocks[row["frame"]] != "train"]:
         cell, block = other[0]
         raise RecipeError(
-            f"cell {cell} is in the {block} block, and {len(other)} of {len(rows)} cells are not in train; "
+            f"cell {cell} is in a {block} frame, and {len(other)} of {len(rows)} cells are not in train; "
             "name cells of training frames only"
         )
     known = Labelled.of(store, budget.cells)

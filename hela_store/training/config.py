@@ -402,7 +402,7 @@ def _check_adapters(part: str | None, how: Mapping[str, Any]) -> None:
         if how[name] and part != "encoder":
             raise RecipeError(f"{name} says how the encoder is adapted; it needs adapt = 'encoder'")
     if how["cut"] is not None and part not in ENCODER:
-        raise RecipeError("cut says from which block on the encoder is adapted; it needs adapt = 'encoder'")
+        raise RecipeError("cut says from which layer on the encoder is adapted; it needs adapt = 'encoder'")
     if how["rank"] != RANK and part not in ("decoder", "encoder"):
         raise RecipeError("rank is that of low-rank adapters; it needs adapt = 'decoder' or 'encoder'")
 

@@ -120,7 +120,7 @@ def cell_vectors(
     store = checkpoint.store
     if store.recipe.encoder.cut is not None:
         raise StoreError(
-            f"{store.key} is cut after {store.recipe.encoder.cut} blocks, and has no embeddings to pool; open the "
+            f"{store.key} is cut after {store.recipe.encoder.cut} layers, and has no embeddings to pool; open the "
             "store without a cut"
         )
     frames = labelled_frames(store, split or "all")

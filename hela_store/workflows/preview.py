@@ -173,7 +173,7 @@ def _words(v: Variant) -> str:
     parts += [f"elastic {v.amplitude} {v.alpha:.2f}, sigma {v.sigma:g} px{damped}"] if v.alpha else []
     parts.append(f"smallest Jacobian {v.jacobian:.2f}")
     parts += [f"{name} {getattr(v, name):.2f}" for name in ("brightness", "contrast", "gamma") if getattr(v, name) != 1]
-    parts += [f"{v.photons:g} photons a count"] if v.photons else []
+    parts += [f"{v.photons:g} photons per count"] if v.photons else []
     parts += [f"noise {v.gaussian:.3f}"] if v.gaussian else []
     return ", ".join([*parts, *([f"clahe {v.clahe:.3f}"] if v.clahe else [])])
 

@@ -36,7 +36,7 @@ def test_the_default_cuts_are_cuts_that_the_encoder_takes() -> None:
     assert AdaptBenchConfig(encoder="nano2").cuts == (0, 3)
     assert AdaptBenchConfig(encoder="nano2", full=True).cuts == (0, 3, 5)
     assert AdaptBenchConfig(encoder="vit_b").cuts == (0, 6, 10)
-    with pytest.raises(RecipeError, match="cut is 5, but the last block that takes low-rank adapters is 3"):
+    with pytest.raises(RecipeError, match="cut is 5, but the last layer that takes low-rank adapters is 3"):
         AdaptBenchConfig(encoder="nano2", cuts=(0, 5))
 
 

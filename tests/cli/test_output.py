@@ -84,7 +84,7 @@ def test_scores_fit_80_columns_and_full_prints_all(capsys: pytest.CaptureFixture
         echo_scores("prompt", [("mask-previous", SCORE)])
         lines = capsys.readouterr().out.splitlines()
         assert lines[1].split() == ["mask-previous", "273", "0.938", "0.967", "–", "0", "of", "273"]
-        assert lines[2] == "–: there is no such number" and max(map(len, lines)) <= 80
+        assert lines[2] == "–: there is no such value" and max(map(len, lines)) <= 80
         context.meta[FULL] = True
         echo_scores("prompt", [("mask-previous", SCORE)])
         assert "spill" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_a_catalog_in_other_hands_costs_no_result(run: Run, held: Path) -> None:
     scored = run(*ZERO, folder=held)
     (mine,) = (one for one in list_runs(held) if one.kind == "evaluate")
     assert f"run {mine.id}, checkpoint zero-shot" in scored.stdout and "mean IoU" in scored.stdout
-    assert "This store's test block has been scored once" in scored.stdout
+    assert "This store's test set has been scored once" in scored.stdout
     assert f"run {mine.id} is complete; indexing is pending" in scored.stderr
     assert "catalog.duckdb is open for writing in another program" in scored.stderr
     again = json.loads(run(*ZERO, "--json", folder=held).stdout)

@@ -29,7 +29,7 @@ def test_another_store_of_the_same_frames_goes_on_counting(embedded: Path, tmp_p
     found = count_scorings(two, file)
     assert (found.here, found.everywhere) == (1, 2)
     assert str(found).startswith(
-        "This store's test block has been scored once,\nand its frames 2 times in all your stores"
+        "This store's test set has been scored once,\nand its frames 2 times in all your stores"
     )
     found = count_scorings(one, file, [run])
     assert (found.here, found.everywhere) == (1, 3), "scores against other labels count, too"
@@ -44,13 +44,10 @@ def test_points_of_a_study_of_budgets_are_counted_apart(embedded: Path, tmp_path
     one, two = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
     for budget in (5, 10):
         score_sample(one, None, SampleConfig(cells=2), kind="budget", about={"budget": budget})
-    assert str(count_scorings(one, file)).startswith(
-        "This store's test block has been scored 0 times and at 2 points of"
-    )
+    assert str(count_scorings(one, file)).startswith("This store's test set has been scored 0 times and at 2 points of")
     assert evaluate(two, None, TEST).test_scorings == 1
     assert str(count_scorings(two, file)) == (
-        "This store's test block has been scored once,\n"
-        "and its frames once and at 2 points in all your stores together."
+        "This store's test set has been scored once,\nand its frames once and at 2 points in all your stores together."
     )
     assert evaluate(one, None, TEST).test_scorings == 1
     assert one.sql("SELECT scorings, points FROM test_scorings").fetchall() == [(1, 2)]
@@ -76,7 +73,7 @@ def test_a_file_that_cannot_be_used_is_said_and_the_stores_own_count_stands(
     file.write_text(content)
     found = count_scorings(store, file)
     assert (found.here, found.everywhere) == (1, None) and "line 1 is damaged" in found.problem
-    assert file.read_text() == content and str(found) == "This store's test block has been scored once."
+    assert file.read_text() == content and str(found) == "This store's test set has been scored once."
     (tmp_path / "file").write_text("")
     blocked = count_scorings(store, tmp_path / "file/scorings.jsonl")
     assert blocked.everywhere is None and len(blocked.notes()) == 1

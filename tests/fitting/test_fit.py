@@ -81,4 +81,4 @@ def test_a_folder_becomes_masks_and_a_report_and_the_same_call_keeps_them(folder
         for number in (6, 7):
             shutil.copy(path, folder / f"masks/f{number}.tif")
     whole = hs.fit(config(folder, store=folder.parent / "stores/whole", out=folder.parent / "whole"))
-    assert "of the test block, because all frames are labelled" in whole.decisions[-1]
+    assert "of the test set, because all frames are labelled" in whole.decisions[-1]

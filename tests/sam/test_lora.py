@@ -213,7 +213,7 @@ def test_an_adapter_that_does_not_fit_is_refused(encoder: ImageEncoderViT, decod
     with pytest.raises(CheckpointError, match="does not fit nano: 8 of 8 tensors"):
         apply_adapter(copy.deepcopy(encoder), path, "nano", "a" * 64)
     save_adapter(path, adapted, Adapter(part="encoder", rank=3, cut=3), ABOUT)
-    with pytest.raises(CheckpointError, match="cut is 3, expected 0 to 2: the encoder has 3 blocks"):
+    with pytest.raises(CheckpointError, match="cut is 3, expected 0 to 2: the encoder has 3 layers"):
         apply_adapter(copy.deepcopy(encoder), path, "nano", "a" * 64)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CheckpointError, match="damaged"):

@@ -41,7 +41,7 @@ def test_it_can_be_cut_and_far_tokens_count() -> None:
 def test_a_cut_behind_every_block_that_takes_adapters_is_refused() -> None:
     encoder = build_nano("nano2").image_encoder
     for cut in (4, 5, 6):
-        with pytest.raises(RecipeError, match=f"cut is {cut}, but the last block that takes low-rank adapters is 3"):
+        with pytest.raises(RecipeError, match=f"cut is {cut}, but the last layer that takes low-rank adapters is 3"):
             adapt_encoder(encoder, Adapter(part="encoder", rank=2, cut=cut))
         assert not learned(encoder)
     adapt_encoder(encoder, Adapter(part="encoder", rank=2, cut=3))

@@ -392,7 +392,7 @@ def test_a_changed_adapter_is_refused(adapted: tuple[Path, str], tmp_path: Path)
         ({"adapt": "encoder-full", "cut": 2, "rank": 8}, "rank is that of low-rank adapters"),
         ({"rank": 8}, "rank is that of low-rank adapters"),
         ({"adapt": "decoder", "conv": True}, "conv says how the encoder is adapted"),
-        ({"cut": 2}, "cut says from which block"),
+        ({"cut": 2}, "cut says from which layer"),
         ({"adapt": "encoder", "cut": 2, "init": "latest"}, "init begins with a tuned decoder"),
     ],
 )

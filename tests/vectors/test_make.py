@@ -123,7 +123,7 @@ def test_what_cannot_be_pooled_is_refused(made: Path, tmp_path: Path) -> None:
         other.cell_vectors(finetuning(made))
     with pytest.raises(SplitError):
         store.cell_vectors(split="all of it")
-    with pytest.raises(StoreError, match="cut after 2 blocks"):
+    with pytest.raises(StoreError, match="cut after 2 layers"):
         store.with_encoder(cut=2).cell_vectors()
     drawn = SyntheticConfig(frames=4, shape=(96, 96), cells=3)
     new(tmp_path / "bare", NewConfig.of(dataset="synthetic", tile="none", synthetic=drawn))
