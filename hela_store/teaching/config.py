@@ -31,7 +31,7 @@ class TeachConfig:
     """
 
     who: str = "me"
-    next: str = "doubt"
+    next: str = "random"
     every: int = 20
     held: float = 0.2
     steps: int = 200

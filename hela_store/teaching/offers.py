@@ -116,6 +116,8 @@ class Offers:
         return 1 - overlap(mask, label == cell, origin, (0, 0)).iou
 
     def __str__(self) -> str:
+        if self._rule.measure is None:
+            return f"Next: {self._rule.words}."
         stated = f"Next: {self._rule.name}; every fifth at random as the control."
         by_rule, control = self.errors()
         if not by_rule or not control:

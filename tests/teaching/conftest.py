@@ -47,6 +47,6 @@ def shown(crowded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 @pytest.fixture
 def lesson(store: Store) -> Iterator[Lesson]:
     """Return a lesson of its own."""
-    lesson = Lesson(store, TeachConfig(who="ann", device="cpu", every=1000))
+    lesson = Lesson(store, TeachConfig(who="ann", device="cpu", every=1000, next="doubt"))
     yield lesson
     lesson.close()
