@@ -169,6 +169,8 @@ def _default(store: Store, prompt: str) -> str:
 def _verdict(store: Store, rows: list[SweepRow]) -> None:
     for prompt, row in _best(rows).items():
         change = f"{row.mean_change:+.3f} over zero-shot"
+        if (tried := sum(_prompt(other) == prompt for other in rows)) > 1:
+            change += f"; the best of {tried}, so this gain is too high on average"
         click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
         click.echo(_default(store, prompt))
         click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)} --split val')}")
@@ -178,8 +180,12 @@ def _best(rows: list[SweepRow]) -> dict[str, SweepRow]:
     """Return of each prompt the row with the highest mean IoU, if it learned something; prompts are not comparable."""
     best: dict[str, SweepRow] = {}
     for row in sorted((row for row in rows if row.best_step), key=lambda row: row.mean_iou or 0.0):
-        best[row.choices.get("prompt", "box")] = row
+        best[_prompt(row)] = row
     return best
+
+
+def _prompt(row: SweepRow) -> str:
+    return str(row.choices.get("prompt", "box"))
 
 
 def _told(row: Any) -> None:

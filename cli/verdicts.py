@@ -50,13 +50,13 @@ def interval(mean: float, low: float, high: float, before: float | None = None) 
     if math.isnan(low) or math.isnan(high):
         return f"{mean:+.3f}, without an interval"
     if before is not None and not 0 <= before + low <= before + high <= 1:
-        return f"{mean:+.3f}; the 95 % interval is wider than any possible change"
+        return f"{mean:+.3f}; the 95 % interval reaches beyond possible scores"
     return f"{mean:+.3f}, 95 % {low:+.3f} to {high:+.3f}"
 
 
 def helped(word: str, mean: float) -> str:
     """Return a verb for a verdict's word, such as *better*."""
-    verbs = {"better": "helped", "worse": "made masks worse", "equivalent": "made no difference"}
+    verbs = {"better": "helped", "worse": "made masks worse", "equivalent": "kept the mean within 0.005"}
     return verbs.get(word, "raised the mean" if mean > 0 else "lowered the mean" if mean < 0 else "changed nothing")
 
 
@@ -331,7 +331,7 @@ def slices(found: Slices) -> None:
     if not worse and not any(row.word for row in found.rows):
         click.echo("There are too few frames to say whether a group of cells is worse than the mean.")
     elif not worse:
-        click.echo("No group of cells is worse than the mean, beyond chance and 0.005 IoU.")
+        click.echo("No group of cells is shown to be worse than the mean, beyond chance and 0.005 IoU.")
     next_step(f"report {found.run}")
 
 

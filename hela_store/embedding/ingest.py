@@ -218,7 +218,7 @@ def _compare(store: Store, frame: Frame, known: FrameRecord, path: Path) -> None
     if not np.array_equal(frame.valid[unlabelled], store.pixels.valid(frame.id)[unlabelled]):
         raise StoreError(
             f"where the labels of frame {frame.id} say nothing is not as it was ingested (dataset.field_of_interest, "
-            f"or where gold and silver truth disagree); {wayout}"
+            f"or where hand-drawn and reference labels disagree); {wayout}"
         )
 
 

@@ -81,7 +81,7 @@ class Pixels:
         label = self._changed_label(frame) if state.has_label else None
         valid = valid_pixels(label, record.shape, self._band, partial=state.partial)
         if label is not None and not state.partial and record.has_label and not record.partial:
-            # where gold and silver truth disagree only ingest knew
+            # where hand-drawn and reference labels disagree only ingest knew
             valid &= self._read("valid", frame, None) | np.asarray(label > 0)
         return cut_out(valid, rect)
 

@@ -212,6 +212,10 @@ def everything(store: Store, seed: int, arguments: argparse.Namespace) -> dict[s
     )
 
 
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def interval(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.3f}" if values else "–"
@@ -258,6 +262,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         if not any((row["rule"], row["seed"]) == (ALL, seed) for row in rows):
             rows.append(everything(store, seed, arguments))
+            keep(results, rows)
         zero: dict[str, float] = {}
         for rule in arguments.rules:
             if any((row["rule"], row["seed"], row["cells"]) == (rule, seed, max(arguments.budgets)) for row in rows):
@@ -265,7 +270,7 @@ def main() -> None:
             rows = [row for row in rows if (row["rule"], row["seed"]) != (rule, seed)]
             zero = zero or scored(store, resolve_checkpoint(store, None), arguments, seed)
             rows += list(session(store, rule, seed, arguments, zero))
-            results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            keep(results, rows)
     print("\n".join(report(rows)))
 
 

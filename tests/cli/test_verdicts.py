@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from console import Run
-from hela_store_cli.verdicts import calibration, detector, faster, interval
+from hela_store_cli.verdicts import calibration, detector, faster, helped, interval
 
 import hela_store as hs
 from hela_store.evaluation.checkpoint import resolve_checkpoint
@@ -40,11 +40,21 @@ def test_an_evaluation_says_what_fine_tuning_changed(run: Run, mine: Path) -> No
 
 def test_an_interval_beyond_what_is_possible_is_not_printed() -> None:
     assert interval(0.032, 0.028, 0.036, 0.9) == "+0.032, 95 % +0.028 to +0.036"
-    too_wide = "+0.036; the 95 % interval is wider than any possible change"
+    too_wide = "+0.036; the 95 % interval reaches beyond possible scores"
     assert interval(0.036, -0.181, 0.254, 0.881) == too_wide
     assert interval(0.036, -0.5, 0.1, 0.4) == too_wide
     assert interval(0.036, -0.181, 0.254) == "+0.036, 95 % -0.181 to +0.254"
     assert interval(0.02, float("nan"), float("nan"), 0.9) == "+0.020, without an interval"
+
+
+def test_a_change_that_is_above_zero_is_never_called_none() -> None:
+    # the interval +0.001 to +0.004 is equivalent, and not nothing
+    assert helped("equivalent", 0.0025) == "kept the mean within 0.005"
+    assert [helped(word, 0.02) for word in ("better", "worse", "undecided")] == [
+        "helped",
+        "made masks worse",
+        "raised the mean",
+    ]
 
 
 def test_a_detector_that_finds_little_is_not_passed_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
