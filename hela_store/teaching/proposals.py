@@ -27,6 +27,7 @@ from hela_store.store.store import Store
 from .decode import Decoding
 
 T = TypeVar("T", bound=np.generic)
+Detector = tuple[GridHead | None, float, str]
 FRAMES_KEPT = 64
 """Frames whose proposals stay in memory."""
 TAKEN = 0.5
@@ -86,11 +87,14 @@ class Proposals:
     store : Store
     decoding : Decoding
         Its decoder makes the masks.
+    detector : tuple, optional
+        Head, threshold and name; the latest of the store by default, else the shipped one.
     """
 
-    def __init__(self, store: Store, decoding: Decoding) -> None:
+    def __init__(self, store: Store, decoding: Decoding, detector: Detector | None = None) -> None:
         self._store, self._decoding = store, decoding
-        self._head, self._threshold, self.name = _detector(store)
+        self._detector = detector or _detector(store)
+        self._head, self._threshold, self.name = self._detector
         self._made: OrderedDict[tuple[str, str], list[Proposal]] = OrderedDict()
         self._making = Lock()
 
@@ -112,6 +116,10 @@ class Proposals:
                 while len(self._made) > FRAMES_KEPT:
                     self._made.popitem(last=False)
             return self._made[key]
+
+    def by(self, decoding: Decoding) -> Proposals:
+        """Return the proposals for the same detections by another decoder."""
+        return Proposals(self._store, decoding, self._detector)
 
     def open(self, frame: str, label: npt.NDArray[np.int32]) -> list[Proposal]:
         """Return the proposals of a frame that its labels do not have; none that lies wholly in the outer band."""
@@ -159,7 +167,7 @@ class Proposals:
         )
 
 
-def _detector(store: Store) -> tuple[GridHead | None, float, str]:
+def _detector(store: Store) -> Detector:
     """Return the detector of a store, its threshold and its name: the latest trained one, else the shipped one."""
     run = find_finished(store.path, "detector", lambda info: info.encoder == store.key)
     if run is not None and run.config.get("backend") == "grid":

@@ -146,7 +146,7 @@ class Disagreement:
         with self._loading:
             if self._other is None or self._other[0] != checkpoint.name:
                 before = self._checkpoint_before(checkpoint)
-                self._other = (checkpoint.name, Proposals(self._store, Decoding(before, self._decoding.device)))
+                self._other = (checkpoint.name, self._proposals.by(Decoding(before, self._decoding.device)))
             return self._other[1]
 
     def _checkpoint_before(self, checkpoint: Checkpoint) -> Checkpoint:
