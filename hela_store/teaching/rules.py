@@ -17,14 +17,14 @@ from hela_store.store.store import Store
 from .config import RULES
 from .decode import Decoding
 from .far import Taught, distances
-from .next_cell import Candidate, Measure
+from .next_cell import AT_RANDOM, Candidate, Measure
 from .proposals import Proposal, Proposals
 
 Values = npt.NDArray[np.float64]
 Needs = Callable[[str], list[tuple[Proposals, str]]]
 
 WORDS = {
-    "random": "at random",
+    "random": AT_RANDOM,
     "doubt": "the proposal that is doubted most",
     "far": "the proposal whose vector is farthest from those of the cells taught",
     "disagreement": "the proposal that this decoder and the one before it draw most differently",
