@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--sample",
     type=click.IntRange(1),
     metavar="N",
-    help="With --deep, encode N views again [default: 8]; with --fast, read N embeddings [default: 64].",
+    help="With --deep, encode N views again (8 unless given); with --fast, read N embeddings (64 unless given).",
 )
 @click.option(
     "--seed", type=click.IntRange(0), metavar="N", help="Set the random seed of the sample of --fast. [default: random]"

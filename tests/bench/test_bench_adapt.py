@@ -28,7 +28,7 @@ def test_the_whole_encoder_reads_nothing_from_the_store() -> None:
 def test_what_takes_no_adapters_is_refused_before_anything_is_timed() -> None:
     with pytest.raises(RecipeError, match="vit_t cannot be cut, so its encoder cannot be adapted either"):
         AdaptBenchConfig(encoder="vit_t")
-    with pytest.raises(RecipeError, match=r"cut of nano \(blocks\) is 9, expected 0 to 3"):
+    with pytest.raises(RecipeError, match=r"cut of nano \(layers\) is 9, expected 0 to 3"):
         AdaptBenchConfig(encoder="nano", cuts=(9,))
 
 

@@ -193,7 +193,7 @@ def test_what_learns_begins_with_the_embeddings_there_are(cached: Store, cut: in
 @pytest.mark.parametrize("cut", [4, 12])
 def test_a_cut_that_nano_does_not_have(store: Store, cut: int) -> None:
     for refused in (lambda: embed(store, EmbedConfig(cut=cut)), lambda: finetune(store, ENCODER.with_choices(cut=cut))):
-        with pytest.raises(RecipeError, match=f"cut of nano .blocks. is {cut}, expected 0 to 3"):
+        with pytest.raises(RecipeError, match=f"cut of nano .layers. is {cut}, expected 0 to 3"):
             refused()
     with pytest.raises(RecipeError, match="nothing to store"):
         EmbedConfig(cut=0)
