@@ -1,7 +1,7 @@
 """Light: changes of the counts above the black level, before they are normalised with the frame's own limits.
 
-Every number is drawn on the CPU, a fixed count for every pixel, and only transformed on the device: a laptop replays
-what a GPU embedded, but for the last bits. Shape suffixes: B views, H rows, W columns.
+Every number is drawn and transformed on the CPU, a fixed count for every pixel, whatever the encoder's
+device. Shape suffixes: B views, H rows, W columns.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from . import photometry
 from .warp import Warp, sample_images
@@ -18,7 +17,6 @@ def render(
     warps: Sequence[Warp],
     limits: tuple[float, float],
     black: float,
-    device: str | torch.device = "cpu",
 ) -> npt.NDArray[np.float32]:
     """Make augmented views of one size of a frame, light included.
 
@@ -30,11 +28,10 @@ def render(
         Normalisation limits of the frame, counts.
     black : float
         Black level, counts.
-    device : of the encoder
 
     Returns
     -------
     float32, (B, H, W), counts
     """
-    counts = sample_images(frame, warps, device)
-    return photometry.apply_light(counts, [warp.variant for warp in warps], *limits, black).cpu().numpy()
+    counts = sample_images(frame, warps)
+    return photometry.apply_light(counts, [warp.variant for warp in warps], *limits, black).numpy()

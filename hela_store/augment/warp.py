@@ -1,7 +1,7 @@
 """One warp from a view to its frame: every geometric step composed into one sampling grid over the whole frame.
 
-The grid is made on the CPU whatever the device, so that images, labels, points and replays share its very bits; only
-the image is sampled on the device. ``q = centre + L (p - centre) - shift + damping u(p)`` brings a point ``p`` of the
+The grid is made and the image sampled on the CPU whatever the device of the encoder, so that images, labels, points
+and replays share the very bits. ``q = centre + L (p - centre) - shift + damping u(p)`` brings a point ``p`` of the
 view (in frame px before the warp) to the point ``q`` of the frame it shows.
 """
 
@@ -185,27 +185,24 @@ def _bilinear(part: npt.NDArray[np.float32], xy: FloatArray) -> FloatArray:
     return found
 
 
-def sample_images(
-    frame: npt.NDArray[Any] | torch.Tensor, warps: Sequence[Warp], device: str | torch.device = "cpu"
-) -> torch.Tensor:
+def sample_images(frame: npt.NDArray[Any] | torch.Tensor, warps: Sequence[Warp]) -> torch.Tensor:
     """Sample a frame for several views of one size, bilinearly and once; beyond its borders it is reflected.
 
     Parameters
     ----------
     frame : (row, col), counts
     warps : of this frame, one shape
-    device : where it is done
 
     Returns
     -------
-    float32, (B, H, W), on the device
+    float32, (B, H, W)
     """
     import torch
     from torch.nn.functional import grid_sample
 
     rows, columns = frame.shape
-    image = torch.as_tensor(np.asarray(frame, np.float32) if isinstance(frame, np.ndarray) else frame, device=device)
-    out = torch.empty((len(warps), *warps[0].shape), dtype=torch.float32, device=device)
+    image = torch.as_tensor(np.asarray(frame, np.float32) if isinstance(frame, np.ndarray) else frame)
+    out = torch.empty((len(warps), *warps[0].shape), dtype=torch.float32)
     moving = [i for i, warp in enumerate(warps) if not warp.variant.keeps_place]
     for i, warp in enumerate(warps):
         if warp.variant.keeps_place:
@@ -216,8 +213,8 @@ def sample_images(
         for axis, length in enumerate((columns, rows)):
             for j, i in enumerate(moving):
                 grids[j, ..., axis] = warps[i].grid[axis] * np.float32(2 / max(length - 1, 1)) - 1
-        where = torch.from_numpy(grids).to(device)
+        where = torch.from_numpy(grids)
         frames = image[None, None].expand(len(moving), 1, rows, columns)
         found = grid_sample(frames, where, mode="bilinear", padding_mode="reflection", align_corners=True)
-        out[torch.tensor(moving, device=out.device)] = found[:, 0]
+        out[torch.tensor(moving)] = found[:, 0]
     return out

@@ -94,21 +94,28 @@ class _Immediate(Pipeline):
 
 
 class _Timed(Pipeline):
-    """As ``embed`` runs it; notes for how long the encoder has something to compute."""
+    """As ``embed`` runs it; notes for how long the encoder computes."""
 
     seconds = 0.0
-    _until = 0.0
 
     def _encode(self, pixels: npt.NDArray[np.float32]) -> Fetch:
-        start = time.perf_counter()
+        device = next(self._encoder.parameters()).device
+        if device.type != "cuda":
+            start = time.perf_counter()
+            fetch = super()._encode(pixels)
+            self.seconds += time.perf_counter() - start
+            return fetch
+        # a batch is fetched after the next one was read: only the GPU itself knows when it computed
+        stream = torch.cuda.current_stream(device)
+        begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record(stream)
         fetch = super()._encode(pixels)
+        done.record(stream)
 
         def timed() -> torch.Tensor:
             found = fetch()
-            # a GPU is given a batch before the one before it is done: that time counts once
-            now = time.perf_counter()
-            self.seconds += now - max(start, self._until)
-            self._until = now
+            done.synchronize()
+            self.seconds += begun.elapsed_time(done) / 1000
             return found
 
         return timed

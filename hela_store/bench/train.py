@@ -25,7 +25,7 @@ from hela_store.images.geometry import box_to_sam, resized_shape
 from hela_store.metrics.overlap import overlap
 from hela_store.sam.build import build_sam
 from hela_store.sam.decoder import SamDecoder, load_decoder
-from hela_store.sam.devices import pick_device, synchronize
+from hela_store.sam.devices import pick_device, repeatable, synchronize
 from hela_store.sam.encoder import preprocess
 from hela_store.sam.modeling import Sam
 from hela_store.sam.predict import DEFAULT_WINDOW, Prediction, predict_view
@@ -34,6 +34,7 @@ from hela_store.training.config import FinetuneConfig, PromptsConfig
 from hela_store.training.data import TrainingStep, TrainingSteps, loader_workers
 from hela_store.training.loading import load
 from hela_store.training.step import step_loss
+from hela_store.training.trainer import adamw
 
 from .stock import stock_sam
 
@@ -128,19 +129,22 @@ def bench_train(store: Store, config: TrainBenchConfig | None = None, *, progres
 
 
 class _Tuner:
-    """A decoder and its optimiser, and one step of them."""
+    """A decoder and its optimiser, and one step of them, as fine-tuning takes it."""
 
     def __init__(self, store: Store, device: torch.device) -> None:
+        self.device = device
         self.decoder = load_decoder(decoder_file(store), device).train()
         self.decoder.prompt_encoder.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW([p for p in self.decoder.parameters() if p.requires_grad], lr=1e-5)
+        learned = [p for p in self.decoder.parameters() if p.requires_grad]
+        self.optimizer = adamw(learned, lr=1e-5, weight_decay=0.01)
         self.config = FinetuneConfig(prompts=PromptsConfig(window=DEFAULT_WINDOW[store.recipe.encoder.architecture]))
 
     def step(self, batch: TrainingStep) -> None:
-        losses, _ = step_loss(self.decoder, batch, self.config)
-        self.optimizer.zero_grad()
-        losses.mean().backward()
-        self.optimizer.step()
+        with repeatable(self.device):
+            losses, _ = step_loss(self.decoder, batch, self.config)
+            self.optimizer.zero_grad()
+            losses.mean().backward()
+            self.optimizer.step()
 
 
 def _steps(store: Store, config: TrainBenchConfig, count: int) -> TrainingSteps:

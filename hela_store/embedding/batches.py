@@ -17,9 +17,6 @@ from hela_store.images import normalise
 from hela_store.store.records import ViewRecord
 
 if TYPE_CHECKING:
-    import torch
-
-    from hela_store.sam.devices import Room
     from hela_store.store.store import Store
 
 Ints = npt.NDArray[np.int64]
@@ -115,16 +112,14 @@ class Frames:
     Parameters
     ----------
     store : Store
-    device : where augmented views are sampled
     """
 
-    def __init__(self, store: Store, device: str | torch.device = "cpu") -> None:
+    def __init__(self, store: Store) -> None:
         # what is stored belongs to the labels as ingested; later versions are warped when they are read
-        self._store, self._device = store.at_labels(0), device
+        self._store = store.at_labels(0)
         self._last: tuple[tuple[str, float, float], npt.NDArray[np.float32]] | None = None
         self._counts: tuple[str, npt.NDArray[Any]] | None = None
         self._warps: dict[str, Warp] = {}
-        self._room: Room | None = None
 
     def stack(self, views: Sequence[ViewRecord]) -> npt.NDArray[np.float32]:
         """Return what the encoder sees of views of one size, float32, (B, row, col), 0..255.
@@ -139,20 +134,12 @@ class Frames:
         return np.stack(parts)
 
     def _augmented(self, views: Sequence[ViewRecord]) -> Iterator[npt.NDArray[np.float32]]:
-        import torch
-
         from hela_store.augment.render import render
-        from hela_store.sam.devices import Room
 
         frame, recipe = self._frame(views[0].frame), self._store.recipe
         shape, limits = (frame.shape[0], frame.shape[1]), (views[0].lo, views[0].hi)
         warps = [self._warps.setdefault(view.view, warp_of(view.params, view.rect, shape)) for view in views]
-        device = torch.device(self._device)
-        self._room = self._room or Room()
-        some = self._room.each(
-            len(warps), device, lambda part: render(frame, warps[part], limits, recipe.dataset.offset, device)
-        )
-        for counts in itertools.chain.from_iterable(some):
+        for counts in render(frame, warps, limits, recipe.dataset.offset):
             yield normalise.apply(counts, *limits, recipe.normalise.method, shape)
 
     def _frame(self, name: str) -> npt.NDArray[Any]:

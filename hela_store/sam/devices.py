@@ -12,6 +12,10 @@ import torch
 from hela_store.errors import RecipeError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""cuBLAS repeats itself only in a workspace of fixed size; without this variable torch refuses repeatable products."""
+# torch asks for it once a process, at the first product on a GPU, and every one of ours comes after this import
+os.putenv(WORKSPACE, ":4096:8")
 NO_ROOM = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """What errors other than torch's OutOfMemoryError say where memory is short: MPS, cuBLAS, cuDNN, the CUDA runtime."""
 
@@ -175,20 +179,28 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
     Raises
     ------
+    RecipeError
+        This process multiplied on a GPU before hela_store was imported.
     RuntimeError
         From torch, within: an operation that cannot be repeated on a GPU.
     """
     if device.type != "cuda":
         yield
         return
-    # cuBLAS repeats itself only in a workspace of fixed size, and torch refuses its products without this
-    os.putenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         torch.set_deterministic_debug_mode("error")
         torch.backends.cudnn.benchmark = False
         with ieee(device):
             yield
+    except RuntimeError as error:
+        if WORKSPACE not in str(error):
+            raise
+        raise RecipeError(
+            f"this process multiplied on the GPU before hela_store was imported, and training needs "
+            f"{WORKSPACE}=:4096:8 from the first product on; import hela_store.sam.devices first, or set the variable "
+            "before the process starts"
+        ) from error
     finally:
         torch.set_deterministic_debug_mode(before)
         torch.backends.cudnn.benchmark = benchmark

@@ -190,9 +190,12 @@ def _begin_fetch(embedding: Tensor, dtype: torch.dtype) -> Fetch:
             for part in (rounded, finite)
         )
         copied = copying.record_event()
+    for part in (rounded, finite):
+        # nothing else holds them, and their memory would be the next batch's while the copy still waits
+        part.record_stream(copying)
 
     def fetch() -> Tensor:
-        copied.synchronize()  # until then `rounded` must not be freed
+        copied.synchronize()
         return found if bool(whole) else embedding.cpu()
 
     return fetch

@@ -7,7 +7,6 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -240,16 +239,3 @@ def test_views_made_together_are_those_made_alone() -> None:
         hashlib.sha256(a.tobytes()).digest() == hashlib.sha256(b.tobytes()).digest()
         for a, b in zip(together, alone, strict=True)
     )
-
-
-@pytest.mark.parametrize("photons", [False, True])
-def test_a_device_shows_what_a_cpu_does(device: torch.device, photons: bool) -> None:
-    """The grid and every random number are the CPU's; a device rounds otherwise, and then now and then by a photon."""
-    frame = np.random.default_rng(0).integers(0, 4000, FRAME).astype(np.uint16)
-    ranges = AugmentRecipe()
-    drawn = [draw_variant(ranges, "f", 0, i, (112, 128)) for i in range(1, 4)]
-    warps = [Warp(replace(variant, photons=0.2 if photons else 0.0, clahe=0.0), RECT, FRAME) for variant in drawn]
-    here, there = (render(frame, warps, (0.0, 4000.0), 0.0, where) for where in ("cpu", device))
-    off = np.abs(there - here) > 1e-3 * 4000
-    assert off.mean() <= (1e-3 if photons else 0)
-    np.testing.assert_allclose(there.mean((1, 2)), here.mean((1, 2)), rtol=1e-4)

@@ -1,5 +1,8 @@
 """What a GPU would have to wait for, found without one: tensors of a device that does not exist."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from hela_store.errors import RecipeError
 from hela_store.sam.decoder import build_decoder
-from hela_store.sam.devices import Room, ieee, in_turn, most_at_once, pick_device
+from hela_store.sam.devices import Room, ieee, in_turn, most_at_once, pick_device, repeatable
 from hela_store.sam.encoder import preprocess
 from hela_store.sam.fast_decoder import prompt_tokens
 from hela_store.sam.fast_encoder import PIXEL_MEAN, PIXEL_STD, image_embedding, normalise_input, relative_positions
@@ -198,3 +201,24 @@ def test_attention_on_mps_stays_below_the_size_at_which_it_aborts(heads: int, mo
     room.bound(most)
     parts = list(room.each(12, torch.device("cpu"), lambda part: part))
     assert max(part.stop - part.start for part in parts) == most and parts[-1].stop == 12
+
+
+def test_the_workspace_of_repeatable_products_is_set_before_any_product() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    code = """
+import subprocess, sys
+import hela_store.sam.devices
+print(subprocess.run(["printenv", "CUBLAS_WORKSPACE_CONFIG"], capture_output=True, text=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ":4096:8"
+
+
+def test_a_product_before_the_import_is_one_line_with_the_way_out() -> None:
+    """As torch says it at the first product on a GPU; here there is none, so that its words are given."""
+    said = "Deterministic behavior was enabled ... you must set an environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    with pytest.raises(RecipeError, match="needs CUBLAS_WORKSPACE_CONFIG=:4096:8 "), repeatable(torch.device("cuda")):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="another"), repeatable(torch.device("cuda")):
+        raise RuntimeError("another")
+    assert torch.get_deterministic_debug_mode() == 0

@@ -16,7 +16,7 @@ from hela_store.base.rng import generator
 from hela_store.errors import RecipeError
 from hela_store.sam.decoder import SamDecoder, SamPrompts
 from hela_store.sam.devices import Room, ieee
-from hela_store.sam.encoder import begin_encode, encode, preprocess
+from hela_store.sam.encoder import _copying, begin_encode, encode, preprocess
 from hela_store.sam.fast_encoder import image_embedding, view_embedding
 from hela_store.sam.nano import load_nano
 from hela_store.sam.tiny_vit import build_vit_t
@@ -116,6 +116,19 @@ def test_batches_are_begun_without_waiting_and_fetched_later(device: torch.devic
     found = [fetch() for fetch in begun]
     assert all(part.device.type == "cpu" and part.dtype == getattr(torch, stored) for part in found)
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.gpu
+def test_what_is_being_copied_is_not_given_to_the_next_batch() -> None:
+    device = torch.device("cuda", there("cuda").index or 0)
+    encoder, grey = small("vit_b").to(device), views(1)
+    expected = encode(encoder, grey, stored="float16")
+    with torch.cuda.stream(_copying(device)):
+        torch.cuda._sleep(10**9)  # the copy waits about half a second
+    fetch = begin_encode(encoder, grey, stored="float16")
+    other = [torch.full(expected.shape, 7.0, dtype=torch.float16, device=device) for _ in range(64)]
+    other += [torch.zeros(1, dtype=torch.bool, device=device) for _ in range(64)]  # as small as what says "finite"
+    assert torch.equal(fetch(), expected) and other
 
 
 @pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
