@@ -220,8 +220,7 @@ def _standing(store: Store, result: FinetuneResult) -> str:
 def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
     ends = [None if math.isnan(end) else end for end in (change.low, change.high)]
     numbers = [NOTHING if end is None else f"{end:+.3f}" for end in (change.mean_change, *ends)]
-    word = change.verdict if ends[0] is not None else NOTHING  # without an interval there is no verdict
-    return [kind, *numbers, percent(change.better, 0), percent(change.worse, 0), word]
+    return [kind, *numbers, percent(change.better, 0), percent(change.worse, 0), change.verdict or NOTHING]
 
 
 def _echo(store: Store, result: FinetuneResult) -> None:

@@ -148,8 +148,7 @@ def _echo(rows: list[SweepRow]) -> None:
         values = row.flat()
         for name in ("mean_change", "low", "high"):
             values[name] = NOTHING if values[name] is None else f"{values[name]:+.3f}"
-        if row.low is None:
-            values["verdict"] = NOTHING  # without an interval there is no verdict
+        values["verdict"] = values["verdict"] or NOTHING  # too few frames
         lines.append([*row.choices.values(), *(values[name] for name in names)])
     echo_table([*rows[0].choices, *(COLUMNS[name] for name in names)], lines)
 

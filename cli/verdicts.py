@@ -177,8 +177,7 @@ def _change(row: Difference) -> str:
 def fine_tuning(store: Store, result: FinetuneResult) -> None:
     """Print whether a fine-tuning helped on validation, and what to do next."""
     zero, tuned = result.zero_shot.mean_iou, result.tuned.mean_iou
-    told = result.verdict in ("better", "worse", "equivalent")
-    ends = interval(result.mean_change, result.low, result.high, None if told else zero)
+    ends = interval(result.mean_change, result.low, result.high, None if result.verdict else zero)
     if result.best_step == 0:
         click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
     elif math.isnan(result.low) or result.frames == 1:
@@ -187,6 +186,8 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     else:
         verb = helped(result.verdict, result.mean_change)
         click.echo(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
+        if not result.verdict:
+            click.echo(f"With {counted(result.frames, 'validation frame')} that is a mean, and no verdict.")
     if tuned < (result.tuned.image_free_iou or 0.0):
         free = f"{result.tuned.image_free_iou:.3f}"
         click.echo(f"It does not beat the naive guess without the image ({free}). Try more --steps, a higher --lr,")

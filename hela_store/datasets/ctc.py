@@ -1,7 +1,7 @@
 """Reader for the Cell Tracking Challenge's layout: ``<root>/<seq>/tNNN.tif`` with labels beside the sequences.
 
 Labels are ``<seq>_ST/SEG/man_segNNN.tif`` (the tracker reference, complete), ``<seq>_GT/SEG/man_segNNN.tif`` (partial
-gold), or gold over the reference cell by cell (:func:`~hela_store.datasets.gold.gold_over_silver`).
+gold), or gold over the reference cell by cell (:func:`~hela_store.datasets.gold.gold_over_reference`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hela_store.recipe.recipe import DatasetRecipe
 
 from .entries import Entry, check_mask_size, list_folder, plane_notes, probe_label
 from .frame import Frame
-from .gold import gold_over_silver
+from .gold import gold_over_reference
 from .pixels import Plane, probe, read_image, read_label
 
 _FRAME = re.compile(r"t(\d{3,})\.tiff?", re.IGNORECASE)
@@ -87,15 +87,15 @@ class CtcReader:
         return self._labels(entry)[0]
 
     def _labels(self, entry: Entry) -> tuple[np.ndarray | None, str, np.ndarray]:
-        """Return labels, where they come from, and where gold and silver agree enough to say anything."""
+        """Return labels, where they come from, and where gold and the reference agree enough to say anything."""
         band, agreed = self.config.field_of_interest, np.ones(entry.image.shape, bool)
         planes = {kind: entry.labels[kind] for kind in self.config.labels.split("+") if kind in entry.labels}
         if not planes:
             return None, "", agreed
         if len(planes) == 2:
-            label, agreed = gold_over_silver(read_label(planes["GT"]), read_label(planes["ST"]))
+            label, agreed = gold_over_reference(read_label(planes["GT"]), read_label(planes["ST"]))
         else:
-            # With GT+ST asked for, a frame that has one of the two says so: silver is complete, gold partial.
+            # With GT+ST asked for, a frame that has one of the two says so: the reference is complete, gold partial.
             label = read_label(next(iter(planes.values())))
         return apply_field_of_interest(label, band), "+".join(planes), agreed
 

@@ -148,7 +148,8 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
         asked = rows["prompt"] == prompt
         part = {name: column[asked] for name, column in rows.items()}
         found += _family(part, units.take(asked), prompt)
-    notes = [] if len(set(rows["split"])) < 2 else [f"the run scored {', '.join(sorted(set(rows['split'])))} together"]
+    notes = ["A verdict is about this run: one training. Another training seed may differ."] if found else []
+    notes += [] if len(set(rows["split"])) < 2 else [f"the run scored {', '.join(sorted(set(rows['split'])))} together"]
     if not found:
         notes.append(f"no part has {LEAST_CELLS} cells, and as many outside; score more frames")
     if any(not row.word for row in found):

@@ -96,11 +96,13 @@ class Interval:
 
     @property
     def standing(self) -> Word:
-        """The place of the interval, however few its units: ``""`` only without an interval.
+        """The place of the interval, however few its units: ``""`` without an interval, or with one of no width.
+
+        Values that are all alike do not say how far their mean may be off.
 
         Better or worse: wholly beyond :data:`MARGIN`; equivalent: wholly within it on both sides; else undecided.
         """
-        if math.isnan(self.low):
+        if math.isnan(self.low) or self.low == self.high:
             return ""
         if self.low > MARGIN:
             return "better"

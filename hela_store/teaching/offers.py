@@ -129,19 +129,15 @@ class Offers:
 
 
 def rule_or_chance(by_rule: Sequence[float], control: Sequence[float]) -> str:
-    """Say whether the rule offers harder cells than chance does, with Welch's interval of the difference of means.
+    """Say how much harder the cells are that the rule offers than those of chance, with Welch's interval.
 
-    Cells count as independent of each other, so the interval is a little narrow where one nucleus was taught in
-    several frames.
+    No verdict: the page says this again after every cell, and one nucleus may be taught in several frames, so that the
+    interval would cover too seldom for one.
     """
     if min(len(by_rule), len(control)) < LEAST:
         return f"too early to compare, {LEAST} of each are needed"
     if np.ptp(by_rule) == np.ptp(control) == 0:
         return "too much alike to compare"
     low, high = ttest_ind(by_rule, control, equal_var=False).confidence_interval()
-    verdict = "undecided"
-    if low > 0:
-        verdict = "the rule finds harder cells"
-    elif high < 0:
-        verdict = "chance finds harder cells"
-    return f"{verdict}, difference {np.mean(by_rule) - np.mean(control):+.2f} (95 % {low:+.2f} to {high:+.2f})"
+    change = np.mean(by_rule) - np.mean(control)
+    return f"difference {change:+.2f} (95 % {low:+.2f} to {high:+.2f} for cells of different nuclei, looked at once)"

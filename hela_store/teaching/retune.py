@@ -98,7 +98,7 @@ class Round:
     kept : whether ``after`` answers from then on
     before_iou, after_iou : mean IoU of both on the cells that judge, bounding boxes and clicks together
     mean_change, low, high : paired, with its 95 % interval; None where it cannot be told
-    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``
+    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``; ``""`` where the frames are too few
     curve : (cells, IoU, low, high) of zero-shot and of the decoder that answered after each round, on the same cells
     ahead : (cells more, IoU, low, high, gain, low, high) that are expected; empty while too few rounds can be fitted
     seconds : how long it took
@@ -148,10 +148,11 @@ class Round:
             interval = "too few cells for an interval"
         else:
             interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        verdict = self.verdict or "too few frames for a verdict"
         end = "The new decoder answers now." if self.kept else "The decoder before stays; the new one is dropped."
         return (
             f"Round {self.number}: trained on {self.trained} cells{self._pace()}. IoU on {self.judged} cells set aside "
-            f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {self.verdict}). "
+            f"{self.before_iou:.3f}, now {self.after_iou:.3f} ({self.mean_change:+.3f}, {interval}: {verdict}). "
             f"{end}"
         )
 

@@ -76,7 +76,8 @@ class FinetuneResult:
     better, worse : share of cells whose IoU rose or fell by more than 0.01
     mean_change, low, high : mean paired change of IoU and its 95 % interval over tracks and frames
     frames : how many frames were judged
-    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder
+    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, of this decoder (one training seed);
+        ``""`` where the frames are too few
     kinds : the change by prompt kind
     units : how many tracks judged, how many chose the step, and how tracks were found
     errors : where the errors of its mask prompts are from, in words; empty where these are the generic ones

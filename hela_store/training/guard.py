@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hela_store.base.rng import generator
 from hela_store.evaluation.questions import Question, Score
 from hela_store.evaluation.tracks import CellTracks, cell_tracks
-from hela_store.metrics.intervals import Units
+from hela_store.metrics.intervals import LEAST_BLOCKS, Units
 from hela_store.runs.default import helped, paired_change
 from hela_store.store.store import Store
 
@@ -33,7 +33,9 @@ class Change:
     n : prompts judged
     mean_change, low, high : mean paired change of IoU and its 95 % interval; NaN where there is one track or frame
     better, worse : share of prompts whose IoU rose or fell by more than :data:`NOTICEABLE`
-    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, for this decoder (one training seed)
+    verdict : ``"better"``, ``"worse"``, ``"equivalent"`` or ``"undecided"``, for this decoder (one training
+        seed); ``""`` without an interval, with fewer than five groups of neighbouring frames, and of cells that
+        chose the step
     """
 
     n: int
@@ -46,7 +48,7 @@ class Change:
 
     @property
     def helped(self) -> bool:
-        """Whether the tuned decoder may stand in for zero-shot, see :func:`hela_store.runs.default.helped`."""
+        """Whether the tuned decoder may stand in for zero-shot, whatever the verdict: the mean rose."""
         return helped(asdict(self))
 
 
@@ -97,7 +99,10 @@ class Halves:
         units = self.tracks.units(cells)
         parts = {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds.tolist())}
         kinds_of = {kind: change(ious[0, rows], ious[1, rows], units.take(rows)) for kind, rows in parts.items()}
-        return change(ious[0], ious[1], units), kinds_of
+        whole = change(ious[0], ious[1], units)
+        if self.choosing is self.judging:  # what chose the step gives numbers, and no verdict
+            whole, kinds_of = replace(whole, verdict=""), {k: replace(v, verdict="") for k, v in kinds_of.items()}
+        return whole, kinds_of
 
 
 def half(tracks: set[int]) -> set[int]:
@@ -116,5 +121,5 @@ def change(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], unit
         high=found.high,
         better=float(np.mean(moved > NOTICEABLE)),
         worse=float(np.mean(moved < -NOTICEABLE)),
-        verdict=found.standing or "undecided",
+        verdict=found.standing if found.blocks >= LEAST_BLOCKS else "",
     )

@@ -66,7 +66,7 @@ def test_gold_is_partial_and_some_frames_have_none(root: Path) -> None:
     assert frames[0].label_origin == "" and not frames[0].valid.any()
 
 
-def test_gold_over_silver(root: Path) -> None:
+def test_gold_over_reference(root: Path) -> None:
     frames = list(open_dataset(recipe(labels="GT+ST"), root)())
     assert [f.label_origin for f in frames] == ["ST", "GT+ST", "ST"]
     label = frames[1].label
@@ -222,7 +222,7 @@ def test_real_fluo_frames() -> None:
 
 @pytest.mark.realdata
 @needs_realdata
-def test_real_fluo_gold_over_silver() -> None:
+def test_real_fluo_gold_over_reference() -> None:
     silver, gold, both = (
         open_dataset(recipe(path="Fluo-N2DL-HeLa", labels=labels), REALDATA) for labels in ("ST", "GT", "GT+ST")
     )

@@ -53,7 +53,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
         for v in dict.fromkeys(r.variant for r in found.rows)
     )
     assert (alone.n, alone.cells, alone.better, alone.worse) == (total, total, 1.0, 0.0)
-    assert alone.mean == alone.median == pytest.approx(0.01) and alone.per_cell.standing == "better"
+    assert alone.mean == alone.median == pytest.approx(0.01) and alone.per_cell.standing == "", "all alike"
     assert alone.word == "" and alone.per_cell.seeds == 1 and alone.per_cell.blocks == 2, "too few units for a word"
     assert alone.per_frame.mean == pytest.approx(0.01) and alone.per_cell.tracks < total
     assert (three.n, three.cells, three.per_cell.seeds) == (3 * total, total, 3)
@@ -72,7 +72,7 @@ def test_runs_are_compared_on_the_same_cells(scored: tuple[Store, str]) -> None:
     assert abs(parts["small"] - parts["large"]) <= 1 and parts.get("touching", 0) + parts["alone"] == total
     assert any("give 3, as A1,A2,A3" in note for note in found.notes)
     assert "2 groups of up to 5 neighbouring frames: fewer than 5 groups give numbers but no verdict" in found.notes
-    assert compare(store, [others[0], run]).rows[0].per_cell.standing == "worse"
+    assert compare(store, [others[0], run]).rows[0].per_cell.high == pytest.approx(-0.01)
     assert all(r.is_exploratory and r.word == "" for r in found.rows if r.subset != "all")
     with pytest.raises(RunError, match="given twice"):
         compare(store, [run, ",".join([*others, others[0]])])

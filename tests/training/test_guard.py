@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hela_store.evaluation.checkpoint import resolve_checkpoint
+from hela_store.evaluation.questions import answer
 from hela_store.evaluation.tracks import CellTracks
 from hela_store.metrics.intervals import Units
 from hela_store.store.store import Store
@@ -54,16 +56,26 @@ def test_its_size_and_power(truth: float, accepted: tuple[float, float], worse: 
     assert worse[0] <= np.mean([one is not None and one.verdict == "worse" for one in found]) <= worse[1]
 
 
-def test_it_can_say_worse() -> None:
-    """A decoder that is worse by 0.04 on the judging half is called so, whatever the other half said."""
+@pytest.mark.parametrize(("frames", "verdict"), [(FRAMES, ""), (25, "worse")])
+def test_it_can_say_worse(frames: int, verdict: str) -> None:
+    """A decoder that is worse by 0.04 on the judging half is dropped, and called worse where the frames allow a word."""
     rng = np.random.default_rng(2)
-    track, frame = (part.ravel() for part in np.indices((TRACKS // 2, FRAMES)))
+    track, frame = (part.ravel() for part in np.indices((TRACKS // 2, frames)))
     units = Units(track=track, frame=frame, block=frame // 5, seed=0 * frame)
-    words = []
+    found = []
     for _ in range(200):
         after = -0.04 + 0.029 * rng.standard_normal(TRACKS)[track] + 0.04 * rng.standard_normal(len(track))
-        words.append(change(np.zeros(len(after)), after, units).verdict)
-    assert words.count("worse") >= 170
+        found.append(change(np.zeros(len(after)), after, units))
+    assert [one.verdict for one in found].count(verdict) >= 170 and not any(one.helped for one in found)
+
+
+@pytest.mark.parametrize(("frames", "verdict"), [(20, ""), (21, "better")])
+def test_below_five_groups_of_frames_there_is_a_decision_and_no_verdict(frames: int, verdict: str) -> None:
+    track, frame = (part.ravel() for part in np.indices((40, frames)))
+    units = Units(track=track, frame=frame, block=frame // 5, seed=0 * frame)
+    rng = np.random.default_rng(3)
+    found = change(np.zeros(len(track)), 0.05 + 0.01 * rng.standard_normal(len(track)), units)
+    assert found.low > 0.005 and found.helped and found.verdict == verdict
 
 
 def test_half_of_the_tracks_chooses() -> None:
@@ -85,8 +97,17 @@ def test_a_result_says_what_judged_it(store: Store) -> None:
     result = finetune(store, config)
     assert set(result.kinds) == set(result.by_kind) and sum(part.n for part in result.kinds.values()) == result.tuned.n
     assert result.mean_change == pytest.approx(result.tuned.mean_iou - result.zero_shot.mean_iou)
-    assert result.is_worse == (result.best_step == 0 or result.verdict == "worse" or result.mean_change <= 0)
-    assert result.to_json()["kinds"]["box"]["verdict"] in ("better", "worse", "equivalent", "undecided")
+    assert result.is_worse == (result.best_step == 0 or result.mean_change <= 0)
+    assert result.verdict == result.to_json()["kinds"]["box"]["verdict"] == "", "one frame gives no verdict"
+
+
+def test_cells_that_chose_the_step_give_no_verdict(store: Store) -> None:
+    questions = validation_questions(store, FinetuneConfig.of(prompt="all", window=8))
+    zero_shot = resolve_checkpoint(store, None)
+    scores = answer(store, zero_shot.load_decoder(), questions, 8)
+    halves = Halves.undivided(store, questions, "4 held cells, chose the step and judged it")
+    whole, kinds = halves.changes(scores, scores)
+    assert whole.verdict == "" and {found.verdict for found in kinds.values()} == {""}
 
 
 def test_cells_of_a_single_image_give_no_interval_and_no_word() -> None:
@@ -98,5 +119,5 @@ def test_cells_of_a_single_image_give_no_interval_and_no_word() -> None:
     apart = CellTracks(method="images", of=cells, times=times)
     assert change(before, after, apart.units(list(cells))).verdict == "better"  # of forty images it would be so
     found = change(before, after, replace(apart, alone=True).units(list(cells)))
-    assert math.isnan(found.low) and math.isnan(found.high) and found.verdict == "undecided"
+    assert math.isnan(found.low) and math.isnan(found.high) and found.verdict == ""
     assert found.mean_change == pytest.approx(0.05, abs=0.01) and found.helped
