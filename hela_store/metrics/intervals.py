@@ -40,6 +40,8 @@ CORRELATION = 0.8
 """Correlation of the effects of neighbouring frames up to which intervals are meant to hold."""
 MAX_LAG = 60
 """Frames after which that correlation has died out."""
+ROUNDING = 1e-9
+"""Widths below this one are made by the rounding of float64, not by differences between cells."""
 
 Word = Literal["better", "worse", "equivalent", "undecided", ""]
 Floats = npt.NDArray[np.float64]
@@ -77,7 +79,8 @@ class Interval:
     ----------
     mean, low, high : float
     blocks, seeds, tracks : int
-        How many of each the rows are draws of; with one seed the interval is that of this one training.
+        How many of each the rows are draws of; with one seed the interval is that of this one training. Seeds with the
+        same values in every row are copies of one training, and count as one.
     df : float
         Degrees of freedom of the t quantile; infinite where all rows are equal.
     bootstrap_low, bootstrap_high : float
@@ -98,11 +101,11 @@ class Interval:
     def standing(self) -> Word:
         """The place of the interval, however few its units: ``""`` without an interval, or with one of no width.
 
-        Values that are all alike do not say how far their mean may be off.
+        Values that are all alike, up to rounding, do not say how far their mean may be off.
 
         Better or worse: wholly beyond :data:`MARGIN`; equivalent: wholly within it on both sides; else undecided.
         """
-        if math.isnan(self.low) or self.low == self.high:
+        if math.isnan(self.low) or self.high - self.low < ROUNDING:
             return ""
         if self.low > MARGIN:
             return "better"
@@ -187,7 +190,7 @@ def crossed_interval(values: Floats, units: Units, weights: Floats | None = None
         Of the bootstrap; 0 for none.
     """
     weights = np.ones(len(values)) if weights is None else weights
-    codes = _Codes.of(units)
+    codes = _Codes.of(replace(units, seed=_distinct(values, units)))
     mean = float(np.average(values, weights=weights))
     about = {"mean": mean, "blocks": codes.blocks, "seeds": codes.seeds, "tracks": codes.tracks}
     if codes.tracks < 2 or codes.frames == 1:
@@ -224,6 +227,18 @@ def part_interval(values: Floats, units: Units, part: npt.NDArray[np.bool_]) -> 
     found = replace(found, mean=change, df=min(found.df, min(counts) - 1), **about)
     low, high = (change + sign * error * float(stdtrit(found.df, 0.975)) for sign in (-1, 1))
     return replace(found, low=low, high=high)
+
+
+def _distinct(values: Floats, units: Units) -> Ints:
+    """Return the seeds of the rows with one number for all seeds that have the same values in the same rows."""
+    order = np.lexsort((values, units.track if units.frame is None else units.frame, units.track))
+    found: dict[bytes, int] = {}
+    seeds = units.seed.copy()
+    for seed in np.unique(units.seed):
+        rows = order[units.seed[order] == seed]
+        place = (units.track[rows], *(() if units.frame is None else (units.frame[rows],)), values[rows])
+        seeds[units.seed == seed] = found.setdefault(b"".join(part.tobytes() for part in place), int(seed))
+    return seeds
 
 
 @dataclass(frozen=True, kw_only=True)

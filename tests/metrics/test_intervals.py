@@ -34,7 +34,30 @@ def test_frames_count_alike_whatever_their_cells() -> None:
 def test_constant_differences_have_an_interval_of_no_width() -> None:
     found = crossed_interval(np.full(12, 0.02), units([0, 1] * 6, [0, 0, 5, 5, 10, 10] * 2, [0] * 6 + [1] * 6))
     assert (found.mean, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
-    assert (found.blocks, found.seeds, found.tracks, found.standing, found.word) == (3, 2, 2, "better", "")
+    assert (found.blocks, found.seeds, found.tracks, found.standing, found.word) == (3, 1, 2, "", "")
+
+
+@pytest.mark.parametrize("value", [0.0559266726, 0.1 / 3, -0.02, 0.0])
+def test_values_that_are_alike_up_to_rounding_give_no_word(value: float) -> None:
+    rows = units(list(range(20)) * 75, [n // 20 % 25 for n in range(1500)], [n // 500 for n in range(1500)])
+    values = value + 1e-17 * np.arange(1500)
+    assert crossed_interval(values, rows).word == ""
+
+
+def test_copies_of_one_seed_count_as_one_seed() -> None:
+    rng = np.random.default_rng(0)
+    track, frame = (part.ravel().tolist() for part in np.indices((40, 25)))
+    three = units(track * 3, frame * 3, [seed for seed in (4, 7, 9) for _ in track])
+    one, other = 0.03 + 0.02 * rng.standard_normal((2, 1000))
+    copies = crossed_interval(np.concatenate([one, one, one]), three)
+    alone = crossed_interval(one, units(track, frame))
+    assert (copies.seeds, copies.word, copies.standing) == (1, "", "better")
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high))
+    mixed = np.concatenate([one, other, one])
+    shuffled = rng.permutation(3000)  # rows may come in any order
+    assert crossed_interval(mixed[shuffled], three.take(shuffled)).seeds == 2
+    apart = np.concatenate([one, other, 0.03 + 0.02 * rng.standard_normal(1000)])
+    assert (crossed_interval(apart, three).seeds, crossed_interval(apart, three).word) == (3, "better")
 
 
 @pytest.mark.parametrize(
