@@ -204,7 +204,7 @@ def _standing(store: Store, result: FinetuneResult) -> str:
     if result.blind:
         scored = typed(f"evaluate --run {result.run} --split val")
         return f"It never saw an image, so it is never the default run. To score it: {scored}"
-    if result.is_worse:
+    if not result.accepted:
         return f"This is not the default run: {_harm(result)}."
     try:
         default = default_run(store.path, store.key)
@@ -241,6 +241,6 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     if result.errors:
         click.echo(f"Mask prompts were drawn with {result.errors}.")
     click.echo(_standing(store, result))
-    verdicts.fine_tuning(store, result)
-    if result.is_worse and not result.blind:
+    verdicts.fine_tuning(result)
+    if not result.accepted and not result.blind:
         note(f"WARNING: FINE-TUNING DID NOT HELP: {_harm(result)}")

@@ -174,7 +174,16 @@ def _change(row: Difference) -> str:
     return f"Fine-tuning {verb} with {row.prompt}: IoU {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}).{unsure}"
 
 
-def fine_tuning(store: Store, result: FinetuneResult) -> None:
+ONE_TRAINING = "A verdict is about this training; with another training seed it may differ."
+
+
+def _no_verdict(result: FinetuneResult) -> str:
+    if result.budget:
+        return "That is a mean and no verdict: the same cells chose the training step and judged it."
+    return f"With {counted(result.frames, 'validation frame')} that is a mean, and no verdict."
+
+
+def fine_tuning(result: FinetuneResult) -> None:
     """Print whether a fine-tuning helped on validation, and what to do next."""
     zero, tuned = result.zero_shot.mean_iou, result.tuned.mean_iou
     ends = interval(result.mean_change, result.low, result.high, None if result.verdict else zero)
@@ -186,15 +195,14 @@ def fine_tuning(store: Store, result: FinetuneResult) -> None:
     else:
         verb = helped(result.verdict, result.mean_change)
         click.echo(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
-        if not result.verdict:
-            click.echo(f"With {counted(result.frames, 'validation frame')} that is a mean, and no verdict.")
+        click.echo(ONE_TRAINING if result.verdict else _no_verdict(result))
     if tuned < (result.tuned.image_free_iou or 0.0):
         free = f"{result.tuned.image_free_iou:.3f}"
         click.echo(f"It does not beat the naive guess without the image ({free}). Try more --steps, a higher --lr,")
         click.echo("augmented variants (new --variants 8), or an encoder that knows such cells (new --encoder vit_b).")
     if result.adapts_encoder:
         next_step(f"embed --adapter {result.run}")
-    elif result.is_worse:
+    elif not result.accepted:
         next_step(f"finetune --prompt {result.prompt} --lr 1e-3")
     else:
         next_step(f"evaluate --run {result.run} --prompt {scored(result.prompt)} --split val")

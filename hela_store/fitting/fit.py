@@ -182,7 +182,7 @@ class _Fit:
         about = FinetuneConfig.of(prompt=prompt, steps=self._config.steps, device=self._config.device)
         found = finetune(self._store, about, cache_dir=self._config.cache_dir, progress=self._progress)
         change = f"IoU on validation {found.zero_shot.mean_iou:.3f} -> {found.tuned.mean_iou:.3f}"
-        change += f", {found.verdict}" if found.verdict else ", too few frames for a verdict"
+        change += f", {found.verdict} for this training" if found.verdict else ", too few frames for a verdict"
         self._note(steps.finetune_command(self._config, prompt), found.reused, f"{found.run}: {change}")
         return found.run
 

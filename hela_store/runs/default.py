@@ -36,9 +36,10 @@ def paired_change(before: npt.ArrayLike, after: npt.ArrayLike, units: Units) -> 
 def helped(change: Mapping[str, Any]) -> bool:
     """Return whether a change of IoU speaks for the tuned decoder: its mean is above 0.
 
-    That is a decision, which has to be made with however few frames. A verdict is more, and needs more of them.
+    That is a decision, which has to be made with however few frames. A verdict is more, and needs more of them. Runs of
+    the earliest versions have a verdict alone: "worse" was not accepted.
     """
-    return bool(change.get("mean_change", 1.0) > 0)
+    return bool(change.get("mean_change", 1.0) > 0) and change.get("verdict") != "worse"
 
 
 def default_run(store_path: Path, encoder: str, prompt: str | None = None) -> RunInfo | None:

@@ -184,6 +184,6 @@ def tuned_row(
         result = load_run(store.path, done.run).result()
     except HelaError as error:
         return SweepRow(choices=point, error=str(error))
-    names = ("run", "mean_change", "low", "high", "verdict", "best_step")
+    names = ("run", "mean_change", "low", "high", "best_step")
     scores = {"zero_shot_iou": result["zero_shot"]["mean_iou"], "mean_iou": result["tuned"]["mean_iou"]}
-    return SweepRow(choices=point, **{name: result[name] for name in names}, **scores)
+    return SweepRow(choices=point, verdict=done.verdict, **{name: result[name] for name in names}, **scores)

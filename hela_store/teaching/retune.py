@@ -148,7 +148,7 @@ class Round:
             interval = "too few cells for an interval"
         else:
             interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
-        verdict = self.verdict or "too few frames for a verdict"
+        verdict = f"{self.verdict} for this training" if self.verdict else "too few frames for a verdict"
         end = "The new decoder answers now." if self.kept else "The decoder before stays; the new one is dropped."
         return (
             f"Round {self.number}: trained on {self.trained} cells{self._pace()}. IoU on {self.judged} cells set aside "

@@ -115,6 +115,9 @@ class FinetuneResult:
         found: dict[str, Any] = {name: PromptScore.of(logged[name]) for name in ("zero_shot", "tuned")}
         kinds = {kind: PromptScore.of(score) for kind, score in logged["by_kind"].items()}
         found |= _numbers({name: logged[name] for name in ("mean_change", "low", "high")})
+        if "accepted" not in logged:  # earlier versions gave a verdict on any number of frames
+            wordless = {kind: change | {"verdict": ""} for kind, change in logged["kinds"].items()}
+            logged = logged | {"verdict": "", "kinds": wordless}
         changes = {kind: Change(**_numbers(change)) for kind, change in logged["kinds"].items()}
         names = ("prompt", "best_step", "better", "worse", "verdict", "frames", "units", "adapt")
         return cls(
@@ -135,9 +138,12 @@ class FinetuneResult:
         return self.adapt in ENCODER
 
     @property
-    def is_worse(self) -> bool:
-        """Whether tuning did not help: no step was better for the half that chooses, or it is no higher on the rest."""
-        return self.best_step == 0 or not helped(vars(self))
+    def accepted(self) -> bool:
+        """Whether it may become the default run: a step was better for the half that chooses, and the rest rose, too.
+
+        This is a decision, made for any number of frames, and no verdict.
+        """
+        return self.best_step > 0 and helped(vars(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``hela-store finetune --json`` prints."""
@@ -146,7 +152,7 @@ class FinetuneResult:
         return (
             asdict(self)
             | scores
-            | {"by_kind": kinds, "is_worse": self.is_worse, "split": "train" if self.budget else "val"}
+            | {"by_kind": kinds, "accepted": self.accepted, "split": "train" if self.budget else "val"}
         )
 
 

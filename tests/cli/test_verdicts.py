@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 from console import Run
-from hela_store_cli.verdicts import calibration, detector, faster, helped, interval
+from hela_store_cli.verdicts import calibration, detector, faster, fine_tuning, helped, interval
 
 import hela_store as hs
 from hela_store.evaluation.checkpoint import resolve_checkpoint
+from hela_store.evaluation.scores import PromptScore
 from hela_store.runs.default import default_run
 from hela_store.sam.rate import proposed_precision
 from hela_store.segmentation.calibration import Calibration
 from hela_store.store.store import Store
+from hela_store.training.finetune import FinetuneResult
 
 QUICK = ("--steps", 2, "--evaluate-every", 1, "--cells", 2, "--workers", 0)
 
@@ -55,6 +57,32 @@ def test_a_change_that_is_above_zero_is_never_called_none() -> None:
         "made masks worse",
         "raised the mean",
     ]
+
+
+def scores(iou: float) -> PromptScore:
+    return PromptScore(n=90, mean_iou=iou, mean_dice=iou, empty=0.0, image_free_iou=0.5, image_free_dice=0.5, skill=0.5)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "budget", "said"),
+    [
+        ("better", 0, "A verdict is about this training; with another training seed it may differ."),
+        ("", 0, "With 9 validation frames that is a mean, and no verdict."),
+        ("", 20, "That is a mean and no verdict: the same cells chose the training step and judged it."),
+    ],
+)
+def test_a_fine_tuning_has_a_verdict_or_says_why_it_has_none(
+    verdict: str, budget: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = {"mean_change": 0.03, "low": 0.02, "high": 0.04, "better": 0.8, "worse": 0.1}
+    found = FinetuneResult(
+        run="r", prompt="box", zero_shot=scores(0.85), tuned=scores(0.88), by_kind={}, best_step=3, verdict=verdict,
+        frames=9, kinds={}, units="", budget=budget, **numbers,
+    )  # fmt: skip
+    fine_tuning(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == said and found.accepted
+    assert lines[0].startswith("Fine-tuning helped" if verdict else "Fine-tuning raised the mean")
 
 
 def test_a_detector_that_finds_little_is_not_passed_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_a_result_says_what_judged_it(store: Store) -> None:
     result = finetune(store, config)
     assert set(result.kinds) == set(result.by_kind) and sum(part.n for part in result.kinds.values()) == result.tuned.n
     assert result.mean_change == pytest.approx(result.tuned.mean_iou - result.zero_shot.mean_iou)
-    assert result.is_worse == (result.best_step == 0 or result.mean_change <= 0)
+    assert result.accepted == (result.best_step > 0 and result.mean_change > 0) == result.to_json()["accepted"]
     assert result.verdict == result.to_json()["kinds"]["box"]["verdict"] == "", "one frame gives no verdict"
 
 

@@ -14,7 +14,7 @@ from hela_store.errors import RecipeError, RunError, StoreError
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
 from hela_store.prompts.kinds import MIXED_PROMPTS, TRAINING_PROMPTS
-from hela_store.runs.default import best_run, default_run
+from hela_store.runs.default import best_run, default_run, helped
 from hela_store.runs.folder import load_run, partial_runs
 from hela_store.runs.watch import watch
 from hela_store.sam.adapters import learned
@@ -183,7 +183,7 @@ def test_patience_accumulation_and_init(store: Store) -> None:
     hopeless = QUICK.with_choices(steps=40, lr=1e-12, patience=2, accumulate=2)
     result = finetune(store, hopeless)
     rows = [row for row in load_run(store.path, result.run).log() if "val" in row]
-    assert rows[-1]["step"] < 40 and (result.is_worse or result.best_step > 0)
+    assert rows[-1]["step"] < 40 and (not result.accepted or result.best_step > 0)
     job = resolve(store, QUICK.with_choices(init="latest"))
     assert job.init is not None and job.init.id == job.config.init == result.run
     second = finetune(store, QUICK.with_choices(init=result.run[:-1], prompt="all"))
@@ -221,6 +221,9 @@ def test_no_space_left_for_a_checkpoint_keeps_the_one_before(store: Store, monke
     assert finetune(store, QUICK).run == name
 
 
+CHANGE = {"n": 9, "mean_change": 0.01, "low": 0.006, "high": 0.02, "better": 1.0, "worse": 0.0, "verdict": "better"}
+
+
 def judged(store: Store, run: str, **result: object) -> None:
     """Write what the guard found into a run: of the few cells of a test it is chance."""
     path = load_run(store.path, run).path / "log.jsonl"
@@ -228,6 +231,27 @@ def judged(store: Store, run: str, **result: object) -> None:
     rows[-1]["result"] |= {"best_step": 2, "verdict": "undecided", "mean_change": 0.01, "kinds": {}} | result
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     reseal(path.parent)
+
+
+@pytest.mark.ci
+def test_a_run_of_an_earlier_version_keeps_its_decision_and_has_no_verdict(store: Store) -> None:
+    run = finetune(store, QUICK).run
+    judged(store, run, verdict="better", kinds={"box": CHANGE})
+    assert finetune(store, QUICK).verdict == "better"
+    path = load_run(store.path, run).path / "log.jsonl"
+    path.write_text(path.read_text().replace('"accepted"', '"is_worse"'))
+    reseal(path.parent)
+    found = finetune(store, QUICK)
+    assert found.run == run and found.accepted and found.verdict == found.kinds["box"].verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "is_for_it"),
+    [({"verdict": "worse"}, False), ({"verdict": "undecided"}, True), ({}, True), ({"mean_change": 0.0}, False),
+     ({"mean_change": 0.01, "verdict": ""}, True)],
+)  # fmt: skip
+def test_a_change_speaks_for_a_decoder_where_its_mean_rose(found: dict[str, object], is_for_it: bool) -> None:
+    assert helped(found) is is_for_it
 
 
 @pytest.mark.ci
@@ -247,7 +271,7 @@ def test_only_a_run_that_is_not_worse_becomes_the_default(store: Store) -> None:
         assert default() == first, found
     assert default_run(store.path, "nano-000000000000") is None
     nothing = finetune(store, QUICK.with_choices(steps=1, lr=1e-12, warmup=0, ema=0.0))
-    assert nothing.best_step == 0 and nothing.is_worse and nothing.verdict == "", "one frame has no interval"
+    assert nothing.best_step == 0 and not nothing.accepted and nothing.verdict == "", "one frame has no interval"
     assert default() == first, "a run that learned nothing stands in for none that did"
     point = finetune(store, QUICK.with_choices(prompt="point")).run
     judged(store, point, kinds={"mask": {"verdict": "undecided", "mean_change": -0.01}})
