@@ -66,7 +66,7 @@ class Slice:
     low, high : float
         The interval corrected for the number of parts; NaN where nothing can be measured.
     word : ``"worse"``, ``"better"``, ``"equivalent"`` or ``"undecided"`` by the corrected interval; ``""`` where the
-        part has fewer than five blocks of frames
+        part has fewer than five blocks of frames. It is about this one training, so one seed is enough for it.
     """
 
     prompt: str
@@ -148,7 +148,8 @@ def slices(store: Store, run: str, *, metric: str = "iou") -> Slices:
         asked = rows["prompt"] == prompt
         part = {name: column[asked] for name, column in rows.items()}
         found += _family(part, units.take(asked), prompt)
-    notes = ["A verdict is about this run: one training. Another training seed may differ."] if found else []
+    told = any(row.word for row in found)
+    notes = ["A verdict is about this run: one training. Another training seed may differ."] if told else []
     notes += [] if len(set(rows["split"])) < 2 else [f"the run scored {', '.join(sorted(set(rows['split'])))} together"]
     if not found:
         notes.append(f"no part has {LEAST_CELLS} cells, and as many outside; score more frames")

@@ -231,6 +231,8 @@ def part_interval(values: Floats, units: Units, part: npt.NDArray[np.bool_]) -> 
 
 def _distinct(values: Floats, units: Units) -> Ints:
     """Return the seeds of the rows with one number for all seeds that have the same values in the same rows."""
+    if (units.seed == units.seed[0]).all():
+        return units.seed
     order = np.lexsort((values, units.track if units.frame is None else units.frame, units.track))
     found: dict[bytes, int] = {}
     seeds = units.seed.copy()

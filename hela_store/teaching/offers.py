@@ -140,4 +140,7 @@ def rule_or_chance(by_rule: Sequence[float], control: Sequence[float]) -> str:
         return "too much alike to compare"
     low, high = ttest_ind(by_rule, control, equal_var=False).confidence_interval()
     change = np.mean(by_rule) - np.mean(control)
-    return f"difference {change:+.2f} (95 % {low:+.2f} to {high:+.2f} for cells of different nuclei, looked at once)"
+    return (
+        f"difference {change:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} if each was of another nucleus; this is no "
+        "verdict, as it is looked at after every cell"
+    )

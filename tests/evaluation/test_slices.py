@@ -58,6 +58,8 @@ def test_a_run_is_looked_at_by_parts(evaluated: tuple[Store, str]) -> None:
     for row in found.rows:
         assert row.mean - row.mean_all == pytest.approx(row.change.mean)
         assert row.low != row.low or row.low <= row.change.low, "a corrected interval is no narrower"
+    one_training = any("one training" in note for note in found.notes)
+    assert one_training == any(row.word for row in found.rows)
     with pytest.raises(RecipeError, match="hd95"):
         slices(store, run, metric="hd95")
 

@@ -11,13 +11,14 @@ from hela_store.teaching.offers import rule_or_chance
 
 WORSE = [0.30, 0.34, 0.28, 0.40, 0.31, 0.36]
 BETTER = [0.10, 0.12, 0.08, 0.15, 0.11]
+NO_VERDICT = "if each was of another nucleus; this is no verdict, as it is looked at after every cell"
 
 
 @pytest.mark.parametrize(
     ("by_rule", "control", "said"),
     [
-        (WORSE, BETTER, "difference +0.22 (95 % +0.17 to +0.27 for cells of different nuclei, looked at once)"),
-        (BETTER, WORSE, "difference -0.22 (95 % -0.27 to -0.17 for cells of different nuclei, looked at once)"),
+        (WORSE, BETTER, f"difference +0.22, 95 % interval +0.17 to +0.27 {NO_VERDICT}"),
+        (BETTER, WORSE, f"difference -0.22, 95 % interval -0.27 to -0.17 {NO_VERDICT}"),
         (WORSE, WORSE[:4], "too early to compare, 5 of each are needed"),
         ([0.1] * 5, [0.1] * 5, "too much alike to compare"),
     ],
