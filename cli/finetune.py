@@ -25,7 +25,18 @@ from .options import (
     training_options,
     typed,
 )
-from .output import NOTHING, bars, echo_json, echo_scores, echo_table, note, note_in_domain, note_reused, note_untrained
+from .output import (
+    NOTHING,
+    bars,
+    echo_json,
+    echo_scores,
+    echo_table,
+    note,
+    note_in_domain,
+    note_informed,
+    note_reused,
+    note_untrained,
+)
 
 if TYPE_CHECKING:
     from hela_store import FinetuneResult, Store
@@ -166,6 +177,7 @@ def finetune(
 
     note_untrained(store)
     note_in_domain(store)
+    note_informed(store)
     results = []
     configs = [_config(prompt, preset, choices) for prompt in dict.fromkeys(prompts)]
     for config in configs:

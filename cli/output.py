@@ -149,6 +149,14 @@ def note_in_domain(store: Store) -> None:
         note(f"note: {seen}")
 
 
+def note_informed(store: Store) -> None:
+    """Say what of the store's encoder was chosen beside its data set, which zero-shot scores gain from."""
+    from hela_store.sam.informed import informed_by
+
+    if told := informed_by(store.recipe.encoder.architecture, store.recipe.dataset.path):
+        note(f"note: zero-shot: {told}")
+
+
 def note_reused(run: str) -> None:
     """Say that a run was finished before it was asked for."""
     note(f"note: run {run} has done just this before, so nothing was done again; --fresh makes another run")

@@ -23,7 +23,7 @@ from .options import (
     training_options,
     typed,
 )
-from .output import NOTHING, bars, echo_json, echo_table, note, note_in_domain, note_untrained
+from .output import NOTHING, bars, echo_json, echo_table, note, note_in_domain, note_informed, note_untrained
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -110,6 +110,7 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
         raise click.UsageError("--jobs is for this machine, --scheduler for a cluster; give one of them")
     note_untrained(store)
     note_in_domain(store)
+    note_informed(store)
     choices = {name: list(dict.fromkeys(given[name])) for name in SWEPT if given[name]}
     shared = {name: value for name, value in given.items() if value is not None and name not in SWEPT}
     if not choices:

@@ -22,6 +22,7 @@ from hela_store.evaluation.leaks import check_twins
 from hela_store.evaluation.sampled import SampleConfig, score_sample
 from hela_store.prompts.kinds import NO_PROMPT
 from hela_store.runs.folder import load_run
+from hela_store.sam.informed import informed_by
 from hela_store.store.store import Store
 from hela_store.training.budget import FOLDS, by_nucleus
 from hela_store.training.config import FinetuneConfig
@@ -304,6 +305,8 @@ def _notes(store: Store, config: BudgetStudyConfig) -> list[str]:
         notes.append("doubt looks at more labels than its budget: the detector and its calibration learned from them")
     if "far" in config.picks:
         notes.append("far looks at more labels than its budget: vectors are means over the outlines of all cells")
+    if told := informed_by(store.recipe.encoder.architecture, store.recipe.dataset.path):
+        notes.append(f"zero-shot: {told}")
     if config.seeds < 3:
         notes.append("fewer than 3 seeds: there are numbers and no verdict; give --seeds 3")
     if not store.is_trained:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import click
 import pytest
 from hela_store_cli.main import main
 from hela_store_cli.options import typed
-from hela_store_cli.output import FULL, STORE_GIVEN, bars, echo_facts, echo_json, echo_scores, echo_table, with_store
+from hela_store_cli.output import (
+    FULL,
+    STORE_GIVEN,
+    bars,
+    echo_facts,
+    echo_json,
+    echo_scores,
+    echo_table,
+    note_informed,
+    with_store,
+)
+
+from hela_store.store.store import Store
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +37,16 @@ def test_a_piped_table_is_plain_and_aligned(capsys: pytest.CaptureFixture[str]) 
         "point          12",
         "[bold]  1e-09   3",
     ]
+
+
+def test_zero_shot_scores_say_what_the_encoder_was_made_beside(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_informed(store)
+    assert capsys.readouterr().err == ""
+    named = replace(store.recipe, dataset=replace(store.recipe.dataset, path="/data/DIC-C2DH-HeLa"))
+    note_informed(Store(store.path, named))
+    assert capsys.readouterr().err.startswith("note: zero-shot: nano's training crops were changed after results")
 
 
 def test_a_table_without_rows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from hela_store.segmentation.resolve import resolve_prompts
 from hela_store.show.report.budgets import budgets
 from hela_store.show.report.choice import choose
 from hela_store.store.store import Store
-from hela_store.studies.budget import BudgetResult, plan_budgets, study_budgets
+from hela_store.studies.budget import BudgetResult, _notes, plan_budgets, study_budgets
 from hela_store.studies.budget_config import BudgetStudyConfig, held_of, parse_budgets
 from hela_store.studies.budget_rows import BudgetCurve, budget_runs, budget_table, sentence, strategy_name
 from hela_store.studies.budget_text import COLUMNS, budget_lines, budget_markdown
@@ -64,6 +64,14 @@ def test_one_budget_is_trained_and_scored(store: Store) -> None:
         ("decoder, steps 1, random", 3),
         ("decoder, steps 2, random", 4),
     ], "points with other numbers of steps are on no common curve"
+
+
+def test_zero_shot_says_what_the_encoder_was_made_beside(store: Store) -> None:
+    named = replace(store.recipe, dataset=replace(store.recipe.dataset, path="/data/Fluo-N2DL-HeLa"))
+    assert any(
+        "zero-shot: the look of nano's drawn scenes" in note for note in _notes(Store(store.path, named), CONFIG)
+    )
+    assert not any("zero-shot" in note for note in _notes(store, CONFIG))
 
 
 def test_cells_that_choose_the_step_are_of_other_nuclei(store: Store) -> None:
