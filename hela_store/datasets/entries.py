@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ def list_folder(path: Path) -> list[Path]:
         It is missing, no folder, or cannot be read.
     """
     try:
-        return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        # names are compared, which is quicker than comparing paths
+        return [path / name for name in sorted(os.listdir(path)) if not name.startswith(".")]
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such folder; check --dataset and --sequence") from None
     except NotADirectoryError:

@@ -36,8 +36,7 @@ def read_zarr(path: Path, select: tuple[int | slice, ...]) -> np.ndarray:
 
 def label_images(path: Path) -> list[Path]:
     """Return the label images that an OME-Zarr image holds, sorted; none of any other file."""
-    folder = path / "labels"
-    if not is_ome_zarr(path) or not folder.is_dir():
+    if not is_ome_zarr(path) or not (folder := path / "labels").is_dir():
         return []
     return sorted(inner for inner in folder.iterdir() if is_ome_zarr(inner))
 

@@ -18,6 +18,7 @@ from hela_store.errors import DatasetError
 
 from .ome_zarr import is_ome_zarr, read_zarr, zarr_header
 from .tiff import Header, explain, read_tiff, tiff_header
+from .tiff_peek import peek_tiff
 from .vendors import refuse_vendor
 
 TIFF = (".tif", ".tiff", ".lsm")
@@ -186,7 +187,7 @@ def read_header(path: Path) -> Header:
     """
     with explain(path):
         if path.suffix.lower() in TIFF:
-            return tiff_header(path)
+            return peek_tiff(path) or tiff_header(path)
         if path.suffix.lower() in PNG:
             return _png_header(path)
         if is_ome_zarr(path):
@@ -197,7 +198,7 @@ def read_header(path: Path) -> Header:
 
 def _png_header(path: Path) -> Header:
     # PIL's mode says nothing about 16-bit colour, so the header chunk itself is read (PNG specification, 11.2.2).
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         head = file.read(26)
     if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
         raise DatasetError(f"{path}: not a PNG file, or cut off in its header; copy it again")
