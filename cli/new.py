@@ -29,7 +29,7 @@ GROUPS = {
     "Encoder": ("encoder", "checkpoint", "precision", "normalise"),
     "Views": ("tile", "overlap", "variants", "augment"),
     "Split": ("train_sequences", "test_sequences", "train_frames", "val_frames", "test_frames", "group"),
-    "Storage": ("codec", "data"),
+    "Storage": ("codec", "shard", "data"),
 }
 """Options by the heading of the help."""
 
@@ -148,6 +148,15 @@ GROUPS = {
     show_default=True,
     metavar="NAME",
     help="Compress embeddings with raw, lz4, zstd, bitround:<keepbits> or int8.",
+)
+@click.option(
+    "--shard",
+    type=int,
+    default=NewArrays.shard,
+    show_default=True,
+    metavar="VIEWS",
+    help="Put so many embeddings into one file or object, such as 64, so that a large store has fewer of them; 0: one "
+    "file each.",
 )
 @click.option(
     "--data",

@@ -338,7 +338,7 @@ def _arrays(config: NewConfig) -> ArraysRecipe:
     from hela_store.recipe.codecs import parse_codec
 
     parse_codec(config.arrays.codec)
-    return ArraysRecipe(codec=config.arrays.codec, data=config.arrays.data)
+    return ArraysRecipe(codec=config.arrays.codec, data=config.arrays.data, shard=config.arrays.shard)
 
 
 def _encoder(config: NewConfig, store: Path, cache_dir: Path | None, progress: Progress) -> EncoderRecipe:

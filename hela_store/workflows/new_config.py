@@ -41,6 +41,7 @@ NAMES = {
     "tile": "tiles.tile",
     "overlap": "tiles.overlap",
     "codec": "arrays.codec",
+    "shard": "arrays.shard",
     "data": "arrays.data",
     "variants": "augment.variants",
     "augment": "augment.preset",
@@ -118,9 +119,13 @@ class NewTiles:
 
 @dataclass(frozen=True, kw_only=True)
 class NewArrays:
-    """Describe how and where arrays are stored: ``data`` is empty (beside the recipe) or ``"s3://bucket/prefix"``."""
+    """Describe how and where arrays are stored: ``data`` is empty (beside the recipe) or ``"s3://bucket/prefix"``.
+
+    ``shard``: how many embeddings one object holds; 0 for an object each.
+    """
 
     codec: str = "zstd"
+    shard: int = 0
     data: str = ""
 
 

@@ -82,6 +82,14 @@ def test_split_by_frames(drawn: Path, tmp_path: Path) -> None:
     assert new(tmp_path / "s", config).blocks == {"train": 8, "val": 2, "test": 6, "gap": 8}
 
 
+@pytest.mark.parametrize("shard", [0, 64])
+def test_shards_are_asked_for_at_the_start(drawn: Path, tmp_path: Path, shard: int) -> None:
+    store = new(tmp_path / "s", NewConfig.of(dataset=str(drawn), shard=shard)).store
+    assert store.recipe.arrays.shard == shard
+    # versions that know no shards read a recipe that has none
+    assert ("shard" in tomllib.loads((store.path / "store.toml").read_text())["arrays"]) == bool(shard)
+
+
 @pytest.mark.parametrize(
     ("choices", "error", "words"),
     [
@@ -90,6 +98,7 @@ def test_split_by_frames(drawn: Path, tmp_path: Path) -> None:
         ({"tile": "big"}, RecipeError, "expected auto, none or an edge length"),
         ({"tile": "10"}, RecipeError, "views.tile"),
         ({"codec": "zst"}, RecipeError, "did you mean 'zstd'"),
+        ({"shard": 1}, RecipeError, "arrays.shard .* is 1, expected 2 to 4096"),
         ({"train_frames": "50-60"}, SplitError, "holds no frame"),
         ({"train_frames": "0-4", "test_frames": "4-5"}, SplitError, "overlap"),
         ({"sequences": ("09",)}, DatasetError, "no such folder"),
