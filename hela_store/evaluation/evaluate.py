@@ -29,7 +29,7 @@ from .foreign import Swap, filled, foreign_cells, load_vector, swap_of
 from .frames import FrameCells, frame_cells, labelled_frames, median_training_radius
 from .leaks import check_untouched
 from .own_prompts import FittedPrompts, OwnPrompts, OwnPromptsFit, fit_prompts, own_questions, read_own_prompts
-from .questions import REPEATABLE, Question, Score, answer, truth_questions, with_details
+from .questions import BATCH, REPEATABLE, Question, Score, answer, truth_questions, with_details
 from .reads import data_read
 from .reuse import claim_scoring
 from .rows import PREDICTION_SCHEMA, PROMPT_SCHEMA, prediction_row, prompt_row
@@ -37,9 +37,6 @@ from .scores import PromptScore, summarise
 from .scorings import store_scorings
 from .subsets import SubsetScore, pending_subsets
 from .tracks import store_protocol, unseen_cells
-
-BATCH = 32
-"""Prompts between two moves of the progress bar."""
 
 
 class HasRun(Protocol):

@@ -6,7 +6,7 @@ never sees the truth; a cell that no tile holds whole is scored against its full
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,9 @@ from .frames import FrameCells, Tile, context_of
 
 REPEATABLE = ("box-exact", "box@0", "point-centre", "mask-perfect")
 """Kinds that draw nothing: one seed is enough."""
+
+BATCH = 32
+"""Prompts that are decoded between two moves of a progress bar."""
 
 FIRST = {"mask-previous": "box", "point-clicks": "point"}
 """What kinds that take several passes begin with."""
@@ -159,21 +162,29 @@ def answer(
     ----------
     embed : makes an embedding, (256, 64, 64), of what the store holds of a view, where that is not one already
     swap : returns what is decoded in place of that, see :mod:`hela_store.evaluation.foreign`; None for itself
-    progress : shown view by view, where a caller shows nothing itself
+    progress : moves every few prompts, where a caller shows nothing itself
     """
     scores: dict[int, Score] = {}
     device, read = str(next(decoder.parameters()).device), ViewReader(store)
     by_row: dict[int, list[int]] = {}
     for i, question in enumerate(questions):
         by_row.setdefault(question.tile.row, []).append(i)
-    for row, index in progress(by_row.items(), total=len(by_row), what="validate"):
-        with torch.no_grad():
-            embedding = embed(read(row).to(device))
-        part = [questions[i] for i in index]
-        if swap is not None:
-            embedding = swap(embedding, part[0].tile.rect)
-        for i, score in zip(index, _answer_tile(decoder, embedding, part, window), strict=True):
-            scores[i] = score
+
+    def answered() -> Iterator[int]:
+        for row, index in by_row.items():
+            with torch.no_grad():
+                embedding = embed(read(row).to(device))
+            if swap is not None:
+                embedding = swap(embedding, questions[index[0]].tile.rect)
+            for start in range(0, len(index), BATCH):
+                some = index[start : start + BATCH]
+                scores.update(
+                    zip(some, _answer_tile(decoder, embedding, [questions[i] for i in some], window), strict=True)
+                )
+                yield from some
+
+    for _ in progress(answered(), total=len(questions), what="validate, prompts"):
+        pass
     return [scores[i] for i in range(len(questions))]
 
 

@@ -12,8 +12,11 @@ import zarr
 from scipy import ndimage
 
 from hela_store.errors import PromptError, RunError, SplitError, StoreError
+from hela_store.evaluation.checkpoint import resolve_checkpoint
 from hela_store.evaluation.config import EvaluateConfig
 from hela_store.evaluation.evaluate import evaluate
+from hela_store.evaluation.frames import frame_cells, labelled_frames, median_training_radius
+from hela_store.evaluation.questions import BATCH, answer, truth_questions
 from hela_store.images.rle import decode_crop
 from hela_store.metrics.overlap import overlap
 from hela_store.store.store import Store
@@ -223,3 +226,24 @@ def test_progress_moves_prompt_by_prompt_not_frame_by_frame(store: Store) -> Non
     result = evaluate(store, None, prompts, progress=count)
     n = sum(score.n for score in result.prompts.values())
     assert ("evaluate all, prompts", n, n) in seen
+
+
+def test_the_progress_of_a_validation_moves_within_a_view(store: Store) -> None:
+    """Many prompts of one view are decoded a few at a time, so that the bar does not stand still for all of them."""
+    (frame,) = frame_cells(store, labelled_frames(store, "val"))
+    questions = truth_questions(frame, ["box"], range(BATCH), median_training_radius(store))
+    decoder, moves = resolve_checkpoint(store, None).load_decoder(), 0
+    passes: list[int] = []
+    for module in decoder.modules():
+        module.register_forward_hook(lambda *_: passes.append(moves))
+
+    def count(iterable: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+        nonlocal moves
+        assert (what, total) == ("validate, prompts", len(questions))
+        for item in iterable:
+            moves += 1
+            yield item
+
+    answers = answer(store, decoder, questions, 8, progress=count)
+    assert len(answers) == len(questions) == moves > BATCH
+    assert max(passes) >= BATCH, "the view is decoded whole before the first move"
