@@ -129,7 +129,7 @@ def store_protocol(store: Store, split: str = "test") -> str:
     recipe = store.recipe
     if recipe.dataset.stills:
         if _by_numbers(recipe):
-            return f"images split by their numbers; if they are a time-lapse, {SAME_NUCLEI}"
+            return f"split by frame number; in a time-lapse the scored frames show {SAME_NUCLEI}"
         if recipe.split.group:
             return f"stills, grouped by {recipe.split.group}"
         return "stills, split one by one; some may show the same slide"

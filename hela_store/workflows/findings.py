@@ -13,11 +13,11 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     sequences = f"sequence{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
     sizes = ", ".join(f"{rows} x {cols}" for rows, cols in summary.shapes[:4])
     sizes += f" and {len(summary.shapes) - 4} other sizes" if len(summary.shapes) > 4 else ""
-    bits = f", {summary.bits} bits used" if summary.bits else ""
-    pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}{bits}"
+    bits = f"; values above it use {summary.bits} bits" if summary.bits else ""
+    pixels = f"{sizes} px (rows x columns), {'/'.join(summary.dtypes)}"
     own = own_numbers((entry.name, entry.time) for entry in summary.entries) if len(names) == 1 else ""
     rows = [("frames", f"{summary.frames} in {sequences}{own}; {pixels}")]
-    rows.append(("black level", f"{dataset.offset:g} counts"))
+    rows.append(("black level", f"{dataset.offset:g} counts{bits}"))
     size = dataset.pixel_size_um
     source = summary.pixel_size_from
     rows.append(("pixel size", source or "unknown" if size is None else f"{size:g} um ({source})"))

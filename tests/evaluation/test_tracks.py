@@ -95,7 +95,7 @@ def test_cells_of_no_training_frame_have_a_row(store: Store) -> None:
 def test_a_store_says_what_its_test_block_means(store: Store) -> None:
     assert store_protocol(store) == "the same nuclei, later"
     said = store_protocol(as_folder(store, blocks=True))
-    assert said == "images split by their numbers; if they are a time-lapse, the same nuclei, later", (
+    assert said == "split by frame number; in a time-lapse the scored frames show the same nuclei, later", (
         "new splits so too"
     )
     assert store_protocol(as_folder(store, blocks=False)) == "stills, split one by one; some may show the same slide"

@@ -29,9 +29,10 @@ STUDY = (
 HOW = (
     "Means over the cells that all runs of a prompt share. The range is a 95 % interval over tracks of cells and "
     "frames (of stills over images, or groups of them), because neighbouring frames show the same cells. With too few "
-    "frames there is no interval, and – stands in its place. Every training is a line of its own, so training seeds "
-    "are not in its interval. The naive guess does not look at the image: it is made from the prompt alone, for masks "
-    "also an ellipse of the usual size. Skill is the gain over the naive guess as a share of what was possible. "
+    "frames there is no interval, and – stands in its place. Every fine-tuning has a line of its own, so its "
+    "interval does not say how much training seeds differ. The naive guess does not look at the image: it is made "
+    "from the prompt alone, for masks also an ellipse of the usual size. Skill is the gain over the naive guess as a "
+    "share of what was possible. "
     "Prompts are made from the ground truth, except for detected cells and the classical baseline. A missed cell "
     "counts as 0."
 )
