@@ -12,7 +12,7 @@ from hela_store.base.text import counted, percent
 from . import verdicts
 from .help import Command
 from .options import device_option, json_option, store_option
-from .output import NOTHING, bars, echo_json, echo_table, note, note_reused, note_untrained
+from .output import NOTHING, bars, echo_json, echo_table, note, note_reused, note_untrained, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -74,7 +74,7 @@ def audit(store: Store, fresh: bool, as_json: bool, **settings: Any) -> None:
     if found.reused:
         note_reused(found.run)
     sizes = f"{counted(found.labels, 'label')} of {counted(found.frames, 'frame')}"
-    click.echo(f"{found.run}: {sizes}, judged in {found.blocks} parts")
+    say(f"{found.run}: {sizes}, judged in {found.blocks} parts")
     shares = [f"first {percent(share, 0)}" for share in found.flagged]
     lines = [[one.kind, one.n, *(percent(at, 0) for at in one.at), percent(one.named, 0)] for one in found.recall]
     echo_table(("injected fault", "n", *shares, "kind named"), lines)

@@ -10,7 +10,7 @@ import click
 from . import verdicts
 from .help import Command, Group
 from .options import json_option, store_option
-from .output import echo_json, echo_table, relative
+from .output import echo_json, echo_table, relative, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -49,15 +49,13 @@ def preview(store: Store, out: Path, frame: str | None, tile: int, variants: int
     if as_json:
         echo_json(report.to_json())
         return
-    click.echo(f"{relative(report.variants)} and {relative(report.strength)}: {report.frame}, tile {report.tile}")
+    say(f"{relative(report.variants)} and {relative(report.strength)}: {report.frame}, tile {report.tile}")
     shown = ("rotate", "shift_x", "shift_y", "scale", "alpha", "damping", "jacobian", "brightness", "contrast", "gamma")
     echo_table(
         ["variant", *shown], [[i, *(row[name] for name in shown)] for i, row in enumerate(report.drawn, start=1)]
     )
-    click.echo("damping: how much the bending was weakened so that nothing folds (1: not at all)")
-    click.echo("jacobian: the smallest area to which a pixel shrinks (0 and below would be a fold)")
+    say("damping: how much the bending was weakened so that nothing folds (1: not at all)")
+    say("jacobian: the smallest area to which a pixel shrinks (0 and below would be a fold)")
     if not store.recipe.augment.variants:
-        click.echo(
-            "The store embeds no variants yet: set variants = N under [augment] in store.toml before the next step."
-        )
+        say("The store embeds no variants yet: set variants = N under [augment] in store.toml before the next step.")
     verdicts.next_step("embed")

@@ -23,7 +23,17 @@ from .options import (
     setting_option,
     store_option,
 )
-from .output import bars, echo_json, echo_scores, echo_sequences, echo_subsets, echo_table, note_pending, note_reused
+from .output import (
+    bars,
+    echo_json,
+    echo_scores,
+    echo_sequences,
+    echo_subsets,
+    echo_table,
+    note_pending,
+    note_reused,
+    say,
+)
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -175,14 +185,14 @@ def _echo(store: Store, results: Sequence[BaselineResult], as_json: bool) -> Non
     for result in results:
         click.echo(f"run {result.run}, split {result.split}")
         if spent := result.spent():
-            click.echo(spent)
+            say(spent)
         echo_scores("prompt", list(result.prompts.items()))
         echo_subsets(result.subsets)
         if result.sequences is not None:
             echo_sequences(result.sequences)
     if len(results) > 1:
         _echo_seeds(results)
-    verdicts.next_step(f"evaluate --split {results[0].split}")
+    verdicts.baseline(store, results[0].split)
 
 
 def _echo_seeds(results: Sequence[BaselineResult]) -> None:

@@ -13,7 +13,7 @@ from hela_store.evaluation.config import METRIC_WORDS, METRICS, PARTS
 from . import verdicts
 from .help import RUN, Command
 from .options import full_option, json_option, store_option
-from .output import NOTHING, bars, echo_json, echo_table, is_full, note
+from .output import NOTHING, bars, echo_json, echo_table, is_full, note, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -53,7 +53,7 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
     for variant in dict.fromkeys(row.variant for row in found.rows):
         rows = [row for row in found.rows if row.variant == variant]
         whole = [row for row in rows if not row.is_exploratory]
-        click.echo(f"Change in {METRIC_WORDS.get(metric, metric)} from {found.first} to {variant}; {found.units}")
+        say(f"Change in {METRIC_WORDS.get(metric, metric)} from {found.first} to {variant}; {found.units}")
         subsets = [row for row in rows if row.is_exploratory]
         (_full if is_full() else _short)(whole, subsets)
     for text in found.notes:
@@ -64,13 +64,13 @@ def compare(store: Store, runs: tuple[str, ...], metric: str, as_json: bool) -> 
 def _full(whole: list[Difference], subsets: list[Difference]) -> None:
     echo_table(COLUMNS, [[row.prompt, *_numbers(row), *_bootstrap(row), row.word] for row in whole])
     echo_table(SPREAD, [_spread(row) for row in whole])
-    click.echo(EXPLORATORY)
+    say(EXPLORATORY)
     echo_table(SUBSETS, [[f"{row.prompt}, {row.subset}", *_numbers(row)] for row in subsets])
 
 
 def _short(whole: list[Difference], subsets: list[Difference]) -> None:
     echo_table(SHORT, [[row.prompt, *_few(row), row.word or NOTHING] for row in whole])
-    click.echo(EXPLORATORY)
+    say(EXPLORATORY)
     echo_table(
         ("prompt and subset", *SHORT[1:-1]),
         [[f"{row.prompt}, {PARTS.get(row.subset, row.subset)}", *_few(row)] for row in subsets],
@@ -78,7 +78,7 @@ def _short(whole: list[Difference], subsets: list[Difference]) -> None:
     for row in whole:
         ends = verdicts.interval(row.mean, row.per_cell.low, row.per_cell.high)
         word = row.word or "too few frames or seeds for a verdict"
-        click.echo(f"{row.prompt}: {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}), {word}.")
+        say(f"{row.prompt}: {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}), {word}.")
 
 
 def _few(row: Difference) -> list[int | str]:

@@ -24,7 +24,7 @@ from .options import (
     setting_option,
     store_option,
 )
-from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained
+from .output import bars, echo_facts, echo_json, echo_table, named_facts, note, note_reused, note_untrained, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -150,8 +150,8 @@ def _tell(result: DetectorResult, as_json: bool, then: str) -> None:
         return
     told = {name: value for name, value in result.to_json().items() if name not in ("reused", "split", "seconds")}
     echo_facts([*named_facts(told), ("time", f"{result.seconds:.0f} s")])
-    click.echo("Precision, recall and F1 are of boxes with IoU 0.5 or more, on the validation frames.")
-    click.echo("These frames also chose the threshold and the step, so the numbers may be slightly too high.")
+    say("Precision, recall and F1 are of boxes with IoU 0.5 or more, on the validation frames.")
+    say("These frames also chose the threshold and the step, so the numbers may be slightly too high.")
     verdicts.detector(result.f1)
     verdicts.next_step(then)
 
@@ -297,6 +297,7 @@ def describe(store: Store, split: str, as_json: bool) -> None:
     else:
         rows = [[DESCRIBED[name], *values] for name, values in found["quantiles"].items() if values]
         echo_table([f"{found['n']} boxes", "min", "5 %", "median", "95 %", "max"], rows)
+        verdicts.next_step("detect train")
 
 
 def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
@@ -310,17 +311,15 @@ def _echo(result: dict[str, Any], as_json: bool, then: str = "") -> None:
 
 def _echo_report(report: DetectionReport) -> None:
     sizes = f"{counted(report.frames, 'frame')}, {counted(report.cells, 'cell')}"
-    click.echo(f"run {report.run}, split {report.split}, {sizes}")
-    click.echo(f"Detections with a score of {report.threshold:g} or more count.")
+    say(f"run {report.run}, split {report.split}, {sizes}")
+    say(f"Detections with a score of {report.threshold:g} or more count.")
     names = ["tp", "fp", "fn", "precision", "recall", "f1", "iou"]
     parts = [("box", report.boxes), ("coarse mask", report.masks)]
     rows = [[f"{what} IoU {iou}", *(at[n] for n in names)] for what, part in parts for iou, at in part.items()]
     echo_table(["matched by", *names[:5], "F1", "mean IoU"], rows)
     if report.masks:
-        click.echo("Coarse masks are the detector's own; `segment` writes the decoder's masks, which are finer.")
-    click.echo(
-        f"AP at IoU 0.5: {report.ap50:.3f}, at 0.75: {report.ap75:.3f}, mean over 0.5 to 0.95: {report.ap50_95:.3f}"
-    )
+        say("Coarse masks are the detector's own; `segment` writes the decoder's masks, which are finer.")
+    say(f"AP at IoU 0.5: {report.ap50:.3f}, at 0.75: {report.ap75:.3f}, mean over 0.5 to 0.95: {report.ap50_95:.3f}")
     echo_table(["recall of", "n", "recall"], [[k, v["n"], v["recall"]] for k, v in report.recall_by.items()])
     if report.seconds_per_frame is not None:
         click.echo(f"{report.seconds_per_frame:.3f} s per frame, {report.seconds_per_view:.3f} s per view")

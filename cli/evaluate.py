@@ -39,6 +39,7 @@ from .output import (
     note_pending,
     note_reused,
     note_untrained,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _evaluate_detected(
 
 
 def _echo(store: Store, result: EvaluateResult, seeds: int) -> None:
-    click.echo(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
+    say(f"run {result.run}, checkpoint {result.checkpoint}, split {result.split}")
     echo_scores("prompt", [(kind, score.to_json()) for kind, score in result.prompts.items()])
     if seeds > 1 and result.own_prompts is None:
         click.echo(f"n counts prompts: up to {seeds} for each cell")
@@ -262,10 +263,10 @@ def _echo(store: Store, result: EvaluateResult, seeds: int) -> None:
     if failures:
         echo_table(["failures", *names], [[kind, *found.values()] for kind, found in failures.items()])
     echo_subsets(result.subsets)
-    click.echo(f"protocol: {result.protocol}")
+    say(f"protocol: {result.protocol}")
     if result.same_nuclei:
-        click.echo(result.same_nuclei)
+        say(result.same_nuclei)
     if result.informed:
-        click.echo(f"the encoder: {result.informed}")
+        say(f"the encoder: {result.informed}")
     if result.split in ("test", "all"):
         note_scorings(store, show=click.echo)

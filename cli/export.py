@@ -13,7 +13,7 @@ from hela_store.prompts.kinds import PROMPT_KINDS
 from . import verdicts
 from .help import RUN, Command, Group
 from .options import F, cache_dir, json_option, store_option
-from .output import bars, echo_json, echo_sequences, note, relative
+from .output import bars, echo_json, echo_sequences, note, relative, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -72,7 +72,7 @@ def checkpoint(store: Store, run: str | None, out: Path, layout: CheckpointForma
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(f"{relative(found.path)}: {found.architecture} with what {found.run} fine-tuned")
+        say(f"{relative(found.path)}: {found.architecture} with what {found.run} fine-tuned")
         verdicts.new_store(found.architecture, relative(found.path))
 
 
@@ -102,7 +102,7 @@ def ctc(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int 
         return
     folders = ", ".join(relative(path) for path in result.folders.values())
     sizes = f"{counted(result.frames, 'frame')} with {counted(result.objects, 'object')}"
-    click.echo(f"run {result.run}: {sizes} in {folders}")
+    say(f"run {result.run}: {sizes} in {folders}")
     for text in result.notes:
         note(f"note: {text}")
     if result.scores is not None:
@@ -136,9 +136,7 @@ def anndata(
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(
-            f"{relative(found.path)}: {found.cells} cells, vectors of {found.encoder}, {len(found.columns)} columns"
-        )
+        say(f"{relative(found.path)}: {found.cells} cells, vectors of {found.encoder}, {len(found.columns)} columns")
         click.echo(f"Next: open it with anndata.read_h5ad({relative(found.path)!r})")
 
 
@@ -165,9 +163,9 @@ def coco(store: Store, run: str, out: Path, prompt: str | None, prompt_seed: int
     else:
         left = f"; {result.empty} empty masks left out" if result.empty else ""
         sizes = f"{counted(result.annotations, 'mask')} of {counted(result.images, 'frame')}"
-        click.echo(f"{relative(out)}: {sizes} of {result.run}{left}")
+        say(f"{relative(out)}: {sizes} of {result.run}{left}")
         of = "no frame has labels, so there is no truth" if result.truth is None else relative(result.truth)
-        click.echo(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
+        say(f"for COCO.loadRes: {relative(result.results)}, truth: {of}")
         verdicts.next_step(f"report {result.run}")
 
 
@@ -198,7 +196,7 @@ def onnx(store: Store, run: str | None, out: Path, window: int | None, as_json: 
         echo_json(found.to_json())
     else:
         apart = f"logits within {found.difference:.1g} of torch's"
-        click.echo(f"{relative(found.path)}: decoder of {found.run}, window {found.window}; {apart}")
+        say(f"{relative(found.path)}: decoder of {found.run}, window {found.window}; {apart}")
         click.echo(f"Next: open it with onnxruntime.InferenceSession({relative(found.path)!r})")
 
 
@@ -230,9 +228,7 @@ def ome_zarr(
         echo_json(found.to_json())
     else:
         folders = ", ".join(relative(path) for path in found.images.values())
-        click.echo(
-            f"{counted(found.frames, 'frame')} with labels {', '.join(found.labels) or 'of no kind'} in {folders}"
-        )
+        say(f"{counted(found.frames, 'frame')} with labels {', '.join(found.labels) or 'of no kind'} in {folders}")
         for run, count in found.without.items():
             note(f"note: run {run} has no masks of {count} of these frames; its label images of them are empty")
         click.echo("Next: drag a folder into napari, which needs its plugin napari-ome-zarr")
@@ -263,5 +259,5 @@ def micro_sam(store: Store, what: str, out: Path, tile: int, as_json: bool) -> N
     if as_json:
         echo_json(found.to_json())
     else:
-        where = f"{relative(found.embeddings)} belongs to {relative(found.image)}"
-        click.echo(f"{where}; open both in micro-sam with {found.model_type} and the store's checkpoint")
+        say(f"{relative(found.embeddings)} belongs to {relative(found.image)}.")
+        click.echo(f"Next: open both in micro-sam with {found.model_type} and the store's checkpoint")

@@ -36,6 +36,7 @@ from .output import (
     note_informed,
     note_reused,
     note_untrained,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -238,8 +239,8 @@ def _change(kind: str, change: FinetuneResult | Change) -> list[str]:
 def _echo(store: Store, result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot, result.tuned
     free = {"n": zero.n, "mean_iou": zero.image_free_iou, "mean_dice": zero.image_free_dice}
-    click.echo(f"run {result.run}, validation frames, prompt {result.prompt}")
-    click.echo(result.units)
+    say(f"run {result.run}, validation frames, prompt {result.prompt}")
+    say(result.units)
     rows = [("naive guess", free), ("zero-shot", zero.to_json()), ("fine-tuned", tuned.to_json())]
     hidden = ("image_free_iou", "image_free_dice")
     echo_scores("decoder", [(name, {k: v for k, v in row.items() if k not in hidden}) for name, row in rows])
@@ -248,11 +249,11 @@ def _echo(store: Store, result: FinetuneResult) -> None:
     changes: dict[str, FinetuneResult | Change] = {result.prompt: result}
     changes |= result.kinds if len(result.kinds) > 1 else {}
     frames = counted(result.frames, "frame")
-    click.echo(f"change of IoU, the same prompts before and after; {frames}; best step {result.best_step}")
+    say(f"change of IoU, the same prompts before and after; {frames}; best step {result.best_step}")
     echo_table(CHANGE, [_change(kind, change) for kind, change in changes.items()])
     if result.errors:
-        click.echo(f"Mask prompts were drawn with {result.errors}.")
-    click.echo(_standing(store, result))
+        say(f"Mask prompts were drawn with {result.errors}.")
+    say(_standing(store, result))
     verdicts.fine_tuning(result)
     if not result.accepted and not result.blind:
         note(f"WARNING: FINE-TUNING DID NOT HELP: {_harm(result)}")

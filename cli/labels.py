@@ -15,7 +15,7 @@ from hela_store.base.text import counted
 from . import verdicts
 from .help import Command, Group
 from .options import LabelsVersion, json_option, labels_version_option, store_option, version_number
-from .output import bars, echo_json, echo_table, relative
+from .output import bars, echo_json, echo_table, relative, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -51,6 +51,7 @@ def log(store: Store, as_json: bool) -> None:
         verdicts.next_step(f"labels diff 0 {len(versions)}")
     else:
         click.echo("The labels are as `embed` first read them: version 0.")
+        verdicts.next_step("teach")
 
 
 @labels.command(
@@ -72,11 +73,12 @@ def diff(store: Store, first: int | str, second: int | str, as_json: bool) -> No
         return
     if found:
         echo_table(DIFF, [_row(difference) for difference in found])
-    click.echo(
+    say(
         f"{counted(len(found), 'frame')} with differences."
         if found
         else "Both versions have the same labels in every frame."
     )
+    verdicts.next_step("finetune" if found else "labels log")
 
 
 @labels.command(
@@ -101,7 +103,7 @@ def export(store: Store, out: Path, as_json: bool) -> None:
         echo_json(found.to_json())
         return
     folders = ", ".join(relative(folder / "SEG") for folder in found.folders)
-    click.echo(f"{folders}: labels of {counted(len(found.files), 'frame')} at version {found.version}")
+    say(f"{folders}: labels of {counted(len(found.files), 'frame')} at version {found.version}")
     verdicts.next_step(f"labels import {shlex.quote(relative(out.absolute()))}")
 
 
@@ -124,11 +126,10 @@ def import_(store: Store, source: Path, who: str, as_json: bool) -> None:
         echo_json(found.to_json())
         return
     if not found.frames:
-        click.echo(f"All {found.compared} label files are as version {found.version} has them; nothing was changed.")
+        say(f"All {found.compared} label files are as version {found.version} has them; nothing was changed.")
+        verdicts.next_step("labels log")
         return
-    click.echo(
-        f"version {found.version}: {len(found.frames)} of {found.compared} frames changed (cells: {found.cells})"
-    )
+    say(f"version {found.version}: {len(found.frames)} of {found.compared} frames changed (cells: {found.cells})")
     verdicts.next_step(f"labels diff {found.version - 1} {found.version}")
 
 

@@ -14,7 +14,7 @@ from hela_store.recipe.splits import SPLIT_NAMES
 from . import verdicts
 from .help import Command
 from .options import decoder_options, default_checkpoint, device_option, json_option, note_scorings, store_option
-from .output import bars, echo_json, echo_table, note, note_reused, note_untrained, relative
+from .output import bars, echo_json, echo_table, note, note_reused, note_untrained, relative, say
 
 if TYPE_CHECKING:
     from hela_store import MendReport, Store
@@ -75,9 +75,7 @@ def mend(store: Store, masks: Path, zero_shot: bool, as_json: bool, **choices: A
 
 
 def _echo(report: MendReport) -> None:
-    click.echo(
-        f"run {report.run}, {report.masks} masks in {counted(report.frames, 'frame')}, decoder {report.checkpoint}"
-    )
+    say(f"run {report.run}, {report.masks} masks in {counted(report.frames, 'frame')}, decoder {report.checkpoint}")
     if report.scores:
         columns = ("frames", "masks", "IoU before", "after", "better", "worse")
         rows = [
@@ -96,5 +94,5 @@ def _echo(report: MendReport) -> None:
         counts = ", ".join(
             f"{n} masks (by the {what.replace(', ', ' and the ')})" for what, n in sorted(report.fitted.items())
         )
-        click.echo(f"Left out of these means, because something learned from their labels: {counts}.")
+        say(f"Left out of these means, because something learned from their labels: {counts}.")
     verdicts.mending(report, relative(report.out.absolute()))

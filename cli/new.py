@@ -22,7 +22,7 @@ from hela_store.workflows.new_config import (
 from . import verdicts
 from .help import Command
 from .options import STORES, cache_dir, json_option, new_folder
-from .output import UNTRAINED, bars, echo_facts, echo_json, note
+from .output import UNTRAINED, bars, echo_facts, echo_json, note, say
 
 GROUPS = {
     "Data": ("dataset", "sequences", "labels", "axis", "channel", "pixel_size_um", "offset", "field_of_interest"),
@@ -209,6 +209,6 @@ def new(name: str, as_json: bool, **choices: Any) -> None:
     if not report.trained:
         note(UNTRAINED)
     for line in (*verdicts.advice(report), *verdicts.faster(proposed_here(), choices["precision"])):
-        click.echo(line)
+        say(line)
     shown = name if report.store.path.parent.name == STORES and "/" not in name else str(report.store.path)
     click.echo(f"Next: hela-store embed -s {shlex.quote(shown)}")

@@ -184,11 +184,28 @@ def echo_row(row: Mapping[str, Any], as_json: bool = False) -> None:
     click.echo("  ".join(parts))
 
 
+WIDTH = 80
+"""Characters that a line for people has at most, unless one of its words is longer."""
+
+
+def folded(text: str, width: int = WIDTH) -> list[str]:
+    """Return a text for people in lines; a name or a path that is longer than a line stays whole."""
+    return textwrap.wrap(visible(text), width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def say(text: str) -> None:
+    """Print a text for people in lines of 80 characters; a command at its end stays whole, so that it can be copied."""
+    words, found, command = text.partition(": hela-store ")
+    split = found and len(text) > WIDTH
+    click.echo("\n".join([*folded(f"{words}:"), f"hela-store {command}"] if split else folded(text)))
+
+
 def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Print lines of (what, value), the values aligned."""
-    width = max(len(what) for what, _ in facts)
+    """Print lines of (what, value), the values aligned; a long value goes on below its beginning."""
+    indent = max(len(what) for what, _ in facts) + 2
     for what, value in facts:
-        click.echo(f"{what:<{width}}  {visible(value)}")
+        first, *rest = folded(value, WIDTH - indent)
+        click.echo("\n".join([f"{what:<{indent}}{first}".rstrip(), *(" " * indent + line for line in rest)]))
 
 
 FACTS = {
@@ -303,10 +320,21 @@ SHORT = {
 """Columns of scores that fit 80 characters, with their headings."""
 
 
+LEAST = ("mean_hd95", "mean_dice", "image_free_iou")
+"""Columns that are left out where a table would be wider than 80 characters, the first one first."""
+
+
 def _echo_short(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     keys = [key for key in SHORT if any(row.get(key) is not None for _, row in rows)]
-    printed = [[name, *(_short(key, row) for key in keys)] for name, row in rows]
-    _echo_plain([title, *(SHORT[key] for key in keys)], printed, [False, *(True for _ in keys)])
+    dropped = iter(LEAST)
+    while True:
+        names = [title, *(SHORT[key] for key in keys)]
+        printed = [[name, *(_short(key, row) for key in keys)] for name, row in rows]
+        width = sum(max(map(len, column)) + 2 for column in zip(names, *printed, strict=True)) - 2
+        if width <= WIDTH or (least := next(dropped, None)) is None:
+            break
+        keys = [key for key in keys if key != least]
+    _echo_plain(names, printed, [False, *(True for _ in keys)])
     if any(NOTHING in row for row in printed):
         click.echo(f"{NOTHING}: there is no such value")
 

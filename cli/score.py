@@ -10,7 +10,7 @@ import click
 from . import verdicts
 from .help import RUN, Command
 from .options import LabelsVersion, json_option, note_scorings, store_option, version_number
-from .output import bars, echo_json, echo_table, note
+from .output import bars, echo_json, echo_table, note, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -68,7 +68,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: in
         return
     rows = [[r.run, r.prompt, r.nuclei, r.n, r.iou, r.dice, r.reference_iou, r.reference_dice] for r in found]
     echo_table(COLUMNS, [[*row, r.between_iou] for row, r in zip(rows, found, strict=True)])
-    click.echo(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same cells; {found[0].units}")
+    say(f"IoU against the {TRUTH_NAMES[truth]}, paired on the same cells; {found[0].units}")
     echo_table(INTERVALS, [[r.run, r.prompt, r.interval.tracks, *_ends(r)] for r in found])
     _echo_paired(found)
     names = [next(name for name in r.to_json() if name.startswith("SEG")) for r in found]
@@ -80,7 +80,7 @@ def score(store: Store, runs: tuple[str, ...], truth: Labels, labels_version: in
 
 def _echo_notes(found: Sequence[TruthScore], truth: str) -> None:
     for said in dict.fromkeys(str(row.tolerance) for row in found):
-        click.echo(said)
+        say(said)
     for row in found:
         if row.unmatched:
             note(f"note: {row.run}, {row.prompt}: {row.unmatched} cells of {truth} are not in the store's labels")
@@ -113,7 +113,7 @@ def _echo_paired(found: list[TruthScore]) -> None:
     paired = [[r.run, r.prompt, *_of(r.over_first)] for r in found if r.over_first is not None]
     if paired:
         told = "paired on the same cells and prompts; one training each, so no verdict"
-        click.echo(f"Change in IoU from {found[0].run} to the other runs, {told}")
+        say(f"Change in IoU from {found[0].run} to the other runs, {told}")
         echo_table(PAIRED, paired)
 
 

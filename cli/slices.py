@@ -11,7 +11,7 @@ from hela_store.evaluation.config import METRIC_WORDS, METRICS, PARTS
 from . import verdicts
 from .help import RUN, Command
 from .options import json_option, store_option
-from .output import NOTHING, echo_json, echo_table, note
+from .output import NOTHING, echo_json, echo_table, note, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -43,7 +43,7 @@ def slices(store: Store, run: str, metric: str, as_json: bool) -> None:
     for prompt in dict.fromkeys(row.prompt for row in found.rows):
         rows = [row for row in found.rows if row.prompt == prompt]
         title = f"{METRIC_WORDS.get(metric, metric)} with {prompt}, mean {rows[0].mean_all:.3f}"
-        click.echo(f"{title}; {len(rows)} groups of cells, corrected for their number; {found.units}")
+        say(f"{title}; {len(rows)} groups of cells, corrected for their number; {found.units}")
         echo_table(COLUMNS, [_line(row) for row in rows])
     for text in found.notes:
         note(f"note: {text}")

@@ -23,7 +23,7 @@ from .options import (
     training_options,
     typed,
 )
-from .output import NOTHING, bars, echo_json, echo_table, note, note_in_domain, note_informed, note_untrained
+from .output import NOTHING, bars, echo_json, echo_table, note, note_in_domain, note_informed, note_untrained, say
 
 if TYPE_CHECKING:
     from hela_store import Store
@@ -173,8 +173,8 @@ def _verdict(store: Store, rows: list[SweepRow]) -> None:
         change = f"{row.mean_change:+.3f} over zero-shot"
         if (tried := sum(_prompt(other) == prompt for other in rows)) > 1:
             change += f"; the best of {tried}, so this gain is too high on average"
-        click.echo(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
-        click.echo(_default(store, prompt))
+        say(f"Best on validation for {prompt}: {row.run}, IoU {row.mean_iou:.3f} ({change}).")
+        say(_default(store, prompt))
         click.echo(f"Next: {typed(f'evaluate --run {row.run} --prompt {verdicts.scored(prompt)} --split val')}")
 
 

@@ -15,6 +15,7 @@ from hela_store.evaluation.config import PARTS
 from hela_store.prompts.kinds import kinds_trained
 
 from .options import typed
+from .output import say
 
 if TYPE_CHECKING:
     from hela_store import AuditResult, EmbedReport, EvaluateResult, FinetuneResult, MendReport, Store
@@ -75,25 +76,25 @@ def evaluation(store: Store, result: EvaluateResult) -> None:
     from hela_store.evaluation.reads import labels_apart
 
     if apart := labels_apart(store, result.run):
-        click.echo(f"{apart}.")
+        say(f"{apart}.")
     if result.checkpoint != "zero-shot":
         for line in _changes(store, result):
-            click.echo(line)
+            say(line)
         if result.split == "val" and _chose_on_validation(store, result.checkpoint):
-            click.echo("Validation cells also chose the training step, so these scores may be slightly too high.")
+            say("Validation cells also chose the training step, so these scores may be slightly too high.")
     means = {
         (kind, name): score.mean_iou for kind, part in result.subsets.items() for name, score in part.items() if score.n
     }
     if means:
         kind, name = min(means, key=lambda key: means[key])
-        click.echo(f"Hardest: {subset_name(name)} with {kind}, IoU {means[kind, name]:.3f}.")
+        say(f"Hardest: {subset_name(name)} with {kind}, IoU {means[kind, name]:.3f}.")
     if any((score.failures or {}).get("merged") for score in result.prompts.values()):
         merged(store, result.run)
     for kind, score in result.prompts.items():
         if score.made_worse is not None:
-            click.echo(f"With {kind}, {percent(score.made_worse)} of the masks became worse than the prompt.")
+            say(f"With {kind}, {percent(score.made_worse)} of the masks became worse than the prompt.")
         if score.mean_iou < (score.image_free_iou or 0.0):
-            click.echo(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
+            say(f"With {kind}, the naive guess without the image is better: {score.image_free_iou:.3f}.")
     next_step(_after(store, result) if result.checkpoint == "zero-shot" else _to_masks(store))
 
 
@@ -106,11 +107,19 @@ def merged(store: Store, run: str) -> None:
     except HelaError:  # a catalog that cannot be read now is said elsewhere
         return
     for kind, cells, first in rows:
-        click.echo(f"Merged with a neighbour, {kind}: {counted(cells, 'cell')}, such as {first}.")
+        say(f"Merged with a neighbour, {kind}: {counted(cells, 'cell')}, such as {first}.")
     if rows:
         query = f"SELECT DISTINCT cell FROM cell_metrics WHERE run = '{run}' AND failure = 'merged'"
         command = typed(f'sql "{query}"')
-        click.echo(f"To list them: {command}")
+        say(f"To list them: {command}")
+
+
+def baseline(store: Store, split: str) -> None:
+    """Print what follows a baseline: a score of the decoder on the same frames, or a table of both."""
+    from hela_store.runs.folder import run_ids
+
+    scored = any(name.split("-")[2:4] == ["evaluate", split] for name in run_ids(store.path))
+    next_step("report" if scored else f"evaluate --split {split}")
 
 
 def _to_masks(store: Store) -> str:
@@ -188,18 +197,20 @@ def fine_tuning(result: FinetuneResult) -> None:
     zero, tuned = result.zero_shot.mean_iou, result.tuned.mean_iou
     ends = interval(result.mean_change, result.low, result.high, None if result.verdict else zero)
     if result.best_step == 0:
-        click.echo("Fine-tuning changed nothing; try a higher --lr or more --steps.")
+        say("Fine-tuning changed nothing; try a higher --lr or more --steps.")
     elif math.isnan(result.low) or result.frames == 1:
         judged = "one validation frame" if result.frames == 1 else f"{result.frames} validation frames"
-        click.echo(f"{result.mean_change:+.3f} IoU, judged on {judged}; that is too few to say whether this is real.")
+        say(f"{result.mean_change:+.3f} IoU, judged on {judged}; that is too few to say whether this is real.")
     else:
         verb = helped(result.verdict, result.mean_change)
-        click.echo(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
-        click.echo(ONE_TRAINING if result.verdict else _no_verdict(result))
+        say(f"Fine-tuning {verb} on validation: IoU {zero:.3f} -> {tuned:.3f} ({ends}).")
+        say(ONE_TRAINING if result.verdict else _no_verdict(result))
     if tuned < (result.tuned.image_free_iou or 0.0):
         free = f"{result.tuned.image_free_iou:.3f}"
-        click.echo(f"It does not beat the naive guess without the image ({free}). Try more --steps, a higher --lr,")
-        click.echo("augmented variants (new --variants 8), or an encoder that knows such cells (new --encoder vit_b).")
+        say(
+            f"It does not beat the naive guess without the image ({free}). Try more --steps, a higher --lr, "
+            "augmented variants (new --variants 8), or an encoder that knows such cells (new --encoder vit_b)."
+        )
     if result.adapts_encoder:
         next_step(f"embed --adapter {result.run}")
     elif not result.accepted:
@@ -220,8 +231,10 @@ LOW_F1 = 0.5
 def detector(f1: float) -> None:
     """Print what to try where a trained detector finds few cells or many things that are none."""
     if f1 < LOW_F1:
-        click.echo(f"Advice: with F1 {f1:.3f} it misses many cells or takes other things for cells.")
-        click.echo("Before you use it, try --start generic, more --steps, or more labelled frames.")
+        say(
+            f"Advice: with F1 {f1:.3f} it misses many cells or takes other things for cells. "
+            "Before you use it, try --start generic, more --steps, or more labelled frames."
+        )
 
 
 def calibration(run: str, found: Calibration) -> None:
@@ -229,9 +242,9 @@ def calibration(run: str, found: Calibration) -> None:
     from hela_store.segmentation.calibration import FAILURE
 
     wrong = f"{found.failures} of {counted(found.cells, 'cell')} that the detector found have a wrong mask"
-    click.echo(f"run {run}")
-    click.echo(f"On the validation frames {wrong} (IoU below {FAILURE:g}).")
-    click.echo(f"`segment` will flag cells whose mask is right with a probability below {found.review_below:.4f}.")
+    say(f"run {run}")
+    say(f"On the validation frames {wrong} (IoU below {FAILURE:g}).")
+    say(f"`segment` will flag cells whose mask is right with a probability below {found.review_below:.4f}.")
     next_step("segment FRAMES")
 
 
@@ -241,17 +254,17 @@ def detection(store: Store, report: DetectionReport) -> None:
     from hela_store.runs.folder import load_run
 
     at = next(iter(report.boxes.values()))
-    click.echo(
+    say(
         f"Of {report.cells} cells {percent(at['recall'])} are found; "
         f"{percent(at['precision'])} of the detections are cells."
     )
     detector = load_run(store.path, report.run).config["checkpoint"]
     if report.split == "val" and detector and threshold_of(load_run(store.path, detector)) == report.threshold:
-        click.echo("The threshold was chosen on these frames, so this may be slightly too high.")
+        say("The threshold was chosen on these frames, so this may be slightly too high.")
     found = {name: part["recall"] for name, part in report.recall_by.items() if part["n"]}
     if found:
         hard = min(found, key=lambda name: found[name] or 0.0)
-        click.echo(f"Hardest: {subset_name(hard)}, of which {percent(found[hard])} are found.")
+        say(f"Hardest: {subset_name(hard)}, of which {percent(found[hard])} are found.")
     next_step(f"evaluate --prompt detected --split {report.split}")
 
 
@@ -260,22 +273,22 @@ def embedding(report: EmbedReport, dry_run: bool) -> None:
     if dry_run and report.left:
         next_step("embed")
     elif report.left:
-        click.echo(f"{counted(report.left, 'view')} left.")
+        say(f"{counted(report.left, 'view')} left.")
         next_step("embed")
     else:
-        click.echo(
-            "Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder."
-        )
+        say("Every view is embedded." if not report.adapter else "Every view is embedded with the adapted encoder.")
         next_step("evaluate --run latest --split val" if report.adapter else "finetune")
 
 
 def segmentation(report: Mapping[str, Any], out: str, *, has_store: bool) -> None:
     """Print what was segmented, where it is, and what to do next."""
     what = f"{counted(report['cells'], 'cell')} in {counted(report['frames'], 'frame')}"
-    click.echo(f"{what}. Label images and pictures with outlines are in")
     folders = [path.name for path in Path(out).glob("*_RES")]
     masks = folders[0] if len(folders) == 1 else "<sequence>_RES"
-    click.echo(f"{out}/{masks}, and one row per cell is in {out}/cells.csv.")
+    say(
+        f"{what}. Label images and pictures with outlines are in {out}/{masks}, and one row per cell is in "
+        f"{out}/cells.csv."
+    )
     if has_store:
         next_step("report")
     else:
@@ -286,26 +299,24 @@ def mending(report: MendReport, out: str) -> None:
     """Print what became of the masks, where they are, and what to do next."""
     actions, gate = report.actions, report.gate
     mended = sum(actions.get(name, 0) for name in ("mended", "split", "merged"))
-    click.echo(
-        f"{mended} of {report.masks} masks were changed, the others are as they were. Label images are in {out}."
-    )
-    click.echo(
+    say(f"{mended} of {report.masks} masks were changed, the others are as they were. Label images are in {out}.")
+    say(
         f"On {gate['judged']} validation masks the mean IoU goes from {gate['before']:.3f} to {gate['after']:.3f}, and "
         f"{percent(gate['worse'])} become worse by more than 0.02."
     )
     if report.proposals and not {"split", "merged"} & set(actions):
         counts = " and ".join(f"{n} {name}{'s' if n != 1 else ''}" for name, n in sorted(report.proposals.items()))
-        click.echo(f"Proposed are {counts}; --split-merge applies them.")
+        say(f"Proposed are {counts}; --split-merge applies them.")
     next_step(f"report {report.run}")
 
 
 def machine(problems: int) -> None:
     """Print whether this machine will do, and what to do next."""
     if problems:
-        click.echo(f"{problems} {'problem has' if problems == 1 else 'problems have'} to be solved first; see above.")
+        say(f"{problems} {'problem has' if problems == 1 else 'problems have'} to be solved first; see above.")
         click.echo("Next: hela-store doctor")
     else:
-        click.echo("Everything that was checked works.")
+        say("Everything that was checked works.")
         click.echo("Next: hela-store demo")
 
 
@@ -326,8 +337,10 @@ def other_labels(scores: Sequence[TruthScore], truth: str) -> None:
     """Print how close runs come to other labels, beside the store's own labels."""
     for row in scores:
         ends = interval(row.over_labels.mean, row.over_labels.low, row.over_labels.high)
-        click.echo(f"{row.run} with {row.prompt}: IoU {row.iou:.3f} against the {truth}. The store's labels have")
-        click.echo(f"{row.between_iou:.3f} there; the difference is {ends}.")
+        say(
+            f"{row.run} with {row.prompt}: IoU {row.iou:.3f} against the {truth}. The store's labels have "
+            f"{row.between_iou:.3f} there; the difference is {ends}."
+        )
     next_step("report " + " ".join(dict.fromkeys(row.run for row in scores)))
 
 
@@ -336,11 +349,11 @@ def slices(found: Slices) -> None:
     worse = found.worse()
     for row in worse:
         ends = interval(row.change.mean, row.low, row.high)
-        click.echo(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
+        say(f"Worse with {row.prompt}: {PARTS.get(row.part, row.part)}, {row.mean:.3f} ({ends}).")
     if not worse and not any(row.word for row in found.rows):
-        click.echo("There are too few frames to say whether a group of cells is worse than the mean.")
+        say("There are too few frames to say whether a group of cells is worse than the mean.")
     elif not worse:
-        click.echo("No group of cells is shown to be worse than the mean, beyond chance and 0.005 IoU.")
+        say("No group of cells is shown to be worse than the mean, beyond chance and 0.005 IoU.")
     next_step(f"report {found.run}")
 
 
@@ -349,13 +362,12 @@ def audit(found: AuditResult) -> None:
     if found.recall:
         few, many = found.flagged
         at = found.recall[0].at
-        click.echo(
+        say(
             f"Of {found.recall[0].n} injected faults, {percent(at[0], 0)} were among the first {percent(few, 0)} of "
-            "the labels and"
+            f"the labels and {percent(at[1], 0)} among the first {percent(many, 0)}, were 2 % of all labels faulty."
         )
-        click.echo(f"{percent(at[1], 0)} among the first {percent(many, 0)}, were 2 % of all labels faulty.")
     total = found.labels + found.places
-    click.echo(f"{found.likely} of {total} labels and places without one are more likely faulty than not.")
+    say(f"{found.likely} of {total} labels and places without one are more likely faulty than not.")
     next_step("explore")
 
 

@@ -71,7 +71,9 @@ def test_finetune_evaluate_sql_info_and_rebuild(run: Run, store: Store) -> None:
     assert run("sql", query, **here).stdout.splitlines()[0].split() == ["prompt", "n", "iou"]
     lines = json.loads(run("info", "--json", **here).stdout)["runs"]
     assert {line["kind"] for line in lines} == {"finetune", "evaluate"}
-    told = run("info", **here).stdout
+    short = run("info", **here).stdout.splitlines()
+    assert max(map(len, short[:-1])) <= 80 and any(" zero-shot " in line and "box-exact" in line for line in short)
+    told = run("info", "--full", **here).stdout
     assert "box-exact" in told and "empty masks" in told and re.search(r" \d+ of \d+$", told, re.MULTILINE)
     (store.path / "catalog.duckdb").unlink()
     counts = json.loads(run("catalog", "rebuild", "--json", **here).stdout)

@@ -18,6 +18,7 @@ from hela_store_cli.output import (
     echo_scores,
     echo_table,
     note_informed,
+    say,
     with_store,
 )
 
@@ -125,3 +126,22 @@ def test_commands_in_messages_carry_the_store_of_the_user() -> None:
             "not `hela-store new` nor `hela-store sql -s b`"
         )
         assert typed("report") == "hela-store report -s 'my store'"
+
+
+def test_sentences_fit_80_characters_and_commands_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a " * 60)
+    say(f"To do it: hela-store sql {'x ' * 60}".strip())
+    say("To do it: hela-store embed")
+    echo_facts([("on disk", "a " * 60), ("path", "/" + "x" * 90)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:2])) <= 80
+    assert lines[2:5] == ["To do it:", "hela-store sql " + ("x " * 60).strip(), "To do it: hela-store embed"]
+    assert [line[:11] for line in lines[5:]] == ["on disk  a ", "         a ", "path     /x"] and len(lines[6]) <= 80
+
+
+def test_scores_with_long_names_leave_out_what_matters_least(capsys: pytest.CaptureFixture[str]) -> None:
+    score = {"n": 10, "mean_iou": 0.9, "mean_dice": 0.9, "image_free_iou": 0.5, "skill": 0.8, "empty": 0.0}
+    echo_scores("hard cells", [("box", score | {"mean_hd95": 1.5}), ("mask@0.45, in no training frame", score)])
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert max(map(len, (heading, *rows))) <= 80
+    assert "mean IoU" in heading and "naive guess" in heading and "HD95" not in heading

@@ -98,7 +98,7 @@ def test_a_calibration_is_told_in_sentences(capsys: pytest.CaptureFixture[str]) 
     found = Calibration(mean=four, scale=four, weights=four, bias=0.0, review_below=0.0037, cells=96, failures=60)
     calibration("r", found)
     said = capsys.readouterr().out
-    assert "60 of 96 cells that the detector found have a wrong mask (IoU below 0.5)" in said
+    assert "60 of 96 cells that the detector found have a wrong mask (IoU below 0.5)" in said.replace("\n", " ")
     assert "0.0037" in said and said.splitlines()[-1] == "Next: hela-store segment FRAMES"
 
 
@@ -144,6 +144,11 @@ def test_every_other_command_ends_with_the_next_step(run: Run, scored: Path, tmp
     where = tmp_path / "s"
     lines = {
         ("verify",): "info",
+        ("labels", "log"): "teach",
+        ("labels", "diff", "0", "latest"): "labels log",
+        ("detect", "describe"): "detect train",
+        ("baseline", "image-free", "--prompt", "box", "--prompt-seeds", "1"): "report",
+        ("baseline", "image-free", "--prompt", "box", "--prompt-seeds", "1", "--split", "val"): "evaluate --split val",
         ("catalog", "rebuild"): "report",
         ("augment", "preview", "--out", "a.png"): "embed",
         ("compare", *evaluations[:2]): f"report {' '.join(evaluations[:2])}",
