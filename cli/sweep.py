@@ -153,7 +153,7 @@ def _echo(rows: list[SweepRow]) -> None:
         lines.append([*row.choices.values(), *(values[name] for name in names)])
     echo_table([*rows[0].choices, *(COLUMNS[name] for name in names)], lines)
     if any(row.verdict for row in rows):
-        click.echo("A verdict is about the one training of its row, and not corrected for the number of rows.")
+        say("A verdict is about the one training of its row, and not corrected for the number of rows.")
 
 
 def _default(store: Store, prompt: str) -> str:
