@@ -117,7 +117,14 @@ def test_a_calibration_of_too_few_failures_is_not_used_and_segment_says_so(
     assert done.flagged is not None and done.calibration.startswith(f"{run}, cells below {found.review_below:.4f} are")
     scored = evaluate_detected(detector_store, replace(LOW, split="all"))
     shown = calibration(choose(detector_store, [scored.run]))
-    assert shown is not None and shown.tables[-1].rows[0][2] == f"{found.review_below:.3f}"
+    used = f"{found.review_below:.4f}"
+    assert shown is not None and shown.tables[-1].rows[0][2:] == (used, str(found.failures), "100", used)
+    # a later calibration is the one that segment uses from then on
+    newer = fit(rng.uniform(0, 1, (90, 4)), rng.random(90) < 0.6)
+    keep(detector_store, prompts, newer)
+    shown = calibration(choose(detector_store, [scored.run]))
+    assert shown is not None
+    assert shown.tables[-1].rows[0][2:] == (f"{newer.review_below:.4f}", str(newer.failures), "90", used)
 
 
 def test_detected_prompts_are_scored_with_missed_cells_at_zero(detector_store: Store) -> None:

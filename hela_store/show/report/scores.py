@@ -10,7 +10,10 @@ import altair as alt
 
 from hela_store.errors import HelaError
 from hela_store.evaluation.compare import compare
-from hela_store.segmentation.calibration import LEAST_FAILURES
+from hela_store.runs.folder import RunInfo
+from hela_store.segmentation.calibration import Calibration, find_calibration
+from hela_store.segmentation.config import DetectedConfig
+from hela_store.store.store import Store
 
 from .choice import Choice, Line, Pair, Row
 from .page import AFTER, BEFORE, HEIGHT, PALETTE, Chart, Section, Table, number, to_spec, values
@@ -341,14 +344,27 @@ def calibration(choice: Choice) -> Section | None:
 
 
 def _shipped(choice: Choice) -> list[Table]:
-    """Return the calibrations that detected cells were scored with; segment flags cells with the same ones."""
+    """Return the calibrations that segment flags cells with today, and those that these runs were scored with."""
     rows = []
     for line in choice.lines:
         run = next((run for run in choice.runs if run.id == line.run), None)
-        fitted = None if run is None else run.config.get("calibration")
-        if fitted:
-            few = min(fitted["failures"], fitted["cells"] - fitted["failures"]) < LEAST_FAILURES
-            below = "too few failures: not used" if few else number(fitted["review_below"])
-            rows.append((line.prompt, line.name, below, str(fitted["failures"]), str(fitted["cells"])))
-    columns = ("prompt", "run", "segment flags below", "failures fitted on", "of cells")
+        if run is None or "calibration" not in run.config:
+            continue
+        then, now = run.config["calibration"], _today(choice.store, run)
+        if then or now:
+            counts = ("failures", "cells")
+            limit = "none" if now is None else number(now.review_below, 4)
+            fitted = ["–" if now is None else str(getattr(now, name)) for name in counts]
+            scored = number(then["review_below"], 4) if then else "none"
+            rows.append((line.prompt, line.name, limit, *fitted, scored))
+    columns = ("prompt", "run", "segment flags below", "failures fitted on", "of cells", "this run flagged below")
     return [Table(columns=columns, rows=rows, title="The calibration that segment ships")] if rows else []
+
+
+def _today(store: Store, run: RunInfo) -> Calibration | None:
+    """Return the calibration that segment would use with the detector, decoder and form of prompt of a run."""
+    config = DetectedConfig(**{name: run.config[name] for name in ("checkpoint", "detector", "form")})
+    try:
+        return find_calibration(store, config)
+    except HelaError:  # a damaged one is named where it is used
+        return None
