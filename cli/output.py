@@ -204,7 +204,7 @@ def echo_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print lines of (what, value), the values aligned; a long value goes on below its beginning."""
     indent = max(len(what) for what, _ in facts) + 2
     for what, value in facts:
-        first, *rest = folded(value, WIDTH - indent)
+        first, *rest = folded(with_store(value), WIDTH - indent)
         click.echo("\n".join([f"{what:<{indent}}{first}".rstrip(), *(" " * indent + line for line in rest)]))
 
 

@@ -114,7 +114,7 @@ def test_scores_fit_80_columns_and_full_prints_all(capsys: pytest.CaptureFixture
         assert "spill" in capsys.readouterr().out
 
 
-def test_commands_in_messages_carry_the_store_of_the_user() -> None:
+def test_commands_in_messages_carry_the_store_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         "run `hela-store embed` or `hela-store detect train --seed 1`, not `hela-store new` nor `hela-store sql -s b`"
     )
@@ -126,6 +126,8 @@ def test_commands_in_messages_carry_the_store_of_the_user() -> None:
             "not `hela-store new` nor `hela-store sql -s b`"
         )
         assert typed("report") == "hela-store report -s 'my store'"
+        echo_facts([("calibration", "none; `hela-store detect calibrate` makes one")])
+    assert "`hela-store detect calibrate -s 'my store'`" in " ".join(capsys.readouterr().out.split())
 
 
 def test_sentences_fit_80_characters_and_commands_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
