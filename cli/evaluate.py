@@ -250,7 +250,7 @@ def _evaluate_detected(
         echo_sequences(result.sequences)
     if choices["split"] in ("test", "all"):
         note_scorings(store, show=click.echo)
-    verdicts.next_step("report")
+    verdicts.detected(result)
 
 
 def _echo(store: Store, result: EvaluateResult, seeds: int) -> None:

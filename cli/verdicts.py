@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hela_store.evaluation.other_labels import TruthScore
     from hela_store.evaluation.slices import Slices
     from hela_store.segmentation.calibration import Calibration
+    from hela_store.segmentation.scores import DetectedResult
     from hela_store.workflows.new import NewReport
 
 ZERO_SHOT = """
@@ -266,6 +267,20 @@ def detection(store: Store, report: DetectionReport) -> None:
         hard = min(found, key=lambda name: found[name] or 0.0)
         say(f"Hardest: {subset_name(hard)}, of which {percent(found[hard])} are found.")
     next_step(f"evaluate --prompt detected --split {report.split}")
+
+
+def detected(result: DetectedResult) -> None:
+    """Print how many cells have a mask without any prompt, how good these are, and what to do next."""
+    say(
+        f"Without a prompt {percent(result.recall)} of {counted(result.cells, 'cell')} have a mask of IoU 0.5 or more, "
+        f"and {percent(result.precision)} of the masks are such cells. The mean IoU is {result.mean_iou:.3f}; a missed "
+        "cell counts 0."
+    )
+    found = {name: part.mean_iou for name, part in result.subsets.items() if part.n}
+    if found:
+        hard = min(found, key=lambda name: found[name])
+        say(f"Hardest: {subset_name(hard)}, IoU {found[hard]:.3f}.")
+    next_step("report")
 
 
 def embedding(report: EmbedReport, dry_run: bool) -> None:

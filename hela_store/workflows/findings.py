@@ -23,7 +23,7 @@ def findings_of(summary: DatasetSummary, dataset: DatasetRecipe) -> list[tuple[s
     rows.append(("pixel size", source or "unknown" if size is None else f"{size:g} um ({source})"))
     others = [name for name in summary.label_sets if name != dataset.labels]
     also = f" (there is also {', '.join(others)})" if others else ""
-    rows.append(("labels", f"{dataset.labels}, {summary.labelled} of {summary.frames} frames{also}"))
+    rows.append(("labels", f"{dataset.labels}: {summary.labelled} of {summary.frames} frames have them{also}"))
     if summary.diameter is not None and summary.cells_per_frame is not None:
         least, mean, most = summary.cells_per_frame
         um = "" if size is None else f" ({summary.diameter * size:.1f} um)"

@@ -53,7 +53,7 @@ def test_a_data_set_elsewhere_has_an_absolute_path(drawn: Path, tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["store.toml"]
     facts = dict(report.facts())
     assert "12 in sequence 01; 96 x 128 px (rows x columns), uint16" in facts["frames"]
-    assert facts["labels"] == "ST, 12 of 12 frames"
+    assert facts["labels"] == "ST: 12 of 12 frames have them"
     assert report.to_json()["frames"] == 12
 
 
