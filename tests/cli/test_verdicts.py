@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from console import Run
@@ -74,7 +75,7 @@ def scores(iou: float) -> PromptScore:
 def test_a_fine_tuning_has_a_verdict_or_says_why_it_has_none(
     verdict: str, budget: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbers = {"mean_change": 0.03, "low": 0.02, "high": 0.04, "better": 0.8, "worse": 0.1}
+    numbers: dict[str, Any] = {"mean_change": 0.03, "low": 0.02, "high": 0.04, "better": 0.8, "worse": 0.1}
     found = FinetuneResult(
         run="r", prompt="box", zero_shot=scores(0.85), tuned=scores(0.88), by_kind={}, best_step=3, verdict=verdict,
         frames=9, kinds={}, units="", budget=budget, **numbers,

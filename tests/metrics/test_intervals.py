@@ -40,7 +40,7 @@ def test_constant_differences_have_an_interval_of_no_width() -> None:
 @pytest.mark.parametrize("value", [0.0559266726, 0.1 / 3, -0.02, 0.0])
 def test_values_that_are_alike_up_to_rounding_give_no_word(value: float) -> None:
     rows = units(list(range(20)) * 75, [n // 20 % 25 for n in range(1500)], [n // 500 for n in range(1500)])
-    values = value + 1e-17 * np.arange(1500)
+    values = np.asarray(value + 1e-17 * np.arange(1500), np.float64)
     assert crossed_interval(values, rows).word == ""
 
 
