@@ -122,8 +122,7 @@ def sweep(store: Store, as_json: bool, jobs: int | None, scheduler: str | None, 
     if as_json:
         echo_json([row.flat() for row in rows])
     else:
-        _echo(rows)
-        _verdict(store, rows)
+        _echo(store, rows)
     if any(row.error for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -142,7 +141,7 @@ COLUMNS = {
 """Columns of the table and their headings; the values that were combined stand before them."""
 
 
-def _echo(rows: list[SweepRow]) -> None:
+def _echo(store: Store, rows: list[SweepRow]) -> None:
     names = [name for name in COLUMNS if name != "error" or any(row.error for row in rows)]
     lines = []
     for row in rows:
@@ -154,6 +153,7 @@ def _echo(rows: list[SweepRow]) -> None:
     echo_table([*rows[0].choices, *(COLUMNS[name] for name in names)], lines)
     if any(row.verdict for row in rows):
         say("A verdict is about the one training of its row, and not corrected for the number of rows.")
+    _verdict(store, rows)
 
 
 def _default(store: Store, prompt: str) -> str:
