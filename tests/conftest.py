@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hela_store.training.config import FinetuneConfig
 from hela_store.training.finetune import finetune
 from hela_store.workflows.new import new
 from hela_store.workflows.new_config import NewConfig, SyntheticConfig
+from stores import made_once
 
 # the suite runs one process a core, and torch's threads would take the cores from each other
 torch.set_num_threads(1)
@@ -49,22 +49,6 @@ def realdata() -> Path:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Return a CPU, then a GPU; skip that, saying so, where there is none."""
     return there(request.param)
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a store that one of the processes of this run makes, and all of them read."""
-    folder = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    path, partial = folder / name, folder / f"{name}.partial"
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            make(partial)
-            partial.rename(path)
-            Store.open(path).sql("SELECT 1")  # indexed now, so that nothing is written while others copy it
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,36 +11,13 @@ import click
 import duckdb
 import pytest
 import tifffile
-from hela_store_cli.main import main
+from pages import COMMANDS, EXAMPLES, PAGES, ROOT, TEXTS
 
 from hela_store.store.store import Store
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    path.relative_to(ROOT)
-    for folder in ("", "notebooks", "stores", "hela_store", "hela_store/sam", "cli", "tests/benchmarks")
-    for path in (ROOT / folder).glob("*.md")
-    if path.name != "CHANGELOG.md"
-)
-TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 README = TEXTS[Path("README.md")]
 BLOCKS = [found for text in TEXTS.values() for found in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)]
 SHELL = [text.strip() for kind, text in re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL) if kind == "bash"]
-
-
-def leaves(group: click.Group, above: str) -> dict[str, click.Command]:
-    found: dict[str, click.Command] = {}
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        found |= (
-            leaves(command, f"{above} {name}") if isinstance(command, click.Group) else {f"{above} {name}": command}
-        )
-    return found
-
-
-COMMANDS = leaves(main, "hela-store")
 
 
 def test_two_commands_do_all_the_set_up() -> None:
@@ -77,9 +54,6 @@ def test_the_pages_name_only_commands_and_options_there_are(line: str) -> None:
         return
     known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert set(re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", line)) <= known | {"--help"}
-
-
-EXAMPLES = [(name, line) for name, command in COMMANDS.items() for line in getattr(command, "examples", ())]
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES)

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from hela_store.base.manifest import Sums
 from hela_store.base.parquet import write_parquet
 from hela_store.base.sums import array_sum
 from hela_store.runs.info import MANIFEST, manifest_of
 from hela_store.store.store import Store
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a store, or another folder, that one of the processes of this run makes, and all of them read."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path, partial = folder / name, folder / f"{name}.partial"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            partial.rename(path)
+            if (path / "store.toml").exists():
+                Store.open(path).sql("SELECT 1")  # indexed now, so that nothing is written while others copy it
+    return path
 
 
 def chunks(store: Store) -> dict[str, bytes]:
