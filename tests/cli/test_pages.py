@@ -50,6 +50,8 @@ LATER = (
     "notebooks/training.md",
 )
 """Pages that train for minutes and are not run here yet; test_docs.py compares their commands with the options."""
+LONG = ("notebooks/other_tools.md", "notebooks/teaching.md")
+"""Pages whose commands take half a minute and more."""
 DATA_ALONE = {
     "sql": "prints the answer of a query",
     "bench": "prints what was measured",
@@ -116,7 +118,10 @@ def faults(line: str, out: str) -> Iterator[str]:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("page", [page for page in KEPT if page not in LATER])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in KEPT if page not in LATER],
+)
 def test_the_commands_of_a_page_run(page: str, folder: Path) -> None:
     wrong = []
     for line in KEPT[page]:
