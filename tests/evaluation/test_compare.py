@@ -118,7 +118,7 @@ def test_the_command(scored: tuple[Store, str], tmp_path: Path) -> None:
     assert (
         done.exit_code == 0
         and run in done.output
-        and "intervals count a cell in several frames once (by its label)" in done.output
+        and "intervals count a cell in several frames once (by its label)" in done.output.replace("\n", " ")
     )
     assert "exploratory" in done.output and "no verdict" in done.output and "no difference" not in done.output
     assert CliRunner().invoke(main, ["compare", run, "-s", str(store.path)]).exit_code == 2
