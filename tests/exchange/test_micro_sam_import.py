@@ -350,7 +350,7 @@ def test_the_command(made: Path, store: Store) -> None:
     done = CliRunner().invoke(main, ["import", "micro-sam", str(made / "embeddings.zarr"), "01", *where])
     assert done.exit_code == 0, done.output
     assert (
-        'set under [encoder] in store.toml source = "micro-sam"' in done.stdout
+        'set under [encoder] in store.toml source = "micro-sam"' in " ".join(done.stdout.split())
         and "0 done before, 3 now" in done.stdout
     )
     there = brought(made, store)
