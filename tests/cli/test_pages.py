@@ -40,17 +40,14 @@ LATER = (
     "cli/README.md",
     "hela_store/sam/nano.md",
     "notebooks/adapting.md",
-    "notebooks/audit.md",
     "notebooks/augmentation.md",
     "notebooks/clusters_and_buckets.md",
-    "notebooks/encoders.md",
     "notebooks/finding_cells.md",
     "notebooks/how_many_cells.md",
-    "notebooks/mend.md",
     "notebooks/training.md",
 )
 """Pages that train for minutes and are not run here yet; test_docs.py compares their commands with the options."""
-LONG = ("notebooks/other_tools.md", "notebooks/teaching.md")
+LONG = tuple(f"notebooks/{name}.md" for name in ("audit", "encoders", "mend", "other_tools", "teaching"))
 """Pages whose commands take half a minute and more."""
 DATA_ALONE = {
     "sql": "prints the answer of a query",
