@@ -77,7 +77,8 @@ def _short(whole: list[Difference], subsets: list[Difference]) -> None:
     )
     for row in whole:
         ends = verdicts.interval(row.mean, row.per_cell.low, row.per_cell.high)
-        word = row.word or "too few frames or seeds for a verdict"
+        alike = "no verdict, because the changes are all alike"
+        word = row.word or (alike if row.per_cell.is_flat else "too few frames or seeds for a verdict")
         say(f"{row.prompt}: {row.mean_a:.3f} -> {row.mean_b:.3f} ({ends}), {word}.")
 
 

@@ -98,6 +98,11 @@ class Interval:
     bootstrap_high: float = math.nan
 
     @property
+    def is_flat(self) -> bool:
+        """Whether there is an interval that has no width, because all values are alike."""
+        return self.high - self.low < ROUNDING
+
+    @property
     def standing(self) -> Word:
         """The place of the interval, however few its units: ``""`` without an interval, or with one of no width.
 
@@ -105,7 +110,7 @@ class Interval:
 
         Better or worse: wholly beyond :data:`MARGIN`; equivalent: wholly within it on both sides; else undecided.
         """
-        if math.isnan(self.low) or self.high - self.low < ROUNDING:
+        if math.isnan(self.low) or self.is_flat:
             return ""
         if self.low > MARGIN:
             return "better"

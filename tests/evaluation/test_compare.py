@@ -121,4 +121,5 @@ def test_the_command(scored: tuple[Store, str], tmp_path: Path) -> None:
         and "intervals count a cell in several frames once (by its label)" in done.output.replace("\n", " ")
     )
     assert "exploratory" in done.output and "no verdict" in done.output and "no difference" not in done.output
+    assert "no verdict, because the changes are all alike." in done.output.replace("\n", " ")
     assert CliRunner().invoke(main, ["compare", run, "-s", str(store.path)]).exit_code == 2
