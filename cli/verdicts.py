@@ -117,9 +117,9 @@ def merged(store: Store, run: str) -> None:
 
 def baseline(store: Store, split: str) -> None:
     """Print what follows a baseline: a score of the decoder on the same frames, or a table of both."""
-    from hela_store.runs.folder import run_ids
+    from hela_store.runs.finished import readable_runs
 
-    scored = any(name.split("-")[2:4] == ["evaluate", split] for name in run_ids(store.path))
+    scored = any(run.config.get("split") == split for run in readable_runs(store.path, "evaluate"))
     next_step("report" if scored else f"evaluate --split {split}")
 
 
